@@ -1,8 +1,9 @@
-"""Builds the extension initstats._C with ninja: CPU kernels once per capability, CUDA kernels when nvcc is found.
+"""Builds initstats._C with ninja: CPU kernels once per capability, CUDA kernels when nvcc is there.
 
 Environment:
-    INITSTATS_CUDA        auto (default: build the CUDA kernels if nvcc is found), 1 (demand them), 0 (leave them out)
-    INITSTATS_CUDA_ARCHS  compute capabilities, default "75;80;90;100;120" (machine code each, PTX of the last)
+    INITSTATS_CUDA        auto (default: CUDA kernels if nvcc is found), 1 (demand them), 0 (none)
+    INITSTATS_CUDA_ARCHS  compute capabilities, default "75;80;90;100;120" as far as nvcc knows
+                          them (machine code each, PTX of the last)
     MAX_JOBS              parallel compilations, default the number of cores
 """
 
@@ -23,8 +24,9 @@ class NinjaBuild(build_ext):
     """Hands the one extension to csrc/build/compile.py."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Compile the extension to where setuptools wants it."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        compile_extension(target, ROOT / "build" / "extension", jobs=os.environ.get("MAX_JOBS"))
+        compile_extension(target, ROOT / "build/extension", jobs=os.environ.get("MAX_JOBS"))
 
 
 setup(ext_modules=[Extension("initstats._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

@@ -1,126 +1,217 @@
-"""Writes build.ninja for the extension and runs it. Three variants come from one description:
+"""Writes build.ninja for the extension and runs it. Two variants come from one description.
 
-the extension itself (CPU kernels, and CUDA kernels when nvcc is there), and for tests the variant `cuda_on_cpu`, in
-which g++ compiles the CUDA kernels for the executor in tests/cuda_on_cpu and the ops hand CPU tensors to them.
+`extension` is the module that is installed: CPU kernels once per capability, and CUDA kernels when
+nvcc is there. `cuda_on_cpu` is for tests: g++ compiles the CUDA kernels for the executor in
+tests/cuda_on_cpu, and the ops hand CPU tensors to them.
 """
 
 from __future__ import annotations
 
+import fcntl
+import importlib.util
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from headers import cuda_home, torch_include
+from headers import cuda_home, supported_archs, torch_include, wanted_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "csrc"
 TORCH_TARGET = "0x020a000000000000"  # 2.10, the oldest torch that the module loads under
-DEFAULT_ARCHS = "75;80;90;100;120"
+DEFAULT_ARCHS = ("75", "80", "90", "100", "120")
 
 WARNINGS = "-Wall -Wextra -Wconversion -Wshadow -Werror"
-# -ffp-contract=off: a fused multiply-add only where the source says fma, or the bits would depend on the compiler.
+# -ffp-contract=off: a fused multiply-add only where the source says fma, or the bits would depend
+# on the compiler.
 CXX = "-std=c++17 -O3 -fPIC -ffp-contract=off -fvisibility=hidden -fno-semantic-interposition"
 CAPABILITIES = {
     "baseline": "",
     "avx2": "-mavx2 -mfma -mf16c",
     # The uninitialised variables are those of GCC's own intrinsics header (GCC bug 105593).
-    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512"
-    " -Wno-uninitialized -Wno-maybe-uninitialized",
+    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
+    " -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized",
 }
-NVCC = "-std=c++17 -O3 -fmad=false -lineinfo --expt-relaxed-constexpr -Werror all-warnings -Xcompiler -fPIC"
+NVCC = (
+    "-std=c++17 -O3 -fmad=false -lineinfo --expt-relaxed-constexpr -Werror all-warnings"
+    " -Xcompiler -fPIC,-fvisibility=hidden"
+)
+RULES = """ninja_required_version = 1.5
+rule cxx
+  command = $compiler -MMD -MF $out.d $flags -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule nvcc
+  command = $nvcc -MD -MF $out.d $flags -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $compiler -shared -Wl,--exclude-libs,ALL $in -o $out $libs
+"""
 
 
 def compile_extension(
     target: Path, build: Path, *, variant: str = "extension", jobs: str | None = None
 ) -> None:
-    """Compiles the extension module to `target`, with objects under `build`. Raises RuntimeError with the reason."""
+    """Compile the extension module to `target`, with objects under `build`.
+
+    Raises:
+        RuntimeError: With the reason, where something is missing or does not compile.
+    """
+    text = Description(variant).ninja_file(target)
     build.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    (build / "build.ninja").write_text(_ninja_file(target, build, variant))
-    command = [sys.executable, "-m", "ninja", "-C", str(build)] + (["-j", jobs] if jobs else [])
-    if subprocess.run(command, check=False).returncode != 0:
-        raise RuntimeError(f"initstats: the build failed; run it again with: {' '.join(command)} -v")
+    command = [*_ninja(), "-C", str(build), *(["-j", jobs] if jobs else [])]
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ninja does not guard a folder against a second ninja
+        (build / "build.ninja").write_text(text)
+        done = subprocess.run(command, check=False)
+    if done.returncode != 0:
+        again = shlex.join([*command, "-v"])
+        raise RuntimeError(f"initstats: the build failed; run it again with: {again}")
 
 
-def _wanted_cuda() -> Path | None:
-    wanted = os.environ.get("INITSTATS_CUDA", "auto")
-    if wanted not in {"auto", "0", "1"}:
-        raise RuntimeError(f"initstats: expected INITSTATS_CUDA to be auto, 0 or 1, got {wanted}")
-    home = None if wanted == "0" else cuda_home()
-    if wanted == "1" and home is None:
-        raise RuntimeError("initstats: INITSTATS_CUDA=1, but no nvcc found; set CUDA_HOME or the PATH")
-    return home
+def _ninja() -> list[str]:
+    if importlib.util.find_spec("ninja"):
+        return [sys.executable, "-m", "ninja"]
+    ninja = shutil.which("ninja")
+    if ninja is None:
+        raise RuntimeError("initstats: expected ninja to build with, found none; pip install ninja")
+    return [ninja]
 
 
-def _capabilities() -> list[str]:
+def capabilities() -> list[str]:
+    """Return the CPU capabilities that the kernels are compiled for."""
     return list(CAPABILITIES) if platform.machine() in {"x86_64", "AMD64"} else ["baseline"]
 
 
-def _ninja_file(target: Path, build: Path, variant: str) -> str:
-    import pybind11
+def archs_to_build(cuda: Path | None) -> list[str]:
+    """Return the compute capabilities to emit machine code for."""
+    if cuda is None:
+        return []
+    wanted = os.environ.get("INITSTATS_CUDA_ARCHS", "")
+    supported = supported_archs(cuda)
+    archs = wanted.split(";") if wanted else [a for a in DEFAULT_ARCHS if a in supported]
+    unknown = [arch for arch in archs if arch not in supported]
+    if unknown or not archs:
+        known = ";".join(sorted(supported, key=lambda arch: (len(arch), arch)))
+        raise RuntimeError(
+            f"initstats: expected INITSTATS_CUDA_ARCHS to be some of {known}, which the nvcc of "
+            f"{cuda} offers, got {wanted or ';'.join(DEFAULT_ARCHS)}"
+        )
+    return archs
 
-    torch = torch_include()
-    if torch is None:
-        raise RuntimeError("initstats: expected torch 2.10 or newer with its headers, found none")
-    on_cpu = variant == "cuda_on_cpu"
-    cuda = cuda_home() if on_cpu else _wanted_cuda()
-    if on_cpu and cuda is None:
-        raise RuntimeError("initstats: the cuda_on_cpu variant needs the CUDA toolkit's headers, found none")
-    archs = os.environ.get("INITSTATS_CUDA_ARCHS", DEFAULT_ARCHS).split(";") if cuda and not on_cpu else []
 
-    includes = [SOURCE] + ([ROOT / "tests/cuda_on_cpu"] if on_cpu else [])
-    system = [torch, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-    system += [cuda / "include"] if cuda else []
-    common = " ".join([f"-I{folder}" for folder in includes] + [f"-isystem {folder}" for folder in system])
-    defines = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f'-DINITSTATS_CUDA_ARCHS=\\"{";".join(archs)}\\"']
-    defines += ["-DINITSTATS_BASELINE_ONLY"] if _capabilities() == ["baseline"] else []
-    defines += ["-DINITSTATS_WITH_CUDA"] if cuda else []
-    defines += ["-DINITSTATS_CUDA_ON_CPU"] if on_cpu else []
-    gencode = " ".join(f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in archs)
-    gencode += f" -gencode arch=compute_{archs[-1]},code=compute_{archs[-1]}" if archs else ""
-    cuda_flags = f"$flags -x c++ -DINITSTATS_CUDA_ON_CPU -Wno-unknown-pragmas -isystem {cuda}/include" if on_cpu else NVCC
+@dataclass(frozen=True)
+class Unit:
+    """One source file to compile with one set of flags."""
 
-    lines = [
-        "ninja_required_version = 1.5",
-        f"flags = {CXX} {common} {' '.join(defines)}",
-        "rule cxx",
-        f"  command = {os.environ.get('CXX', 'g++')} -MMD -MF $out.d $flags $extra -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "rule cuda",
-        f"  command = {os.environ.get('CXX', 'g++')} -MMD -MF $out.d {cuda_flags} -c $in -o $out"
-        if on_cpu
-        else f"  command = {cuda}/bin/nvcc -MD -MF $out.d {NVCC} {gencode} -I{SOURCE} -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "rule link",
-        f"  command = {os.environ.get('CXX', 'g++')} -shared $in -o $out $libs",
-    ]
-    objects: list[str] = []
+    rule: str
+    source: Path
+    flags: str
+    suffix: str = ""
 
-    def compile_one(rule: str, source: Path, suffix: str = "", extra: str = "") -> None:
-        name = f"{source.relative_to(SOURCE).with_suffix('').as_posix()}{suffix}.o"
-        objects.append(name)
-        lines.append(f"build {name}: {rule} {source}")
-        if extra:
-            lines.append(f"  extra = {extra}")
+    @property
+    def object(self) -> str:
+        """Name of the object file, relative to the build folder."""
+        stem = self.source.relative_to(SOURCE).with_suffix("").as_posix()
+        return f"{stem}{self.suffix}.o"
 
-    for source in sorted((SOURCE / "cpu").glob("*.cpp")):
-        if source.stem == "dispatch":
-            compile_one("cxx", source, extra=WARNINGS)
-            continue
-        for capability in _capabilities():
-            extra = f"{WARNINGS} {CAPABILITIES[capability]} -DINITSTATS_CAPABILITY={capability}"
-            compile_one("cxx", source, f".{capability}", extra)
-    if cuda:
-        for source in sorted((SOURCE / "cuda").glob("*.cu")):
-            compile_one("cuda", source)
-    for source in sorted((SOURCE / "ops").glob("*.cpp")):
-        compile_one("cxx", source, extra="-Wall -Wextra -Werror")
-    libs = f"-L{cuda}/lib64 -lcudart_static -lrt -ldl -lpthread" if cuda and not on_cpu else "-ldl"
-    lines += [f"build {target}: link {' '.join(objects)}", f"  libs = {libs}", f"default {target}"]
-    (build / "variant.txt").write_text(variant)
-    return "\n".join(lines) + "\n"
+
+class Description:
+    """What is compiled with which flags. Each layer gets the includes that it may use, no more."""
+
+    def __init__(self, variant: str) -> None:
+        self.executes_kernels = variant == "cuda_on_cpu"
+        self.cuda = cuda_home() if self.executes_kernels else wanted_cuda()
+        if self.executes_kernels and self.cuda is None:
+            raise RuntimeError(
+                "initstats: expected the CUDA toolkit's headers for the variant cuda_on_cpu, "
+                "found none"
+            )
+        self.archs = [] if self.executes_kernels else archs_to_build(self.cuda)
+        self.common = f"-I{_quoted(SOURCE)}"
+        if capabilities() == ["baseline"]:
+            self.common += " -DINITSTATS_BASELINE_ONLY"
+
+    def ninja_file(self, target: Path) -> str:
+        """Return the text of build.ninja."""
+        units = [*self.cpu(), *self.kernels(), *self.ops()]
+        lines = [f"compiler = {os.environ.get('CXX', 'g++')}", f"nvcc = {self.cuda}/bin/nvcc"]
+        lines.append(RULES)
+        for unit in units:
+            lines.append(f"build {unit.object}: {unit.rule} {_path(unit.source)}")
+            lines.append(f"  flags = {unit.flags}")
+        objects = " ".join(unit.object for unit in units)
+        lines += [f"build {_path(target)}: link {objects}", f"  libs = {self.libraries()}"]
+        return "\n".join([*lines, f"default {_path(target)}", ""])
+
+    def cpu(self) -> Iterator[Unit]:
+        """The CPU kernels, once per capability, and the choice between them."""
+        flags = f"{CXX} {self.common} {WARNINGS}"
+        for source in sorted((SOURCE / "cpu").glob("*.cpp")):
+            if source.stem == "dispatch":
+                yield Unit("cxx", source, flags)
+                continue
+            for name in capabilities():
+                extra = f"{CAPABILITIES[name]} -DINITSTATS_CAPABILITY={name}"
+                yield Unit("cxx", source, f"{flags} {extra}", f".{name}")
+
+    def kernels(self) -> Iterator[Unit]:
+        """The CUDA kernels: for GPUs with nvcc, or for the executor with g++."""
+        if self.cuda is None:
+            return
+        sources = sorted((SOURCE / "cuda").glob("*.cu"))
+        if self.executes_kernels:
+            flags = f"{CXX} {self.common} -I{_quoted(ROOT / 'tests/cuda_on_cpu')}"
+            flags += f" -isystem {_quoted(self.cuda / 'include')}"
+            flags += " -x c++ -DINITSTATS_CUDA_ON_CPU -Wno-unknown-pragmas"
+            yield from (Unit("cxx", source, flags) for source in sources)
+            return
+        code = [f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
+        newest = self.archs[-1]  # as PTX too, for the GPUs to come
+        code.append(f"-gencode arch=compute_{newest},code=compute_{newest}")
+        flags = f"{NVCC} {' '.join(code)} {self.common}"
+        yield from (Unit("nvcc", source, flags) for source in sources)
+
+    def ops(self) -> Iterator[Unit]:
+        """The operators, the only code that sees torch and Python."""
+        import pybind11
+
+        torch = torch_include()
+        if torch is None:
+            raise RuntimeError(
+                "initstats: expected torch 2.10 or newer with its headers, found none"
+            )
+        system = [torch, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
+        system += [self.cuda / "include"] if self.cuda else []
+        flags = [CXX, self.common, "-Wall -Wextra -Werror"]
+        flags += [f"-isystem {_quoted(folder)}" for folder in system]
+        flags.append(f"-DTORCH_TARGET_VERSION={TORCH_TARGET}")
+        flags.append(shlex.quote(f'-DINITSTATS_CUDA_ARCHS="{";".join(self.archs)}"'))
+        flags += ["-DINITSTATS_WITH_CUDA"] if self.cuda else []
+        flags += ["-DINITSTATS_CUDA_ON_CPU"] if self.executes_kernels else []
+        for source in sorted((SOURCE / "ops").glob("*.cpp")):
+            yield Unit("cxx", source, " ".join(flags))
+
+    def libraries(self) -> str:
+        """The CUDA runtime linked in, so that one module serves every torch."""
+        if self.cuda is None or self.executes_kernels:
+            return "-ldl"
+        folder = _quoted(self.cuda / "lib64")
+        return f"-L{folder} -lcudart_static -lrt -ldl -lpthread"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path)).replace("$", "$$")
+
+
+def _path(path: Path) -> str:
+    """Return a path as ninja's build statements want it."""
+    return str(path).replace("$", "$$").replace(":", "$:").replace(" ", "$ ")
