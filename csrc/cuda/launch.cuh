@@ -22,7 +22,7 @@
 // A kernel parameter of struct type that all threads read in place: const __grid_constant__ T under
 // nvcc (up to 32764 bytes with CUDA 12.1 or newer), a reference on the CPU. A plain `const
 // __grid_constant__ T name` works too, but the executor then copies it once per thread.
-#define INITSTATS_GRID_CONSTANT(T) const __grid_constant__ T
+#define INITSTATS_GRID_CONSTANT(...) const __grid_constant__ __VA_ARGS__
 
 #elif defined(INITSTATS_CUDA_ON_CPU)
 
@@ -34,7 +34,7 @@
   name##_type& name = *static_cast<name##_type*>( \
       ::cuda_on_cpu::shared_memory(name##_slot, sizeof(name##_type), alignof(name##_type)))
 
-#define INITSTATS_GRID_CONSTANT(T) const T&
+#define INITSTATS_GRID_CONSTANT(...) const __VA_ARGS__&
 
 #else
 #error \

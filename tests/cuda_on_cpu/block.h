@@ -72,7 +72,6 @@ namespace cuda_on_cpu __attribute__((visibility("hidden"))) {
   [[noreturn]] inline void fail(const std::string& why);
 
   // ---- static shared memory: one per declaration, see INITSTATS_SHARED
-  // -----------------------------------------------
   struct SharedSlot {
     std::uint64_t serial = 0;
     void* memory = nullptr;

@@ -13,7 +13,6 @@ using std::max;
 using std::min;
 
 // ---- loads and stores with a cache hint
-// ----------------------------------------------------------------------------
 namespace cuda_on_cpu __attribute__((visibility("hidden"))) {
   // UBSan sees a misaligned dereference only where it is compiled in: this check is always there.
   template <class T>
@@ -51,7 +50,6 @@ CUDA_ON_CPU_STORE(__stwt)
 #undef CUDA_ON_CPU_STORE
 
 // ---- bits
-// ----------------------------------------------------------------------------------------------------------
 inline float __uint_as_float(unsigned value) { return cuda_on_cpu::from_bits<float>(value); }
 inline float __int_as_float(int value) {
   return cuda_on_cpu::from_bits<float>(static_cast<unsigned>(value));
@@ -89,7 +87,6 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
 }
 
 // ---- integers
-// ------------------------------------------------------------------------------------------------------
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
 }
@@ -99,7 +96,6 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 }
 
 // ---- arithmetic rounded to nearest even and never contracted: build with -ffp-contract=off
-// -------------------------
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }

@@ -1,0 +1,175 @@
+"""Read the machine code of a cubin: opcodes per kernel and per loop, for assertions in tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .toolkit import require_nvdisasm
+
+SECTION = re.compile(r"\s*\.section\s+\.text\.([\w$]+)")
+LABEL = re.compile(r"(\.L_\w+):")
+INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
+BRANCH_TARGET = re.compile(r"`\((\.L_\w+)\)")
+GLOBAL_ACCESS = r"(LDG|STG)\b"
+FP64 = re.compile(r"(DADD|DMUL|DFMA|DSETP|DMNMX)\b|\w.*\.F64\b|MUFU\..*64")
+
+
+@dataclass(frozen=True)
+class SassInstruction:
+    """One machine instruction."""
+
+    address: int
+    opcode: str  # with its modifiers, such as LDG.E.128.CONSTANT
+    text: str
+    target: int | None = None  # of a branch
+
+    @property
+    def width_bits(self) -> int:
+        """Bits per lane of a load or store."""
+        match = re.search(r"\.(?:U|S)?(8|16|64|128|256)\b", self.opcode)
+        return int(match[1]) if match else 32
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The instructions of a kernel, or of a loop of it."""
+
+    name: str
+    instructions: tuple[SassInstruction, ...]
+
+    def __len__(self) -> int:
+        """Return the number of instructions."""
+        return len(self.instructions)
+
+    def matching(self, pattern: str | re.Pattern[str]) -> list[SassInstruction]:
+        """Return the instructions whose opcode begins with a match of `pattern`."""
+        return [i for i in self.instructions if re.match(pattern, i.opcode)]
+
+    def count(self, pattern: str | re.Pattern[str]) -> int:
+        """Return how many instructions `matching` finds."""
+        return len(self.matching(pattern))
+
+    @property
+    def opcodes(self) -> Counter[str]:
+        """How often each opcode, with its modifiers, occurs."""
+        return Counter(i.opcode for i in self.instructions)
+
+    def widths(self, opcode: str) -> Counter[int]:
+        """Return how many `LDG`, `STG`, `LDS` or `STS` there are per width in bits."""
+        return Counter(i.width_bits for i in self.matching(rf"{opcode}(\.|$)"))
+
+    @property
+    def fp64(self) -> int:
+        """The number of double-precision instructions and conversions."""
+        return self.count(FP64)
+
+    @property
+    def calls(self) -> int:
+        """The number of calls, such as of 64-bit division."""
+        return self.count(r"CALL\b")
+
+    @property
+    def local_memory(self) -> int:
+        """The number of accesses to local memory: spills, and arrays indexed at run time."""
+        return self.count(r"(LDL|STL)\b")
+
+    @property
+    def generic_memory(self) -> int:
+        """The number of accesses whose state space the compiler could not tell."""
+        return self.count(r"(LD|ST|ATOM)(\.|$)")
+
+    def loops(self) -> list[Listing]:
+        """Return the loops: from the target of each backward branch to the branch."""
+        spans = {
+            (i.target, i.address)
+            for i in self.instructions
+            if i.target is not None and i.target < i.address and i.opcode.startswith("BRA")
+        }
+        return [
+            Listing(
+                f"{self.name}[{begin:#x}:{end:#x}]",
+                tuple(i for i in self.instructions if begin <= i.address <= end),
+            )
+            for begin, end in sorted(spans)
+        ]
+
+    def innermost_loops(self) -> list[Listing]:
+        """Return the loops that contain no other loop."""
+        return [loop for loop in self.loops() if len(loop.loops()) == 1]
+
+    def main_loop(self) -> Listing:
+        """Return the innermost loop with the widest access to global memory.
+
+        Of loops with equally wide accesses it is the one that moves most, then the longest: loops
+        over a tail are narrower, or not unrolled.
+        """
+        loops = [loop for loop in self.innermost_loops() if loop.count(GLOBAL_ACCESS) > 0]
+        if not loops:
+            raise ValueError(f"{self.name} has no innermost loop that accesses global memory")
+
+        def rank(loop: Listing) -> tuple[int, int, int]:
+            widths = [i.width_bits for i in loop.matching(GLOBAL_ACCESS)]
+            return max(widths), sum(widths), len(loop)
+
+        return max(loops, key=rank)
+
+    def summary(self) -> dict[str, int]:
+        """Return the counts that say most; those that are zero are left out."""
+        counts = {
+            "instructions": len(self),
+            **{f"ldg{bits}": n for bits, n in sorted(self.widths("LDG").items())},
+            **{f"stg{bits}": n for bits, n in sorted(self.widths("STG").items())},
+            "fp64": self.fp64,
+            "calls": self.calls,
+            "local": self.local_memory,
+            "generic": self.generic_memory,
+            "global_atomics": self.count(r"(ATOMG|RED|REDG)\b"),
+            "shared_atomics": self.count(r"ATOMS\b"),
+            "barriers": self.count(r"BAR\b"),
+            "shuffles": self.count(r"SHFL\b"),
+            "special_functions": self.count(r"MUFU\b"),
+        }
+        return {name: n for name, n in counts.items() if n}
+
+
+def read_sass(cubin: Path) -> dict[str, Listing]:
+    """Return the listing of each kernel of a cubin, by mangled name."""
+    text = subprocess.run(
+        [str(require_nvdisasm()), "-c", str(cubin)], check=True, capture_output=True, text=True
+    ).stdout
+    return parse_sass(text)
+
+
+def parse_sass(text: str) -> dict[str, Listing]:
+    """Return the listing of each kernel in the output of `nvdisasm -c`."""
+    raw: dict[str, list[tuple[int, str, str]]] = {}
+    labels: dict[str, tuple[str, int]] = {}
+    name = ""
+    pending: list[str] = []
+    for line in text.splitlines():
+        if match := SECTION.match(line):
+            name, pending = match[1], []
+            raw[name] = []
+        elif match := LABEL.match(line.strip()):
+            pending.append(match[1])
+        elif name and (match := INSTRUCTION.match(line)):
+            address = int(match[1], 16)
+            labels.update(dict.fromkeys(pending, (name, address)))
+            pending = []
+            raw[name].append((address, match[2], (match[2] + match[3]).rstrip(" ;")))
+    listings = {}
+    for kernel, rows in raw.items():
+        instructions = []
+        for address, opcode, code in rows:
+            target = BRANCH_TARGET.search(code)
+            place = labels.get(target[1]) if target else None
+            is_here = place is not None and place[0] == kernel
+            instructions.append(
+                SassInstruction(address, opcode, code, place[1] if place and is_here else None)
+            )
+        listings[kernel] = Listing(kernel, tuple(instructions))
+    return listings
