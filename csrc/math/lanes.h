@@ -1,0 +1,89 @@
+// What the math is written over: a family of lanes (one scalar, or a SIMD vector) and the few operations that C++
+// operators do not offer. The scalar families live here and serve CUDA threads and the scalar reference; the vector
+// families live in csrc/cpu/lanes_*.h.
+//
+// A family L of 32-bit lanes has
+//   L::F, L::U   float and uint32_t lanes; + - * & | ^ << >> and comparisons work on them, scalars broadcast
+//   L::W         uint64_t lanes, half as many per vector: Philox keeps 32-bit state words in them
+//   L::kWidth    lanes per F or U;  L::kHalves = vectors W per vector U (1 for the scalar family)
+// and the functions below. A family of 64-bit lanes (Scalar64) has F = double and U = uint64_t.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define INITSTATS_HD __host__ __device__ __forceinline__
+#else
+#include <cmath>
+#define INITSTATS_HD inline __attribute__((always_inline))
+#endif
+
+namespace initstats {
+
+template <class To, class From>
+INITSTATS_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+struct Scalar32 {
+  using F = float;
+  using U = uint32_t;
+  using W = uint64_t;
+  static constexpr int kWidth = 1;
+  static constexpr int kHalves = 1;
+
+  static INITSTATS_HD F fma(F a, F b, F c) { return fmaf(a, b, c); }
+  static INITSTATS_HD F sqrt(F a) { return sqrtf(a); }
+  static INITSTATS_HD U bits(F a) { return bit_cast<U>(a); }
+  static INITSTATS_HD F from_bits(U a) { return bit_cast<F>(a); }
+  // Two's complement value of a, rounded to nearest even.
+  static INITSTATS_HD F from_int(U a) { return static_cast<float>(static_cast<int32_t>(a)); }
+  static INITSTATS_HD F select(bool where, F a, F b) { return where ? a : b; }
+  static INITSTATS_HD bool any(bool a) { return a; }
+  static INITSTATS_HD F min(F a, F b) { return a < b ? a : b; }
+  static INITSTATS_HD F max(F a, F b) { return a > b ? a : b; }
+  static INITSTATS_HD F broadcast(float a) { return a; }
+  static INITSTATS_HD F load(const float* p) { return *p; }
+  static INITSTATS_HD void store(float* p, F a) { *p = a; }
+  static INITSTATS_HD U load(const uint32_t* p) { return *p; }
+  static INITSTATS_HD void store(uint32_t* p, U a) { *p = a; }
+  static INITSTATS_HD U splat(uint32_t a) { return a; }
+  static INITSTATS_HD U umin(U a, U b) { return a < b ? a : b; }
+  static INITSTATS_HD U umax(U a, U b) { return a > b ? a : b; }
+  static INITSTATS_HD U one_where(bool where) { return where ? 1u : 0u; }
+  // Product of the low 32 bits of a with b, 64 bits wide.
+  static INITSTATS_HD W mul_wide(W a, uint32_t b) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b;
+  }
+  static INITSTATS_HD W counters(uint64_t first, int /*half*/) { return first; }
+  static INITSTATS_HD U join(W low_half, W /*high_half*/) { return static_cast<uint32_t>(low_half); }
+  static INITSTATS_HD void transpose(U (&)[4]) {}
+};
+
+struct Scalar64 {
+  using F = double;
+  using U = uint64_t;
+  static constexpr int kWidth = 1;
+
+  static INITSTATS_HD F fma(F a, F b, F c) { return ::fma(a, b, c); }
+  static INITSTATS_HD F sqrt(F a) { return ::sqrt(a); }
+  static INITSTATS_HD U bits(F a) { return bit_cast<U>(a); }
+  static INITSTATS_HD F from_bits(U a) { return bit_cast<F>(a); }
+  static INITSTATS_HD F from_int(U a) { return static_cast<double>(static_cast<int64_t>(a)); }
+  static INITSTATS_HD F select(bool where, F a, F b) { return where ? a : b; }
+  static INITSTATS_HD bool any(bool a) { return a; }
+  static INITSTATS_HD F min(F a, F b) { return a < b ? a : b; }
+  static INITSTATS_HD F max(F a, F b) { return a > b ? a : b; }
+  static INITSTATS_HD F broadcast(double a) { return a; }
+  static INITSTATS_HD F load(const double* p) { return *p; }
+  static INITSTATS_HD void store(double* p, F a) { *p = a; }
+  static INITSTATS_HD U splat(uint64_t a) { return a; }
+  // Of values below 2^63.
+  static INITSTATS_HD U umin(U a, U b) { return a < b ? a : b; }
+};
+
+}  // namespace initstats

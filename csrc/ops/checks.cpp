@@ -1,0 +1,119 @@
+// Checks of tensor arguments.
+#include "ops/checks.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <numeric>
+#include <stdexcept>
+
+namespace initstats::ops {
+
+void fail(const std::string& op, const std::string& rule, const std::string& got) {
+  throw std::runtime_error("initstats." + op + ": expected " + rule + ", got " + got);
+}
+
+std::optional<DType> fill_dtype(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return DType::float32;
+    case ScalarType::Half: return DType::float16;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    case ScalarType::Double: return DType::float64;
+    default: return std::nullopt;
+  }
+}
+
+Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<int64_t>& box)
+    : op_(op), tensors_(tensors), box_(box) {
+  if (box.empty()) return;
+  size_t numbers = 0;
+  for (const Tensor& tensor : tensors) {
+    start_.push_back(numbers);
+    numbers += 2 * static_cast<size_t>(tensor.dim());
+  }
+  if (numbers != box.size()) {
+    fail(op, "box to hold the offsets and full sizes of every tensor, " + std::to_string(numbers) + " numbers",
+         std::to_string(box.size()));
+  }
+}
+
+Layout Boxes::layout(size_t i) const {
+  const Tensor& tensor = tensors_[i];
+  const int64_t dims = tensor.dim();
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  const int64_t* offset = start_.empty() ? nullptr : box_.data() + start_[i];
+  const int64_t* full = start_.empty() ? sizes.data() : offset + dims;
+
+  Layout layout{};
+  layout.count = 1;
+  layout.dims = 1;
+  layout.size[0] = layout.stride[0] = layout.logical[0] = 1;
+  int64_t logical = 1;  // logical stride of dimension d
+  // From the innermost dimension outwards, merging; reversed at the end.
+  int used = 0;
+  for (int64_t d = dims - 1; d >= 0; --d) {
+    const size_t at = static_cast<size_t>(d);
+    const int64_t first = offset == nullptr ? 0 : offset[d];
+    if (first < 0 || sizes[at] > full[d] - first) {
+      fail(op_, "a box inside its full sizes",
+           "offset " + std::to_string(first) + " and size " + std::to_string(sizes[at]) + " in a full size of " +
+               std::to_string(full[d]) + " (dimension " + std::to_string(d) + ")");
+    }
+    layout.count *= sizes[at];
+    layout.first_index += first * logical;
+    if (sizes[at] != 1) {
+      const bool merges = used > 0 && strides[at] == layout.size[used - 1] * layout.stride[used - 1] &&
+                          logical == layout.size[used - 1] * layout.logical[used - 1];
+      if (merges) {
+        layout.size[used - 1] *= sizes[at];
+      } else {
+        if (used == Layout::kMaxDims) {
+          fail(op_, "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
+               std::to_string(dims) + " (call contiguous() first)");
+        }
+        layout.size[used] = sizes[at];
+        layout.stride[used] = strides[at];
+        layout.logical[used] = logical;
+        ++used;
+      }
+    }
+    if (full[d] != 0 && logical > INT64_MAX / full[d]) {
+      fail(op_, "full sizes with less than 2^63 elements", "more");
+    }
+    logical *= full[d];
+  }
+  if (used > 0) {
+    layout.dims = used;
+    std::reverse(layout.size, layout.size + used);
+    std::reverse(layout.stride, layout.stride + used);
+    std::reverse(layout.logical, layout.logical + used);
+  }
+  return layout;
+}
+
+void check_no_overlap(const std::string& op, const Layout& layout) {
+  if (layout.count <= 1) return;
+  // Dimensions by growing stride: each must step over everything that the ones before it reach.
+  std::vector<int> order(static_cast<size_t>(layout.dims));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return std::abs(layout.stride[a]) < std::abs(layout.stride[b]); });
+  int64_t reach = 0;
+  for (const int d : order) {
+    const int64_t stride = std::abs(layout.stride[d]);
+    if (stride <= reach) {
+      fail(op, "a tensor whose elements do not share memory", "overlapping strides (use clone() on expanded tensors)");
+    }
+    reach += (layout.size[d] - 1) * stride;
+  }
+}
+
+void check_one_device(const std::string& op, const std::vector<Tensor>& tensors) {
+  for (const Tensor& tensor : tensors) {
+    if (tensor.is_cpu() != tensors[0].is_cpu() || tensor.get_device_index() != tensors[0].get_device_index()) {
+      fail(op, "all tensors on one device", "tensors on several devices");
+    }
+  }
+}
+
+}  // namespace initstats::ops

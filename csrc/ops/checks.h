@@ -1,0 +1,52 @@
+// Checks of tensor arguments, written once for every op and device: what a message says, a test asserts.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "math/layout.h"
+#include "math/scalar.h"
+
+namespace initstats::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Throws std::runtime_error("initstats.<op>: expected <rule>, got <what>").
+[[noreturn]] void fail(const std::string& op, const std::string& rule, const std::string& got);
+
+// The storage type of a fill, or nothing for a dtype that fills do not support.
+std::optional<DType> fill_dtype(ScalarType dtype);
+
+// The boxes of a list of tensors, Note [Box]: an op's `box` argument is empty, or for each tensor its offset in every
+// dimension and then the full sizes.
+class Boxes {
+ public:
+  Boxes(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<int64_t>& box);
+
+  // The layout of tensors[i]. Fails where more than Layout::kMaxDims dimensions remain after merging, and where the
+  // tensor does not lie inside its full sizes.
+  Layout layout(size_t i) const;
+
+ private:
+  std::string op_;
+  const std::vector<Tensor>& tensors_;
+  const std::vector<int64_t>& box_;
+  std::vector<size_t> start_;  // of each tensor's numbers in box_, empty if box_ is
+};
+
+// Fails if elements of the layout may share memory (expanded tensors, overlapping windows).
+void check_no_overlap(const std::string& op, const Layout& layout);
+
+// Fails unless all tensors are on one device.
+void check_one_device(const std::string& op, const std::vector<Tensor>& tensors);
+
+}  // namespace initstats::ops

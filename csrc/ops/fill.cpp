@@ -1,0 +1,218 @@
+// Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the CUDA path.
+// Values of parameters are checked in initstats/fills.py; here stands what memory safety needs.
+#include <algorithm>
+
+#include "cpu/fill.h"
+#include "math/truncation.h"
+#include "ops/checks.h"
+#include "ops/streams.h"
+#if defined(INITSTATS_WITH_CUDA)
+#include "cuda/fill.h"
+#endif
+
+namespace initstats::ops {
+
+namespace {
+
+using Numbers = std::vector<double>;
+using Integers = std::vector<int64_t>;
+
+// Elements per task below which another thread does not pay.
+constexpr int64_t kGrain = 16384;
+
+struct Target {
+  void* data;
+  DType dtype;
+  Layout layout;
+  uint64_t key;
+};
+
+// Checks everything before anything is written.
+std::vector<Target> targets_of(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
+                               const Integers& box) {
+  if (keys.size() != tensors.size()) {
+    fail(op, "one key per tensor, " + std::to_string(tensors.size()), std::to_string(keys.size()));
+  }
+  check_one_device(op, tensors);
+  const Boxes boxes(op, tensors, box);
+  std::vector<Target> targets;
+  targets.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const std::optional<DType> dtype = fill_dtype(tensors[i].scalar_type());
+    if (!dtype) fail(op, "dtype float16, bfloat16, float32 or float64", "another dtype");
+    const Layout layout = boxes.layout(i);
+    check_no_overlap(op, layout);
+    targets.push_back({nullptr, *dtype, layout, static_cast<uint64_t>(keys[i])});
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (targets[i].layout.count > 0) targets[i].data = tensors[i].mutable_data_ptr();
+  }
+  return targets;
+}
+
+// A list of parameters that holds one number for all tensors or one per tensor.
+struct PerTensor {
+  PerTensor(const std::string& op, const char* name, const Numbers& list, size_t tensors) : numbers(list) {
+    if (list.size() != 1 && list.size() != tensors) {
+      fail(op, std::string("one ") + name + " for all tensors or one per tensor, " + std::to_string(tensors),
+           std::to_string(list.size()));
+    }
+  }
+  double operator[](size_t i) const { return numbers.size() == 1 ? numbers[0] : numbers[i]; }
+
+  const Numbers& numbers;
+};
+
+// The distribution families: parameters of all tensors, how one is prepared, and which CPU kernels serve it.
+struct UniformFamily {
+  template <class Real>
+  using Dist = Uniform<Real>;
+  PerTensor low, high;
+
+  template <class Real>
+  Dist<Real> make(DType dtype, size_t i) const {
+    return make_uniform<Real>(dtype, low[i], high[i]);
+  }
+  static auto kernel(const cpu::FillKernels& k, float) { return k.uniform; }
+  static auto kernel(const cpu::FillKernels& k, double) { return k.uniform_float64; }
+};
+
+struct NormalFamily {
+  template <class Real>
+  using Dist = Normal<Real>;
+  PerTensor mean, std;
+
+  template <class Real>
+  Dist<Real> make(DType dtype, size_t i) const {
+    return make_normal<Real>(dtype, mean[i], std[i]);
+  }
+  static auto kernel(const cpu::FillKernels& k, float) { return k.normal; }
+  static auto kernel(const cpu::FillKernels& k, double) { return k.normal_float64; }
+};
+
+struct TruncNormalFamily {
+  template <class Real>
+  using Dist = TruncNormal<Real>;
+  PerTensor mean, std, low, high;
+
+  template <class Real>
+  Dist<Real> make(DType dtype, size_t i) const {
+    return make_trunc_normal<Real>(dtype, mean[i], std[i], low[i], high[i]);
+  }
+  static auto kernel(const cpu::FillKernels& k, float) { return k.trunc_normal; }
+  static auto kernel(const cpu::FillKernels& k, double) { return k.trunc_normal_float64; }
+};
+
+// Fills the tensors of storage width Real, side by side on torch's threads, cut anywhere.
+template <class Real, class Family>
+void fill_width_cpu(const std::vector<Target>& targets, const Family& family) {
+  using Dist = typename Family::template Dist<Real>;
+  const auto kernel = Family::kernel(INITSTATS_CHOOSE(fill_kernels), Real{});
+  std::vector<Dist> dists;
+  std::vector<const Target*> chosen;
+  Integers first{0};  // of each tensor in the concatenation of all
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if ((targets[i].dtype == DType::float64) != (sizeof(Real) == 8) || targets[i].layout.count == 0) continue;
+    dists.push_back(family.template make<Real>(targets[i].dtype, i));
+    chosen.push_back(&targets[i]);
+    first.push_back(first.back() + targets[i].layout.count);
+  }
+  torch::stable::parallel_for(0, first.back(), kGrain, [&](int64_t begin, int64_t end) {
+    size_t i = static_cast<size_t>(std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1);
+    for (; begin < end; ++i) {
+      const int64_t stop = std::min(end, first[i + 1]);
+      const Target& t = *chosen[i];
+      kernel(dists[i], cpu::FillRange{t.data, t.dtype, &t.layout, t.key, begin - first[i], stop - first[i]});
+      begin = stop;
+    }
+  });
+}
+
+template <class Family>
+void fill_cpu(const std::vector<Target>& targets, const Family& family) {
+  fill_width_cpu<float>(targets, family);
+  fill_width_cpu<double>(targets, family);
+}
+
+#if defined(INITSTATS_WITH_CUDA)
+template <class Real, class Family>
+void fill_width_cuda(const std::string& op, const std::vector<Target>& targets, const Family& family,
+                     cudaStream_t stream) {
+  using Dist = typename Family::template Dist<Real>;
+  std::vector<cuda::FillTarget<Dist>> launched;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const Target& t = targets[i];
+    if ((t.dtype == DType::float64) != (sizeof(Real) == 8)) continue;
+    launched.push_back({t.data, t.dtype, t.layout, t.key, family.template make<Real>(t.dtype, i)});
+  }
+  check_cuda(op, cuda::launch_fill(launched.data(), static_cast<int64_t>(launched.size()), stream));
+}
+
+template <class Family>
+void fill_cuda(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<Target>& targets,
+               const Family& family) {
+  if (tensors.empty()) return;
+  const DeviceScope scope(tensors[0]);
+  fill_width_cuda<float>(op, targets, family, scope.stream());
+  fill_width_cuda<double>(op, targets, family, scope.stream());
+}
+#endif
+
+enum class Path { cpu, cuda };
+
+template <Path path, class Family>
+void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys, const Integers& box,
+          const Family& family) {
+  const std::vector<Target> targets = targets_of(op, tensors, keys, box);
+#if defined(INITSTATS_WITH_CUDA)
+  if constexpr (path == Path::cuda) {
+    fill_cuda(op, tensors, targets, family);
+    return;
+  }
+#endif
+  fill_cpu(targets, family);
+}
+
+template <Path path>
+void uniform(std::vector<Tensor> tensors, Integers keys, Numbers low, Numbers high, Integers box) {
+  const size_t n = tensors.size();
+  fill<path>("uniform_", tensors, keys, box,
+             UniformFamily{{"uniform_", "low", low, n}, {"uniform_", "high", high, n}});
+}
+
+template <Path path>
+void normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std, Integers box) {
+  const size_t n = tensors.size();
+  fill<path>("normal_", tensors, keys, box, NormalFamily{{"normal_", "mean", mean, n}, {"normal_", "std", std, n}});
+}
+
+template <Path path>
+void trunc_normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std, Numbers low, Numbers high,
+                  Integers box) {
+  const char* op = "trunc_normal_";
+  const size_t n = tensors.size();
+  fill<path>(op, tensors, keys, box,
+             TruncNormalFamily{{op, "mean", mean, n}, {op, "std", std, n}, {op, "low", low, n}, {op, "high", high, n}});
+}
+
+}  // namespace
+
+}  // namespace initstats::ops
+
+using initstats::ops::Path;
+
+template <Path path>
+void register_fills(torch::stable::detail::StableLibrary& m) {
+  m.impl("uniform_", TORCH_BOX(&initstats::ops::uniform<path>));
+  m.impl("normal_", TORCH_BOX(&initstats::ops::normal<path>));
+  m.impl("trunc_normal_", TORCH_BOX(&initstats::ops::trunc_normal<path>));
+}
+
+#if defined(INITSTATS_CUDA_ON_CPU)
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_fills<Path::cuda>(m); }
+#else
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_fills<Path::cpu>(m); }
+#if defined(INITSTATS_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) { register_fills<Path::cuda>(m); }
+#endif
+#endif

@@ -1,0 +1,58 @@
+// The pybind11 module initstats._C: loading it registers the ops; its functions are host-only facts that Python shares.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <string>
+
+#include "cpu/dispatch.h"
+#include "math/bounds.h"
+
+namespace {
+
+std::map<std::string, std::string> build_info() {
+  return {
+      {"torch_abi_target", "2.10"},
+      {"compiler", __VERSION__},
+#if defined(INITSTATS_WITH_CUDA)
+      {"cuda_archs", INITSTATS_CUDA_ARCHS},
+#else
+      {"cuda_archs", ""},
+#endif
+#if defined(INITSTATS_CUDA_ON_CPU)
+      {"backend", "CUDA kernels executed on the CPU"},
+#else
+      {"backend", "native"},
+#endif
+#if defined(INITSTATS_BASELINE_ONLY)
+      {"cpu_capabilities", "baseline"},
+#else
+      {"cpu_capabilities", "baseline avx2 avx512"},
+#endif
+      {"cpu_capability", initstats::cpu::capability_name(initstats::cpu::chosen_capability())},
+      {"cpu_capability_reason", initstats::cpu::capability_reason()},
+  };
+}
+
+initstats::DType dtype_named(const std::string& name) {
+  if (name == "float16") return initstats::DType::float16;
+  if (name == "bfloat16") return initstats::DType::bfloat16;
+  if (name == "float64") return initstats::DType::float64;
+  return initstats::DType::float32;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native half of initstats: registers torch.ops.initstats.* and offers host-only functions.";
+  m.def("build_info", &build_info, "What was built and which CPU capability was chosen, and why.");
+  m.def(
+      "smallest_at_least",
+      [](const std::string& dtype, double x) { return initstats::smallest_at_least(dtype_named(dtype), x); },
+      "The smallest value of the dtype that is >= x.");
+  m.def(
+      "largest_below",
+      [](const std::string& dtype, double x) { return initstats::largest_below(dtype_named(dtype), x); },
+      "The largest value of the dtype that is < x.");
+  initstats::cpu::chosen_capability();  // an unknown INITSTATS_CPU_CAPABILITY is an ImportError here, not later
+}

@@ -1,0 +1,31 @@
+// torch's device guard and current CUDA stream, found at run time, so that a CPU-only torch loads the module too.
+#pragma once
+
+#if defined(INITSTATS_WITH_CUDA)
+
+#include <cuda_runtime_api.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+
+namespace initstats::ops {
+
+// Makes the tensor's device the current one while it lives, and knows torch's current stream there.
+class DeviceScope {
+ public:
+  explicit DeviceScope(const torch::stable::Tensor& tensor);
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+  cudaStream_t stream_ = nullptr;
+};
+
+// Throws std::runtime_error with CUDA's own words unless status is cudaSuccess.
+void check_cuda(const std::string& op, cudaError_t status);
+
+}  // namespace initstats::ops
+
+#endif

@@ -1,0 +1,96 @@
+"""The only door to the native half: loads it, registers fake kernels, and calls the ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+# Importing torch first loads the libraries whose symbols the module needs.
+from initstats import _C
+
+Box = tuple[Sequence[int], Sequence[int]]  # offsets and full sizes, one number per dimension
+
+
+def build_info() -> dict[str, str | list[str]]:
+    """Return what was built, what was chosen on this machine, and why (see `initstats doctor`)."""
+    info: dict[str, str | list[str]] = {"torch": torch.__version__, "module": str(_C.__file__)}
+    info |= _C.build_info()
+    info["cuda_archs"] = [arch for arch in str(info["cuda_archs"]).split(";") if arch]
+    info["cpu_capabilities"] = str(info["cpu_capabilities"]).split()
+    info["threads"] = str(torch.get_num_threads())
+    return info
+
+
+def flat_box(boxes: Sequence[Box] | None) -> list[int]:
+    """Return the `box` argument of the ops: per tensor its offsets, then the full sizes."""
+    if boxes is None:
+        return []
+    return [int(number) for offsets, sizes in boxes for number in (*offsets, *sizes)]
+
+
+def uniform_(
+    tensors: Sequence[torch.Tensor],
+    keys: Sequence[int],
+    low: Sequence[float],
+    high: Sequence[float],
+    box: Sequence[int] = (),
+) -> None:
+    """Fill with uniforms in [low, high); parameters hold one number for all tensors or one each."""
+    torch.ops.initstats.uniform_(tensors, keys, low, high, box)
+
+
+def normal_(
+    tensors: Sequence[torch.Tensor],
+    keys: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    box: Sequence[int] = (),
+) -> None:
+    """Fill with normals; parameters as in `uniform_`."""
+    torch.ops.initstats.normal_(tensors, keys, mean, std, box)
+
+
+def trunc_normal_(
+    tensors: Sequence[torch.Tensor],
+    keys: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    box: Sequence[int] = (),
+) -> None:
+    """Fill with normals truncated to [low, high]; parameters as in `uniform_`."""
+    torch.ops.initstats.trunc_normal_(tensors, keys, mean, std, low, high, box)
+
+
+def stats(
+    tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int] = ()
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the raw records: moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale]."""
+    result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.stats(
+        tensors, groups, scale, box
+    )
+    return result
+
+
+def _fake_fill(*_args: object) -> None:
+    """A fill changes bits, never shapes."""
+
+
+def _fake_stats(
+    tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    n = len(tensors)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    bins = 512 << scale if groups & 2 else 0
+    return (
+        torch.empty(n, 8, dtype=torch.float64, device=device),
+        torch.empty(n, 8, dtype=torch.int64, device=device),
+        torch.empty(n if bins else 0, bins, dtype=torch.int64, device=device),
+    )
+
+
+for _name in ("uniform_", "normal_", "trunc_normal_"):
+    torch.library.register_fake(f"initstats::{_name}", _fake_fill)
+torch.library.register_fake("initstats::stats", _fake_stats)

@@ -1,0 +1,114 @@
+"""Checks of fill arguments, once for one tensor and many: each raises before anything is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from initstats import _C
+
+_DTYPES = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
+
+
+def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor if a fill can write it.
+
+    Raises:
+        TypeError: not a tensor, a subclass that does not own its memory, sparse, quantised, or of another dtype.
+        ValueError: in the middle of an autograd graph.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"initstats.{function}: expected a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"initstats.{function}: expected a dense tensor, got layout={tensor.layout}")
+    if tensor.dtype not in _DTYPES:
+        kind = "a quantized tensor" if tensor.is_quantized else f"dtype={tensor.dtype}"
+        raise TypeError(
+            f"initstats.{function}: expected dtype float16, bfloat16, float32 or float64, got {kind}"
+        )
+    if type(tensor).__name__ == "DTensor":
+        raise TypeError(
+            f"initstats.{function}: expected a local tensor, got a DTensor (sharded fills are not there yet)"
+        )
+    if tensor.requires_grad and not tensor.is_leaf:
+        raise ValueError(
+            f"initstats.{function}: expected a tensor outside the autograd graph, got one with"
+            f" grad_fn={type(tensor.grad_fn).__name__} (use .detach())"
+        )
+    return tensor
+
+
+def number(function: str, name: str, value: object) -> float:
+    """Return the value as a float. Raises TypeError for what is not a number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, torch.Tensor) and value.dim() == 0 and value.device.type == "cpu":
+        return float(value)
+    if hasattr(value, "__float__") and not isinstance(value, (bool, torch.Tensor)):
+        return float(value)
+    raise TypeError(f"initstats.{function}: expected {name} to be a number, got {name}={value!r}")
+
+
+def numbers_for(function: str, name: str, values: Sequence[object], tensors: int) -> list[float]:
+    """Return the values, one per tensor. Raises ValueError for a list of another length."""
+    if len(values) != tensors:
+        raise ValueError(
+            f"initstats.{function}: expected one {name} per tensor, {tensors}, got {len(values)}"
+        )
+    return [number(function, name, value) for value in values]
+
+
+@lru_cache(maxsize=1024)
+def check_uniform(function: str, dtype: torch.dtype, a: float, b: float) -> None:
+    """Raise ValueError unless a dtype tensor can hold uniforms in [a, b)."""
+    largest = torch.finfo(dtype).max
+    for name, value in (("a", a), ("b", b)):
+        if not -largest <= value <= largest:
+            raise ValueError(
+                f"initstats.{function}: expected {name} to be finite in {dtype}, got {name}={value}"
+            )
+    if a > b:
+        raise ValueError(f"initstats.{function}: expected a <= b, got a={a}, b={b}")
+    if b - a > (largest if dtype is torch.float64 else torch.finfo(torch.float32).max):
+        raise ValueError(f"initstats.{function}: expected b - a to be finite, got a={a}, b={b}")
+    if a < b and _C.smallest_at_least(_DTYPES[dtype], a) >= b:
+        raise ValueError(
+            f"initstats.{function}: expected an interval [a, b) that holds a {dtype} value, got a={a}, b={b}"
+        )
+
+
+@lru_cache(maxsize=1024)
+def check_normal(function: str, dtype: torch.dtype, mean: float, std: float) -> None:
+    """Raise ValueError unless mean and std are a normal distribution."""
+    del dtype  # every dtype can hold any normal, overflow becomes infinity as in torch
+    if not math.isfinite(mean):
+        raise ValueError(f"initstats.{function}: expected mean to be finite, got mean={mean}")
+    if not 0.0 <= std < math.inf:
+        raise ValueError(f"initstats.{function}: expected std to be finite and >= 0, got std={std}")
+
+
+@lru_cache(maxsize=1024)
+def check_trunc_normal(
+    function: str, dtype: torch.dtype, mean: float, std: float, a: float, b: float
+) -> None:
+    """Raise ValueError unless a dtype tensor can hold a normal truncated to [a, b]."""
+    check_normal(function, dtype, mean, std)
+    if not a <= b:  # NaN included
+        raise ValueError(f"initstats.{function}: expected a <= b, got a={a}, b={b}")
+    inside = a == -math.inf or _C.smallest_at_least(_DTYPES[dtype], a) <= b
+    if not (inside or a == b) or math.inf in (a, -b):
+        raise ValueError(
+            f"initstats.{function}: expected an interval [a, b] that holds a {dtype} value, got a={a}, b={b}"
+        )
+    if std == 0.0 and not a <= mean <= b:
+        raise ValueError(
+            f"initstats.{function}: expected the mean in [a, b] with std=0, got mean={mean}, a={a}, b={b}"
+        )

@@ -1,0 +1,102 @@
+"""Where the 64-bit key of a fill comes from: a seed and a name, or a random number generator.
+
+See DESIGN "The stream" in docs/stream.md: a key and an element number decide every bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+_DOMAIN = b"initstats key v1"  # domain tag: part of the stream, never changes
+_UINT64 = 1 << 64
+
+
+def key_of(seed: int, name: str | None = None) -> int:
+    """Return the 64-bit key of a named tensor.
+
+    Args:
+        seed: any integer in [-2**63, 2**64), taken modulo 2**64 (so that -1 and 2**64 - 1 agree, as in torch).
+        name: usually the parameter's name; None and "" are different names.
+
+    Returns:
+        The first 8 bytes, little-endian, of BLAKE2b over a domain tag, the seed and the name.
+
+    Raises:
+        TypeError: seed is not an integer or name is not a string.
+        ValueError: seed lies outside [-2**63, 2**64).
+
+    Determinism: bitwise.
+    Source: RFC 7693 (BLAKE2b).
+    """
+    _check_seed("key_of", seed)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"initstats.key_of: expected name to be a string or None, got name={name!r}")
+    message = _DOMAIN + (seed % _UINT64).to_bytes(8, "little")
+    message += b"\0" if name is None else b"\1" + name.encode()
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
+
+
+def draw_keys(
+    function: str,
+    count: int,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    names: Sequence[str | None] | None = None,
+) -> list[int]:
+    """Return one key per tensor, as signed 64-bit integers for the ops.
+
+    With `seed`, the keys come from it and the names (or, for several unnamed tensors, their positions); no generator
+    moves. Otherwise each tensor takes one 64-bit draw: from `generator`, or from torch's default CPU generator whatever
+    the device of the tensor, so that `torch.manual_seed` alone decides the weights on every device.
+
+    A CUDA generator is read and advanced on the host: the key is a hash of its seed and offset, and the offset grows
+    by 4 per tensor. The device is not touched.
+
+    Raises:
+        TypeError: generator is not a torch.Generator.
+        ValueError: seed and generator are both given, names are given without seed, or seed is out of range.
+    """
+    if seed is not None:
+        if generator is not None:
+            raise ValueError(
+                f"initstats.{function}: expected seed or generator, got both (leave one of them out)"
+            )
+        _check_seed(function, seed)
+        if names is None:
+            return [_signed(key_of(seed, f"#{i}" if i else None)) for i in range(count)]
+        return [_signed(key_of(seed, name)) for name in names]
+    if names is not None and any(name is not None for name in names):
+        raise ValueError(f"initstats.{function}: expected a seed with name, got name without seed")
+    if generator is None:
+        generator = torch.default_generator
+    elif not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"initstats.{function}: expected generator to be a torch.Generator, got {type(generator).__name__}"
+        )
+    if generator.device.type == "cpu":
+        if count == 0:
+            return []
+        # random_() over the full range gives 64 random bits per element, one engine draw of 64 bits each.
+        draws = torch.empty(count, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        return [int(draw) for draw in draws.tolist()]
+    keys = []
+    for _ in range(count):
+        offset = generator.get_offset()
+        keys.append(_signed(key_of(generator.initial_seed(), f"offset {offset}")))
+        generator.set_offset(offset + 4)  # torch keeps offsets multiples of 4
+    return keys
+
+
+def _signed(key: int) -> int:
+    return key - _UINT64 if key >= _UINT64 // 2 else key
+
+
+def _check_seed(function: str, seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"initstats.{function}: expected seed to be an integer, got seed={seed!r}")
+    if not -_UINT64 // 2 <= seed < _UINT64:
+        raise ValueError(f"initstats.{function}: expected seed in [-2**63, 2**64), got seed={seed}")
