@@ -44,14 +44,17 @@ NVCC = (
 )
 RULES = """ninja_required_version = 1.5
 rule cxx
+  description = g++ $out
   command = $compiler -MMD -MF $out.d $flags -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule nvcc
+  description = nvcc $out
   command = $nvcc -MD -MF $out.d $flags -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
+  description = link $out
   command = $compiler -shared -Wl,--exclude-libs,ALL $in -o $out $libs
 """
 
@@ -201,11 +204,17 @@ class Description:
             yield Unit("cxx", source, " ".join(flags))
 
     def libraries(self) -> str:
-        """The CUDA runtime linked in, so that one module serves every torch."""
+        """The CUDA runtime linked in, so that one module serves every torch.
+
+        libtorch_cpu is named as needed, or its C functions would not be found: Python loads torch's
+        libraries without making their symbols global. The one already loaded serves, whatever torch.
+        """
+        torch = torch_include()
+        libraries = f"-L{_quoted(torch.parent / 'lib')} -Wl,--no-as-needed -ltorch_cpu" if torch else ""
         if self.cuda is None or self.executes_kernels:
-            return "-ldl"
+            return f"{libraries} -ldl"
         folder = _quoted(self.cuda / "lib64")
-        return f"-L{folder} -lcudart_static -lrt -ldl -lpthread"
+        return f"{libraries} -L{folder} -lcudart_static -lrt -ldl -lpthread"
 
 
 def _quoted(path: Path) -> str:
