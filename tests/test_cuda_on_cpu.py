@@ -228,6 +228,13 @@ def test_ptx_executor_recovers_after_a_fault() -> None:
     test_ptx_sum_is_right_and_reads_every_byte_once("forward")
 
 
+def test_ptx_executor_loads_the_kernels_asked_for() -> None:
+    module = build.load_ptx(KERNELS, only=["philox_kernel", "sum_kernel"])
+    assert len(module.kernels) == 2
+    with pytest.raises(KeyError, match="expected one kernel named like 'table_kernel'"):
+        module.launch("table_kernel", 1, 1, [])
+
+
 def test_unknown_ptx_is_an_error() -> None:
     text = build.compile_ptx(KERNELS).read_text()
     with pytest.raises(ptx.UnsupportedPtxError, match=r"PTX line \d+: .*: unsupported: frobnicate"):

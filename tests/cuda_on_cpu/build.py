@@ -151,10 +151,16 @@ def compile_ptx(source: Path, *, architecture: str = "90", flags: Sequence[str] 
 
 
 def load_ptx(
-    source: Path, *, architecture: str = "90", flags: Sequence[str] = (), trace: bool = True
+    source: Path,
+    *,
+    architecture: str = "90",
+    flags: Sequence[str] = (),
+    trace: bool = True,
+    only: Sequence[str] = (),
 ) -> Module:
-    """Return the kernels of a .cu file, ready to be launched from their PTX."""
-    return Module(compile_ptx(source, architecture=architecture, flags=flags), trace=trace)
+    """Return the kernels of a .cu file, ready to be launched from their PTX: see `Module`."""
+    path = compile_ptx(source, architecture=architecture, flags=flags)
+    return Module(path, trace=trace, only=only)
 
 
 @dataclass(frozen=True)

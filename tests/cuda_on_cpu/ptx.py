@@ -90,12 +90,14 @@ class Module:
 
     Args:
         ptx: the text, or the path of a .ptx file. Compile with -lineinfo to see source lines.
+        only: parts of the mangled names of the kernels to load; all, where there is none. A file
+            with dozens of template instances takes a minute to compile.
         trace: check races and count traffic; without, launches are about ten times as fast.
     """
 
-    def __init__(self, ptx: str | Path, *, trace: bool = True) -> None:
+    def __init__(self, ptx: str | Path, *, trace: bool = True, only: Sequence[str] = ()) -> None:
         text = ptx.read_text() if isinstance(ptx, Path) else ptx
-        self._module = PtxModule(text)
+        self._module = PtxModule(text, only)
         self._library = ctypes.CDLL(str(_compile(self._module.cpp(), trace=trace)))
         library = self._library
         library.ptx_failure.restype = library.ptx_first_race.restype = ctypes.c_char_p

@@ -9,7 +9,7 @@ INTEGRAL = {"rni": "nearbyint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 
 
 @translates("cvt")
-def _convert(i: Instruction) -> str:  # noqa: PLR0911 - one per kind of conversion
+def _convert(i: Instruction) -> str:
     types = [q for q in i.qualifiers if q in BITS]
     modifiers = [q for q in i.qualifiers if q not in BITS]
     if set(modifiers) - {*INTEGRAL, *ROUNDING_MODES, "rn", "rna", "ftz", "sat", "relu"}:

@@ -123,7 +123,7 @@ class PtxFunction:
 
     # ---- operands
 
-    def raw(self, operand: str, ptx_type: str) -> str:  # noqa: PLR0911 - one per kind
+    def raw(self, operand: str, ptx_type: str) -> str:
         """Return an operand as unsigned bits of the width of `ptx_type`."""
         operand = operand.strip()
         if operand.startswith("!"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
+from collections.abc import Sequence
 
 from . import (  # noqa: F401 - they register translators
     ptx_arithmetic_instructions,
@@ -38,9 +40,15 @@ def blank(match: re.Match[str]) -> str:
 
 
 class PtxModule:
-    """The kernels of one PTX file; `cpp()` is the program that runs them."""
+    """The kernels of one PTX file; `cpp()` is the program that runs them.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        text: the PTX.
+        only: parts of the mangled names of the kernels to translate; all, where there is none.
+    """
+
+    def __init__(self, text: str, only: Sequence[str] = ()) -> None:
+        self._only = only
         self.variable_spaces: dict[str, str] = {}
         self.shared: dict[str, int | None] = {}  # offset; None for dynamic shared memory
         self.shared_top = 0
@@ -53,6 +61,7 @@ class PtxModule:
             m[1]: m[2].rsplit("/", 1)[-1] for m in re.finditer(r'\.file\s+(\d+)\s+"([^"]*)"', text)
         }
         self._text = re.sub(r"\.section[^\n]*\n\s*\{.*?\n\s*\}", blank, text, flags=re.DOTALL)
+        self._newlines = [match.start() for match in re.finditer("\n", self._text)]
         self._parse()
 
     @property
@@ -109,7 +118,7 @@ class PtxModule:
         return parameters
 
     def _line(self, at: int) -> int:
-        return self._text.count("\n", 0, at) + 1
+        return bisect.bisect_left(self._newlines, at) + 1
 
     def _function(self, at: int, *, is_entry: bool) -> int:
         """Parse a function whose header continues at `at`; return where it ends."""
@@ -125,6 +134,8 @@ class PtxModule:
         at = min(i for i in (text.find("{", header.end()), text.find(";", header.end())) if i >= 0)
         if text[at] == ";":
             return at + 1
+        if is_entry and self._only and not any(part in name for part in self._only):
+            return self._skip_body(at + 1)
         statements, at = self._statements(at + 1)
         function = PtxFunction(
             self, name, is_entry=is_entry, parameters=parameters, returns=returns
@@ -142,6 +153,15 @@ class PtxModule:
                 raise UnsupportedPtxError(f"{where}: unsupported: {error}") from None
         self.bodies.append(function)
         return at
+
+    def _skip_body(self, at: int) -> int:
+        """Return where the body ends that begins at `at`."""
+        depth = 1
+        for brace in re.compile(r"[{}]").finditer(self._text, at):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                return brace.end()
+        raise UnsupportedPtxError("a body without an end")
 
     def _statements(self, at: int) -> tuple[list[tuple[str, int]], int]:
         """Return the statements of a body with their lines, and where the body ends."""

@@ -102,20 +102,27 @@ class Listing:
         return [loop for loop in self.loops() if len(loop.loops()) == 1]
 
     def main_loop(self) -> Listing:
-        """Return the innermost loop with the widest access to global memory.
+        """Return the smallest loop around a widest access to global memory.
 
-        Of loops with equally wide accesses it is the one that moves most, then the longest: loops
-        over a tail are narrower, or not unrolled.
+        Of several it is the one that moves most, then the longest: loops over a tail are narrower,
+        or not unrolled. A loop inside of the main loop, over a tail again, counts as part of it.
         """
-        loops = [loop for loop in self.innermost_loops() if loop.count(GLOBAL_ACCESS) > 0]
+        loops = [loop for loop in self.loops() if loop.count(GLOBAL_ACCESS) > 0]
         if not loops:
-            raise ValueError(f"{self.name} has no innermost loop that accesses global memory")
+            raise ValueError(f"{self.name} has no loop that accesses global memory")
 
-        def rank(loop: Listing) -> tuple[int, int, int]:
-            widths = [i.width_bits for i in loop.matching(GLOBAL_ACCESS)]
-            return max(widths), sum(widths), len(loop)
+        def widths(loop: Listing) -> list[int]:
+            return [i.width_bits for i in loop.matching(GLOBAL_ACCESS)]
 
-        return max(loops, key=rank)
+        widest = max(max(widths(loop)) for loop in loops)
+        loops = [loop for loop in loops if max(widths(loop)) == widest]
+
+        def holds_another(loop: Listing) -> bool:
+            inside = set(loop.instructions)
+            return any(other is not loop and inside > set(other.instructions) for other in loops)
+
+        smallest = [loop for loop in loops if not holds_another(loop)]
+        return max(smallest, key=lambda loop: (sum(widths(loop)), len(loop)))
 
     def summary(self) -> dict[str, int]:
         """Return the counts that say most; those that are zero are left out."""
