@@ -1,0 +1,138 @@
+// The op stats: one record per tensor, in one pass, on the device of the tensors.
+#include <algorithm>
+#include <atomic>
+#include <tuple>
+#include <vector>
+
+#include "cpu/stats.h"
+#include "math/buckets.h"
+#include "ops/checks.h"
+
+namespace initstats::ops {
+
+namespace {
+
+constexpr char kOp[] = "stats";
+
+ItemType item_type(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return ItemType::float32;
+    case ScalarType::Half: return ItemType::float16;
+    case ScalarType::BFloat16: return ItemType::bfloat16;
+    case ScalarType::Double: return ItemType::float64;
+    case ScalarType::Float8_e4m3fn: return ItemType::float8_e4m3fn;
+    case ScalarType::Float8_e5m2: return ItemType::float8_e5m2;
+    case ScalarType::Bool:
+    case ScalarType::Byte: return ItemType::uint8;
+    case ScalarType::Char: return ItemType::int8;
+    case ScalarType::Short: return ItemType::int16;
+    case ScalarType::Int: return ItemType::int32;
+    case ScalarType::Long: return ItemType::int64;
+    default: break;
+  }
+  fail(kOp,
+       "a tensor of dtype float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2, bool, uint8, int8, int16, "
+       "int32 or int64",
+       "another dtype");
+}
+
+// One tensor of the call.
+struct Job {
+  const void* data;
+  ItemType type;
+  Layout layout;
+  int64_t tiles() const { return (layout.count + kTile - 1) / kTile; }
+};
+
+struct Call {
+  std::vector<Job> jobs;
+  cpu::StatsGroups groups;
+  Tensor moments, counts, histogram;
+  double* moments_row(size_t i) { return moments.mutable_data_ptr<double>() + i * kMomentColumns; }
+  int64_t* counts_row(size_t i) { return counts.mutable_data_ptr<int64_t>() + i * kCountColumns; }
+  int64_t* histogram_row(size_t i) {
+    return groups.histogram ? histogram.mutable_data_ptr<int64_t>() + i * static_cast<size_t>(histogram_places(groups.scale))
+                            : nullptr;
+  }
+};
+
+// Everything is checked before anything is read.
+Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale, const std::vector<int64_t>& box) {
+  constexpr int64_t kMoments = 1, kHistogram = 2, kFingerprintGroup = 4, kAll = 7;
+  if (tensors.empty()) fail(kOp, "at least one tensor", "none");
+  if (groups <= 0 || groups > kAll) fail(kOp, "groups to be a sum of 1, 2 and 4", "groups=" + std::to_string(groups));
+  if (scale < 0 || scale > kMaxScale) fail(kOp, "scale to be 0, 1 or 2", "scale=" + std::to_string(scale));
+  check_one_device(kOp, tensors);
+  Call call;
+  call.groups = {(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0, (groups & kFingerprintGroup) != 0,
+                 static_cast<int>(scale)};
+  const Boxes boxes(kOp, tensors, box);
+  call.jobs.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(tensors[i]), boxes.layout(i)});
+  }
+  const int64_t rows = static_cast<int64_t>(tensors.size());
+  const Tensor& like = tensors[0];
+  call.moments = torch::stable::new_empty(like, {rows, kMomentColumns}, ScalarType::Double);
+  call.counts = torch::stable::new_empty(like, {rows, kCountColumns}, ScalarType::Long);
+  call.histogram = call.groups.histogram
+                       ? torch::stable::new_zeros(like, {rows, histogram_places(call.groups.scale)}, ScalarType::Long)
+                       : torch::stable::new_empty(like, {0, 0}, ScalarType::Long);
+  return call;
+}
+
+// A piece of work for one thread: a node of Note [Merge order].
+struct Piece {
+  size_t job;
+  int64_t begin, end;  // tiles
+};
+
+std::tuple<Tensor, Tensor, Tensor> stats_cpu(std::vector<Tensor> tensors, int64_t groups, int64_t scale,
+                                             std::vector<int64_t> box) {
+  Call call = prepare(tensors, groups, scale, box);
+  std::vector<Piece> pieces;
+  pieces.reserve(call.jobs.size());
+  int64_t cost = 0;  // in elements
+  for (size_t job = 0; job < call.jobs.size(); ++job) {
+    constexpr int64_t kCostOfTensor = 1024;
+    const int64_t tiles = call.jobs[job].tiles();
+    cost += kCostOfTensor + call.jobs[job].layout.count;
+    for (int64_t begin = 0; begin < tiles; begin += cpu::kTilesPerCall) {
+      pieces.push_back({job, begin, std::min(begin + cpu::kTilesPerCall, tiles)});
+    }
+  }
+  std::vector<cpu::StatsPartial> partials(pieces.size());
+  std::atomic<size_t> next{0};
+  const cpu::StatsKernels& kernels = cpu::chosen_stats_kernels();
+  const auto work = [&](int64_t, int64_t) {
+    for (size_t i = next++; i < pieces.size(); i = next++) {
+      const Piece& piece = pieces[i];
+      const Job& job = call.jobs[piece.job];
+      const cpu::StatsRange range{job.data, job.type, &job.layout, piece.begin, piece.end};
+      kernels.range(range, call.groups, &partials[i], call.histogram_row(piece.job));
+    }
+  };
+  constexpr int64_t kWorthThreads = 1 << 16;
+  if (cost < kWorthThreads || pieces.size() == 1) {
+    work(0, 1);
+  } else {
+    torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, work);
+  }
+  size_t i = 0;
+  for (size_t job = 0; job < call.jobs.size(); ++job) {
+    MergeTree tree;
+    uint64_t fingerprint = 0;
+    for (; i < pieces.size() && pieces[i].job == job; ++i) {
+      tree.add(partials[i].record);
+      fingerprint += partials[i].fingerprint;
+    }
+    write_record(tree.total(), call.jobs[job].layout.count, fingerprint, call.moments_row(job), call.counts_row(job));
+  }
+  return {call.moments, call.counts, call.histogram};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { m.impl("stats", TORCH_BOX(&stats_cpu)); }
+
+}  // namespace initstats::ops

@@ -1,0 +1,269 @@
+"""The record of one tensor, read when asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from initstats.histograms import Histogram
+from initstats.record_rows import Batch, Groups, Row, merge_rows
+
+
+class Stats:
+    """The record of one tensor. Nothing is transferred or waited for until a property is read.
+
+    `count` is the number of elements; moments, extrema, l1 and l2 are over the finite ones. A value
+    that is not defined (the mean of nothing, the std of one element, the skewness of a constant) is
+    NaN. A property whose group was not asked for raises ValueError.
+
+    Determinism: bitwise, on any device and with any number of threads or CPU capability.
+    Source: Pebay 2008, SAND2008-6212, for moments that merge.
+    """
+
+    __slots__ = ("_index", "_row", "_source", "groups")
+
+    def __init__(self, source: Batch | Row, index: int = 0, groups: int = 0) -> None:
+        self._source: Batch | None = source if isinstance(source, Batch) else None
+        self._row: Row | None = source if isinstance(source, Row) else None
+        self._index = index
+        self.groups = source.groups if isinstance(source, Batch) else groups
+
+    def _read(self) -> Row:
+        if self._row is None:
+            assert self._source is not None
+            self._row = self._source.row(self._index)
+        return self._row
+
+    def _require(self, group: int, what: str, flag: str) -> Row:
+        if not self.groups & group:
+            msg = (
+                f"initstats.Stats.{what}: expected a record taken with stats(..., {flag}=True), got"
+                " one without"
+            )
+            raise ValueError(msg)
+        return self._read()
+
+    def _moments(self, what: str) -> Row:
+        return self._require(Groups.COUNTED, what, "moments")
+
+    @property
+    def count(self) -> int:
+        """The number of elements, finite or not."""
+        return self._read().count
+
+    @property
+    def nan(self) -> int:
+        """The number of NaN."""
+        return self._moments("nan").nan
+
+    @property
+    def pos_inf(self) -> int:
+        """The number of +inf."""
+        return self._moments("pos_inf").pos_inf
+
+    @property
+    def neg_inf(self) -> int:
+        """The number of -inf."""
+        return self._moments("neg_inf").neg_inf
+
+    @property
+    def zero(self) -> int:
+        """The number of zeros of either sign."""
+        return self._moments("zero").zero
+
+    @property
+    def min(self) -> float:
+        """The smallest finite element."""
+        return self._moments("min").min
+
+    @property
+    def max(self) -> float:
+        """The largest finite element."""
+        return self._moments("max").max
+
+    @property
+    def min_abs(self) -> float:
+        """The smallest size of a finite element other than zero."""
+        return self._moments("min_abs").min_abs
+
+    @property
+    def abs_max(self) -> float:
+        """The largest size of a finite element."""
+        row = self._moments("abs_max")
+        return max(abs(row.min), abs(row.max))
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return self._moments("mean").mean
+
+    @property
+    def var(self) -> float:
+        """The unbiased variance (denominator n - 1, as torch)."""
+        row = self._moments("var")
+        return row.m2 / (row.finite - 1) if row.finite > 1 else math.nan
+
+    @property
+    def std(self) -> float:
+        """The square root of the unbiased variance, as torch."""
+        return math.sqrt(self.var)
+
+    @property
+    def rms(self) -> float:
+        """The root of the mean square."""
+        row = self._moments("rms")
+        return math.hypot(math.sqrt(row.m2 / row.finite), row.mean) if row.finite else math.nan
+
+    @property
+    def l1(self) -> float:
+        """The sum of sizes."""
+        return self._moments("l1").l1
+
+    @property
+    def l2(self) -> float:
+        """The Euclidean norm; 0 if nothing is finite."""
+        row = self._moments("l2")
+        return self.rms * math.sqrt(row.finite) if row.finite else 0.0
+
+    @property
+    def skewness(self) -> float:
+        """The third standardised moment (population, as scipy's default)."""
+        row = self._moments("skewness")
+        if row.finite == 0 or row.m2 == 0.0:
+            return math.nan
+        return math.sqrt(row.finite / row.m2) * (row.m3 / row.m2)
+
+    @property
+    def kurtosis(self) -> float:
+        """The excess kurtosis: 0 for a normal distribution (population, as scipy's default)."""
+        row = self._moments("kurtosis")
+        if row.finite == 0 or row.m2 == 0.0:
+            return math.nan
+        return row.finite * (row.m4 / row.m2) / row.m2 - 3.0
+
+    @property
+    def histogram(self) -> Histogram:
+        """The exponential histogram."""
+        row = self._require(Groups.HISTOGRAM, "histogram", "histogram")
+        assert row.histogram is not None
+        return row.histogram
+
+    @property
+    def fingerprint(self) -> int:
+        """A 64-bit sum over elements of a mix of logical index and stored bits."""
+        return self._require(Groups.FINGERPRINT, "fingerprint", "fingerprint").fingerprint
+
+    def quantile(self, q: float) -> float:
+        """Return a value near the q-quantile of the elements that are not NaN.
+
+        Args:
+            q: A share, 0 <= q <= 1; 0.5 is the median.
+
+        Returns:
+            The estimate of `Histogram.quantile`, clamped to [min, max] unless it is infinite. Its
+            relative error is at most `histogram.relative_error`.
+
+        Raises:
+            ValueError: If q is outside [0, 1] or the record has no histogram.
+        """
+        row = self._require(Groups.HISTOGRAM, "quantile", "histogram")
+        value = self.histogram.quantile(q)
+        return value if not math.isfinite(value) else min(max(value, row.min), row.max)
+
+    def fraction_below(self, x: float) -> float:
+        """Return the share of elements with abs(element) <= x, zeros included, exactly.
+
+        Args:
+            x: Zero, or a power of two from 2**-126 to 2**128. At 2**-25 it is the share that rounds
+                to zero in float16.
+
+        Returns:
+            The share among the elements that are not NaN.
+
+        Raises:
+            ValueError: If x is no such power or the record has no histogram.
+        """
+        return self.histogram.fraction_below(x)
+
+    def merge(self, other: Stats) -> Stats:
+        """Return the record of the elements of both.
+
+        Args:
+            other: A record with the same groups. Of two scales the lower one is kept, exactly.
+
+        Returns:
+            A new record. Fingerprints add: that is the fingerprint of the whole only if the two
+            records are of different parts of one logical tensor.
+
+        Raises:
+            ValueError: If one record has a group that the other has not.
+        """
+        if self.groups != other.groups:
+            msg = (
+                "initstats.Stats.merge: expected records with the same groups, got"
+                f" {_group_names(self.groups)} and {_group_names(other.groups)}"
+            )
+            raise ValueError(msg)
+        return Stats(merge_rows(self._read(), other._read()), groups=self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field of the record as `json.dumps` can write it: NaN becomes None.
+
+        The fingerprint is a text of 16 hexadecimal digits.
+        """
+        values: dict[str, Any] = {"count": self.count}
+        if self.groups & (Groups.COUNTED):
+            values |= {name: _jsonable(getattr(self, name)) for name in FIELDS}
+        if self.groups & Groups.HISTOGRAM:
+            values["histogram"] = self.histogram.to_dict()
+        if self.groups & Groups.FINGERPRINT:
+            values["fingerprint"] = f"{self.fingerprint:016x}"
+        return values
+
+    def __repr__(self) -> str:
+        if not self.groups & (Groups.COUNTED):
+            return f"Stats(count={self.count}, fingerprint={self.fingerprint:016x})"
+        text = f"count={self.count}"
+        text += "".join(
+            f", {name}={getattr(self, name):.6g}" for name in ("mean", "std", "min", "max")
+        )
+        text += "".join(
+            f", {name}={getattr(self, name)}"
+            for name in ("nan", "pos_inf", "neg_inf")
+            if getattr(self, name)
+        )
+        return f"Stats({text})"
+
+
+# The fields of the moments group beside count, in the order in which tables show them.
+FIELDS = (
+    "mean",
+    "std",
+    "var",
+    "rms",
+    "min",
+    "max",
+    "min_abs",
+    "abs_max",
+    "l1",
+    "l2",
+    "skewness",
+    "kurtosis",
+    "zero",
+    "nan",
+    "pos_inf",
+    "neg_inf",
+)
+
+
+def _jsonable(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _group_names(groups: int) -> str:
+    names = {
+        Groups.MOMENTS: "moments",
+        Groups.HISTOGRAM: "histogram",
+        Groups.FINGERPRINT: "fingerprint",
+    }
+    return " + ".join(name for group, name in names.items() if groups & group)
