@@ -63,11 +63,11 @@ def load_executed_kernels() -> None:
 
 def require_gpu() -> None:
     """Stop where a run for the GPU would test something else."""
-    import initstats
+    from initstats._ops import build_info
 
     if not torch.cuda.is_available():
         raise pytest.UsageError("--backend=cuda: torch finds no GPU")
-    if not initstats._C.build_info()["cuda"]:
+    if not build_info()["cuda_archs"]:
         raise pytest.UsageError("--backend=cuda: the extension was built without CUDA kernels")
 
 

@@ -1,0 +1,85 @@
+# Every command of the project, for people and CI alike. `make` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The interpreter that .venv is made with. `make gpu` runs everything with it and makes no .venv.
+PYTHON ?= python3
+# The torch of .venv; the numbers in README.md are against it. The module runs under 2.10 and newer.
+TORCH ?= torch==2.13.0
+# More arguments for pytest: make test PYTEST_ARGS='-k trunc_normal'
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+HERE := $(shell pwd)
+CSRC := $(shell find csrc -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# The compute capability of the GPU in this machine, empty without one.
+GPU_ARCH = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
+# The demo compiles CUDA kernels only where it can run them, and only for that GPU: five
+# architectures take minutes, the CPU kernels half a minute (CONTRIBUTING.md, "Build times").
+DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARCH),INITSTATS_CUDA=0)
+
+.PHONY: help venv demo test lint format cuda bench gpu clean
+
+help: ## List the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+# ---- .venv in steps, so that the demo installs and compiles no more than it runs
+
+$(VENV)/run.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet '$(TORCH)' numpy rich typer matplotlib 'setuptools>=77' ninja 'pybind11>=2.13'
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/run.stamp setup.py $(CSRC)
+	$(DEMO_BUILD) $(BIN)/pip install --quiet --no-build-isolation --editable '.[plot]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(VENV)/build.stamp: $(VENV)/dev.stamp setup.py $(CSRC)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+venv: $(VENV)/build.stamp ## Make .venv with all tools and the extension, built in place
+
+# ---- what people and CI run
+
+demo: $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/build.stamp,$(VENV)/demo.stamp) ## Initialise and audit a small GPT on English text
+	$(BIN)/initstats audit --demo
+
+test: $(VENV)/build.stamp ## All tests, then those of the ops again with the CUDA kernels executed on the CPU
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --backend=cuda-on-cpu $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp ## Formatting, ruff, mypy, clang-format
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/dev.stamp ## Rewrite all files as lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of what it emits
+	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS='75;80;90;100;120' $(BIN)/python setup.py --quiet build_ext --inplace
+	INITSTATS_REQUIRE_NVCC=1 $(BIN)/python -m pytest tests/test_cuda_*.py $(PYTEST_ARGS)
+
+bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
+	$(BIN)/python -m benchmarks
+
+gpu: ## Build, test and measure on a GPU, with what PYTHON has; installs nothing
+	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$(or $(GPU_ARCH),90) $(PYTHON) setup.py --quiet build_ext --inplace
+	PYTHON='$(PYTHON)' PYTHONPATH='$(HERE)' bash tests/gpu.sh
+
+clean: ## Remove .venv and everything that was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -f initstats/_C*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
