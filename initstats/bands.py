@@ -1,0 +1,74 @@
+"""Sampling bands: where the mean and the standard deviation of a sample may lie by chance.
+
+The mean of n values has standard error sigma / sqrt(n), the standard deviation of n normal values
+sigma / sqrt(2 n). The latter is taken from the chi-square distribution, so that it also holds for
+few values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from initstats.recipes import Distribution
+
+
+@dataclass(frozen=True)
+class Band:
+    """The interval in which a measured value may lie by sampling alone.
+
+    Attributes:
+        low: Lower end, inclusive.
+        high: Upper end, inclusive.
+    """
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Tell whether a value lies in the band; NaN never does."""
+        return self.low <= value <= self.high
+
+
+def mean_band(distribution: Distribution, count: int, z: float) -> Band:
+    """Return where the mean of a sample may lie.
+
+    Args:
+        distribution: What the sample comes from.
+        count: Number of values, >= 1.
+        z: Half width in standard errors.
+
+    Returns:
+        The band, mean +- z sigma / sqrt(count).
+    """
+    half = z * distribution.std / math.sqrt(count)
+    return Band(distribution.mean - half, distribution.mean + half)
+
+
+def std_band(distribution: Distribution, count: int, z: float) -> Band:
+    """Return where the standard deviation of a sample may lie.
+
+    For a normal (n - 1) s^2 / sigma^2 is chi-square with n - 1 degrees of freedom; for another
+    kurtosis k the variance of s^2 is that of 2 (n - 1) / (k - 1) degrees. The quantile is that of
+    Wilson and Hilferty; for z from 3 to 6 its tails hold at most the nominal probability, down to
+    one degree of freedom (tests/test_planning.py).
+
+    Args:
+        distribution: What the sample comes from.
+        count: Number of values, >= 1.
+        z: Half width in standard errors of a normal.
+
+    Returns:
+        The band; [0, inf) for a single value.
+
+    Source: Wilson and Hilferty 1931, "The distribution of chi-square", PNAS 17.
+    """
+    if count == 1:
+        return Band(0.0, math.inf)
+    degrees = 2 * (count - 1) / (distribution.kurtosis - 1)
+
+    def quantile(x: float) -> float:
+        cube_root = 1 - 2 / (9 * degrees) + x * math.sqrt(2 / (9 * degrees))
+        return math.sqrt(max(0.0, cube_root) ** 3)
+
+    return Band(distribution.std * quantile(-z), distribution.std * quantile(z))

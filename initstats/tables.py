@@ -1,0 +1,64 @@
+"""Text for people: numbers, block names and rich renderables in terminals and in str()."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+
+from rich.console import Console, RenderableType
+
+# Wide enough for the layer table of the audit; used where no terminal tells its width.
+PLAIN_WIDTH = 100
+# Outside these sizes `number` writes powers of ten, to stay within six columns.
+_SMALLEST_PLAIN, _LARGEST_PLAIN = 1e-3, 1e5
+
+
+def render(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
+    """Return a rich renderable as plain text.
+
+    Args:
+        renderable: A rich table, group, or the like.
+        width: Columns of the text, > 0.
+
+    Returns:
+        The text, without colours.
+    """
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console.print(renderable)
+    text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def number(value: float | None) -> str:
+    """Write a number in three significant digits and few columns.
+
+    Args:
+        value: Any number, or None for "there is none".
+
+    Returns:
+        At most six characters, seven with a sign, such as `0.0203`, `12.3`, `1.2e-5`, `nan`; `-`
+        for None.
+    """
+    if value is None:
+        return "-"
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    size = abs(value)
+    if not _SMALLEST_PLAIN <= size < _LARGEST_PLAIN:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    digits = 2 - math.floor(math.log10(size))
+    return f"{value:.{min(max(digits, 0), 4)}f}"
+
+
+def block_pattern(name: str) -> str:
+    """Replace the numbers in a dotted name by a star.
+
+    Args:
+        name: A dotted name, such as `h.3.mlp.c_fc.weight`.
+
+    Returns:
+        The name that all blocks share, such as `h.*.mlp.c_fc.weight`.
+    """
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)

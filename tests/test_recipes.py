@@ -1,0 +1,195 @@
+"""Recipes: their numbers, which parameters they take, and the errors of their parts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from initstats import recipes
+from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.planning import plan
+from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Slot, Uniform
+from initstats.verifying import verify
+
+LAYERS = 6
+
+
+def demo_gpt() -> DemoGPT:
+    return DemoGPT(DemoConfig(vocabulary=64, context=16, layers=LAYERS, width=16, heads=2))
+
+
+def promised(model: nn.Module, recipe: Recipe) -> dict[str, str]:
+    return {entry.name: str(entry.distribution) for entry in plan(model, recipe)}
+
+
+def test_gpt2_promises_the_published_numbers() -> None:
+    # nanoGPT model.py: N(0, 0.02), c_proj.weight N(0, 0.02 / sqrt(2 n_layer)), bias 0, norm 1, 0.
+    residual = 0.02 / math.sqrt(2 * LAYERS)
+    for entry in plan(demo_gpt(), recipes.gpt2()):
+        if entry.name.endswith("c_proj.weight"):
+            assert entry.distribution == Normal(residual)
+            assert entry.rule == "residual projection"
+        elif entry.name.endswith("bias"):
+            assert entry.distribution == Constant(0.0)
+        elif "ln_" in entry.name:
+            assert entry.distribution == Constant(1.0)
+        else:
+            assert entry.distribution == Normal(0.02)
+
+
+def test_gpt2_takes_every_parameter_of_the_demo_and_the_tied_head_once() -> None:
+    model = demo_gpt()
+    planned = plan(model, recipes.gpt2())
+    assert planned.unmatched == ()
+    assert len(planned) == len(list(model.parameters()))
+    head = [entry for entry in planned if entry.parameter is model.lm_head.weight]
+    assert [(entry.name, entry.tied_to) for entry in head] == [("wte.weight", ("lm_head.weight",))]
+
+
+def test_gpt2_position_std_is_that_of_openai_when_asked() -> None:
+    numbers = promised(demo_gpt(), recipes.gpt2(position_std=0.01))
+    assert numbers["wpe.weight"] == "N(0, 0.01)"
+    assert numbers["wte.weight"] == "N(0, 0.02)"
+
+
+def test_gpt2_takes_the_layer_norm_of_nanogpt_with_and_without_bias() -> None:
+    class LayerNorm(nn.Module):  # as in nanoGPT: torch's own has always had a bias
+        def __init__(self, width: int, *, bias: bool) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(width))
+            self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    model = nn.ModuleDict({"a": LayerNorm(4, bias=True), "b": LayerNorm(4, bias=False)})
+    assert promised(model, recipes.gpt2()) == {"a.weight": "1", "a.bias": "0", "b.weight": "1"}
+
+
+def test_gpt2_of_transformers_has_the_promised_stds() -> None:
+    # The oracle is transformers' own initialisation; false-alarm rate 1e-4 at a fixed seed.
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        n_layer=3,
+        n_embd=64,
+        n_head=2,
+        vocab_size=512,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    report = verify(model, "gpt2")
+    assert report.ok, [entry.problem for entry in report.failures]
+    assert {entry.name for entry in report.entries} == {
+        name for name, _ in model.named_parameters()
+    }
+    stds = {entry.expected_std for entry in report.entries}
+    assert stds == {0.0, 0.02, 0.02 / math.sqrt(6)}
+
+
+def test_gpt2_outside_a_stack_of_blocks_needs_the_number_of_layers() -> None:
+    model = nn.ModuleDict({"c_proj": nn.Linear(4, 4)})
+    with pytest.raises(ValueError, match=r"got name='c_proj.weight'; give the number of blocks"):
+        plan(model, recipes.gpt2())
+    assert promised(model, recipes.gpt2(layers=8))["c_proj.weight"] == "N(0, 0.005)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"std": 0.0}, "expected std finite and > 0, got std=0.0"),
+        ({"std": math.nan}, "expected std finite and > 0, got std=nan"),
+        ({"position_std": -1.0}, "expected position_std finite and > 0, got position_std=-1.0"),
+        ({"layers": 0}, "expected layers >= 1, got layers=0"),
+    ],
+)
+def test_gpt2_refuses_bad_numbers(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^initstats.gpt2: {message}$"):
+        recipes.gpt2(**options)  # type: ignore[arg-type]
+
+
+def test_every_available_recipe_can_be_made_by_name_and_states_its_source() -> None:
+    assert "gpt2" in recipes.available()
+    for name in recipes.available():
+        recipe = recipes.by_name(name)
+        assert recipe.name == name
+        assert recipe.source
+        assert "Source:" in (getattr(recipes, name).__doc__ or "")
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected one of .*, got name='gtp2'; the nearest is 'gpt2'"
+    ):
+        recipes.by_name("gtp2")
+
+
+def test_uniform_moments_are_those_of_a_sample() -> None:
+    distribution = Uniform(-1.0, 3.0)
+    sample = np.random.default_rng(0).uniform(-1.0, 3.0, 400_000)
+    assert distribution.mean == pytest.approx(sample.mean(), abs=0.01)
+    assert distribution.std == pytest.approx(sample.std(), rel=0.01)
+    fourth = np.mean((sample - sample.mean()) ** 4) / sample.var() ** 2
+    assert distribution.kurtosis == pytest.approx(fourth, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Normal(0.0), "Normal: expected std finite and > 0, got std=0.0; use Constant"),
+        (lambda: Normal(1.0, math.inf), "Normal: expected mean finite, got mean=inf"),
+        (lambda: Uniform(1.0, 1.0), "Uniform: expected low < high, got low=1.0, high=1.0"),
+        (lambda: Uniform(math.nan, 1.0), "Uniform: expected low finite, got low=nan"),
+        (lambda: Constant(math.nan), "Constant: expected value finite, got value=nan"),
+        (lambda: Recipe([]), r"Recipe: expected at least one rule, got rules=\[\]"),
+    ],
+)
+def test_bad_values_are_refused(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^initstats.{message}"):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Match(3), "Match: expected name patterns, got name=3"),
+        (lambda: Match("*", 3), "Match: expected module classes or their names, got module=3"),
+        (lambda: Rule(3, Normal(1.0)), "Rule: expected a Match or a name pattern, got match=3"),
+        (lambda: Rule("*", 0.02), "Rule: expected a distribution or a function .* got fill=0.02"),
+        (lambda: Recipe(["*"]), r"Recipe: expected Rule objects, got rules='\*'"),
+    ],
+)
+def test_bad_kinds_are_refused(make: object, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^initstats.{message}"):
+        make()  # type: ignore[operator]
+
+
+def test_a_rule_function_must_give_a_distribution() -> None:
+    recipe = Recipe([Rule("*", lambda _slot: 0.02, "mine")])  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match=r"expected rule 'mine' to give a distribution, got 0.02"):
+        plan(nn.Linear(2, 2), recipe)
+
+
+def test_a_rule_function_sees_the_place_in_the_stack() -> None:
+    def by_depth(slot: Slot) -> Normal:
+        assert slot.block is not None
+        assert slot.blocks is not None
+        return Normal((slot.block + 1) / slot.blocks)
+
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(4)))
+    stds = [entry.distribution.std for entry in plan(model, Recipe([Rule("*", by_depth)]))]
+    assert stds == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_module_is_matched_by_the_names_of_its_bases_too() -> None:
+    class Mine(nn.Linear):
+        pass
+
+    rule = Rule(Match("*.weight", "Linear"), Normal(1.0))
+    slot = Slot("a.weight", torch.zeros(2, 2), Mine(2, 2))
+    assert rule.explain(slot) == "name matches *.weight, module is Linear"
+    assert rule.explain(Slot("a.bias", torch.zeros(2), Mine(2, 2))) is None
+    assert rule.explain(Slot("a.weight", torch.zeros(2, 2), nn.Conv1d(2, 2, 1))) is None
