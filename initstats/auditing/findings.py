@@ -1,0 +1,87 @@
+"""What an audit reports: findings, and the interface of the rules that make them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from initstats.auditing.evidence import Evidence
+
+Severity: TypeAlias = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or odd, with how a model starts.
+
+    Attributes:
+        rule: Id of the rule.
+        severity: "error" (the model will not train well), "warning" or "info".
+        where: Name of the layer, parameter or step that shows it most.
+        value: What was measured.
+        threshold: The limit that it broke.
+        cause: The likely cause, with the numbers.
+        fix: What to do.
+        source: Where the rule comes from.
+        also: Further places, when the rule found the same there.
+    """
+
+    rule: str
+    severity: Severity
+    where: str
+    value: float
+    threshold: float
+    cause: str
+    fix: str
+    source: str
+    also: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as JSON-able values."""
+        return {**self.__dict__, "also": list(self.also)}
+
+
+@dataclass(frozen=True)
+class AuditRule(ABC):
+    """A check of an audit. Its fields are thresholds that can be changed.
+
+    Attributes:
+        id: Short name, as shown in findings.
+        source: Where the threshold comes from.
+    """
+
+    id: ClassVar[str]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Judge what was measured.
+
+        Args:
+            evidence: The measurements.
+
+        Yields:
+            Findings, none for a healthy model.
+        """
+
+    def finding(
+        self,
+        severity: Severity,
+        where: str,
+        value: float,
+        threshold: float,
+        *,
+        cause: str,
+        fix: str,
+        also: tuple[str, ...] = (),
+    ) -> Finding:
+        """Make a finding of this rule."""
+        return Finding(self.id, severity, where, value, threshold, cause, fix, self.source, also)
+
+
+def by_severity(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Sort findings, worst first, and otherwise in the order of the rules."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -1,0 +1,256 @@
+"""Rules on the signal that flows through a model: activations, and gradients on the way back."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar
+
+from initstats.auditing.depth import Series
+from initstats.auditing.evidence import Evidence, LayerReport
+from initstats.auditing.findings import AuditRule, Finding
+from initstats.record import Stats
+from initstats.tables import number
+
+
+@dataclass(frozen=True)
+class NotFinite(AuditRule):
+    """NaN or infinity in weights, activations or gradients; names where it begins."""
+
+    id: ClassVar[str] = "not-finite"
+    source: ClassVar[str] = "transformers DebugUnderflowOverflow: name the first layer"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Find the first place, in the order weights, activations, gradients."""
+        weights = [(p.name, p.weight) for p in evidence.parameters.values()]
+        activations = [(layer.name, layer.activation) for layer in evidence.layers.values()]
+        # Backward runs from the last layer to the first.
+        gradients = [
+            (layer.name, layer.output_gradient)
+            for layer in reversed(list(evidence.layers.values()))
+            if layer.output_gradient is not None
+        ]
+        weight_fix = "initialise this parameter; after to_empty its memory is arbitrary"
+        activation_fix = "look at the operation of this layer and at the scale of its input"
+        gradient_fix = "look at the operation after this layer: division, sqrt or log at 0"
+        for what, records, fix in (
+            ("weights", weights, weight_fix),
+            ("activations", activations, activation_fix),
+            ("gradients", gradients, gradient_fix),
+        ):
+            bad = [(name, record) for name, record in records if _not_finite(record)]
+            if bad:
+                name, record = bad[0]
+                cause = (
+                    f"{what}: {record.nan} NaN and {record.pos_inf + record.neg_inf} infinite of "
+                    f"{record.count} values, and {len(bad) - 1} more places after it"
+                )
+                also = tuple(other for other, _ in bad[1:])
+                value = float(_not_finite(record))
+                yield self.finding("error", name, value, 0.0, cause=cause, fix=fix, also=also)
+                return
+
+
+@dataclass(frozen=True)
+class ActivationScale(AuditRule):
+    """Huge activations in the first half of the layers.
+
+    Attributes:
+        limit: Largest absolute value that is normal.
+        relative: How far it must be above the median layer to be an error.
+    """
+
+    limit: float = 1000.0
+    relative: float = 100.0
+
+    id: ClassVar[str] = "activation-scale"
+    source: ClassVar[str] = "float16 ends at 65504: 1000 in early layers leaves no room for growth"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Compare the largest values of early layers with the limit and the median layer."""
+        layers = list(evidence.layers.values())
+        early = layers[: math.ceil(len(layers) / 2)]
+        bad = [layer for layer in early if self.limit < layer.activation.abs_max < math.inf]
+        if not bad:
+            return
+        typical = median(layer.activation.abs_max for layer in layers)
+        worst = max(bad, key=lambda layer: layer.activation.abs_max)
+        value = worst.activation.abs_max
+        severe = value > self.relative * typical
+        yield self.finding(
+            "error" if severe else "warning",
+            worst.name,
+            value,
+            self.limit,
+            cause=f"largest activation {number(value)}, median over layers {number(typical)}",
+            fix="scale the input, or lower the std of the weights up to this layer",
+            also=tuple(layer.name for layer in bad if layer is not worst),
+        )
+
+
+@dataclass(frozen=True)
+class ActivationStd(AuditRule):
+    """Activations whose spread is out of the useful range.
+
+    A model with normalisation layers is free in the scale of its residual stream, so there only
+    the scores that enter the cross-entropy are judged, and only for being too large. Without
+    normalisation every hidden layer is judged, relative to the first one.
+
+    Attributes:
+        low: Smallest useful standard deviation.
+        high: Largest useful standard deviation.
+        relative: Factor between a hidden layer and the first one that makes it a finding.
+    """
+
+    low: float = 0.1
+    high: float = 5.0
+    relative: float = 10.0
+
+    id: ClassVar[str] = "activation-std"
+    source: ClassVar[str] = "bands of TheDeepChecker and of the mean-field literature"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Judge the scores, and the hidden layers of a model without normalisation."""
+        yield from self._scores(evidence)
+        if not evidence.normalised:
+            yield from self._hidden(evidence)
+
+    def _scores(self, evidence: Evidence) -> Iterator[Finding]:
+        """Judge the last layer with a weight matrix when a cross-entropy follows it."""
+        last = next(
+            (x for x in reversed(list(evidence.layers.values())) if x.matrix is not None), None
+        )
+        if last is None or not evidence.loss.cross_entropies:
+            return
+        std = last.activation.std
+        if std > self.high:
+            # A wrong guess with scores of std s costs about s^2 / 2 more than a uniform guess.
+            costly = any(call.value > 2 * call.uniform for call in evidence.loss.cross_entropies)
+            matrix = last.matrix.name if last.matrix is not None else last.name
+            weight_std = last.matrix.weight.std if last.matrix is not None else math.nan
+            yield self.finding(
+                "error" if costly else "warning",
+                last.name,
+                std,
+                self.high,
+                cause=f"scores have std {number(std)}: {matrix} has std {number(weight_std)}, so "
+                "the untrained model is confident and wrong",
+                fix="fill the head (and an embedding tied to it) with std 0.02 or 1/sqrt(width)",
+            )
+
+    def _hidden(self, evidence: Evidence) -> Iterator[Finding]:
+        """Judge every layer of every series against the first."""
+        for series in evidence.series:
+            layers = [evidence.layers[name] for name in series.layers]
+            first = layers[0].activation.std
+            bad = [layer for layer in layers if self._factor(layer, first) > self.relative]
+            if bad:
+                worst = max(bad, key=lambda layer: self._factor(layer, first))
+                std = worst.activation.std
+                severe = self._factor(worst, first) > self.relative**2
+                verb = "shrinks" if std < first else "grows"
+                yield self.finding(
+                    "error" if severe else "warning",
+                    worst.name,
+                    std,
+                    self.low if std < first else self.high,
+                    cause=f"the signal {verb} from std {number(first)} at {layers[0].name} to "
+                    f"{number(std)}, and nothing normalises it",
+                    fix="choose the gain for the non-linearity (sqrt(2) for ReLU, 5/3 for tanh), "
+                    "or add normalisation",
+                    also=tuple(layer.name for layer in bad if layer is not worst),
+                )
+
+    def _factor(self, layer: LayerReport, first: float) -> float:
+        """Return the factor between a layer and the first; 1 inside the useful range."""
+        std = layer.activation.std
+        if self.low <= std <= self.high or not (first > 0 and math.isfinite(std)):
+            return 1.0
+        return math.inf if std == 0 else max(std / first, first / std)
+
+
+@dataclass(frozen=True)
+class DepthGrowth(AuditRule):
+    """Base of the rules on a signal that grows or shrinks exponentially with depth.
+
+    The growth exponent of a series of L layers is lambda = ln(rms_last / rms_first) / L. A sum of
+    L independent residual branches may grow by sqrt(L) on top of `factor`, so the limit is
+    (ln factor + ln(L) / 2) / L. It is scale free; only the total change decides.
+
+    Attributes:
+        factor: Total change that is normal.
+        severe: Total change that makes it an error.
+    """
+
+    factor: float = 10.0
+    severe: float = 1000.0
+
+    source: ClassVar[str] = "growth exponent of OLMo 2, arXiv 2501.00656"
+    what: ClassVar[str]
+
+    @abstractmethod
+    def passed(self, evidence: Evidence, series: Series) -> list[tuple[str, Stats | None]]:
+        """Return (layer, record) of a series in the order in which the signal passes."""
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Judge every series."""
+        for series in evidence.series:
+            places = self.passed(evidence, series)
+            records = [record for _, record in places if record is not None]
+            if len(records) == len(places):
+                where = places[-1][0]
+                yield from self._judge(series, where, records[0].rms, records[-1].rms)
+
+    def _judge(self, series: Series, where: str, first: float, last: float) -> Iterator[Finding]:
+        """Judge one series by the rms at its two ends."""
+        if not (0 < first < math.inf and 0 < last < math.inf):
+            return
+        length = len(series.layers)
+        total = math.log(last / first)
+        allowed = math.log(self.factor) + (math.log(length) / 2 if total > 0 else 0.0)
+        if abs(total) <= allowed:
+            return
+        verb, gain = ("grow", "lower") if total > 0 else ("shrink", "raise")
+        stack = "" if series.name == "layers" else f" of {series.name}"
+        yield self.finding(
+            "error" if abs(total) > math.log(self.severe) else "warning",
+            where,
+            total / length,
+            math.copysign(allowed / length, total),
+            cause=f"{self.what} {verb} from rms {number(first)} to {number(last)} over {length} "
+            f"layers{stack}, by a factor of {math.exp(total / length):.3g} per layer",
+            fix=f"{gain} the gain of the weights until a layer keeps the rms of its input; add "
+            "normalisation, or residual paths with outputs scaled by 1/sqrt(2 L)",
+        )
+
+
+@dataclass(frozen=True)
+class ActivationGrowth(DepthGrowth):
+    """Activations that grow or shrink exponentially with depth."""
+
+    id: ClassVar[str] = "activation-growth"
+    what: ClassVar[str] = "activations"
+
+    def passed(self, evidence: Evidence, series: Series) -> list[tuple[str, Stats | None]]:
+        """Return the outputs, first to last."""
+        return [(name, evidence.layers[name].activation) for name in series.layers]
+
+
+@dataclass(frozen=True)
+class GradientGrowth(DepthGrowth):
+    """Gradients of activations that grow or shrink exponentially on the way back."""
+
+    id: ClassVar[str] = "gradient-growth"
+    what: ClassVar[str] = "gradients"
+
+    def passed(self, evidence: Evidence, series: Series) -> list[tuple[str, Stats | None]]:
+        """Return the gradients of the outputs, last layer to first."""
+        return [(name, evidence.layers[name].output_gradient) for name in reversed(series.layers)]
+
+
+def _not_finite(record: Stats) -> int:
+    """Return how many values of a record are NaN or infinite."""
+    return int(record.nan + record.pos_inf + record.neg_inf)

@@ -1,0 +1,361 @@
+"""The rules of the audit: each finds its own fault, names the place, and spares healthy models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from initstats.auditing import (
+    DEFAULT_RULES,
+    ActivationScale,
+    AuditReport,
+    AuditRule,
+    Finding,
+    InitialLoss,
+    UpdateRatio,
+    audit,
+)
+from initstats.auditing.demo import TORCH_DEFAULT, run_demo
+from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.auditing.demo_text import batch as text_batch
+from initstats.initialising import init_
+
+CONFIG = DemoConfig(vocabulary=256, context=32, layers=4, width=64, heads=4, batch=4)
+
+
+def demo_gpt() -> DemoGPT:
+    model = DemoGPT(CONFIG)
+    init_(model, "gpt2", seed=0)
+    return model
+
+
+def audited(
+    model: nn.Module, *, steps: int = 5, rate: float = 3e-4, recipe: str | None = None
+) -> AuditReport:
+    data = text_batch(CONFIG.vocabulary, CONFIG.context, CONFIG.batch, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    return audit(model, data, steps=steps, optimizer=optimizer, recipe=recipe)
+
+
+def by_rule(report: AuditReport) -> dict[str, Finding]:
+    return {finding.rule: finding for finding in report.findings}
+
+
+def images() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(32, 64, generator=generator),
+        torch.randint(10, (32,), generator=generator),
+    )
+
+
+def mlp(depth: int, act: type[nn.Module], gain: float) -> nn.Sequential:
+    """Make a plain network whose weights have std gain / sqrt(fan_in) and whose biases are 0."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(64, 64), act()]
+    layers.append(nn.Linear(64, 10))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=gain / 8)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+def judged(model: nn.Module, rate: float = 1e-3) -> AuditReport:
+    return audit(
+        model,
+        images(),
+        loss_fn=functional.cross_entropy,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=rate),
+    )
+
+
+# --- healthy models
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_demo_by_recipe_is_healthy_and_by_default_is_not(seed: int) -> None:
+    config = DemoConfig(layers=3, width=64, batch=4, context=64)
+    reports = run_demo("gpt2", steps=5, seed=seed, config=config)
+    assert reports["recipe gpt2"].findings == ()
+    default = reports[TORCH_DEFAULT]
+    assert not default.ok
+    assert {"weights-against-recipe", "initial-loss", "activation-std"} <= set(by_rule(default))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(64)
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.linear(self.norm(x)).relu()
+        return out
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
+    for width in (1, 16, 16):
+        layers += [nn.Conv2d(width, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 10))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(8, 32, num_layers=2, batch_first=True)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.lstm(x.view(-1, 8, 8))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mlp(6, nn.ReLU, math.sqrt(2)),
+        lambda: mlp(6, nn.Tanh, 5 / 3),
+        lambda: mlp(2, nn.ReLU, math.sqrt(2)),
+        lambda: nn.Sequential(
+            *(Residual() for _ in range(50)), nn.LayerNorm(64), nn.Linear(64, 10)
+        ),
+        convolutional,
+        Recurrent,
+        lambda: nn.Linear(64, 10),
+    ],
+    ids=["relu", "tanh", "shallow", "residual-50", "convolutional", "lstm", "linear"],
+)
+def test_healthy_models_of_other_kinds_have_no_error_and_at_most_one_warning(
+    make: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    report = judged(make())
+    assert report.ok, report.findings
+    assert len(report.findings) <= 1, report.findings
+
+
+# --- one fault each
+
+
+def test_nan_weights_are_named_first() -> None:
+    model = demo_gpt()
+    with torch.no_grad():
+        model.h[2].mlp.c_fc.bias[0] = math.nan
+    finding = audited(model, steps=1).findings[0]
+    assert (finding.rule, finding.severity) == ("not-finite", "error")
+    assert finding.where == "h.2.mlp.c_fc.bias"
+    assert "1 NaN" in finding.cause
+
+
+def test_the_first_layer_with_nan_is_named() -> None:
+    class Logarithm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.log()
+
+    model = mlp(4, nn.ReLU, 1.4)
+    model[3] = Logarithm()
+    finding = by_rule(judged(model))["not-finite"]
+    assert finding.where == "3"
+    assert "4" in finding.also
+
+
+def test_a_gradient_that_is_not_finite_is_named_where_backward_meets_it_first() -> None:
+    class RootOfZero(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 0).sqrt()  # derivative 0 * inf at 0
+
+    model = mlp(3, nn.ReLU, 1.4)
+    model[3] = RootOfZero()
+    finding = by_rule(judged(model))["not-finite"]
+    assert finding.cause.startswith("gradients: ")
+    assert finding.where == "2"
+
+
+def test_huge_early_activations_are_found() -> None:
+    model = mlp(6, nn.ReLU, math.sqrt(2))
+    with torch.no_grad():
+        model[0].weight.mul_(1e4)
+    finding = by_rule(judged(model))["activation-scale"]
+    assert finding.where in {"0", "2", "4"}
+    assert finding.value > 1000
+
+
+def test_a_large_scale_that_the_whole_model_shares_is_no_error() -> None:
+    layers = [nn.Linear(64, 64, bias=False) for _ in range(4)]
+    for layer in layers:
+        nn.init.eye_(layer.weight)
+    model = nn.Sequential(*layers)
+    report = audit(model, images()[0] * 1e4, loss_fn=lambda out, _x: out.mean(), steps=1)
+    finding = by_rule(report)["activation-scale"]
+    assert finding.severity == "warning"
+
+
+def test_a_signal_that_nothing_normalises_and_that_dies_is_found() -> None:
+    finding = by_rule(judged(mlp(8, nn.ReLU, 0.5)))["activation-std"]
+    assert finding.severity == "error"
+    assert finding.where == "14"  # the last hidden layer
+    assert "shrinks" in finding.cause
+
+
+@pytest.mark.parametrize(("gain", "verb"), [(0.4, "shrink"), (6.0, "grow")])
+def test_exponential_change_with_depth_is_found(gain: float, verb: str) -> None:
+    finding = by_rule(judged(mlp(8, nn.ReLU, gain)))["activation-growth"]
+    assert finding.severity == "error"
+    assert verb in finding.cause
+    # A ReLU layer of gain g changes the rms by g / sqrt(2); width 64 leaves some noise. The
+    # exponent is defined over L layers while L - 1 of them lie between the ends.
+    assert finding.value == pytest.approx(7 / 8 * math.log(gain / math.sqrt(2)), rel=0.25)
+
+
+def test_vanishing_gradients_are_found() -> None:
+    rules = by_rule(judged(mlp(12, nn.Sigmoid, 1.0)))
+    assert rules["gradient-ratio"].severity == "error"
+    assert rules["gradient-ratio"].where == "0"
+    assert rules["gradient-growth"].where == "0"
+
+
+def test_exploding_gradients_are_found() -> None:
+    # Tanh at a large gain: bounded forward, growing backward.
+    rules = by_rule(judged(mlp(20, nn.Tanh, 6.0)))
+    assert "grow" in rules["gradient-growth"].cause
+    assert rules["gradient-ratio"].value > 70
+
+
+def test_a_parameter_that_no_loss_reaches_is_named() -> None:
+    model = demo_gpt()
+    model.unused = nn.Linear(4, 4)
+    finding = by_rule(audited(model, steps=1))["missing-gradient"]
+    assert (finding.where, finding.also) == ("unused.weight", ("unused.bias",))
+    model.unused.requires_grad_(False)
+    assert "missing-gradient" not in by_rule(audited(model, steps=1))
+
+
+def test_a_confident_head_is_found() -> None:
+    model = demo_gpt()
+    with torch.no_grad():
+        model.wte.weight.mul_(50)  # std 1, tied to the head
+    rules = by_rule(audited(model))
+    assert rules["initial-loss"].severity == "error"
+    assert rules["activation-std"].where == "lm_head"
+    assert "wte.weight has std 1.0" in rules["activation-std"].cause
+
+
+def test_a_loss_far_below_a_uniform_guess_is_a_hint_of_a_leak() -> None:
+    x, y = images()
+    model = nn.Linear(10, 10)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(10) * 8)
+    shown = functional.one_hot(y, 10).float()
+    report = audit(model, (shown, y), loss_fn=functional.cross_entropy, steps=1)
+    assert by_rule(report)["initial-loss"].severity == "info"
+    assert report.ok
+    del x
+
+
+def test_a_rising_loss_is_found() -> None:
+    finding = by_rule(audited(demo_gpt(), steps=8, rate=1.0))["loss-trajectory"]
+    assert finding.severity == "error"
+    assert "rises" in finding.cause
+
+
+def test_a_flat_loss_and_tiny_updates_are_found() -> None:
+    rules = by_rule(audited(demo_gpt(), rate=1e-9))
+    assert "stands still" in rules["loss-trajectory"].cause
+    assert rules["loss-trajectory"].severity == "warning"
+    assert rules["update-ratio"].value < 1e-4
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step() -> None:
+    losses = iter([1.0, 2.0, math.nan, 4.0])
+
+    def loss_fn(out: Tensor, _x: Tensor) -> Tensor:
+        return out.mean() * 0 + next(losses)
+
+    report = audit(nn.Linear(64, 4), images()[0], loss_fn=loss_fn, steps=4)
+    finding = by_rule(report)["loss-trajectory"]
+    assert (finding.severity, finding.where) == ("error", "step 3")
+
+
+def test_updates_that_are_too_large_are_found() -> None:
+    finding = by_rule(audited(demo_gpt(), rate=0.05))["update-ratio"]
+    assert finding.severity == "warning"
+    assert finding.value > 0.1
+    assert "lower the learning rate" in finding.fix
+
+
+def test_small_matrices_beside_large_ones_are_no_finding_on_their_own() -> None:
+    # std 0.002 changes by 15 % at rate 3e-4, as in the residual projections of a very deep GPT-2.
+    model = demo_gpt()
+    with torch.no_grad():
+        for block in model.h:
+            block.attn.c_proj.weight.mul_(0.002 / (0.02 / math.sqrt(8)))
+    report = audited(model, rate=3e-4)
+    parameter = report.evidence.parameters["h.0.attn.c_proj.weight"]
+    assert parameter.update_ratio is not None
+    assert parameter.update_ratio > 0.1
+    assert "update-ratio" not in by_rule(report)
+
+
+@pytest.mark.parametrize(
+    ("factor", "severity"), [(10.0, "error"), (0.1, "error"), (1.2, "warning")]
+)
+def test_weights_that_are_not_by_the_recipe_are_named(factor: float, severity: str) -> None:
+    model = demo_gpt()
+    with torch.no_grad():
+        model.h[1].attn.c_attn.weight.mul_(factor)
+    finding = by_rule(audited(model, recipe="gpt2"))["weights-against-recipe"]
+    assert finding.severity == severity
+    assert finding.where == "h.1.attn.c_attn.weight"
+    assert finding.also == ()
+    assert finding.value == pytest.approx(0.02 * factor, rel=0.02)
+    assert finding.threshold == 0.02
+
+
+# --- rules as objects
+
+
+def test_thresholds_can_be_changed() -> None:
+    data = text_batch(CONFIG.vocabulary, CONFIG.context, CONFIG.batch, seed=0)
+    rules = [InitialLoss(excess=-5.0), UpdateRatio(high=1e-3), ActivationScale(limit=1e-3)]
+    report = audit(demo_gpt(), data, steps=1, rules=rules)
+    assert {finding.rule for finding in report.findings} == {
+        "initial-loss",
+        "update-ratio",
+        "activation-scale",
+    }
+
+
+def test_every_rule_states_its_id_and_source_and_every_finding_its_cause_and_fix() -> None:
+    assert len({rule.id for rule in DEFAULT_RULES}) == len(DEFAULT_RULES)
+    for rule in DEFAULT_RULES:
+        assert isinstance(rule, AuditRule)
+        assert rule.source
+    report = audited(DemoGPT(CONFIG), recipe="gpt2")
+    severities = [finding.severity for finding in report.findings]
+    assert severities == sorted(severities, key=["error", "warning", "info"].index)
+    for finding in report.findings:
+        assert finding.cause
+        assert finding.fix
+        assert finding.source
+        assert set(finding.to_dict()) == {
+            "rule",
+            "severity",
+            "where",
+            "value",
+            "threshold",
+            "cause",
+            "fix",
+            "source",
+            "also",
+        }
