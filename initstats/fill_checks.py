@@ -48,6 +48,8 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def number(function: str, name: str, value: object) -> float:
     """Return the value as a float. Raises TypeError for what is not a number."""
+    if type(value) is float:
+        return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, torch.Tensor) and value.dim() == 0 and value.device.type == "cpu":

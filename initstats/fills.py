@@ -253,7 +253,7 @@ class _Fill:
 
     def numbers(self, name: str, value: Numbers) -> list[float]:
         """Return the parameter as a list: one number for all tensors, or one per tensor."""
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        if type(value) is not float and isinstance(value, (list, tuple)):
             return numbers_for(self.function, name, value, len(self.tensors))
         return [number(self.function, name, value)]
 

@@ -2,11 +2,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <map>
 #include <string>
 
 #include "cpu/dispatch.h"
 #include "math/bounds.h"
+#include "math/philox.h"
 
 namespace {
 
@@ -54,5 +56,12 @@ PYBIND11_MODULE(_C, m) {
       "largest_below",
       [](const std::string& dtype, double x) { return initstats::largest_below(dtype_named(dtype), x); },
       "The largest value of the dtype that is < x.");
+  m.def(
+      "philox4x32_10",
+      [](uint64_t key, uint64_t counter, uint32_t word2, uint32_t word3) {
+        const auto words = initstats::philox4x32_10<initstats::Scalar32>(key, counter, word2, word3);
+        return std::array<uint32_t, 4>{words.v[0], words.v[1], words.v[2], words.v[3]};
+      },
+      "The four words of Philox4x32-10 for the counter (lo counter, hi counter, word2, word3).");
   initstats::cpu::chosen_capability();  // an unknown INITSTATS_CPU_CAPABILITY is an ImportError here, not later
 }

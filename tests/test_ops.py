@@ -1,0 +1,50 @@
+"""The ops as torch sees them: schemas, fake kernels, and torch's own opcheck."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from initstats import _ops
+
+FILL_ARGUMENTS = {
+    "uniform_": ([0.0], [1.0]),
+    "normal_": ([0.0], [1.0]),
+    "trunc_normal_": ([0.0], [1.0], [-2.0], [2.0]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", FILL_ARGUMENTS)
+def test_fills_pass_opcheck(name: str, device: torch.device) -> None:
+    op = getattr(torch.ops.initstats, name).default
+    tensors = [torch.zeros(5, 3, device=device), torch.zeros(3, 5, device=device).t()]
+    torch.library.opcheck(op, (tensors, [1, 2], *FILL_ARGUMENTS[name], []))
+    torch.library.opcheck(op, (tensors[:1], [1], *FILL_ARGUMENTS[name], [1, 2, 9, 9]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("groups", [1, 2, 4, 7])
+def test_stats_passes_opcheck(groups: int, device: torch.device) -> None:
+    tensors = [torch.full((5, 3), 0.5, device=device), torch.ones(3, 5, device=device).t()]
+    torch.library.opcheck(torch.ops.initstats.stats.default, (tensors, groups, 1, []))
+
+
+@pytest.mark.parametrize("groups", range(1, 8))
+def test_fake_stats_has_the_shapes_of_the_real_one(groups: int, device: torch.device) -> None:
+    tensors = [torch.zeros(5, 3, device=device), torch.ones(7, device=device)]
+    real = _ops.stats(tensors, groups, 2)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = _ops.stats([mode.from_tensor(t) for t in tensors], groups, 2)
+    for a, b in zip(real, fake, strict=True):
+        assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+
+
+def test_every_op_has_cpu_and_cuda_kernels() -> None:
+    if not _ops.build_info()["cuda_archs"]:
+        pytest.skip("built without CUDA kernels")
+    for name in (*FILL_ARGUMENTS, "stats"):
+        for key in ("CPU", "CUDA"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"initstats::{name}", key), (name, key)
