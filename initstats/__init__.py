@@ -1,5 +1,7 @@
 """initstats: fast initialisers, fused statistics of every layer, and an audit of whether a model starts well."""
 
+from initstats import recipes
+from initstats.auditing import AuditReport, AuditRule, Finding, audit
 from initstats.fills import (
     foreach_normal_,
     foreach_trunc_normal_,
@@ -8,16 +10,38 @@ from initstats.fills import (
     trunc_normal_,
     uniform_,
 )
+from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.planning import Plan, plan
+from initstats.recipes import Match, Recipe, Rule
+from initstats.records import Stats, StatsTable, stats
+from initstats.verifying import VerifyReport, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuditReport",
+    "AuditRule",
+    "Finding",
+    "Match",
+    "Plan",
+    "Receipt",
+    "Recipe",
+    "Rule",
+    "Stats",
+    "StatsTable",
+    "VerifyReport",
+    "audit",
     "foreach_normal_",
     "foreach_trunc_normal_",
     "foreach_uniform_",
+    "init_",
     "key_of",
     "normal_",
+    "plan",
+    "recipes",
+    "stats",
     "trunc_normal_",
     "uniform_",
+    "verify",
 ]
