@@ -5,20 +5,20 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace cuda_on_cpu __attribute__((visibility("hidden"))) {
+namespace [[gnu::visibility("hidden")]] cuda_on_cpu {
 
-  template <class T>
-  struct NotDeduced {
-    using type = T;
-  };
+template <class T>
+struct NotDeduced {
+  using type = T;
+};
 
-  // Writes change(old) and returns old, as every atomic function does.
-  template <class T, class Change>
-  T read_modify_write(T * address, Change change) {
-    const T old = *address;
-    *address = change(old);
-    return old;
-  }
+// Writes change(old) and returns old, as every atomic function does.
+template <class T, class Change>
+T read_modify_write(T* address, Change change) {
+  const T old = *address;
+  *address = change(old);
+  return old;
+}
 
 }  // namespace cuda_on_cpu
 

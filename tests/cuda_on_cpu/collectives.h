@@ -7,57 +7,57 @@
 
 #include "executor.h"
 
-namespace cuda_on_cpu __attribute__((visibility("hidden"))) {
+namespace [[gnu::visibility("hidden")]] cuda_on_cpu {
 
-  template <class T>
-  std::uint64_t to_bits(T value) {
-    static_assert(sizeof(T) <= sizeof(std::uint64_t));
-    std::uint64_t bits = 0;
-    std::memcpy(&bits, &value, sizeof(T));
-    return bits;
-  }
+template <class T>
+std::uint64_t to_bits(T value) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
 
-  template <class T>
-  T from_bits(std::uint64_t bits) {
-    T value;
-    std::memcpy(static_cast<void*>(&value), &bits, sizeof(T));
-    return value;
-  }
+template <class T>
+T from_bits(std::uint64_t bits) {
+  T value;
+  std::memcpy(static_cast<void*>(&value), &bits, sizeof(T));
+  return value;
+}
 
-  // The value of lane `source`, or the own one where the shuffle's segment ends.
-  template <class T>
-  T shuffle(unsigned mask, T value, unsigned source, bool is_inside, int line) {
-    const std::uint64_t* operands = warp_meet(mask, to_bits(value), line);
-    if (!is_inside) return value;
-    if ((mask >> source & 1) == 0) {
-      fail("shuffle reads a lane that is not in the mask, line " + std::to_string(line));
-    }
-    return from_bits<T>(operands[source]);
+// The value of lane `source`, or the own one where the shuffle's segment ends.
+template <class T>
+T shuffle(unsigned mask, T value, unsigned source, bool is_inside, int line) {
+  const std::uint64_t* operands = warp_meet(mask, to_bits(value), line);
+  if (!is_inside) return value;
+  if ((mask >> source & 1) == 0) {
+    fail("shuffle reads a lane that is not in the mask, line " + std::to_string(line));
   }
+  return from_bits<T>(operands[source]);
+}
 
-  template <class T, class Combine>
-  T reduce_lanes(unsigned mask, T value, int line, Combine combine) {
-    const std::uint64_t* operands = warp_meet(mask, to_bits(value), line);
-    const auto first = static_cast<unsigned>(__builtin_ctz(mask));
-    T result = from_bits<T>(operands[first]);
-    for (unsigned lane = first + 1; lane < kWarpSize; ++lane) {
-      if ((mask >> lane & 1) != 0) result = combine(result, from_bits<T>(operands[lane]));
-    }
-    return result;
+template <class T, class Combine>
+T reduce_lanes(unsigned mask, T value, int line, Combine combine) {
+  const std::uint64_t* operands = warp_meet(mask, to_bits(value), line);
+  const auto first = static_cast<unsigned>(__builtin_ctz(mask));
+  T result = from_bits<T>(operands[first]);
+  for (unsigned lane = first + 1; lane < kWarpSize; ++lane) {
+    if ((mask >> lane & 1) != 0) result = combine(result, from_bits<T>(operands[lane]));
   }
+  return result;
+}
 
-  // How many threads of the block pass a true predicate. Counted in shared memory, between two
-  // barriers.
-  inline int count_in_block(int predicate, int line) {
-    static SharedSlot slot;
-    int& count = *static_cast<int*>(shared_memory(slot, sizeof(int), alignof(int)));
-    block_barrier(line);  // nobody reads the count of a call before this one any more
-    count = 0;
-    block_barrier(line);
-    count += predicate != 0 ? 1 : 0;
-    block_barrier(line);
-    return count;
-  }
+// How many threads of the block pass a true predicate. Counted in shared memory, between two
+// barriers.
+inline int count_in_block(int predicate, int line) {
+  static SharedSlot slot;
+  int& count = *static_cast<int*>(shared_memory(slot, sizeof(int), alignof(int)));
+  block_barrier(line);  // nobody reads the count of a call before this one any more
+  count = 0;
+  block_barrier(line);
+  count += predicate != 0 ? 1 : 0;
+  block_barrier(line);
+  return count;
+}
 
 }  // namespace cuda_on_cpu
 

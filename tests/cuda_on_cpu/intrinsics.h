@@ -13,15 +13,15 @@ using std::max;
 using std::min;
 
 // ---- loads and stores with a cache hint
-namespace cuda_on_cpu __attribute__((visibility("hidden"))) {
-  // UBSan sees a misaligned dereference only where it is compiled in: this check is always there.
-  template <class T>
-  void check_alignment(const T* address, int line) {
-    if (reinterpret_cast<std::uintptr_t>(address) % sizeof(T) != 0) {
-      fail("misaligned access of " + std::to_string(sizeof(T)) + " bytes, line " +
-           std::to_string(line));
-    }
+namespace [[gnu::visibility("hidden")]] cuda_on_cpu {
+// UBSan sees a misaligned dereference only where it is compiled in: this check is always there.
+template <class T>
+void check_alignment(const T* address, int line) {
+  if (reinterpret_cast<std::uintptr_t>(address) % sizeof(T) != 0) {
+    fail("misaligned access of " + std::to_string(sizeof(T)) + " bytes, line " +
+         std::to_string(line));
   }
+}
 }  // namespace cuda_on_cpu
 #define CUDA_ON_CPU_LOAD(name)                            \
   template <class T>                                      \

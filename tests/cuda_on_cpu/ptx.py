@@ -92,7 +92,7 @@ class Module:
         ptx: the text, or the path of a .ptx file. Compile with -lineinfo to see source lines.
         only: parts of the mangled names of the kernels to load; all, where there is none. A file
             with dozens of template instances takes a minute to compile.
-        trace: check races and count traffic; without, launches are about ten times as fast.
+        trace: check races and count traffic; without, launches are four to eight times as fast.
     """
 
     def __init__(self, ptx: str | Path, *, trace: bool = True, only: Sequence[str] = ()) -> None:
