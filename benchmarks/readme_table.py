@@ -31,9 +31,9 @@ def table(path: Path) -> str:
     where, measurements = results_file.read(path)
     best = [m for m in measurements if m.capability != "avx2"]
     avx2 = {m.name: m for m in measurements if m.capability == "avx2"}
-    capability = best[0].capability
+    processor = f"{where['cpu']}, {where['threads']} threads, {best[0].capability}"
     lines = [
-        f"{where['cpu']}, {where['threads']} threads, {capability}, torch {where['torch']}; medians.",
+        f"{processor}, torch {where['torch']}; medians.",
         "Floor: the bandwidth of `zero_` (fill) or `torch.sum` (read) in the same run.",
         "",
         "| operation | time | rival | speed-up | with AVX2 | of the floor |",

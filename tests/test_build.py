@@ -15,6 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from initstats import _C
 from initstats._ops import build_info
 from initstats.cli import app
 
@@ -161,6 +162,11 @@ def test_a_build_tells_what_it_holds_and_what_it_chose() -> None:
     assert Path(str(info["module"])).exists()
     assert info["threads"] == str(torch.get_num_threads())
     assert info["backend"] == "native"
+
+
+def test_the_stub_declares_what_the_module_offers() -> None:
+    declared = set(re.findall(r"^def (\w+)", (ROOT / "initstats/_C.pyi").read_text(), re.MULTILINE))
+    assert declared == {name for name in dir(_C) if not name.startswith("__")}
 
 
 def test_doctor_prints_every_field() -> None:
