@@ -8,12 +8,6 @@
 
 namespace initstats::cpu {
 
-// What is asked for. Counts and extrema come with the moments, and the moments with the histogram.
-struct StatsGroups {
-  bool moments, histogram, fingerprint;
-  int scale;  // of the histogram, 0 to kMaxScale
-};
-
 // The tiles [begin, end) of a tensor, Note [Tile order].
 struct StatsRange {
   const void* data;

@@ -214,6 +214,12 @@ INITSTATS_HD void write_record(const Record& r, int64_t count, uint64_t fingerpr
   counts[kFingerprint + 1] = counts[kFingerprint + 2] = 0;
 }
 
+// What a call asks for. Counts and extrema come with the moments, and the moments with the histogram.
+struct StatsGroups {
+  bool moments, histogram, fingerprint;
+  int scale;  // of the histogram, 0 to kMaxScale
+};
+
 // Merges records that come in order of their index as a balanced tree: a binary counter.
 class MergeTree {
  public:

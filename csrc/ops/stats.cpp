@@ -7,6 +7,10 @@
 #include "cpu/stats.h"
 #include "math/buckets.h"
 #include "ops/checks.h"
+#include "ops/streams.h"
+#if defined(INITSTATS_WITH_CUDA)
+#include "cuda/stats.h"
+#endif
 
 namespace initstats::ops {
 
@@ -46,7 +50,7 @@ struct Job {
 
 struct Call {
   std::vector<Job> jobs;
-  cpu::StatsGroups groups;
+  StatsGroups groups;
   Tensor moments, counts, histogram;
   double* moments_row(size_t i) { return moments.mutable_data_ptr<double>() + i * kMomentColumns; }
   int64_t* counts_row(size_t i) { return counts.mutable_data_ptr<int64_t>() + i * kCountColumns; }
@@ -87,9 +91,7 @@ struct Piece {
   int64_t begin, end;  // tiles
 };
 
-std::tuple<Tensor, Tensor, Tensor> stats_cpu(std::vector<Tensor> tensors, int64_t groups, int64_t scale,
-                                             std::vector<int64_t> box) {
-  Call call = prepare(tensors, groups, scale, box);
+void stats_cpu(Call& call) {
   std::vector<Piece> pieces;
   pieces.reserve(call.jobs.size());
   int64_t cost = 0;  // in elements
@@ -128,11 +130,52 @@ std::tuple<Tensor, Tensor, Tensor> stats_cpu(std::vector<Tensor> tensors, int64_
     }
     write_record(tree.total(), call.jobs[job].layout.count, fingerprint, call.moments_row(job), call.counts_row(job));
   }
+}
+
+#if defined(INITSTATS_WITH_CUDA)
+void stats_cuda(Call& call) {
+  const DeviceScope scope(call.moments);
+  std::vector<cuda::StatsTarget> targets;
+  targets.reserve(call.jobs.size());
+  for (size_t i = 0; i < call.jobs.size(); ++i) {
+    const Job& job = call.jobs[i];
+    targets.push_back(
+        {job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i), call.histogram_row(i)});
+  }
+  const int64_t count = static_cast<int64_t>(targets.size());
+  const Tensor workspace =
+      torch::stable::new_empty(call.moments, {cuda::stats_workspace_bytes(targets.data(), count)}, ScalarType::Byte);
+  check_cuda(kOp, cuda::launch_stats(targets.data(), count, call.groups, workspace.mutable_data_ptr(), scope.stream()));
+}
+#endif
+
+enum class Path { cpu, cuda };
+
+template <Path path>
+std::tuple<Tensor, Tensor, Tensor> stats(std::vector<Tensor> tensors, int64_t groups, int64_t scale,
+                                         std::vector<int64_t> box) {
+  Call call = prepare(tensors, groups, scale, box);
+#if defined(INITSTATS_WITH_CUDA)
+  if constexpr (path == Path::cuda) {
+    stats_cuda(call);
+    return {call.moments, call.counts, call.histogram};
+  }
+#endif
+  stats_cpu(call);
   return {call.moments, call.counts, call.histogram};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { m.impl("stats", TORCH_BOX(&stats_cpu)); }
-
 }  // namespace initstats::ops
+
+using initstats::ops::Path;
+
+#if defined(INITSTATS_CUDA_ON_CPU)
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>)); }
+#else
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cpu>)); }
+#if defined(INITSTATS_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) { m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>)); }
+#endif
+#endif
