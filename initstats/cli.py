@@ -113,8 +113,7 @@ def recipes() -> None:
         for column in ("rule", "takes", "values"):
             table.add_column(column)
         for rule in recipe.rules:
-            values = "depends on depth or shape" if callable(rule.fill) else str(rule.fill)
-            table.add_row(rule.label, rule.condition, values)
+            table.add_row(rule.label, rule.condition, rule.promise)
         console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import gc
 import json
 import math
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from initstats.auditing import AuditReport, audit
+from initstats.auditing import AuditReport, audit, running
 from initstats.auditing.collecting import Collector
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch as text_batch
@@ -466,6 +467,11 @@ def test_the_printed_report_shows_layers_losses_and_findings_in_80_columns() -> 
     measured, promised = map(float, row.split()[1:3])
     assert promised == 0.0082
     assert measured == pytest.approx(promised, rel=0.05)
+
+
+def test_the_examples_of_the_docstrings_run() -> None:
+    failures, examples = doctest.testmod(running)
+    assert (failures, examples > 0) == (0, True)
 
 
 # --- demo

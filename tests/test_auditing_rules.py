@@ -109,6 +109,28 @@ def convolutional() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 10))
 
 
+class Stage(nn.Module):
+    """A stage of a ConvNeXt: pooling and an unscaled layer, then a branch scaled by 1e-6."""
+
+    def __init__(self, *, first: bool) -> None:
+        super().__init__()
+        self.down = nn.Identity() if first else nn.Conv2d(16, 16, 2, stride=2)
+        self.branch = nn.Conv2d(16, 16, 3, padding=1)
+        self.scale = nn.Parameter(torch.tensor(1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        x = functional.layer_norm(x, x.shape[1:])
+        out: Tensor = x + self.scale * self.branch(x)
+        return out
+
+
+def staged() -> nn.Module:
+    stages = nn.Sequential(*(Stage(first=i == 0) for i in range(4)))
+    stem = [nn.Unflatten(1, (1, 8, 8)), nn.Upsample(scale_factor=4), nn.Conv2d(1, 16, 1)]
+    return nn.Sequential(*stem, stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -131,10 +153,20 @@ class Recurrent(nn.Module):
             *(Residual() for _ in range(50)), nn.LayerNorm(64), nn.Linear(64, 10)
         ),
         convolutional,
+        staged,
         Recurrent,
         lambda: nn.Linear(64, 10),
     ],
-    ids=["relu", "tanh", "shallow", "residual-50", "convolutional", "lstm", "linear"],
+    ids=[
+        "relu",
+        "tanh",
+        "shallow",
+        "residual-50",
+        "convolutional",
+        "layer-scale",
+        "lstm",
+        "linear",
+    ],
 )
 def test_healthy_models_of_other_kinds_have_no_error_and_at_most_one_warning(
     make: Callable[[], nn.Module],

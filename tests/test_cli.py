@@ -81,6 +81,7 @@ def test_recipes_lists_every_recipe_with_its_rules_and_source() -> None:
         assert name in result.output
         assert recipes.by_name(name).source in result.output
     assert "residual projection" in result.output
+    assert "N(0, 0.02 / sqrt(2 L)), L blocks" in result.output
 
 
 def test_doctor_shows_everything_of_build_info(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,12 @@ def test_of_tied_names_the_first_that_a_rule_takes_decides() -> None:
     assert head.tied_to == ("wte.weight",)
 
 
+def test_a_module_under_two_names_is_planned_once() -> None:
+    shared = nn.Linear(2, 2, bias=False)
+    planned = plan(nn.ModuleDict({"a": shared, "b": shared}), everything(1.0))
+    assert [(entry.name, entry.tied_to) for entry in planned] == [("a.weight", ("b.weight",))]
+
+
 def parametrized() -> nn.Module:
     return nn.utils.parametrizations.orthogonal(nn.Linear(2, 2))
 

@@ -184,6 +184,14 @@ def test_a_rule_function_sees_the_place_in_the_stack() -> None:
     assert stds == [0.25, 0.5, 0.75, 1.0]
 
 
+def test_a_rule_tells_its_condition_and_promise_in_words() -> None:
+    rule = Rule(Match(("*.a", "*.b"), (nn.Linear, "Conv1D")), Normal(0.5))
+    assert rule.condition == "*.a or *.b of Linear or Conv1D"
+    assert rule.promise == "N(0, 0.5)"
+    assert Rule("*.a", lambda _slot: Normal(0.5)).condition == "*.a"
+    assert Rule("*.a", lambda _slot: Normal(0.5)).promise == "depends on the parameter"
+
+
 def test_a_module_is_matched_by_the_names_of_its_bases_too() -> None:
     class Mine(nn.Linear):
         pass

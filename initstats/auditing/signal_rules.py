@@ -176,8 +176,8 @@ class ActivationStd(AuditRule):
 class DepthGrowth(AuditRule):
     """Base of the rules on a signal that grows or shrinks exponentially with depth.
 
-    The growth exponent of a series of L layers is lambda = ln(rms_last / rms_first) / L. A sum of
-    L independent residual branches may grow by sqrt(L) on top of `factor`, so the limit is
+    The growth exponent of a series of L layers is lambda = ln(size_last / size_first) / L. A sum
+    of L independent residual branches may grow by sqrt(L) on top of `factor`, so the limit is
     (ln factor + ln(L) / 2) / L. It is scale free; only the total change decides.
 
     Attributes:
@@ -190,22 +190,24 @@ class DepthGrowth(AuditRule):
 
     source: ClassVar[str] = "growth exponent of OLMo 2, arXiv 2501.00656"
     what: ClassVar[str]
+    size: ClassVar[str]
 
     @abstractmethod
-    def passed(self, evidence: Evidence, series: Series) -> list[tuple[str, Stats | None]]:
-        """Return (layer, record) of a series in the order in which the signal passes."""
+    def ends(
+        self, evidence: Evidence, series: Series
+    ) -> tuple[LayerReport, Stats | None, Stats | None]:
+        """Return the last layer that the signal passes, and the records it starts and ends with."""
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Judge every series."""
         for series in evidence.series:
-            places = self.passed(evidence, series)
-            records = [record for _, record in places if record is not None]
-            if len(records) == len(places):
-                where = places[-1][0]
-                yield from self._judge(series, where, records[0].rms, records[-1].rms)
+            layer, first, last = self.ends(evidence, series)
+            if first is not None and last is not None:
+                sizes = getattr(first, self.size), getattr(last, self.size)
+                yield from self._judge(series, layer.name, *sizes)
 
     def _judge(self, series: Series, where: str, first: float, last: float) -> Iterator[Finding]:
-        """Judge one series by the rms at its two ends."""
+        """Judge one series by the sizes at its two ends."""
         if not (0 < first < math.inf and 0 < last < math.inf):
             return
         length = len(series.layers)
@@ -220,8 +222,8 @@ class DepthGrowth(AuditRule):
             where,
             total / length,
             math.copysign(allowed / length, total),
-            cause=f"{self.what} {verb} from rms {number(first)} to {number(last)} over {length} "
-            f"layers{stack}, by a factor of {math.exp(total / length):.3g} per layer",
+            cause=f"{self.what} {verb} from {self.size} {number(first)} to {number(last)} over "
+            f"{length} layers{stack}, by a factor of {math.exp(total / length):.3g} per layer",
             fix=f"{gain} the gain of the weights until a layer keeps the rms of its input; add "
             "normalisation, or residual paths with outputs scaled by 1/sqrt(2 L)",
         )
@@ -233,22 +235,34 @@ class ActivationGrowth(DepthGrowth):
 
     id: ClassVar[str] = "activation-growth"
     what: ClassVar[str] = "activations"
+    size: ClassVar[str] = "rms"
 
-    def passed(self, evidence: Evidence, series: Series) -> list[tuple[str, Stats | None]]:
-        """Return the outputs, first to last."""
-        return [(name, evidence.layers[name].activation) for name in series.layers]
+    def ends(
+        self, evidence: Evidence, series: Series
+    ) -> tuple[LayerReport, Stats | None, Stats | None]:
+        """Return the last layer, and the first and the last output."""
+        first, last = (evidence.layers[series.layers[i]] for i in (0, -1))
+        return last, first.activation, last.activation
 
 
 @dataclass(frozen=True)
 class GradientGrowth(DepthGrowth):
-    """Gradients of activations that grow or shrink exponentially on the way back."""
+    """Gradients of activations that grow or shrink exponentially on the way back.
+
+    Compared by norm: where layers differ in size (the stages of a convolutional network), a layer
+    that passes the gradient on keeps its norm, not its rms.
+    """
 
     id: ClassVar[str] = "gradient-growth"
     what: ClassVar[str] = "gradients"
+    size: ClassVar[str] = "l2"
 
-    def passed(self, evidence: Evidence, series: Series) -> list[tuple[str, Stats | None]]:
-        """Return the gradients of the outputs, last layer to first."""
-        return [(name, evidence.layers[name].output_gradient) for name in reversed(series.layers)]
+    def ends(
+        self, evidence: Evidence, series: Series
+    ) -> tuple[LayerReport, Stats | None, Stats | None]:
+        """Return the first layer, and the gradients of the last and of the first output."""
+        first, last = (evidence.layers[series.layers[i]] for i in (0, -1))
+        return first, last.output_gradient, first.output_gradient
 
 
 def _not_finite(record: Stats) -> int:

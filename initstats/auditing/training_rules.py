@@ -39,15 +39,20 @@ class MissingGradient(AuditRule):
 class GradientRatio(AuditRule):
     """Weight gradients of the first block against those of the last.
 
+    Weight gradients may be small by design (a branch scaled by 1e-6 as in ConvNeXt), so they only
+    count as vanished when the gradient of the block's output has vanished too.
+
     Attributes:
         low: Ratio below which gradients vanish.
         tiny: Rms below which the first block's gradient must also lie to be called vanished.
+        signal: Ratio below which the norm of the output's gradient must also lie.
         high: Ratio above which gradients explode.
         severe: Ratio above which this is an error.
     """
 
     low: float = 1e-3
     tiny: float = 1e-4
+    signal: float = 1e-2
     high: float = 70.0
     severe: float = 1000.0
 
@@ -59,6 +64,8 @@ class GradientRatio(AuditRule):
         for series in evidence.series:
             ends = (evidence.layers[series.layers[0]], evidence.layers[series.layers[-1]])
             first, last = (layer.weight_gradient for layer in ends)
+            signal = [x.output_gradient.l2 for x in ends if x.output_gradient is not None]
+            faded = len(signal) == len(ends) and signal[0] < self.signal * signal[1]
             if first is None or last is None or not 0 < last.rms < math.inf:
                 continue
             ratio = first.rms / last.rms
@@ -66,7 +73,7 @@ class GradientRatio(AuditRule):
                 f"weight gradients have rms {number(first.rms)} in {series.layers[0]} and "
                 f"{number(last.rms)} in {series.layers[-1]}"
             )
-            if ratio < self.low and first.rms < self.tiny:
+            if ratio < self.low and first.rms < self.tiny and faded:
                 fix = "raise the gain of the weights, or add residual paths or normalisation"
                 yield self.finding("error", series.layers[0], ratio, self.low, cause=cause, fix=fix)
             elif ratio > self.high:

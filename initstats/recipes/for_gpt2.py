@@ -59,6 +59,8 @@ def gpt2(
             )
         return Normal(std / math.sqrt(2 * depth))
 
+    residual.__doc__ = f"N(0, {std:g} / sqrt(2 L)), L blocks"
+
     position = Normal(std if position_std is None else position_std)
     rules = [
         Rule(Match("*weight", _NORM), Constant(1.0), "norm scale"),

@@ -78,7 +78,7 @@ class Rule:
     Args:
         match: The condition, or a glob pattern on the parameter name.
         fill: The distribution, or a function from the parameter's `Slot` to one, for rules that
-            depend on shape or depth.
+            depend on shape or depth; the first line of its docstring is shown in lists of rules.
         label: Short name of the rule, shown in plans; the pattern when empty.
 
     Raises:
@@ -108,6 +108,13 @@ class Rule:
     def condition(self) -> str:
         """What the rule takes, in words."""
         return str(self.match)
+
+    @property
+    def promise(self) -> str:
+        """What the rule puts there, in words: of a function the first line of its docstring."""
+        if isinstance(self.fill, (Normal, Uniform, Constant)):
+            return str(self.fill)
+        return (self.fill.__doc__ or "depends on the parameter").partition("\n")[0]
 
     def explain(self, slot: Slot) -> str | None:
         """Say why this rule takes a parameter, or return None when it does not."""
