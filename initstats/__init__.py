@@ -1,4 +1,4 @@
-"""initstats: fast initialisers, fused statistics of every layer, and an audit of whether a model starts well."""
+"""Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
 from initstats import recipes
 from initstats.auditing import AuditReport, AuditRule, Finding, audit

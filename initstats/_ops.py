@@ -67,7 +67,7 @@ def trunc_normal_(
 def stats(
     tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int] = ()
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the raw records: moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale]."""
+    """Return moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale]."""
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.stats(
         tensors, groups, scale, box
     )
@@ -81,6 +81,7 @@ def _fake_fill(*_args: object) -> None:
 def _fake_stats(
     tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    del box
     n = len(tensors)
     device = tensors[0].device if tensors else torch.device("cpu")
     bins = 512 << scale if groups & 2 else 0

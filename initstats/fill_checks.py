@@ -1,4 +1,4 @@
-"""Checks of fill arguments, once for one tensor and many: each raises before anything is written."""
+"""Checks of fill arguments, for one tensor and many: each raises before anything is written."""
 
 from __future__ import annotations
 
@@ -22,21 +22,28 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor if a fill can write it.
 
     Raises:
-        TypeError: not a tensor, a subclass that does not own its memory, sparse, quantised, or of another dtype.
+        TypeError: not a tensor, a subclass that does not own its memory, sparse, quantised, or of
+            another dtype.
         ValueError: in the middle of an autograd graph.
     """
     if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"initstats.{function}: expected a torch.Tensor, got {type(tensor).__name__}")
+        raise TypeError(
+            f"initstats.{function}: expected a torch.Tensor, got {type(tensor).__name__}"
+        )
     if tensor.layout is not torch.strided:
-        raise TypeError(f"initstats.{function}: expected a dense tensor, got layout={tensor.layout}")
+        raise TypeError(
+            f"initstats.{function}: expected a dense tensor, got layout={tensor.layout}"
+        )
     if tensor.dtype not in _DTYPES:
         kind = "a quantized tensor" if tensor.is_quantized else f"dtype={tensor.dtype}"
         raise TypeError(
-            f"initstats.{function}: expected dtype float16, bfloat16, float32 or float64, got {kind}"
+            f"initstats.{function}: expected dtype float16, bfloat16, float32 or float64,"
+            f" got {kind}"
         )
     if type(tensor).__name__ == "DTensor":
         raise TypeError(
-            f"initstats.{function}: expected a local tensor, got a DTensor (sharded fills are not there yet)"
+            f"initstats.{function}: expected a local tensor, got a DTensor"
+            " (sharded fills are not there yet)"
         )
     if tensor.requires_grad and not tensor.is_leaf:
         raise ValueError(
@@ -83,7 +90,8 @@ def check_uniform(function: str, dtype: torch.dtype, a: float, b: float) -> None
         raise ValueError(f"initstats.{function}: expected b - a to be finite, got a={a}, b={b}")
     if a < b and _C.smallest_at_least(_DTYPES[dtype], a) >= b:
         raise ValueError(
-            f"initstats.{function}: expected an interval [a, b) that holds a {dtype} value, got a={a}, b={b}"
+            f"initstats.{function}: expected an interval [a, b) that holds a {dtype} value,"
+            f" got a={a}, b={b}"
         )
 
 
@@ -108,9 +116,11 @@ def check_trunc_normal(
     inside = a == -math.inf or _C.smallest_at_least(_DTYPES[dtype], a) <= b
     if not (inside or a == b) or math.inf in (a, -b):
         raise ValueError(
-            f"initstats.{function}: expected an interval [a, b] that holds a {dtype} value, got a={a}, b={b}"
+            f"initstats.{function}: expected an interval [a, b] that holds a {dtype} value,"
+            f" got a={a}, b={b}"
         )
     if std == 0.0 and not a <= mean <= b:
         raise ValueError(
-            f"initstats.{function}: expected the mean in [a, b] with std=0, got mean={mean}, a={a}, b={b}"
+            f"initstats.{function}: expected the mean in [a, b] with std=0,"
+            f" got mean={mean}, a={a}, b={b}"
         )

@@ -1,4 +1,4 @@
-"""Random fills: `uniform_`, `normal_`, `trunc_normal_`, and their forms for many tensors in one launch."""
+"""Random fills: `uniform_`, `normal_`, `trunc_normal_`, and their forms for many tensors."""
 
 from __future__ import annotations
 
@@ -32,10 +32,13 @@ def uniform_(
     """Fill the tensor with uniform numbers in [a, b), in place.
 
     Args:
-        tensor: float16, bfloat16, float32 or float64, any shape and strides, CPU or CUDA; on meta nothing happens.
+        tensor: float16, bfloat16, float32 or float64, any shape and strides, CPU or CUDA; on meta
+            nothing happens.
         a: smallest value, finite in the tensor's dtype.
-        b: bound that is never reached, also not by rounding, finite and >= a; a == b fills with the value.
-        generator: where the key is drawn from, of either device; default: torch's default CPU generator.
+        b: bound that is never reached, also not by rounding, finite and >= a; a == b fills with the
+            value.
+        generator: where the key is drawn from, of either device; default: torch's default CPU
+            generator.
         seed: integer in [-2**63, 2**64) to take the key from instead; no generator moves then.
         name: with seed, usually the parameter's name: other names give independent numbers.
 
@@ -44,15 +47,19 @@ def uniform_(
 
     Raises:
         TypeError: not a dense floating tensor of the four dtypes, or an argument of the wrong kind.
-        ValueError: a > b, a or b not finite in the dtype, no value of the dtype in [a, b), seed out of range, seed and
-            generator together, or a tensor in the middle of an autograd graph.
+        ValueError: a > b, a or b not finite in the dtype, no value of the dtype in [a, b), seed out
+            of range, seed and generator together, or a tensor in the middle of an autograd graph.
         RuntimeError: elements of the tensor share memory (expanded tensors).
 
-    Determinism: bitwise. The same key gives the same bits on CPU and CUDA, for any number of threads, any strides and
-        any batching. float32 and narrower use 24 random bits per element, float64 53.
-    Source: the signature is torch.nn.init.uniform_; the stream is Philox4x32-10 (Salmon et al. 2011).
+    Determinism: bitwise. The same key gives the same bits on CPU and CUDA, for any number of
+        threads, any strides and any batching. float32 and narrower use 24 random bits per element,
+        float64 53.
+    Source: the signature is torch.nn.init.uniform_; the stream is Philox4x32-10 (Salmon et al.
+        2011).
     """
-    foreach_uniform_([tensor], a, b, generator=generator, seed=seed, names=_one(name), _function="uniform_")
+    foreach_uniform_(
+        [tensor], a, b, generator=generator, seed=seed, names=_one(name), _function="uniform_"
+    )
     return tensor
 
 
@@ -81,11 +88,14 @@ def normal_(
     Raises:
         ValueError: std < 0 or a parameter that is not finite; otherwise as `uniform_`.
 
-    Determinism: bitwise, as `uniform_`. One 32-bit word per element (float64: 54 bits): |z| reaches 6.3 (8.3), and
-        the value is within 5 ulp of float32 of the exact inverse CDF of the word.
-    Source: the signature is torch.nn.init.normal_; inverse CDF after Giles 2010 (float64: Wichura 1988, AS 241).
+    Determinism: bitwise, as `uniform_`. One 32-bit word per element (float64: 54 bits): |z| reaches
+        6.3 (8.3), and the value is within 5 ulp of float32 of the exact inverse CDF of the word.
+    Source: the signature is torch.nn.init.normal_; inverse CDF after Giles 2010 (float64: Wichura
+        1988, AS 241).
     """
-    foreach_normal_([tensor], mean, std, generator=generator, seed=seed, names=_one(name), _function="normal_")
+    foreach_normal_(
+        [tensor], mean, std, generator=generator, seed=seed, names=_one(name), _function="normal_"
+    )
     return tensor
 
 
@@ -102,13 +112,15 @@ def trunc_normal_(
 ) -> torch.Tensor:
     """Fill the tensor with normal numbers truncated to [a, b], in place.
 
-    The bounds are absolute values, as in torch (at std=0.02 the default ±2 cuts nothing). Any interval works, also
-    narrow ones and far tails such as [5, inf]: one write per element, no rejection, no host sync.
+    The bounds are absolute values, as in torch (at std=0.02 the default ±2 cuts nothing). Any
+    interval works, also narrow ones and far tails such as [5, inf]: one write per element, no
+    rejection, no host sync.
 
     Args:
         tensor: as in `uniform_`.
         mean: of the normal before truncation, finite.
-        std: of the normal before truncation, finite, >= 0; 0 fills with the mean, which must then lie in [a, b].
+        std: of the normal before truncation, finite, >= 0; 0 fills with the mean, which must then
+            lie in [a, b].
         a: smallest value, may be -inf.
         b: largest value, may be inf; a == b fills with the value.
         generator: as in `uniform_`.
@@ -119,13 +131,23 @@ def trunc_normal_(
         The tensor.
 
     Raises:
-        ValueError: std < 0, a > b, NaN, mean not finite, no value of the dtype in [a, b]; otherwise as `uniform_`.
+        ValueError: std < 0, a > b, NaN, mean not finite, no value of the dtype in [a, b]; otherwise
+            as `uniform_`.
 
     Determinism: bitwise, as `uniform_`. Bounds hold in every dtype after rounding.
-    Source: the signature is torch.nn.init.trunc_normal_; the method is the inverse CDF between the bounds.
+    Source: the signature is torch.nn.init.trunc_normal_; the method is the inverse CDF between the
+        bounds.
     """
     foreach_trunc_normal_(
-        [tensor], mean, std, a, b, generator=generator, seed=seed, names=_one(name), _function="trunc_normal_"
+        [tensor],
+        mean,
+        std,
+        a,
+        b,
+        generator=generator,
+        seed=seed,
+        names=_one(name),
+        _function="trunc_normal_",
     )
     return tensor
 
@@ -232,7 +254,7 @@ def foreach_trunc_normal_(
 
 
 class _Fill:
-    """One call: checks everything, draws the keys, then hands the tensors of each device to the op."""
+    """One call: checks everything, draws the keys, hands the tensors of each device to the op."""
 
     def __init__(
         self,
@@ -246,10 +268,13 @@ class _Fill:
         self.tensors = [tensor_to_fill(function, tensor) for tensor in tensors]
         if names is not None and len(names) != len(self.tensors):
             raise ValueError(
-                f"initstats.{function}: expected one name per tensor, {len(self.tensors)}, got {len(names)}"
+                f"initstats.{function}: expected one name per tensor,"
+                f" {len(self.tensors)}, got {len(names)}"
             )
         if len({id(tensor) for tensor in self.tensors}) != len(self.tensors):
-            raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
+            raise ValueError(
+                f"initstats.{function}: expected every tensor once, got one tensor twice"
+            )
 
     def numbers(self, name: str, value: Numbers) -> list[float]:
         """Return the parameter as a list: one number for all tensors, or one per tensor."""
@@ -264,7 +289,11 @@ class _Fill:
                 check(self.function, dtype, *(values[0] for values in parameters))
             return
         for i, tensor in enumerate(self.tensors):
-            check(self.function, tensor.dtype, *(values[i if len(values) > 1 else 0] for values in parameters))
+            check(
+                self.function,
+                tensor.dtype,
+                *(values[i if len(values) > 1 else 0] for values in parameters),
+            )
 
     def run(self, op: Callable[..., None], *parameters: list[float]) -> None:
         """Draw the keys in order, then call the op once per device."""
@@ -290,9 +319,13 @@ class _Fill:
             for device in devices:
                 here = [i for i in places if self.tensors[i].device == device]
                 tensors = [self.tensors[i] for i in here]
-                arguments = [values if len(values) == 1 else [values[i] for i in here] for values in parameters]
+                arguments = [
+                    values if len(values) == 1 else [values[i] for i in here]
+                    for values in parameters
+                ]
                 op(tensors, [key_at[i] for i in here], *arguments)
-                # The op writes through raw pointers: tell autograd, so that stale saved tensors are noticed.
+                # The op writes through raw pointers: tell autograd, so that stale saved tensors are
+                # noticed.
                 torch.autograd.graph.increment_version(tensors)
 
 

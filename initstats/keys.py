@@ -18,7 +18,8 @@ def key_of(seed: int, name: str | None = None) -> int:
     """Return the 64-bit key of a named tensor.
 
     Args:
-        seed: any integer in [-2**63, 2**64), taken modulo 2**64 (so that -1 and 2**64 - 1 agree, as in torch).
+        seed: any integer in [-2**63, 2**64), taken modulo 2**64 (so that -1 and 2**64 - 1 agree, as
+            in torch).
         name: usually the parameter's name; None and "" are different names.
 
     Returns:
@@ -33,7 +34,9 @@ def key_of(seed: int, name: str | None = None) -> int:
     """
     _check_seed("key_of", seed)
     if name is not None and not isinstance(name, str):
-        raise TypeError(f"initstats.key_of: expected name to be a string or None, got name={name!r}")
+        raise TypeError(
+            f"initstats.key_of: expected name to be a string or None, got name={name!r}"
+        )
     message = _DOMAIN + (seed % _UINT64).to_bytes(8, "little")
     message += b"\0" if name is None else b"\1" + name.encode()
     return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
@@ -49,21 +52,24 @@ def draw_keys(
 ) -> list[int]:
     """Return one key per tensor, as signed 64-bit integers for the ops.
 
-    With `seed`, the keys come from it and the names (or, for several unnamed tensors, their positions); no generator
-    moves. Otherwise each tensor takes one 64-bit draw: from `generator`, or from torch's default CPU generator whatever
-    the device of the tensor, so that `torch.manual_seed` alone decides the weights on every device.
+    With `seed`, the keys come from it and the names (or, for several unnamed tensors, their
+    positions); no generator moves. Otherwise each tensor takes one 64-bit draw: from `generator`,
+    or from torch's default CPU generator whatever the device of the tensor, so that
+    `torch.manual_seed` alone decides the weights on every device.
 
-    A CUDA generator is read and advanced on the host: the key is a hash of its seed and offset, and the offset grows
-    by 4 per tensor. The device is not touched.
+    A CUDA generator is read and advanced on the host: the key is a hash of its seed and offset, and
+    the offset grows by 4 per tensor. The device is not touched.
 
     Raises:
         TypeError: generator is not a torch.Generator.
-        ValueError: seed and generator are both given, names are given without seed, or seed is out of range.
+        ValueError: seed and generator are both given, names are given without seed, or seed is out
+            of range.
     """
     if seed is not None:
         if generator is not None:
             raise ValueError(
-                f"initstats.{function}: expected seed or generator, got both (leave one of them out)"
+                f"initstats.{function}: expected seed or generator, got both"
+                " (leave one of them out)"
             )
         _check_seed(function, seed)
         if names is None:
@@ -75,12 +81,14 @@ def draw_keys(
         generator = torch.default_generator
     elif not isinstance(generator, torch.Generator):
         raise TypeError(
-            f"initstats.{function}: expected generator to be a torch.Generator, got {type(generator).__name__}"
+            f"initstats.{function}: expected generator to be a torch.Generator,"
+            f" got {type(generator).__name__}"
         )
     if generator.device.type == "cpu":
         if count == 0:
             return []
-        # random_() over the full range gives 64 random bits per element, one engine draw of 64 bits each.
+        # random_() over the full range gives 64 random bits per element, one engine draw of 64 bits
+        # each.
         draws = torch.empty(count, dtype=torch.int64).random_(-(2**63), None, generator=generator)
         return [int(draw) for draw in draws.tolist()]
     keys = []

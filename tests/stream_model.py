@@ -1,7 +1,8 @@
-"""An independent NumPy model of the stream: which bits a key gives. Nothing here calls the code under test.
+"""An independent NumPy model of the stream: which bits a key gives. Nothing here calls the code
+under test.
 
-Sources: Philox4x32-10 from Salmon et al. 2011, figure 2; keys from RFC 7693 through hashlib; the normal from scipy's
-double precision inverse CDF.
+Sources: Philox4x32-10 from Salmon et al. 2011, figure 2; keys from RFC 7693 through hashlib; the
+normal from scipy's double precision inverse CDF.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ Words = npt.NDArray[np.uint32]
 
 def philox4x32_10(counter: npt.NDArray[np.uint64], key: int, purpose: int) -> Words:
     """Return the words of counters (lo, hi, purpose, 0), shape [len(counter), 4]."""
-    c = [counter & 0xFFFFFFFF, counter >> np.uint64(32), np.full_like(counter, purpose), np.zeros_like(counter)]
+    c = [
+        counter & 0xFFFFFFFF,
+        counter >> np.uint64(32),
+        np.full_like(counter, purpose),
+        np.zeros_like(counter),
+    ]
     k0, k1 = key & 0xFFFFFFFF, key >> 32
     for _ in range(10):
         p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
@@ -33,11 +39,13 @@ def philox4x32_10(counter: npt.NDArray[np.uint64], key: int, purpose: int) -> Wo
 
 def words(key: int, index: npt.NDArray[np.uint64], purpose: int = 0) -> Words:
     """Return the word of every element index."""
-    return philox4x32_10(index // np.uint64(4), key, purpose)[np.arange(len(index)), (index % 4).astype(int)]
+    return philox4x32_10(index // np.uint64(4), key, purpose)[
+        np.arange(len(index)), (index % 4).astype(int)
+    ]
 
 
 def wide_words(key: int, index: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the 64-bit word of every element index: high half from purpose 0, low half from purpose 1."""
+    """Return the 64-bit words: high halves from purpose 0, low halves from purpose 1."""
     return words(key, index, 0).astype(np.uint64) << np.uint64(32) | words(key, index, 1)
 
 
@@ -59,7 +67,7 @@ def uniform01_float64(key: int, index: npt.NDArray[np.uint64]) -> npt.NDArray[np
 
 
 def normal(key: int, index: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Return the standard normals of float32 fills in double: sign bit, then p = (k + 1/2) / 2**32."""
+    """Return the normals of float32 fills in double: sign bit, then p = (k + 1/2) / 2**32."""
     word = words(key, index)
     p = ((word & np.uint32(0x7FFFFFFF)).astype(np.float64) + 0.5) * 2.0**-32
     return np.where(word >> np.uint32(31), -1.0, 1.0) * -ndtri(p)

@@ -1,8 +1,9 @@
-"""Distributions of the fills against exact ones: moments, Kolmogorov-Smirnov, tails, bounds and ulps.
+"""Distributions of the fills against exact ones: moments, Kolmogorov-Smirnov, tails, bounds and
+ulps.
 
-All seeds are fixed, so a test either passes for good or fails for good. The false-alarm rate that a fresh seed would
-have is stated beside each bound: about 1e-6 per check, that is 4.9 standard errors, and KS distances beyond
-2.7 / sqrt(n) (Kolmogorov's limit law: 2 exp(-2 * 2.7**2) = 9e-7).
+All seeds are fixed, so a test either passes for good or fails for good. The false-alarm rate that a
+fresh seed would have is stated beside each bound: about 1e-6 per check, that is 4.9 standard
+errors, and KS distances beyond 2.7 / sqrt(n) (Kolmogorov's limit law: 2 exp(-2 * 2.7**2) = 9e-7).
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import mpmath
 import numpy as np
 import numpy.typing as npt
 import pytest
-import stream_model as model
 import torch
 from scipy import stats
 from scipy.special import log_ndtr, ndtr, ndtri
 
 import initstats
+import stream_model as model
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 N = 400_000
@@ -26,20 +27,20 @@ INF = math.inf
 
 
 def cells(values: npt.NDArray[np.float64], dtype: torch.dtype) -> npt.NDArray[np.float64]:
-    """Upper ends of the rounding cells of values: what rounds to them or below lies under the midpoint to the next."""
+    """Upper ends of the rounding cells of values: the midpoints to the next values."""
     t = torch.from_numpy(values).to(dtype)
     following = torch.nextafter(t, torch.full_like(t, INF)).double().numpy()
     return (values + following) / 2
 
 
 def ks_distance(sample: torch.Tensor, cdf: stats.rv_continuous, dtype: torch.dtype) -> float:
-    """Largest gap between the sample's distribution and the rounded exact one, at the points the sample takes."""
+    """Largest gap between the sample's distribution and the rounded exact one."""
     points, counts = np.unique(sample.double().cpu().numpy(), return_counts=True)
     return float(np.abs(np.cumsum(counts) / counts.sum() - cdf(cells(points, dtype))).max())
 
 
 def trunc_cdf(mean: float, std: float, a: float, b: float):  # type: ignore[no-untyped-def]
-    """CDF of the truncated normal in double, from log tail masses so that far tails keep their digits."""
+    """CDF of the truncated normal, from log tail masses so that far tails keep their digits."""
     alpha, beta = (a - mean) / std, (b - mean) / std
     sign = -1.0 if alpha > 0 else 1.0  # work in the lower tail
 
@@ -69,7 +70,9 @@ def test_uniform_has_its_distribution_in_every_dtype(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_normal_has_its_distribution_in_every_dtype(dtype: torch.dtype, device: torch.device) -> None:
+def test_normal_has_its_distribution_in_every_dtype(
+    dtype: torch.dtype, device: torch.device
+) -> None:
     x = torch.empty(N, dtype=dtype, device=device)
     initstats.normal_(x, 0.5, 0.02, seed=12)
     assert ks_distance(x, stats.norm(0.5, 0.02).cdf, dtype) < 2.7 / math.sqrt(N)
@@ -180,24 +183,41 @@ def test_float64_normal_is_within_4e_15_of_the_exact_inverse_cdf() -> None:
 
 
 @pytest.mark.parametrize(("mean", "std", "a", "b"), CASES)
-def test_trunc_normal_is_the_inverse_cdf_of_its_word(mean: float, std: float, a: float, b: float) -> None:
-    # Within 6 ulp of float32 of the largest of value, bound and mean, or 3e-7 standard deviations: what one rounding
-    # of the mapped probability costs. mpmath inverts the distribution function at 60 digits.
+def test_trunc_normal_is_the_inverse_cdf_of_its_word(
+    mean: float, std: float, a: float, b: float
+) -> None:
+    # Within 6 ulp of float32 of the largest of value, bound and mean, or 3e-7 standard deviations:
+    # what one rounding of the mapped probability costs. mpmath inverts the distribution function at
+    # 60 digits.
     n = 300
     u = model.uniform31(model.key_of(18, None), np.arange(n, dtype=np.uint64))
     x = initstats.trunc_normal_(torch.empty(n), mean, std, a, b, seed=18).double().numpy()
     mpmath.mp.dps = 60
     alpha, beta = (mpmath.mpf(v) for v in ((a - mean) / std, (b - mean) / std))
     flip = alpha > 0
-    low, high = (mpmath.ncdf(-beta), mpmath.ncdf(-alpha)) if flip else (mpmath.ncdf(alpha), mpmath.ncdf(beta))
+    low, high = (
+        (mpmath.ncdf(-beta), mpmath.ncdf(-alpha))
+        if flip
+        else (mpmath.ncdf(alpha), mpmath.ncdf(beta))
+    )
     for i in range(n):
-        below = (high - mpmath.mpf(float(u[i])) * (high - low)) if flip else low + mpmath.mpf(float(u[i])) * (high - low)
+        below = (
+            (high - mpmath.mpf(float(u[i])) * (high - low))
+            if flip
+            else low + mpmath.mpf(float(u[i])) * (high - low)
+        )
         z = mpmath.sqrt(2) * mpmath.erfinv(2 * below - 1)
         if below < mpmath.mpf("1e-20"):
             start = -mpmath.sqrt(-2 * mpmath.log(below))
-            z = mpmath.findroot(lambda t, p=below: mpmath.log(mpmath.ncdf(t)) - mpmath.log(p), (start, start * 0.95))
+            z = mpmath.findroot(
+                lambda t, p=below: mpmath.log(mpmath.ncdf(t)) - mpmath.log(p), (start, start * 0.95)
+            )
         exact = mean + std * float(-z if flip else z)
-        scale = max(abs(exact), abs(mean), *(abs(v) for v in (a, b) if math.isfinite(v) and abs(v) < abs(exact) + 1))
+        scale = max(
+            abs(exact),
+            abs(mean),
+            *(abs(v) for v in (a, b) if math.isfinite(v) and abs(v) < abs(exact) + 1),
+        )
         assert abs(x[i] - exact) < 6 * float(np.spacing(np.float32(scale))) + 3e-7 * std
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import stream_model as model
 import torch
 
 import initstats
+import stream_model as model
 
 
 def filled(**arguments: object) -> torch.Tensor:
@@ -112,7 +112,9 @@ def test_manual_seed_makes_cpu_and_cuda_equal(device: torch.device) -> None:
 @pytest.mark.backends("cuda")
 def test_cuda_generator_is_advanced_on_the_host(device: torch.device) -> None:
     generator = torch.Generator(device=device).manual_seed(1)
-    a, b = (initstats.normal_(torch.empty(1000, device=device), generator=generator) for _ in range(2))
+    a, b = (
+        initstats.normal_(torch.empty(1000, device=device), generator=generator) for _ in range(2)
+    )
     assert not torch.equal(a, b)
     assert generator.get_offset() == 8
     again = torch.Generator(device=device).manual_seed(1)
@@ -124,9 +126,17 @@ def test_cuda_generator_is_advanced_on_the_host(device: torch.device) -> None:
     [
         ({"seed": 1.5}, TypeError, "expected seed to be an integer, got seed=1.5"),
         ({"seed": True}, TypeError, "expected seed to be an integer, got seed=True"),
-        ({"seed": 2**64}, ValueError, r"expected seed in \[-2\*\*63, 2\*\*64\), got seed=18446744073709551616"),
+        (
+            {"seed": 2**64},
+            ValueError,
+            r"expected seed in \[-2\*\*63, 2\*\*64\), got seed=18446744073709551616",
+        ),
         ({"seed": 1, "name": 3}, TypeError, "expected name to be a string or None, got name=3"),
-        ({"seed": 1, "generator": torch.Generator()}, ValueError, "expected seed or generator, got both"),
+        (
+            {"seed": 1, "generator": torch.Generator()},
+            ValueError,
+            "expected seed or generator, got both",
+        ),
         ({"name": "a"}, ValueError, "expected a seed with name, got name without seed"),
         ({"generator": 7}, TypeError, "expected generator to be a torch.Generator, got int"),
     ],

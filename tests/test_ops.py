@@ -47,4 +47,7 @@ def test_every_op_has_cpu_and_cuda_kernels() -> None:
         pytest.skip("built without CUDA kernels")
     for name in (*FILL_ARGUMENTS, "stats"):
         for key in ("CPU", "CUDA"):
-            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"initstats::{name}", key), (name, key)
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"initstats::{name}", key), (
+                name,
+                key,
+            )

@@ -1,8 +1,9 @@
-"""What a seed means: the words, their assignment to elements, and that nothing else has a say in them."""
+"""What a seed means: the words, their elements, and that nothing else has a say in them."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stream_model as model
 import torch
 
 import initstats
+import stream_model as model
 from initstats import _C, _ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,9 +27,15 @@ Fill = Callable[[torch.Tensor], object]
 FILLS: dict[str, Fill] = {
     "uniform": lambda t: initstats.uniform_(t, -0.3, 0.7, seed=2026, name="golden"),
     "normal": lambda t: initstats.normal_(t, 0.1, 0.02, seed=2026, name="golden"),
-    "trunc_normal": lambda t: initstats.trunc_normal_(t, 0.0, 1.0, -2.0, 2.0, seed=2026, name="golden"),
-    "trunc_normal_narrow": lambda t: initstats.trunc_normal_(t, 0.0, 1.0, 0.5, 0.625, seed=2026, name="golden"),
-    "trunc_normal_tail": lambda t: initstats.trunc_normal_(t, 0.0, 1.0, 5.0, float("inf"), seed=2026, name="golden"),
+    "trunc_normal": lambda t: initstats.trunc_normal_(
+        t, 0.0, 1.0, -2.0, 2.0, seed=2026, name="golden"
+    ),
+    "trunc_normal_narrow": lambda t: initstats.trunc_normal_(
+        t, 0.0, 1.0, 0.5, 0.625, seed=2026, name="golden"
+    ),
+    "trunc_normal_tail": lambda t: initstats.trunc_normal_(
+        t, 0.0, 1.0, 5.0, float("inf"), seed=2026, name="golden"
+    ),
 }
 
 
@@ -52,8 +59,8 @@ def test_philox_gives_the_published_known_answers() -> None:
 
 
 def test_philox_gives_the_10000th_value_of_the_cpp_standard() -> None:
-    # [rand.predef]: the 10000th invocation of a default-constructed std::philox4x32 gives 1955073260; its default
-    # seed is 20111115 and its first block has counter 0.
+    # [rand.predef]: the 10000th invocation of a default-constructed std::philox4x32 gives
+    # 1955073260; its default seed is 20111115 and its first block has counter 0.
     assert _C.philox4x32_10(20111115, 9999 // 4, 0, 0)[9999 % 4] == 1955073260
 
 
@@ -154,14 +161,16 @@ def test_pieces_of_a_matrix_get_the_bits_of_the_whole(
     ops = {
         "uniform": lambda t, k, box: _ops.uniform_(t, k, [-0.5], [0.5], box),
         "normal": lambda t, k, box: _ops.normal_(t, k, [0.0], [1.0], box),
-        "trunc_normal": lambda t, k, box: _ops.trunc_normal_(t, k, [0.0], [1.0], [-2.0], [2.0], box),
+        "trunc_normal": lambda t, k, box: _ops.trunc_normal_(
+            t, k, [0.0], [1.0], [-2.0], [2.0], box
+        ),
     }
     for op in ops.values():
         whole = torch.empty(61, 47, dtype=dtype, device=device)
         op([whole], [KEY], [])
         pieces, boxes, expected = [], [], []
-        for top, bottom in zip(rows, rows[1:], strict=False):
-            for left, right in zip(columns, columns[1:], strict=False):
+        for top, bottom in itertools.pairwise(rows):
+            for left, right in itertools.pairwise(columns):
                 pieces.append(torch.empty(bottom - top, right - left, dtype=dtype, device=device))
                 boxes.append(((top, left), (61, 47)))
                 expected.append(whole[top:bottom, left:right])
@@ -220,4 +229,7 @@ def print_golden() -> None:
     """Print the hashes; the file of golden ones is this output below a heading."""
     for name, fill in FILLS.items():
         for dtype in DTYPES:
-            print(f"{name}/{str(dtype).removeprefix('torch.')}", golden_hash(fill, dtype, torch.device("cpu")))
+            print(
+                f"{name}/{str(dtype).removeprefix('torch.')}",
+                golden_hash(fill, dtype, torch.device("cpu")),
+            )

@@ -13,7 +13,8 @@ Capability parse(const std::string& text) {
     if (text == capability_name(c)) return c;
   }
   throw std::invalid_argument(
-      "initstats: expected INITSTATS_CPU_CAPABILITY to be one of baseline, avx2, avx512, got " + text);
+      "initstats: expected INITSTATS_CPU_CAPABILITY to be one of baseline, avx2, avx512, got " +
+      text);
 }
 
 Capability decide() {
@@ -32,9 +33,12 @@ Capability decide() {
 
 const char* capability_name(Capability capability) {
   switch (capability) {
-    case Capability::avx512: return "avx512";
-    case Capability::avx2: return "avx2";
-    case Capability::baseline: break;
+    case Capability::avx512:
+      return "avx512";
+    case Capability::avx2:
+      return "avx2";
+    case Capability::baseline:
+      break;
   }
   return "baseline";
 }
@@ -47,7 +51,8 @@ Capability best_capability() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return Capability::avx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     return Capability::avx2;
   }
   return Capability::baseline;
@@ -63,7 +68,8 @@ std::string capability_reason() {
   const char* wanted = std::getenv("INITSTATS_CPU_CAPABILITY");
   const std::string best = capability_name(best_capability());
   if (wanted != nullptr && *wanted != '\0') {
-    return std::string("INITSTATS_CPU_CAPABILITY=") + wanted + " (the processor offers " + best + ")";
+    return std::string("INITSTATS_CPU_CAPABILITY=") + wanted + " (the processor offers " + best +
+           ")";
   }
   return "best that the processor offers";
 }

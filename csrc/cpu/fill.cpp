@@ -14,7 +14,8 @@ constexpr int64_t kBlock = 4 * Lanes32::kWidth;  // elements whose words are dra
 
 // Writes the kBlock elements from quad on, out is [kBlock].
 template <class Dist, class Store>
-INITSTATS_HD void sample_block(const Dist& dist, uint64_t key, uint64_t quad, typename Store::Item* out) {
+INITSTATS_HD void sample_block(const Dist& dist, uint64_t key, uint64_t quad,
+                               typename Store::Item* out) {
   const Words<Lanes32> words = stream_words<Lanes32>(key, quad, Purpose::fill);
   if constexpr (sizeof(typename Store::Item) == 8) {
     const Words<Lanes32> low = stream_words<Lanes32>(key, quad, Purpose::fill_low);
@@ -22,7 +23,8 @@ INITSTATS_HD void sample_block(const Dist& dist, uint64_t key, uint64_t quad, ty
     alignas(64) uint64_t wide[kBlock];
     memcpy(high_words, words.v, sizeof(high_words));
     memcpy(low_words, low.v, sizeof(low_words));
-    for (int i = 0; i < kBlock; ++i) wide[i] = static_cast<uint64_t>(high_words[i]) << 32 | low_words[i];
+    for (int i = 0; i < kBlock; ++i)
+      wide[i] = static_cast<uint64_t>(high_words[i]) << 32 | low_words[i];
     for (int i = 0; i < kBlock; i += Lanes64::kWidth) {
       typename Lanes64::U word;
       memcpy(&word, wide + i, sizeof(word));
@@ -38,9 +40,11 @@ INITSTATS_HD void sample_block(const Dist& dist, uint64_t key, uint64_t quad, ty
 
 // Fills n elements at out, out + stride, ... whose logical indices are first, first + 1, ...
 template <class Dist, class Store>
-void fill_run(const Dist& dist, uint64_t key, typename Store::Item* out, int64_t stride, uint64_t first, int64_t n) {
+void fill_run(const Dist& dist, uint64_t key, typename Store::Item* out, int64_t stride,
+              uint64_t first, int64_t n) {
   using Item = typename Store::Item;
-  const auto staged = [&](int64_t skip, int64_t count) {  // part of the block that holds the current element
+  const auto staged = [&](int64_t skip,
+                          int64_t count) {  // part of the block that holds the current element
     alignas(64) Item block[kBlock];
     sample_block<Dist, Store>(dist, key, first / 4, block);
     if (stride == 1) {
@@ -70,11 +74,12 @@ void fill_range(const Dist& dist, const FillRange& r) {
   const int inner = layout.dims - 1;
   const bool in_order = layout.logical[inner] == 1;
   for (int64_t i = r.begin; i < r.end;) {
-    const int64_t row_end = layout.dims == 1 ? r.end : (i / layout.size[inner] + 1) * layout.size[inner];
+    const int64_t row_end =
+        layout.dims == 1 ? r.end : (i / layout.size[inner] + 1) * layout.size[inner];
     const int64_t n = in_order ? std::min(row_end, r.end) - i : 1;
     const Layout::Place place = layout.place(i);
-    fill_run<Dist, Store>(dist, r.key, static_cast<Item*>(r.data) + place.offset, layout.stride[inner],
-                          static_cast<uint64_t>(place.index), n);
+    fill_run<Dist, Store>(dist, r.key, static_cast<Item*>(r.data) + place.offset,
+                          layout.stride[inner], static_cast<uint64_t>(place.index), n);
     i += n;
   }
 }
@@ -82,10 +87,17 @@ void fill_range(const Dist& dist, const FillRange& r) {
 template <template <class> class Dist>
 void fill(const Dist<float>& dist, const FillRange& r) {
   switch (r.dtype) {
-    case DType::float32: fill_range<Dist<float>, StoreFloat32>(dist, r); break;
-    case DType::bfloat16: fill_range<Dist<float>, StoreBFloat16>(dist, r); break;
-    case DType::float16: fill_range<Dist<float>, StoreFloat16>(dist, r); break;
-    case DType::float64: break;
+    case DType::float32:
+      fill_range<Dist<float>, StoreFloat32>(dist, r);
+      break;
+    case DType::bfloat16:
+      fill_range<Dist<float>, StoreBFloat16>(dist, r);
+      break;
+    case DType::float16:
+      fill_range<Dist<float>, StoreFloat16>(dist, r);
+      break;
+    case DType::float64:
+      break;
   }
 }
 
@@ -96,7 +108,8 @@ void fill_float64(const Dist<double>& dist, const FillRange& r) {
 
 }  // namespace
 
-const FillKernels fill_kernels = {fill<Uniform>,         fill_float64<Uniform>, fill<Normal>,
-                                  fill_float64<Normal>,  fill<TruncNormal>,     fill_float64<TruncNormal>};
+const FillKernels fill_kernels = {fill<Uniform>,     fill_float64<Uniform>,
+                                  fill<Normal>,      fill_float64<Normal>,
+                                  fill<TruncNormal>, fill_float64<TruncNormal>};
 
 }  // namespace initstats::cpu::INITSTATS_CAPABILITY

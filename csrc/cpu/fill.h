@@ -17,7 +17,8 @@ struct FillRange {
   int64_t begin, end;
 };
 
-// The kernels of one capability. Stream: Note [Stream v1]; equal bits for every capability and every cut into ranges.
+// The kernels of one capability. Stream: Note [Stream v1]; equal bits for every capability and
+// every cut into ranges.
 struct FillKernels {
   void (*uniform)(const Uniform<float>&, const FillRange&);
   void (*uniform_float64)(const Uniform<double>&, const FillRange&);

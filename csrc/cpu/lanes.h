@@ -1,5 +1,6 @@
-// The lane families of the capability this translation unit is compiled for. Every kernel file of csrc/cpu is
-// compiled once per capability with -DINITSTATS_CAPABILITY=<name> and the flags of that capability (setup.py).
+// The lane families of the capability this translation unit is compiled for. Every kernel file of
+// csrc/cpu is compiled once per capability with -DINITSTATS_CAPABILITY=<name> and the flags of that
+// capability (setup.py).
 #pragma once
 
 #include "math/lanes.h"

@@ -76,7 +76,9 @@ struct Avx2x64 {
   static INITSTATS_HD F load(const double* p) { return _mm256_loadu_pd(p); }
   static INITSTATS_HD void store(double* p, F a) { _mm256_storeu_pd(p, a); }
   static INITSTATS_HD U load(const uint64_t* p) { return (U)_mm256_loadu_si256((const __m256i*)p); }
-  static INITSTATS_HD U splat(uint64_t a) { return (U)_mm256_set1_epi64x(static_cast<long long>(a)); }
+  static INITSTATS_HD U splat(uint64_t a) {
+    return (U)_mm256_set1_epi64x(static_cast<long long>(a));
+  }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return (I)a < (I)b ? a : b; }
 };

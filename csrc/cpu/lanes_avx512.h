@@ -37,8 +37,9 @@ struct Avx512x32 {
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
     return (W)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
   }
-  // Lane j of U comes from lane j/2 of half j%2. Lane 4g+k holds counter 4k+g, so that the 4x4 transposes inside the
-  // 128-bit groups leave the words of consecutive counters in consecutive lanes: no permutation across groups.
+  // Lane j of U comes from lane j/2 of half j%2. Lane 4g+k holds counter 4k+g, so that the 4x4
+  // transposes inside the 128-bit groups leave the words of consecutive counters in consecutive
+  // lanes: no permutation across groups.
   static INITSTATS_HD W counters(uint64_t first, int half) {
     const W even = {0, 8, 1, 9, 2, 10, 3, 11};
     const W odd = {4, 12, 5, 13, 6, 14, 7, 15};
@@ -77,7 +78,9 @@ struct Avx512x64 {
   static INITSTATS_HD F load(const double* p) { return _mm512_loadu_pd(p); }
   static INITSTATS_HD void store(double* p, F a) { _mm512_storeu_pd(p, a); }
   static INITSTATS_HD U load(const uint64_t* p) { return (U)_mm512_loadu_si512(p); }
-  static INITSTATS_HD U splat(uint64_t a) { return (U)_mm512_set1_epi64(static_cast<long long>(a)); }
+  static INITSTATS_HD U splat(uint64_t a) {
+    return (U)_mm512_set1_epi64(static_cast<long long>(a));
+  }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return (U)_mm512_min_epu64((__m512i)a, (__m512i)b); }
 };

@@ -1,5 +1,5 @@
-// How results are rounded to the storage type and written: a block of four vectors of float32 lanes, or one vector of
-// float64 lanes.
+// How results are rounded to the storage type and written: a block of four vectors of float32
+// lanes, or one vector of float64 lanes.
 #pragma once
 
 #include "cpu/lanes.h"
@@ -37,14 +37,16 @@ struct StoreBFloat16 {
     const Items high_halves = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     for (int j = 0; j < 4; j += 2) {
-      const __m512i pair =
-          _mm512_permutex2var_epi16((__m512i)rounded(v[j]), (__m512i)high_halves, (__m512i)rounded(v[j + 1]));
+      const __m512i pair = _mm512_permutex2var_epi16((__m512i)rounded(v[j]), (__m512i)high_halves,
+                                                     (__m512i)rounded(v[j + 1]));
       _mm512_storeu_si512(p + j * Lanes32::kWidth, pair);
     }
 #elif defined(__AVX2__)
     for (int j = 0; j < 4; j += 2) {
-      const __m256i pair = _mm256_packus_epi32((__m256i)(rounded(v[j]) >> 16), (__m256i)(rounded(v[j + 1]) >> 16));
-      _mm256_storeu_si256((__m256i*)(p + j * Lanes32::kWidth), _mm256_permute4x64_epi64(pair, 0xD8));
+      const __m256i pair =
+          _mm256_packus_epi32((__m256i)(rounded(v[j]) >> 16), (__m256i)(rounded(v[j + 1]) >> 16));
+      _mm256_storeu_si256((__m256i*)(p + j * Lanes32::kWidth),
+                          _mm256_permute4x64_epi64(pair, 0xD8));
     }
 #else
     for (int j = 0; j < 4; ++j) p[j] = to_bfloat16(v[j]);

@@ -1,6 +1,5 @@
 // Fills: every thread draws the words of its own elements and writes them once.
 #include "cuda/fill.h"
-
 #include "cuda/fill_store.cuh"
 #include "cuda/launch.cuh"
 
@@ -9,8 +8,8 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kUnroll = 4;                        // chunks per thread
-constexpr int64_t kLargestParameters = 32764;     // bytes, CUDA 12.1 and newer
+constexpr int kUnroll = 4;                     // chunks per thread
+constexpr int64_t kLargestParameters = 32764;  // bytes, CUDA 12.1 and newer
 constexpr int64_t kMostBlocks = (1LL << 31) - 1;
 
 // A contiguous tensor, or contiguous rows of a logical tensor.
@@ -29,7 +28,8 @@ struct BoxTask {
   void* data;
   uint64_t key;
   Layout layout;
-  int64_t units;          // quads of all rows, or elements where the innermost dimension is not in logical order
+  int64_t units;  // quads of all rows, or elements where the innermost dimension is not in logical
+                  // order
   int64_t quads_per_row;  // 0: units are elements
   uint32_t first_block;
   Dist dist;
@@ -42,13 +42,15 @@ struct Batch {
 };
 
 template <class Task>
-constexpr int kFullBatch = static_cast<int>((kLargestParameters - 16) / static_cast<int64_t>(sizeof(Task)));
+constexpr int kFullBatch =
+    static_cast<int>((kLargestParameters - 16) / static_cast<int64_t>(sizeof(Task)));
 constexpr int kSmallBatch = 4;  // most calls are for a few tensors: do not copy 32 KB for them
 constexpr int kBoxBatch = 16;   // boxes are rare: one size of batch is enough
 
 // The task that block works on: the last one whose first block is not beyond it.
 template <class Task, int kCapacity>
-__device__ __forceinline__ const Task& task_of(const Batch<Task, kCapacity>& batch, uint32_t block) {
+__device__ __forceinline__ const Task& task_of(const Batch<Task, kCapacity>& batch,
+                                               uint32_t block) {
   int low = 0, high = batch.count - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;
@@ -67,16 +69,19 @@ __global__ void __launch_bounds__(kThreads)
   const RunTask<Dist>& task = task_of(batch, blockIdx.x);
   auto* const out = static_cast<typename Store::Item*>(task.data);
   const int64_t chunks = (task.count + Store::kChunk - 1) / Store::kChunk;
-  int64_t chunk = static_cast<int64_t>(blockIdx.x - task.first_block) * (kThreads * kUnroll) + threadIdx.x;
+  int64_t chunk =
+      static_cast<int64_t>(blockIdx.x - task.first_block) * (kThreads * kUnroll) + threadIdx.x;
 #pragma unroll 1
   for (int k = 0; k < kUnroll; ++k, chunk += kThreads) {
     if (chunk >= chunks) return;
     const int64_t at = chunk * Store::kChunk;
     if (task.aligned && at + Store::kChunk <= task.count) {
-      Store::template store_chunk<Dist>(task.dist, task.key, static_cast<uint64_t>(task.first_index + at), out + at);
+      Store::template store_chunk<Dist>(task.dist, task.key,
+                                        static_cast<uint64_t>(task.first_index + at), out + at);
       continue;
     }
-    // Edges, and runs that start off a quad or off 16 bytes: the quads that hold the chunk's elements, one by one.
+    // Edges, and runs that start off a quad or off 16 bytes: the quads that hold the chunk's
+    // elements, one by one.
     const int64_t end = at + Store::kChunk < task.count ? at + Store::kChunk : task.count;
     for (int64_t i = at; i < end;) {
       const uint64_t index = static_cast<uint64_t>(task.first_index + i);
@@ -96,7 +101,8 @@ __global__ void __launch_bounds__(kThreads)
   if (task.quads_per_row == 0) {
     const Layout::Place place = task.layout.place(unit);
     const uint64_t index = static_cast<uint64_t>(place.index);
-    out[place.offset] = Store::template quad<Dist>(task.dist, task.key, index / 4).pick(static_cast<int>(index % 4));
+    out[place.offset] = Store::template quad<Dist>(task.dist, task.key, index / 4)
+                            .pick(static_cast<int>(index % 4));
     return;
   }
   const int inner = task.layout.dims - 1;
@@ -176,7 +182,8 @@ struct BoxKernel {
 
 // The tensors of one storage type.
 template <class Dist, class Store>
-cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t count, cudaStream_t stream) {
+cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t count,
+                           cudaStream_t stream) {
   Batches<RunKernel<Dist, Store>> runs(stream);
   Batches<BoxKernel<Dist, Store>> boxes(stream);
   for (int64_t i = 0; i < count; ++i) {
@@ -184,7 +191,8 @@ cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t
     if (t.dtype != dtype || t.layout.count == 0) continue;
     cudaError_t status;
     if (t.layout.is_one_run()) {
-      const bool aligned = t.layout.first_index % 4 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+      const bool aligned =
+          t.layout.first_index % 4 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
       const int64_t chunks = blocks_for(t.layout.count, Store::kChunk);
       status = runs.add({t.data, t.key, t.layout.first_index, t.layout.count, 0, aligned, t.dist},
                         blocks_for(chunks, kThreads * kUnroll));
@@ -194,7 +202,8 @@ cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t
       // A row of `size` elements that starts anywhere touches at most this many quads.
       const int64_t quads = t.layout.logical[inner] == 1 ? (size + 6) / 4 : 0;
       const int64_t units = quads == 0 ? t.layout.count : t.layout.count / size * quads;
-      status = boxes.add({t.data, t.key, t.layout, units, quads, 0, t.dist}, blocks_for(units, kThreads));
+      status = boxes.add({t.data, t.key, t.layout, units, quads, 0, t.dist},
+                         blocks_for(units, kThreads));
     }
     if (status != cudaSuccess) return status;
   }
@@ -210,8 +219,10 @@ cudaError_t launch_fill(const FillTarget<Dist>* targets, int64_t count, cudaStre
     return launch_fill_of<Dist, StoreFloat64>(DType::float64, targets, count, stream);
   } else {
     cudaError_t status = launch_fill_of<Dist, StoreFloat32>(DType::float32, targets, count, stream);
-    if (status == cudaSuccess) status = launch_fill_of<Dist, StoreBFloat16>(DType::bfloat16, targets, count, stream);
-    if (status == cudaSuccess) status = launch_fill_of<Dist, StoreFloat16>(DType::float16, targets, count, stream);
+    if (status == cudaSuccess)
+      status = launch_fill_of<Dist, StoreBFloat16>(DType::bfloat16, targets, count, stream);
+    if (status == cudaSuccess)
+      status = launch_fill_of<Dist, StoreFloat16>(DType::float16, targets, count, stream);
     return status;
   }
 }

@@ -19,9 +19,10 @@ struct FillTarget {
   Dist dist;
 };
 
-// Fills count tensors: one launch per storage type for the contiguous ones and one for the others (more only where the
-// parameters outgrow a launch's 32764 bytes, from about 250 tensors on). Asynchronous on `stream`; tensors without
-// elements launch nothing; no allocation, no synchronisation. Stream: Note [Stream v1].
+// Fills count tensors: one launch per storage type for the contiguous ones and one for the others
+// (more only where the parameters outgrow a launch's 32764 bytes, from about 250 tensors on).
+// Asynchronous on `stream`; tensors without elements launch nothing; no allocation, no
+// synchronisation. Stream: Note [Stream v1].
 template <class Dist>
 [[nodiscard]] cudaError_t launch_fill(const FillTarget<Dist>* targets,  // [count], host
                                       int64_t count, cudaStream_t stream);

@@ -1,6 +1,6 @@
-// The distributions of the fills: what turns one word of the stream into one value. Real is float (for float16,
-// bfloat16 and float32 tensors) or double; L is any lane family of that width. Parameters are prepared on the host
-// (parameters.h, truncation.h).
+// The distributions of the fills: what turns one word of the stream into one value. Real is float
+// (for float16, bfloat16 and float32 tensors) or double; L is any lane family of that width.
+// Parameters are prepared on the host (parameters.h, truncation.h).
 #pragma once
 
 #include "math/special.h"
@@ -26,7 +26,8 @@ struct WordBits<double> {
   static constexpr uint64_t kSign = uint64_t{1} << 63;
 };
 
-// Uniform in [low, high): 24 (53) bits, kept inside [bottom, top], the storage type's values in that interval.
+// Uniform in [low, high): 24 (53) bits, kept inside [bottom, top], the storage type's values in
+// that interval.
 template <class Real>
 struct Uniform {
   using Value = Real;
@@ -35,7 +36,8 @@ struct Uniform {
   template <class L>
   INITSTATS_HD typename L::F sample(typename L::U word) const {
     constexpr int kShift = sizeof(Real) == 4 ? 8 : 11;
-    constexpr Real kStep = sizeof(Real) == 4 ? Real(5.9604644775390625e-8) : WordBits<double>::kStep;  // 2^-24, 2^-53
+    constexpr Real kStep =
+        sizeof(Real) == 4 ? Real(5.9604644775390625e-8) : WordBits<double>::kStep;  // 2^-24, 2^-53
     const typename L::F u = L::from_int(word >> kShift) * kStep;
     const typename L::F value = L::fma(u, L::broadcast(width), L::broadcast(low));
     return L::max(L::broadcast(bottom), L::min(L::broadcast(top), value));
@@ -58,12 +60,14 @@ struct Normal {
     if constexpr (sizeof(Real) == 4) {
       const typename L::U k = word & B::kLargest;
       // x = 1 - 2p and 2p, each from its own integer: both keep full relative precision.
-      const F x = L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
+      const F x =
+          L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
       const F p2 = L::fma(L::from_int(k), L::broadcast(kStep), L::broadcast(kHalfStep));
       magnitude = normal_magnitude<L>(x, L::fma(p2, x, p2));
     } else {
       const typename L::U k = (word << 1) >> 11;
-      const F x = L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
+      const F x =
+          L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
       const F p = L::fma(L::from_int(k), L::broadcast(kStep / 2), L::broadcast(kHalfStep / 2));
       magnitude = normal_magnitude_float64<L>(x, p);
     }
@@ -72,16 +76,17 @@ struct Normal {
   }
 };
 
-// How a truncated normal is computed. All three are the inverse CDF between the two bounds, by the form that keeps
-// its precision there; the host chooses (truncation.h).
+// How a truncated normal is computed. All three are the inverse CDF between the two bounds, by the
+// form that keeps its precision there; the host chooses (truncation.h).
 enum class TruncNormalForm : int32_t {
   general,  // normal_magnitude on the word mapped into [Phi(a), Phi(b)]
   narrow,   // bounds close together: polynomial in u, anchored at the lower bound
-  tail      // both bounds beyond kTailStart standard deviations on one side: through the exponential variate -ln v
+  tail  // both bounds beyond kTailStart standard deviations on one side: through the exponential
+        // variate -ln v
 };
 
-// Normal truncated to [low, high]; results stay in [bottom, top], the storage type's values in that interval.
-// Word: u = (k + 1/2) / 2^kBits; the value increases with u.
+// Normal truncated to [low, high]; results stay in [bottom, top], the storage type's values in that
+// interval. Word: u = (k + 1/2) / 2^kBits; the value increases with u.
 template <class Real>
 struct TruncNormal {
   using Value = Real;
@@ -89,13 +94,14 @@ struct TruncNormal {
   static constexpr int kCoefficients = sizeof(Real) == 4 ? 14 : 16;
 
   TruncNormalForm form;
-  Word origin;        // general: the k at which x = 2 Phi - 1 changes sign, so that z near 0 keeps relative precision;
-                      // tail: mask that makes k count from the far bound
-  Real mean, std;     // narrow and tail: mean is the anchor, std the signed scale
+  Word origin;  // general: the k at which x = 2 Phi - 1 changes sign, so that z near 0 keeps
+                // relative precision; tail: mask that makes k count from the far bound
+  Real mean, std;  // narrow and tail: mean is the anchor, std the signed scale
   Real bottom, top;
   Real slope;         // general: x per step of k; tail: v per step of k
   Real x_offset;      // general: x = slope * (k - origin) + x_offset
-  Real lower, upper;  // general: 2p = slope * k + lower and, from above, slope * (largest - k) + upper; tail: upper
+  Real lower, upper;  // general: 2p = slope * k + lower and, from above, slope * (largest - k) +
+                      // upper; tail: upper
   Real coefficients[kCoefficients];  // narrow: of the polynomial in u; tail: of d / e in e
 
   template <class L>
@@ -106,7 +112,8 @@ struct TruncNormal {
     if (form == TruncNormalForm::general) {
       value = L::fma(general<L>(k), L::broadcast(std), L::broadcast(mean));
     } else if (form == TruncNormalForm::narrow) {
-      const F u = L::fma(L::from_int(k), L::broadcast(WordBits<Real>::kStep), L::broadcast(WordBits<Real>::kStep / 2));
+      const F u = L::fma(L::from_int(k), L::broadcast(WordBits<Real>::kStep),
+                         L::broadcast(WordBits<Real>::kStep / 2));
       value = L::fma(polynomial<L>(u, coefficients), L::broadcast(std), L::broadcast(mean));
     } else {
       value = L::fma(tail<L>(k), L::broadcast(std), L::broadcast(mean));
@@ -133,7 +140,8 @@ struct TruncNormal {
     return L::from_bits(L::bits(z) | (L::bits(x) & B::kSign));
   }
 
-  // Distance from the nearer bound in standard deviations, a smooth function of the (truncated) exponential e = -ln v.
+  // Distance from the nearer bound in standard deviations, a smooth function of the (truncated)
+  // exponential e = -ln v.
   template <class L>
   INITSTATS_HD typename L::F tail(typename L::U k) const {
     using F = typename L::F;

@@ -1,11 +1,12 @@
-// What the math is written over: a family of lanes (one scalar, or a SIMD vector) and the few operations that C++
-// operators do not offer. The scalar families live here and serve CUDA threads and the scalar reference; the vector
-// families live in csrc/cpu/lanes_*.h.
+// What the math is written over: a family of lanes (one scalar, or a SIMD vector) and the few
+// operations that C++ operators do not offer. The scalar families live here and serve CUDA threads
+// and the scalar reference; the vector families live in csrc/cpu/lanes_*.h.
 //
 // A family L of 32-bit lanes has
-//   L::F, L::U   float and uint32_t lanes; + - * & | ^ << >> and comparisons work on them, scalars broadcast
-//   L::W         uint64_t lanes, half as many per vector: Philox keeps 32-bit state words in them
-//   L::kWidth    lanes per F or U;  L::kHalves = vectors W per vector U (1 for the scalar family)
+//   L::F, L::U   float and uint32_t lanes; + - * & | ^ << >> and comparisons work on them, scalars
+//   broadcast L::W         uint64_t lanes, half as many per vector: Philox keeps 32-bit state words
+//   in them L::kWidth    lanes per F or U;  L::kHalves = vectors W per vector U (1 for the scalar
+//   family)
 // and the functions below. A family of 64-bit lanes (Scalar64) has F = double and U = uint64_t.
 #pragma once
 
@@ -60,7 +61,9 @@ struct Scalar32 {
     return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b;
   }
   static INITSTATS_HD W counters(uint64_t first, int /*half*/) { return first; }
-  static INITSTATS_HD U join(W low_half, W /*high_half*/) { return static_cast<uint32_t>(low_half); }
+  static INITSTATS_HD U join(W low_half, W /*high_half*/) {
+    return static_cast<uint32_t>(low_half);
+  }
   static INITSTATS_HD void transpose(U (&)[4]) {}
 };
 

@@ -1,4 +1,5 @@
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"), over any lane family.
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+// over any lane family.
 #pragma once
 
 #include "math/lanes.h"
@@ -14,7 +15,8 @@ struct Words {
 
 // Counters are (lo, hi) = first + 0, 1, ... and (word2, word3), the key is (lo key, hi key).
 template <class L>
-INITSTATS_HD Words<L> philox4x32_10(uint64_t key, uint64_t first, uint32_t word2, uint32_t word3 = 0) {
+INITSTATS_HD Words<L> philox4x32_10(uint64_t key, uint64_t first, uint32_t word2,
+                                    uint32_t word3 = 0) {
   using W = typename L::W;
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
@@ -23,7 +25,8 @@ INITSTATS_HD Words<L> philox4x32_10(uint64_t key, uint64_t first, uint32_t word2
 #pragma unroll
 #endif
   for (int h = 0; h < L::kHalves; ++h) {
-    // State words sit in the low halves of 64-bit lanes. The high halves hold left-overs that mul_wide ignores.
+    // State words sit in the low halves of 64-bit lanes. The high halves hold left-overs that
+    // mul_wide ignores.
     W c0 = L::counters(first, h);
     W c1 = c0 >> 32;
     W c2 = c0 * 0 + word2;

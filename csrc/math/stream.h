@@ -5,11 +5,12 @@
 
 namespace initstats {
 
-// Note [Stream v1]. Element i (C-order index in the logical tensor, Note [Box]) of a fill with the 64-bit key K takes
-// word i % 4 of Philox4x32-10 with key (lo K, hi K) and counter (lo(i/4), hi(i/4), purpose, 0). It depends on
-// (K, i, purpose) and on nothing else: not on the device, the thread, the launch, the shard or the batch of tensors.
-// Fills of float64 take the high half of their 64-bit word from purpose 0 and the low half from purpose 1.
-// The bits never change without "[stream]" in CHANGELOG.md and new golden values (tests/vectors).
+// Note [Stream v1]. Element i (C-order index in the logical tensor, Note [Box]) of a fill with the
+// 64-bit key K takes word i % 4 of Philox4x32-10 with key (lo K, hi K) and counter (lo(i/4),
+// hi(i/4), purpose, 0). It depends on (K, i, purpose) and on nothing else: not on the device, the
+// thread, the launch, the shard or the batch of tensors. Fills of float64 take the high half of
+// their 64-bit word from purpose 0 and the low half from purpose 1. The bits never change without
+// "[stream]" in CHANGELOG.md and new golden values (tests/vectors).
 enum class Purpose : uint32_t { fill = 0, fill_low = 1 };
 
 template <class L>

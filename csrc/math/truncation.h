@@ -1,5 +1,5 @@
-// Preparation of uniform, normal and truncated normal parameters, in double, on the host. No libm function whose last
-// bit may differ between platforms: the parameters are part of the stream.
+// Preparation of uniform, normal and truncated normal parameters, in double, on the host. No libm
+// function whose last bit may differ between platforms: the parameters are part of the stream.
 #pragma once
 
 #include <limits>
@@ -35,7 +35,8 @@ inline double cos(double x) {
 
 inline double density(double z) { return exp(-0.5 * z * z) / std::sqrt(2.0 * kPi); }
 
-// density(z) / Phi(-z), the hazard of the normal distribution, for z >= 2: Laplace's continued fraction.
+// density(z) / Phi(-z), the hazard of the normal distribution, for z >= 2: Laplace's continued
+// fraction.
 inline double hazard(double z) {
   double tail = z;
   for (int i = 300; i >= 1; --i) tail = z + i / tail;
@@ -61,7 +62,8 @@ inline double upper_mass(double z) {
   return 0.5 - 0.5 * central_mass(z);
 }
 
-// Integral over [0, h] of e^(-a t - t^2 / 2) by its Taylor series, for |a| h and h of order 1 at most.
+// Integral over [0, h] of e^(-a t - t^2 / 2) by its Taylor series, for |a| h and h of order 1 at
+// most.
 inline double local_mass(double a, double h) {
   double previous = 0.0, coefficient = 1.0, power = h, sum = h;
   for (int n = 1; n < 60; ++n) {
@@ -74,7 +76,8 @@ inline double local_mass(double a, double h) {
   return sum;
 }
 
-// The polynomial of degree N - 1 through f at the Chebyshev nodes of [0, end], in powers of the argument.
+// The polynomial of degree N - 1 through f at the Chebyshev nodes of [0, end], in powers of the
+// argument.
 template <int N, class Function, class Real>
 void interpolate(double end, Function f, Real (&coefficients)[N]) {
   double node[N], difference[N], sum[N] = {};
@@ -125,8 +128,8 @@ inline double invert_log_tail(double a, double e) {
 
 }  // namespace truncation
 
-// low <= high, both finite in dtype, high - low finite in Real, and [low, high) holds a value of dtype unless
-// low == high, which gives the nearest value: the caller has checked.
+// low <= high, both finite in dtype, high - low finite in Real, and [low, high) holds a value of
+// dtype unless low == high, which gives the nearest value: the caller has checked.
 template <class Real>
 Uniform<Real> make_uniform(DType dtype, double low, double high) {
   Uniform<Real> u;
@@ -142,8 +145,8 @@ Normal<Real> make_normal(DType /*dtype*/, double mean, double std) {
   return {static_cast<Real>(mean), static_cast<Real>(std)};
 }
 
-// Standard deviations beyond which one-sided intervals take the tail form: float32 would lose the word's last bits in
-// Phi(-a) u before, float64 before Phi underflows.
+// Standard deviations beyond which one-sided intervals take the tail form: float32 would lose the
+// word's last bits in Phi(-a) u before, float64 before Phi underflows.
 template <class Real>
 constexpr double kTailStart = sizeof(Real) == 4 ? 4.5 : 25.0;
 
@@ -151,8 +154,8 @@ constexpr double kTailStart = sizeof(Real) == 4 ? 4.5 : 25.0;
 template <class Real>
 constexpr double kNarrowWidth = sizeof(Real) == 4 ? 0.5 : 0.25;
 
-// std >= 0, low <= high, [low, high] holds a value of dtype (unless low == high, which gives the nearest value) and,
-// if std == 0, the mean: the caller has checked.
+// std >= 0, low <= high, [low, high] holds a value of dtype (unless low == high, which gives the
+// nearest value) and, if std == 0, the mean: the caller has checked.
 template <class Real>
 TruncNormal<Real> make_trunc_normal(DType dtype, double mean, double std, double low, double high) {
   using namespace truncation;
@@ -176,11 +179,13 @@ TruncNormal<Real> make_trunc_normal(DType dtype, double mean, double std, double
     const double mass = local_mass(a, width);
     t.form = TruncNormalForm::narrow;
     t.mean = static_cast<Real>(low);
-    interpolate(1.0, [&](double u) { return invert_local_mass(a, width, u * mass); }, t.coefficients);
+    interpolate(
+        1.0, [&](double u) { return invert_local_mass(a, width, u * mass); }, t.coefficients);
   } else if (a >= kTailStart<Real> || b <= -kTailStart<Real>) {
     const bool right = a > 0;
     const double near = right ? a : -b, far = right ? b : -a;
-    const double depth = near * width + 0.5 * width * width;  // -ln of the density ratio of the two bounds
+    const double depth =
+        near * width + 0.5 * width * width;  // -ln of the density ratio of the two bounds
     const double log_ratio =
         far == kInfinity || depth > 700.0 ? -kInfinity : log(hazard(near) / hazard(far)) - depth;
     const double ratio = log_ratio == -kInfinity ? 0.0 : exp(log_ratio);

@@ -14,15 +14,21 @@ void fail(const std::string& op, const std::string& rule, const std::string& got
 
 std::optional<DType> fill_dtype(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float: return DType::float32;
-    case ScalarType::Half: return DType::float16;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    case ScalarType::Double: return DType::float64;
-    default: return std::nullopt;
+    case ScalarType::Float:
+      return DType::float32;
+    case ScalarType::Half:
+      return DType::float16;
+    case ScalarType::BFloat16:
+      return DType::bfloat16;
+    case ScalarType::Double:
+      return DType::float64;
+    default:
+      return std::nullopt;
   }
 }
 
-Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<int64_t>& box)
+Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors,
+             const std::vector<int64_t>& box)
     : op_(op), tensors_(tensors), box_(box) {
   if (box.empty()) return;
   size_t numbers = 0;
@@ -31,7 +37,9 @@ Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors, const st
     numbers += 2 * static_cast<size_t>(tensor.dim());
   }
   if (numbers != box.size()) {
-    fail(op, "box to hold the offsets and full sizes of every tensor, " + std::to_string(numbers) + " numbers",
+    fail(op,
+         "box to hold the offsets and full sizes of every tensor, " + std::to_string(numbers) +
+             " numbers",
          std::to_string(box.size()));
   }
 }
@@ -56,20 +64,24 @@ Layout Boxes::layout(size_t i) const {
     const int64_t first = offset == nullptr ? 0 : offset[d];
     if (first < 0 || sizes[at] > full[d] - first) {
       fail(op_, "a box inside its full sizes",
-           "offset " + std::to_string(first) + " and size " + std::to_string(sizes[at]) + " in a full size of " +
-               std::to_string(full[d]) + " (dimension " + std::to_string(d) + ")");
+           "offset " + std::to_string(first) + " and size " + std::to_string(sizes[at]) +
+               " in a full size of " + std::to_string(full[d]) + " (dimension " +
+               std::to_string(d) + ")");
     }
     layout.count *= sizes[at];
     layout.first_index += first * logical;
     if (sizes[at] != 1) {
-      const bool merges = used > 0 && strides[at] == layout.size[used - 1] * layout.stride[used - 1] &&
+      const bool merges = used > 0 &&
+                          strides[at] == layout.size[used - 1] * layout.stride[used - 1] &&
                           logical == layout.size[used - 1] * layout.logical[used - 1];
       if (merges) {
         layout.size[used - 1] *= sizes[at];
       } else {
         if (used == Layout::kMaxDims) {
-          fail(op_, "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
-               std::to_string(dims) + " (call contiguous() first)");
+          fail(
+              op_,
+              "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
+              std::to_string(dims) + " (call contiguous() first)");
         }
         layout.size[used] = sizes[at];
         layout.stride[used] = strides[at];
@@ -102,7 +114,8 @@ void check_no_overlap(const std::string& op, const Layout& layout) {
   for (const int d : order) {
     const int64_t stride = std::abs(layout.stride[d]);
     if (stride <= reach) {
-      fail(op, "a tensor whose elements do not share memory", "overlapping strides (use clone() on expanded tensors)");
+      fail(op, "a tensor whose elements do not share memory",
+           "overlapping strides (use clone() on expanded tensors)");
     }
     reach += (layout.size[d] - 1) * stride;
   }
@@ -110,7 +123,8 @@ void check_no_overlap(const std::string& op, const Layout& layout) {
 
 void check_one_device(const std::string& op, const std::vector<Tensor>& tensors) {
   for (const Tensor& tensor : tensors) {
-    if (tensor.is_cpu() != tensors[0].is_cpu() || tensor.get_device_index() != tensors[0].get_device_index()) {
+    if (tensor.is_cpu() != tensors[0].is_cpu() ||
+        tensor.get_device_index() != tensors[0].get_device_index()) {
       fail(op, "all tensors on one device", "tensors on several devices");
     }
   }

@@ -1,4 +1,5 @@
-// Checks of tensor arguments, written once for every op and device: what a message says, a test asserts.
+// Checks of tensor arguments, written once for every op and device: what a message says, a test
+// asserts.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -26,14 +27,14 @@ using torch::stable::Tensor;
 // The storage type of a fill, or nothing for a dtype that fills do not support.
 std::optional<DType> fill_dtype(ScalarType dtype);
 
-// The boxes of a list of tensors, Note [Box]: an op's `box` argument is empty, or for each tensor its offset in every
-// dimension and then the full sizes.
+// The boxes of a list of tensors, Note [Box]: an op's `box` argument is empty, or for each tensor
+// its offset in every dimension and then the full sizes.
 class Boxes {
  public:
   Boxes(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<int64_t>& box);
 
-  // The layout of tensors[i]. Fails where more than Layout::kMaxDims dimensions remain after merging, and where the
-  // tensor does not lie inside its full sizes.
+  // The layout of tensors[i]. Fails where more than Layout::kMaxDims dimensions remain after
+  // merging, and where the tensor does not lie inside its full sizes.
   Layout layout(size_t i) const;
 
  private:

@@ -1,8 +1,10 @@
-// Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the CUDA path.
-// Values of parameters are checked in initstats/fills.py; here stands what memory safety needs.
+// Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the
+// CUDA path. Values of parameters are checked in initstats/fills.py; here stands what memory safety
+// needs.
+#include "cpu/fill.h"
+
 #include <algorithm>
 
-#include "cpu/fill.h"
 #include "math/truncation.h"
 #include "ops/checks.h"
 #include "ops/streams.h"
@@ -28,8 +30,8 @@ struct Target {
 };
 
 // Checks everything before anything is written.
-std::vector<Target> targets_of(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
-                               const Integers& box) {
+std::vector<Target> targets_of(const std::string& op, const std::vector<Tensor>& tensors,
+                               const Integers& keys, const Integers& box) {
   if (keys.size() != tensors.size()) {
     fail(op, "one key per tensor, " + std::to_string(tensors.size()), std::to_string(keys.size()));
   }
@@ -52,9 +54,12 @@ std::vector<Target> targets_of(const std::string& op, const std::vector<Tensor>&
 
 // A list of parameters that holds one number for all tensors or one per tensor.
 struct PerTensor {
-  PerTensor(const std::string& op, const char* name, const Numbers& list, size_t tensors) : numbers(list) {
+  PerTensor(const std::string& op, const char* name, const Numbers& list, size_t tensors)
+      : numbers(list) {
     if (list.size() != 1 && list.size() != tensors) {
-      fail(op, std::string("one ") + name + " for all tensors or one per tensor, " + std::to_string(tensors),
+      fail(op,
+           std::string("one ") + name + " for all tensors or one per tensor, " +
+               std::to_string(tensors),
            std::to_string(list.size()));
     }
   }
@@ -63,7 +68,8 @@ struct PerTensor {
   const Numbers& numbers;
 };
 
-// The distribution families: parameters of all tensors, how one is prepared, and which CPU kernels serve it.
+// The distribution families: parameters of all tensors, how one is prepared, and which CPU kernels
+// serve it.
 struct UniformFamily {
   template <class Real>
   using Dist = Uniform<Real>;
@@ -112,17 +118,20 @@ void fill_width_cpu(const std::vector<Target>& targets, const Family& family) {
   std::vector<const Target*> chosen;
   Integers first{0};  // of each tensor in the concatenation of all
   for (size_t i = 0; i < targets.size(); ++i) {
-    if ((targets[i].dtype == DType::float64) != (sizeof(Real) == 8) || targets[i].layout.count == 0) continue;
+    if ((targets[i].dtype == DType::float64) != (sizeof(Real) == 8) || targets[i].layout.count == 0)
+      continue;
     dists.push_back(family.template make<Real>(targets[i].dtype, i));
     chosen.push_back(&targets[i]);
     first.push_back(first.back() + targets[i].layout.count);
   }
   torch::stable::parallel_for(0, first.back(), kGrain, [&](int64_t begin, int64_t end) {
-    size_t i = static_cast<size_t>(std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1);
+    size_t i = static_cast<size_t>(std::upper_bound(first.begin(), first.end(), begin) -
+                                   first.begin() - 1);
     for (; begin < end; ++i) {
       const int64_t stop = std::min(end, first[i + 1]);
       const Target& t = *chosen[i];
-      kernel(dists[i], cpu::FillRange{t.data, t.dtype, &t.layout, t.key, begin - first[i], stop - first[i]});
+      kernel(dists[i],
+             cpu::FillRange{t.data, t.dtype, &t.layout, t.key, begin - first[i], stop - first[i]});
       begin = stop;
     }
   });
@@ -136,8 +145,8 @@ void fill_cpu(const std::vector<Target>& targets, const Family& family) {
 
 #if defined(INITSTATS_WITH_CUDA)
 template <class Real, class Family>
-void fill_width_cuda(const std::string& op, const std::vector<Target>& targets, const Family& family,
-                     cudaStream_t stream) {
+void fill_width_cuda(const std::string& op, const std::vector<Target>& targets,
+                     const Family& family, cudaStream_t stream) {
   using Dist = typename Family::template Dist<Real>;
   std::vector<cuda::FillTarget<Dist>> launched;
   for (size_t i = 0; i < targets.size(); ++i) {
@@ -149,8 +158,8 @@ void fill_width_cuda(const std::string& op, const std::vector<Target>& targets, 
 }
 
 template <class Family>
-void fill_cuda(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<Target>& targets,
-               const Family& family) {
+void fill_cuda(const std::string& op, const std::vector<Tensor>& tensors,
+               const std::vector<Target>& targets, const Family& family) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
   fill_width_cuda<float>(op, targets, family, scope.stream());
@@ -161,8 +170,8 @@ void fill_cuda(const std::string& op, const std::vector<Tensor>& tensors, const 
 enum class Path { cpu, cuda };
 
 template <Path path, class Family>
-void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys, const Integers& box,
-          const Family& family) {
+void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
+          const Integers& box, const Family& family) {
   const std::vector<Target> targets = targets_of(op, tensors, keys, box);
 #if defined(INITSTATS_WITH_CUDA)
   if constexpr (path == Path::cuda) {
@@ -183,16 +192,19 @@ void uniform(std::vector<Tensor> tensors, Integers keys, Numbers low, Numbers hi
 template <Path path>
 void normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std, Integers box) {
   const size_t n = tensors.size();
-  fill<path>("normal_", tensors, keys, box, NormalFamily{{"normal_", "mean", mean, n}, {"normal_", "std", std, n}});
+  fill<path>("normal_", tensors, keys, box,
+             NormalFamily{{"normal_", "mean", mean, n}, {"normal_", "std", std, n}});
 }
 
 template <Path path>
-void trunc_normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std, Numbers low, Numbers high,
-                  Integers box) {
+void trunc_normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std,
+                  Numbers low, Numbers high, Integers box) {
   const char* op = "trunc_normal_";
   const size_t n = tensors.size();
-  fill<path>(op, tensors, keys, box,
-             TruncNormalFamily{{op, "mean", mean, n}, {op, "std", std, n}, {op, "low", low, n}, {op, "high", high, n}});
+  fill<path>(
+      op, tensors, keys, box,
+      TruncNormalFamily{
+          {op, "mean", mean, n}, {op, "std", std, n}, {op, "low", low, n}, {op, "high", high, n}});
 }
 
 }  // namespace

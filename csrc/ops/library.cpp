@@ -1,13 +1,16 @@
-// All ops of the library `initstats`: the table of contents. Implementations are registered beside their code.
+// All ops of the library `initstats`: the table of contents. Implementations are registered beside
+// their code.
 #include <torch/csrc/stable/library.h>
 
-// Lists of parameters hold one number for all tensors or one per tensor; keys hold one per tensor (64 bits, as
-// two's complement). box: Note [Box], empty or for each tensor its offsets and then the full sizes.
+// Lists of parameters hold one number for all tensors or one per tensor; keys hold one per tensor
+// (64 bits, as two's complement). box: Note [Box], empty or for each tensor its offsets and then
+// the full sizes.
 STABLE_TORCH_LIBRARY(initstats, m) {
   m.def("uniform_(Tensor(a!)[] tensors, int[] keys, float[] low, float[] high, int[] box) -> ()");
   m.def("normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, int[] box) -> ()");
   m.def(
-      "trunc_normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, float[] low, float[] high, "
+      "trunc_normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, float[] low, "
+      "float[] high, "
       "int[] box) -> ()");
   m.def("stats(Tensor[] tensors, int groups, int scale, int[] box) -> (Tensor, Tensor, Tensor)");
 }

@@ -1,4 +1,5 @@
-// The pybind11 module initstats._C: loading it registers the ops; its functions are host-only facts that Python shares.
+// The pybind11 module initstats._C: loading it registers the ops; its functions are host-only facts
+// that Python shares.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -46,22 +47,29 @@ initstats::DType dtype_named(const std::string& name) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native half of initstats: registers torch.ops.initstats.* and offers host-only functions.";
+  m.doc() =
+      "Native half of initstats: registers torch.ops.initstats.* and offers host-only functions.";
   m.def("build_info", &build_info, "What was built and which CPU capability was chosen, and why.");
   m.def(
       "smallest_at_least",
-      [](const std::string& dtype, double x) { return initstats::smallest_at_least(dtype_named(dtype), x); },
+      [](const std::string& dtype, double x) {
+        return initstats::smallest_at_least(dtype_named(dtype), x);
+      },
       "The smallest value of the dtype that is >= x.");
   m.def(
       "largest_below",
-      [](const std::string& dtype, double x) { return initstats::largest_below(dtype_named(dtype), x); },
+      [](const std::string& dtype, double x) {
+        return initstats::largest_below(dtype_named(dtype), x);
+      },
       "The largest value of the dtype that is < x.");
   m.def(
       "philox4x32_10",
       [](uint64_t key, uint64_t counter, uint32_t word2, uint32_t word3) {
-        const auto words = initstats::philox4x32_10<initstats::Scalar32>(key, counter, word2, word3);
+        const auto words =
+            initstats::philox4x32_10<initstats::Scalar32>(key, counter, word2, word3);
         return std::array<uint32_t, 4>{words.v[0], words.v[1], words.v[2], words.v[3]};
       },
       "The four words of Philox4x32-10 for the counter (lo counter, hi counter, word2, word3).");
-  initstats::cpu::chosen_capability();  // an unknown INITSTATS_CPU_CAPABILITY is an ImportError here, not later
+  initstats::cpu::chosen_capability();  // an unknown INITSTATS_CPU_CAPABILITY is an ImportError
+                                        // here, not later
 }

@@ -1,4 +1,5 @@
-// torch's device guard and current CUDA stream, found at run time, so that a CPU-only torch loads the module too.
+// torch's device guard and current CUDA stream, found at run time, so that a CPU-only torch loads
+// the module too.
 #pragma once
 
 #if defined(INITSTATS_WITH_CUDA)

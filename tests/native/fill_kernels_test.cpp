@@ -1,0 +1,131 @@
+// The CUDA fill kernels, executed, against the CPU kernels: equal bits for every distribution,
+// storage type, size and layout, and nothing written outside of the tensor (guard bytes; ASan sees
+// the rest).
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "cpu/fill.h"
+#include "cuda/fill.h"
+#include "math/truncation.h"
+
+namespace {
+
+using namespace initstats;
+
+constexpr int64_t kGuard = 64;
+constexpr unsigned char kUntouched = 0xA5;
+int failures = 0;
+
+template <class Dist>
+using CpuKernel = void (*)(const Dist&, const cpu::FillRange&);
+
+Layout one_run(int64_t n, int64_t first) {
+  Layout layout{};
+  layout.count = n;
+  layout.first_index = first;
+  layout.dims = 1;
+  layout.size[0] = n;
+  layout.stride[0] = layout.logical[0] = 1;
+  return layout;
+}
+
+// rows x columns with the given memory strides, at (3, 5) of a logical matrix with `width` columns.
+Layout block(int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride,
+             int64_t width) {
+  Layout layout{};
+  layout.count = rows * columns;
+  layout.first_index = 3 * width + 5;
+  layout.dims = 2;
+  layout.size[0] = rows;
+  layout.size[1] = columns;
+  layout.stride[0] = row_stride;
+  layout.stride[1] = column_stride;
+  layout.logical[0] = width;
+  layout.logical[1] = 1;
+  return layout;
+}
+
+int64_t reach(const Layout& layout) {
+  int64_t last = 0;
+  for (int d = 0; d < layout.dims; ++d) last += (layout.size[d] - 1) * layout.stride[d];
+  return layout.count == 0 ? 0 : last + 1;
+}
+
+template <class Dist>
+void compare(const char* name, const Dist& dist, CpuKernel<Dist> kernel, DType dtype,
+             const std::vector<Layout>& layouts, int64_t shift) {
+  std::vector<std::vector<unsigned char>> memory;
+  std::vector<cuda::FillTarget<Dist>> targets;
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    const int64_t bytes = (reach(layouts[i]) + shift) * item_bytes(dtype) + 2 * kGuard;
+    memory.emplace_back(static_cast<size_t>(bytes), kUntouched);
+    targets.push_back({memory.back().data() + kGuard + shift * item_bytes(dtype), dtype, layouts[i],
+                       77 + i, dist});
+  }
+  if (cuda::launch_fill(targets.data(), static_cast<int64_t>(targets.size()), nullptr) !=
+      cudaSuccess) {
+    std::printf("%s: launch failed\n", name);
+    ++failures;
+  }
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    std::vector<unsigned char> expected(memory[i].size(), kUntouched);
+    void* const data = expected.data() + kGuard + shift * item_bytes(dtype);
+    kernel(dist, cpu::FillRange{data, dtype, &layouts[i], 77 + i, 0, layouts[i].count});
+    if (memory[i] != expected) {
+      std::printf("%s dtype %d shift %d layout %d: WRONG\n", name, static_cast<int>(dtype),
+                  static_cast<int>(shift), static_cast<int>(i));
+      ++failures;
+    }
+  }
+}
+
+template <template <class> class Dist, class Make>
+void compare_all(const char* name, CpuKernel<Dist<float>> narrow, CpuKernel<Dist<double>> wide,
+                 Make make) {
+  std::vector<Layout> layouts;
+  for (const int64_t n : {0, 1, 3, 4, 5, 8, 31, 1023, 4097}) {
+    for (const int64_t first : {int64_t{0}, int64_t{4}, int64_t{7}, (int64_t{1} << 34) - 6}) {
+      layouts.push_back(one_run(n, first));
+    }
+  }
+  layouts.push_back(block(7, 33, 40, 1, 100));  // columns of a matrix
+  layouts.push_back(block(9, 13, 1, 9, 64));    // transposed
+  layouts.push_back(block(5, 6, 100, 3, 6));    // whole rows, strided memory
+  layouts.push_back(block(300, 1, 2, 1, 31));   // one column
+  layouts.back().dims = 1;                      // its innermost dimension is not in logical order
+  for (const int64_t shift : {0, 1, 4}) {
+    for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+      compare<Dist<float>>(name, make(dtype, 0.0f), narrow, dtype, layouts, shift);
+    }
+    compare<Dist<double>>(name, make(DType::float64, 0.0), wide, DType::float64, layouts, shift);
+  }
+}
+
+}  // namespace
+
+int main() {
+  const cpu::FillKernels& k = cpu::baseline::fill_kernels;
+  compare_all<Uniform>("uniform", k.uniform, k.uniform_float64, [](DType dtype, auto real) {
+    return make_uniform<decltype(real)>(dtype, -0.3, 0.7);
+  });
+  compare_all<Normal>("normal", k.normal, k.normal_float64, [](DType dtype, auto real) {
+    return make_normal<decltype(real)>(dtype, 0.5, 2.0);
+  });
+  const double infinity = std::numeric_limits<double>::infinity();
+  const struct {
+    const char* name;
+    double low, high;
+  } forms[] = {{"trunc_normal", -2.0, 2.0},
+               {"trunc_normal narrow", 0.5, 0.625},
+               {"trunc_normal tail", 5.0, infinity}};
+  for (const auto& form : forms) {
+    compare_all<TruncNormal>(
+        form.name, k.trunc_normal, k.trunc_normal_float64, [&](DType dtype, auto real) {
+          return make_trunc_normal<decltype(real)>(dtype, 0.0, 1.0, form.low, form.high);
+        });
+  }
+  std::printf(failures == 0 ? "all right\n" : "%d wrong\n", failures);
+  return failures == 0 ? 0 : 1;
+}

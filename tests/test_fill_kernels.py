@@ -1,0 +1,147 @@
+"""The CUDA fill kernels without a GPU: source executed, PTX executed, machine code read."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cuda_on_cpu import build, ptx
+from cuda_on_cpu.toolkit import REPOSITORY
+from initstats import _ops
+
+CSRC = REPOSITORY / "csrc"
+NATIVE = REPOSITORY / "tests/native"
+KERNELS = CSRC / "cuda/fill.cu"
+KEY = 0x0123456789ABCDEF
+THREADS, UNROLL = 256, 4
+
+# Instances of fill_run_kernel for small batches, by the mangled names of their template arguments.
+NORMAL = "INS_6NormalIfEE"
+UNIFORM = "INS_7UniformIfEE"
+TRUNC_NORMAL = "INS_11TruncNormalIfEE"
+FLOAT32, BFLOAT16 = "StoreFloat32", "RoundBFloat16"
+
+
+def kernel(module: ptx.Module, *parts: str) -> str:
+    """Return the mangled name of the one kernel for small batches that contains all parts."""
+    found = [
+        k
+        for k in module.kernels
+        if "run_kernel" in k and "Li4E" in k and all(p in k for p in parts)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def run_batch(
+    out: np.ndarray[Any, Any], first_index: int, count: int, aligned: bool, dist: bytes
+) -> bytes:
+    """Return Batch<RunTask<Dist>, 4> with one task, as fill.cu lays it out."""
+    task = struct.pack("<QQqqI?3x", out.ctypes.data, KEY, first_index, count, 0, aligned) + dist
+    task += bytes(-len(task) % 8)
+    return struct.pack("<i4x", 1) + task + bytes(3 * len(task))
+
+
+def trunc_normal_parameters(*numbers: float) -> bytes:
+    """Return TruncNormal<float> as the host prepares it."""
+    program = build.compile_native([NATIVE / "trunc_normal_parameters.cpp"], sanitize=False)
+    return bytes.fromhex(build.run_native(program, *map(str, numbers)).stdout)
+
+
+DISTRIBUTIONS = {
+    UNIFORM: (
+        struct.pack("<4f", -1, 2, -1, float(np.nextafter(np.float32(1), np.float32(0)))),
+        _ops.uniform_,
+        ([-1.0], [1.0]),
+    ),
+    NORMAL: (struct.pack("<2f", 0.5, 2), _ops.normal_, ([0.5], [2.0])),
+    TRUNC_NORMAL: (b"", _ops.trunc_normal_, ([0.0], [1.0], [-2.0], [2.0])),
+}
+
+
+@pytest.fixture(scope="module")
+def module() -> ptx.Module:
+    """The kernels for small batches of float32 and bfloat16, from PTX."""
+    only = [
+        f"{dist}NS0_{store}"
+        for dist in DISTRIBUTIONS
+        for store in ("12StoreFloat32ELi4E", "9StoreHalfINS0_13RoundBFloat16EEELi4E")
+    ]
+    return build.load_ptx(KERNELS, only=[f"fill_run_kernel{name}" for name in only])
+
+
+def test_executed_fill_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
+    program = build.compile_native(
+        [NATIVE / "fill_kernels_test.cpp", KERNELS, CSRC / "cpu/fill.cpp"],
+        flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
+    )
+    for output in build.run_in_three_orders(program):
+        assert output == "all right\n"
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+@pytest.mark.parametrize("dist", DISTRIBUTIONS)
+@pytest.mark.parametrize("store", [FLOAT32, BFLOAT16])
+@pytest.mark.parametrize(("count", "first_index", "aligned"), [(9003, 0, True), (5000, 6, False)])
+def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
+    module: ptx.Module,
+    order: ptx.Order,
+    dist: str,
+    store: str,
+    count: int,
+    first_index: int,
+    aligned: bool,
+) -> None:
+    dtype, chunk = (torch.float32, 4) if store == FLOAT32 else (torch.bfloat16, 8)
+    bits: Any = np.uint32 if store == FLOAT32 else np.uint16
+    parameters, op, arguments = DISTRIBUTIONS[dist]
+    if dist == TRUNC_NORMAL:
+        parameters = trunc_normal_parameters(*(a[0] for a in arguments))
+    elif dist == UNIFORM and store == BFLOAT16:
+        parameters = struct.pack("<4f", -1, 2, -1, 0.99609375)  # the largest bfloat16 below 1
+    out = ptx.aligned(count, bits)
+    out[:] = 0xDEAD
+    batch = run_batch(out, first_index, count, aligned, parameters)
+    blocks = -(-count // (chunk * THREADS * UNROLL))
+    report = module.launch(
+        kernel(module, dist, store), blocks, THREADS, [batch], visible=[out], order=order
+    )
+
+    expected = torch.empty(count, dtype=dtype)
+    op([expected], [KEY], *arguments, [first_index, 1 << 40])
+    assert np.array_equal(
+        out, expected.view(torch.int32 if bits is np.uint32 else torch.int16).numpy().view(bits)
+    )
+    assert report.races == 0
+    assert (report.arrays[0].loaded, report.arrays[0].stored) == (0, count * out.itemsize)
+    if aligned:
+        wide = [
+            a
+            for a in report.accesses
+            if a.kind == "store" and a.lanes and a.size_bytes // a.lanes == 16
+        ]
+        assert sum(a.lanes for a in wide) == count // chunk  # all but the last few elements
+        assert sum(a.sectors for a in wide) == -(-(count // chunk) // 2)  # the ideal number
+
+
+@pytest.mark.parametrize("architecture", build.ARCHITECTURES)
+def test_fill_machine_code_is_lean(architecture: str) -> None:
+    cubin = build.compile_cubin(
+        KERNELS, architecture=architecture
+    )  # raises on spills and local memory
+    runs = {name: listing for name, listing in cubin.sass.items() if "fill_run_kernel" in name}
+    assert len(runs) == 3 * 4 * 2  # distributions, storage types, sizes of batch
+    for name, listing in runs.items():
+        loop = listing.main_loop()
+        assert loop.widths("STG")[128] == (2 if "StoreFloat64" in name else 1), name
+        assert listing.count("LDG") == 0, name
+        assert listing.local_memory == listing.generic_memory == 0, name
+        assert cubin.resources[name].registers <= 64, (
+            name
+        )  # four blocks of 256 threads on every GPU
+        if "StoreFloat64" not in name:
+            assert listing.fp64 == listing.calls == 0, name
