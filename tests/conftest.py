@@ -11,6 +11,7 @@ A test that asks for the fixture `device` says by that that it holds for every b
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = ("cpu", "cuda", "cuda-on-cpu")
+LEFT_OUT: list[str] = []
 
 sys.path.insert(0, str(ROOT / "csrc/build"))
 
@@ -69,6 +71,30 @@ def require_gpu() -> None:
         raise pytest.UsageError("--backend=cuda: torch finds no GPU")
     if not build_info()["cuda_archs"]:
         raise pytest.UsageError("--backend=cuda: the extension was built without CUDA kernels")
+
+
+def missing_packages(path: Path) -> list[str]:
+    """Return the packages that a test file imports at its top and that are not installed."""
+    lines = re.findall(r"^(?:import|from) (\w+)", path.read_text(), re.MULTILINE)
+    return [name for name in sorted(set(lines)) if importlib.util.find_spec(name) is None]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """On a GPU machine leave out what needs a package that is not there; elsewhere it is an error.
+
+    Such a machine may be offline. The CPU run of the suite, with all packages, is not on it.
+    """
+    if config.getoption("--backend") != "cuda" or collection_path.suffix != ".py":
+        return None
+    missing = missing_packages(collection_path)
+    if missing:
+        LEFT_OUT.append(f"left out {collection_path.name}: needs {', '.join(missing)}")
+    return True if missing else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in LEFT_OUT:
+        terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,57 @@
+"""The options of conftest.py: which tests a backend runs, and that it is the one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+import conftest
+from initstats._ops import build_info
+
+
+def item(*backends: str, fixtures: tuple[str, ...] = ()) -> pytest.Item:
+    marker = pytest.mark.backends(*backends).mark if backends else None
+    fake = SimpleNamespace(
+        nodeid="test", fixturenames=fixtures, get_closest_marker=lambda _name: marker
+    )
+    return cast("Any", fake)
+
+
+def runs_on(test: pytest.Item) -> list[str]:
+    return [backend for backend in conftest.BACKENDS if conftest._runs_on(test, backend)]
+
+
+def test_a_test_with_a_device_runs_on_every_backend_and_others_on_the_cpu() -> None:
+    assert runs_on(item(fixtures=("device",))) == ["cpu", "cuda", "cuda-on-cpu"]
+    assert runs_on(item(fixtures=("tmp_path",))) == ["cpu"]
+
+
+def test_the_marker_backends_decides_where_it_is_set() -> None:
+    assert runs_on(item("cpu", "cuda", fixtures=("device",))) == ["cpu", "cuda"]
+    assert runs_on(item("cuda-on-cpu")) == ["cuda-on-cpu"]
+    with pytest.raises(pytest.UsageError, match=r"unknown backends \['gpu'\]"):
+        conftest._runs_on(item("gpu"), "cpu")
+
+
+def test_the_backend_under_test_is_the_one_that_was_asked_for(
+    backend: str, device: torch.device
+) -> None:
+    executed = build_info()["backend"] == "CUDA kernels executed on the CPU"
+    assert executed == (backend == "cuda-on-cpu")
+    assert device.type == ("cuda" if backend == "cuda" else "cpu")
+
+
+def test_the_thread_count_is_restored(set_thread_count: Callable[[int], None]) -> None:
+    set_thread_count(1)
+    assert torch.get_num_threads() == 1
+
+
+def test_a_file_that_needs_a_missing_package_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "test_x.py"
+    file.write_text("import numpy\nfrom no_such_package import x\n    import indented_one\n")
+    assert conftest.missing_packages(file) == ["no_such_package"]
