@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from initstats import _ops, keys
-from initstats.fill_checks import (
-    check_normal,
-    check_trunc_normal,
-    check_uniform,
-    number,
-    numbers_for,
-    tensor_to_fill,
-)
-
-Numbers: TypeAlias = float | Sequence[float]
+from initstats import _ops
+from initstats.fill_call import Numbers, fill
+from initstats.fill_checks import check_normal, check_trunc_normal, check_uniform
 
 
 def uniform_(
@@ -57,8 +48,15 @@ def uniform_(
     Source: the signature is torch.nn.init.uniform_; the stream is Philox4x32-10 (Salmon et al.
         2011).
     """
-    foreach_uniform_(
-        [tensor], a, b, generator=generator, seed=seed, names=_one(name), _function="uniform_"
+    fill(
+        "uniform_",
+        _ops.uniform_,
+        check_uniform,
+        [tensor],
+        {"a": a, "b": b},
+        generator=generator,
+        seed=seed,
+        names=None if name is None else [name],
     )
     return tensor
 
@@ -93,8 +91,15 @@ def normal_(
     Source: the signature is torch.nn.init.normal_; inverse CDF after Giles 2010 (float64: Wichura
         1988, AS 241).
     """
-    foreach_normal_(
-        [tensor], mean, std, generator=generator, seed=seed, names=_one(name), _function="normal_"
+    fill(
+        "normal_",
+        _ops.normal_,
+        check_normal,
+        [tensor],
+        {"mean": mean, "std": std},
+        generator=generator,
+        seed=seed,
+        names=None if name is None else [name],
     )
     return tensor
 
@@ -138,16 +143,15 @@ def trunc_normal_(
     Source: the signature is torch.nn.init.trunc_normal_; the method is the inverse CDF between the
         bounds.
     """
-    foreach_trunc_normal_(
+    fill(
+        "trunc_normal_",
+        _ops.trunc_normal_,
+        check_trunc_normal,
         [tensor],
-        mean,
-        std,
-        a,
-        b,
+        {"mean": mean, "std": std, "a": a, "b": b},
         generator=generator,
         seed=seed,
-        names=_one(name),
-        _function="trunc_normal_",
+        names=None if name is None else [name],
     )
     return tensor
 
@@ -160,7 +164,6 @@ def foreach_uniform_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
-    _function: str = "foreach_uniform_",
 ) -> None:
     """Fill many tensors with uniform numbers in [a, b) in one launch per device and dtype.
 
@@ -178,10 +181,16 @@ def foreach_uniform_(
     Determinism: bitwise; the bits are those of one call per tensor with the same key.
     Source: as `uniform_`.
     """
-    todo = _Fill(_function, tensors, generator, seed, names)
-    low, high = todo.numbers("a", a), todo.numbers("b", b)
-    todo.check(check_uniform, low, high)
-    todo.run(_ops.uniform_, low, high)
+    fill(
+        "foreach_uniform_",
+        _ops.uniform_,
+        check_uniform,
+        tensors,
+        {"a": a, "b": b},
+        generator=generator,
+        seed=seed,
+        names=names,
+    )
 
 
 def foreach_normal_(
@@ -192,7 +201,6 @@ def foreach_normal_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
-    _function: str = "foreach_normal_",
 ) -> None:
     """Fill many tensors with normal numbers in one launch per device and dtype.
 
@@ -210,10 +218,16 @@ def foreach_normal_(
     Determinism: bitwise; the bits are those of one call per tensor with the same key.
     Source: as `normal_`.
     """
-    todo = _Fill(_function, tensors, generator, seed, names)
-    means, stds = todo.numbers("mean", mean), todo.numbers("std", std)
-    todo.check(check_normal, means, stds)
-    todo.run(_ops.normal_, means, stds)
+    fill(
+        "foreach_normal_",
+        _ops.normal_,
+        check_normal,
+        tensors,
+        {"mean": mean, "std": std},
+        generator=generator,
+        seed=seed,
+        names=names,
+    )
 
 
 def foreach_trunc_normal_(
@@ -226,7 +240,6 @@ def foreach_trunc_normal_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
-    _function: str = "foreach_trunc_normal_",
 ) -> None:
     """Fill many tensors with truncated normal numbers in one launch per device and dtype.
 
@@ -246,88 +259,13 @@ def foreach_trunc_normal_(
     Determinism: bitwise; the bits are those of one call per tensor with the same key.
     Source: as `trunc_normal_`.
     """
-    todo = _Fill(_function, tensors, generator, seed, names)
-    means, stds = todo.numbers("mean", mean), todo.numbers("std", std)
-    low, high = todo.numbers("a", a), todo.numbers("b", b)
-    todo.check(check_trunc_normal, means, stds, low, high)
-    todo.run(_ops.trunc_normal_, means, stds, low, high)
-
-
-class _Fill:
-    """One call: checks everything, draws the keys, hands the tensors of each device to the op."""
-
-    def __init__(
-        self,
-        function: str,
-        tensors: Iterable[torch.Tensor],
-        generator: torch.Generator | None,
-        seed: int | None,
-        names: Sequence[str | None] | None,
-    ) -> None:
-        self.function, self.generator, self.seed, self.names = function, generator, seed, names
-        self.tensors = [tensor_to_fill(function, tensor) for tensor in tensors]
-        if names is not None and len(names) != len(self.tensors):
-            raise ValueError(
-                f"initstats.{function}: expected one name per tensor,"
-                f" {len(self.tensors)}, got {len(names)}"
-            )
-        if len({id(tensor) for tensor in self.tensors}) != len(self.tensors):
-            raise ValueError(
-                f"initstats.{function}: expected every tensor once, got one tensor twice"
-            )
-
-    def numbers(self, name: str, value: Numbers) -> list[float]:
-        """Return the parameter as a list: one number for all tensors, or one per tensor."""
-        if type(value) is not float and isinstance(value, (list, tuple)):
-            return numbers_for(self.function, name, value, len(self.tensors))
-        return [number(self.function, name, value)]
-
-    def check(self, check: Callable[..., None], *parameters: list[float]) -> None:
-        """Check the parameters against the dtype of every tensor they are for."""
-        if all(len(values) == 1 for values in parameters):
-            for dtype in {tensor.dtype for tensor in self.tensors}:
-                check(self.function, dtype, *(values[0] for values in parameters))
-            return
-        for i, tensor in enumerate(self.tensors):
-            check(
-                self.function,
-                tensor.dtype,
-                *(values[i if len(values) > 1 else 0] for values in parameters),
-            )
-
-    def run(self, op: Callable[..., None], *parameters: list[float]) -> None:
-        """Draw the keys in order, then call the op once per device."""
-        places = [i for i, tensor in enumerate(self.tensors) if tensor.device.type != "meta"]
-        if not places:
-            return
-        if self.seed is None:
-            drawn = keys.draw_keys(
-                self.function, len(places), generator=self.generator, names=self.names
-            )
-            key_at = dict(zip(places, drawn, strict=True))
-        else:
-            drawn = keys.draw_keys(
-                self.function,
-                len(self.tensors),
-                generator=self.generator,
-                seed=self.seed,
-                names=self.names,
-            )
-            key_at = dict(enumerate(drawn))
-        devices = {self.tensors[i].device for i in places}
-        with torch.no_grad():
-            for device in devices:
-                here = [i for i in places if self.tensors[i].device == device]
-                tensors = [self.tensors[i] for i in here]
-                arguments = [
-                    values if len(values) == 1 else [values[i] for i in here]
-                    for values in parameters
-                ]
-                op(tensors, [key_at[i] for i in here], *arguments)
-                # The op writes through raw pointers: tell autograd, so that stale saved tensors are
-                # noticed.
-                torch.autograd.graph.increment_version(tensors)
-
-
-def _one(name: str | None) -> list[str | None] | None:
-    return None if name is None else [name]
+    fill(
+        "foreach_trunc_normal_",
+        _ops.trunc_normal_,
+        check_trunc_normal,
+        tensors,
+        {"mean": mean, "std": std, "a": a, "b": b},
+        generator=generator,
+        seed=seed,
+        names=names,
+    )
