@@ -14,7 +14,8 @@ from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
-from initstats.records import Stats, StatsTable, stats
+from initstats.record import Stats
+from initstats.records import StatsTable, stats
 from initstats.verifying import VerifyReport, verify
 
 __version__ = "0.1.0"

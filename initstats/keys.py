@@ -1,6 +1,6 @@
 """Where the 64-bit key of a fill comes from: a seed and a name, or a random number generator.
 
-See DESIGN "The stream" in docs/stream.md: a key and an element number decide every bit.
+A key and the number of an element decide every bit of a fill: docs/stream.md.
 """
 
 from __future__ import annotations
