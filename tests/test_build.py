@@ -85,8 +85,8 @@ def test_a_wrapper_around_nvcc_on_the_path_is_followed_to_its_toolkit(
 ) -> None:
     home = toolkit("90")
     monkeypatch.delenv("CUDA_HOME")
-    wrapper = tmp_path / "wrapper/nvcc"
-    wrapper.parent.mkdir()
+    wrapper = tmp_path / "some/folder/nvcc"
+    wrapper.parent.mkdir(parents=True)
     wrapper.write_text(f"#!/bin/sh\necho '#$ TOP={home}/bin/..' >&2\n")
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", str(wrapper.parent), prepend=os.pathsep)
