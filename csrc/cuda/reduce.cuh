@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/launch.cuh"
+#include "math/lanes.h"
 
 namespace initstats::cuda {
 
@@ -42,7 +43,7 @@ __device__ __forceinline__ Held scatter_sums(F (&v)[n], int lane) {
 
 // How many sums a lane holds at most after scatter_sums.
 template <int kMask, int n>
-constexpr int held_sums() {
+INITSTATS_HD constexpr int held_sums() {
   if constexpr (kMask < kWarp) {
     return held_sums<2 * kMask, (n + 1) / 2>();
   } else {

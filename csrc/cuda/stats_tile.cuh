@@ -41,9 +41,10 @@ template <int kItems, int kCount, class F>
 __device__ __forceinline__ void fold_lane_rows(F (&v)[kCount * kItems], F* out) {
   constexpr int kMask = kTileColumns / kItems;  // lanes of one row
   const int lane = lane_number();
+  constexpr int kMost = held_sums<kMask, kCount * kItems>();
   const Held held = scatter_sums<kMask>(v, lane);
 #pragma unroll
-  for (int k = 0; k < held_sums<kMask, kCount * kItems>(); ++k) {
+  for (int k = 0; k < kMost; ++k) {
     const int j = held.first + k;
     if (j < held.end) out[j / kItems * kTileColumns + lane % kMask * kItems + j % kItems] = v[k];
   }

@@ -13,7 +13,7 @@ namespace initstats {
 //   place 255 << s          all |x| > 2^128 (float64 only); the places above it stay empty
 // Zero, NaN and infinities are in no bucket. Two adjacent places of scale s + 1 make one of scale s: place >> 1.
 constexpr int kMaxScale = 2;
-constexpr int histogram_places(int scale) { return 2 * (256 << scale); }
+INITSTATS_HD constexpr int histogram_places(int scale) { return 2 * (256 << scale); }
 
 // floor(2^23 (2^(j/4) - 1)) for j = 1, 2, 3: the last mantissa that is still below the edge 2^(j/4).
 constexpr uint32_t kEdge1 = 0x1837F0, kEdge2 = 0x3504F3, kEdge3 = 0x5744FC;

@@ -1,0 +1,99 @@
+"""The bucket of a value against decimals of 120 digits: exact for powers of two, which are edges."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from initstats import _ops
+
+SCALES = [0, 1, 2]
+
+
+@cache
+def edge(k: int, scale: int) -> Decimal:
+    """2 ** (k * 2 ** -scale) with 120 digits."""
+    with localcontext() as context:
+        context.prec = 120
+        return Decimal(2) ** (Decimal(k) / (1 << scale))
+
+
+def place_of(x: float, scale: int) -> int:
+    """The place by comparing decimals, Note [Buckets] written down a second time."""
+    size = Decimal(x).copy_abs()  # abs() would round
+    if size <= edge(-126 << scale, scale):
+        k = (-126 << scale) - 1
+    elif size > edge(128 << scale, scale):
+        k = 128 << scale
+    else:
+        k = math.floor(math.log2(size) * (1 << scale)) - 2
+        while edge(k + 1, scale) < size:
+            k += 1
+    return k + (127 << scale) + ((256 << scale) if x < 0 else 0)
+
+
+def places(x: torch.Tensor, scale: int) -> npt.NDArray[np.int64]:
+    """The place of each element: one tensor per element, so that no other count hides it."""
+    rows = _ops.stats(list(x.unbind()), 2, scale)[2].cpu().numpy()
+    assert (rows.sum(axis=1) == 1).all()
+    found: npt.NDArray[np.int64] = rows.argmax(axis=1)
+    return found
+
+
+def around_edges(scale: int, dtype: type[np.floating]) -> npt.NDArray[np.floating]:
+    low, high = (-126, 128) if dtype is np.float32 else (-128, 130)
+    found = []
+    for k in range(low << scale, (high << scale) + 1, 1 if scale < 2 else 3):
+        with np.errstate(over="ignore"):
+            x = dtype(float(edge(k, scale)))
+        found += [np.nextafter(x, dtype(0)), x, np.nextafter(x, dtype(np.inf))]
+    values = np.array(found, dtype)
+    return np.concatenate([values, -values])[np.isfinite(np.concatenate([values, values]))]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_at_edges_and_one_ulp_beside_fall_where_decimals_say(
+    scale: int, dtype: type[np.floating], device: torch.device
+) -> None:
+    values = around_edges(scale, dtype)
+    expected = [place_of(float(v), scale) for v in values]
+    assert places(torch.from_numpy(values).to(device), scale).tolist() == expected
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_16_bit_value_falls_where_decimals_say(
+    scale: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    rows = _ops.stats([every.to(device)], 2, scale)[2].cpu().numpy()[0]
+    expected = np.zeros_like(rows)
+    for x in every.double().tolist():
+        if x != 0 and np.isfinite(x):
+            expected[place_of(x, scale)] += 1
+    assert np.array_equal(rows, expected)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_zero_nan_and_infinity_are_in_no_bucket(
+    scale: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    special = torch.tensor([0.0, -0.0, torch.nan, -torch.nan, torch.inf, -torch.inf], dtype=dtype)
+    x = special.repeat(3000).to(device)
+    assert _ops.stats([x], 2, scale)[2].sum() == 0
+
+
+def test_a_lower_scale_joins_pairs_of_places(device: torch.device) -> None:
+    g = torch.Generator().manual_seed(1)
+    x = (torch.randn(50_000, generator=g) * torch.randn(50_000, generator=g).exp() * 1e-3).to(device)
+    rows = {scale: _ops.stats([x], 2, scale)[2].cpu().numpy()[0] for scale in SCALES}
+    assert np.array_equal(rows[2].reshape(-1, 2).sum(1), rows[1])
+    assert np.array_equal(rows[1].reshape(-1, 2).sum(1), rows[0])

@@ -1,0 +1,121 @@
+"""The CUDA statistics kernels without a GPU: source executed, PTX executed, machine code read."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cuda_on_cpu import build, ptx
+from cuda_on_cpu.toolkit import REPOSITORY
+from initstats import _ops
+
+CSRC = REPOSITORY / "csrc"
+KERNELS = CSRC / "cuda/stats.cu"
+THREADS, TILE = 128, 4096
+TILE_RECORD_BYTES = {"Float32Items": 80, "BFloat16Items": 80, "Float64Items": 112}
+ITEMS = {
+    "Float32Items": (torch.float32, np.float32),
+    "BFloat16Items": (torch.bfloat16, np.uint16),
+    "Float64Items": (torch.float64, np.float64),
+}
+
+
+def kernel(module: ptx.Module, *parts: str) -> str:
+    """Return the mangled name of the one kernel for small batches that contains all parts."""
+    found = [k for k in module.kernels if "Li4E" in k and all(part in k for part in parts)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def module() -> ptx.Module:
+    only = [f"stats_tile_kernelINS0_9RunLoaderINS0_{len(i)}{i}EEELi4E" for i in ITEMS]
+    return build.load_ptx(KERNELS, only=[*only, "stats_merge_kernel"])
+
+
+def test_executed_statistics_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
+    program = build.compile_native(
+        [REPOSITORY / "tests/native/stats_kernels_test.cpp", KERNELS, CSRC / "cpu/stats.cpp"],
+        flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
+    )
+    for output in build.run_in_three_orders(program):
+        assert output == "all right\n"
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+@pytest.mark.parametrize("items", ITEMS)
+def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
+    module: ptx.Module, items: str, order: ptx.Order
+) -> None:
+    dtype, stored = ITEMS[items]
+    n = 2 * TILE + 1003
+    tiles = 3
+    values = (torch.randn(n, generator=torch.Generator().manual_seed(1)) * 2).to(dtype)
+    values[77] = 0
+    x = ptx.aligned(n, stored)
+    x[:] = (values.view(torch.int16) if dtype == torch.bfloat16 else values).numpy().view(stored)
+    records = ptx.aligned(tiles * TILE_RECORD_BYTES[items], np.uint8)
+    histogram = ptx.aligned(512, np.int64)
+    histogram[:] = 0
+    moments, counts = ptx.aligned(8, np.float64), ptx.aligned(8, np.int64)
+
+    task = struct.pack(
+        "<QqqQQIi", x.ctypes.data, n, 0, records.ctypes.data, histogram.ctypes.data, 0, tiles
+    )
+    head = struct.pack("<3Bxiii", True, True, True, 0, 2, 1)  # groups, tiles per block, tasks
+    report = module.launch(
+        kernel(module, "tile_kernel", items),
+        2,
+        THREADS,
+        [head + task + bytes(3 * len(task))],
+        visible=[x, records, histogram],
+        order=order,
+    )
+    assert report.races == 0, report.first_race
+    assert report.arrays[0].loaded == x.nbytes
+    assert report.arrays[0].stored == 0
+    wide = [a for a in report.accesses if a.kind == "load" and a.lanes and a.size_bytes == 16 * a.lanes]
+    assert sum(a.size_bytes for a in wide) >= 2 * TILE * x.itemsize  # all full tiles
+
+    merge = struct.pack("<2Bxxii4x", True, True, 2, 1)
+    merge_task = struct.pack(
+        "<QqQqQQIi",
+        *(records.ctypes.data, tiles, 0, n, moments.ctypes.data, counts.ctypes.data, 0, 1),
+    )
+    child = "TileRecordIdE" if dtype == torch.float64 else "TileRecordIfE"
+    report = module.launch(
+        kernel(module, "merge_kernel", child),
+        1,
+        THREADS,
+        [merge + merge_task + bytes(3 * len(merge_task))],
+        visible=[records, moments, counts],
+        order=order,
+    )
+    assert report.races == 0, report.first_race
+    expected: tuple[Any, ...] = tuple(rows.numpy()[0] for rows in _ops.stats([values], 7, 0))
+    assert moments.tobytes() == expected[0].tobytes()
+    assert counts.tolist() == expected[1].tolist()
+    assert histogram.tolist() == expected[2].tolist()
+
+
+@pytest.mark.parametrize("architecture", build.ARCHITECTURES)
+def test_statistics_machine_code_is_lean(architecture: str) -> None:
+    cubin = build.compile_cubin(KERNELS, architecture=architecture)  # raises on spills
+    runs = {name: listing for name, listing in cubin.sass.items() if "RunLoader" in name}
+    assert len(runs) == 4 * 2  # storage types, sizes of batch
+    for name, listing in runs.items():
+        loads = 16 if "Float64Items" in name else 8 if "Float32Items" in name else 4
+        assert listing.widths("LDG")[128] == loads, name
+        assert listing.local_memory == 0, name
+        assert listing.calls == 0, name
+        if "Float64Items" not in name:
+            assert listing.fp64 == 0, name
+            assert cubin.resources[name].registers <= 128, name  # four blocks of 128 threads
+        else:
+            assert cubin.resources[name].registers <= 168, name  # three
+    for name, listing in cubin.sass.items():
+        assert listing.local_memory == 0, name
