@@ -12,6 +12,7 @@ from initstats.fills import (
 )
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.orthogonal import orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.record import Stats
@@ -39,6 +40,7 @@ __all__ = [
     "init_",
     "key_of",
     "normal_",
+    "orthogonal_",
     "plan",
     "recipes",
     "stats",
