@@ -47,6 +47,8 @@ def main() -> int:
     where = results_file.machine(device)
     capability = str(build_info()["cpu_capability"])
     print(f"# {where}, kernels for {capability}", flush=True)
+    if where["load_before"] > 1:
+        print(f"# the machine is busy (load {where['load_before']}): do not publish these numbers")
     measurements = []
     for name in arguments.names or known:
         measurements += run(name, device, capability, arguments)

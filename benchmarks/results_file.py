@@ -27,6 +27,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),  # other work makes all numbers worse
         "device": device.type,
         "torch": torch.__version__,
         "initstats": initstats.__version__,
