@@ -1,0 +1,171 @@
+"""Fills without randomness: constants, identity matrices and Dirac kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from initstats.fill_checks import number
+
+_CONVOLUTIONS = (3, 4, 5)  # dimensions of the weights of 1-d, 2-d and 3-d convolutions
+
+
+def constant_(tensor: torch.Tensor, val: float) -> torch.Tensor:
+    """Fill the tensor with one value, in place.
+
+    Args:
+        tensor: any dtype, shape, strides and device.
+        val: the value, rounded to the tensor's dtype.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        RuntimeError: val does not fit into the dtype (torch's message).
+
+    Determinism: bitwise.
+    Source: the signature is torch.nn.init.constant_.
+    """
+    with torch.no_grad():
+        return tensor.fill_(val)
+
+
+def ones_(tensor: torch.Tensor) -> torch.Tensor:
+    """Fill the tensor with 1, in place.
+
+    Args:
+        tensor: as in `constant_`.
+
+    Returns:
+        The tensor.
+
+    Determinism: bitwise.
+    Source: the signature is torch.nn.init.ones_.
+    """
+    with torch.no_grad():
+        return tensor.fill_(1.0)
+
+
+def zeros_(tensor: torch.Tensor) -> torch.Tensor:
+    """Fill the tensor with 0, in place.
+
+    Args:
+        tensor: as in `constant_`.
+
+    Returns:
+        The tensor.
+
+    Determinism: bitwise.
+    Source: the signature is torch.nn.init.zeros_.
+    """
+    with torch.no_grad():
+        return tensor.zero_()
+
+
+def eye_(tensor: torch.Tensor) -> torch.Tensor:
+    """Fill a matrix with ones on the diagonal and zeros elsewhere, in place.
+
+    Args:
+        tensor: [rows, columns], any dtype, strides and device.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: not 2 dimensions (torch's message).
+
+    Determinism: bitwise.
+    Source: the signature is torch.nn.init.eye_.
+    """
+    if tensor.ndimension() != 2:  # noqa: PLR2004  # torch's rule and torch's words
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    with torch.no_grad():
+        tensor.zero_().diagonal().fill_(1)
+    return tensor
+
+
+def dirac_(tensor: torch.Tensor, groups: int = 1) -> torch.Tensor:
+    """Fill a convolution's weight so that it passes its input channels on, in place.
+
+    Output channel d of each group is input channel d, for as many channels as both sides have; the
+    1 stands at index size // 2 of every kernel dimension. Other output channels are 0.
+
+    Args:
+        tensor: [out, in / groups, ...] with 1, 2 or 3 kernel dimensions, any dtype, strides and
+            device.
+        groups: of the convolution, a divisor of the first dimension, >= 1.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: not 3, 4 or 5 dimensions, or groups does not divide the first (torch's
+            messages); groups < 0.
+        ZeroDivisionError: groups is 0, as in torch.
+
+    Determinism: bitwise.
+    Source: the signature is torch.nn.init.dirac_; Zagoruyko and Komodakis 2017, "DiracNets".
+    """
+    if tensor.ndimension() not in _CONVOLUTIONS:
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if tensor.size(0) % groups != 0:
+        raise ValueError("dim 0 must be divisible by groups")
+    if groups < 0:
+        raise ValueError(f"initstats.dirac_: expected groups >= 1, got groups={groups}")
+    if not tensor.is_meta:
+        _fill_dirac(tensor, 1.0, groups)
+    return tensor
+
+
+def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> torch.Tensor:
+    """Fill the weight of a linear layer or a convolution with gain times its identity, in place.
+
+    A matrix becomes gain * I (cut off or padded with zeros if it is not square), a convolution's
+    weight gain times what `dirac_` fills.
+
+    Args:
+        tensor: [out, in] or [out, in / groups, ...] with up to 3 kernel dimensions, any dtype,
+            strides and device.
+        gain: the value on the diagonal.
+        groups: of the convolution, a divisor of the first dimension, >= 1; 1 for a matrix.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        TypeError: gain is not a number.
+        ValueError: not 2 to 5 dimensions, groups < 1, no divisor, or not 1 with a matrix.
+
+    Determinism: bitwise.
+    Source: Le, Jaitly and Hinton 2015, section 2 (recurrent weights, gain 1 or 0.01);
+        keras.initializers.Identity.
+    """
+    gain = number("identity_", "gain", gain)
+    dimensions = tensor.dim()
+    if dimensions != 2 and dimensions not in _CONVOLUTIONS:  # noqa: PLR2004
+        raise ValueError(
+            f"initstats.identity_: expected 2 to 5 dimensions, got shape={list(tensor.shape)}"
+        )
+    if groups < 1 or tensor.size(0) % groups:
+        raise ValueError(
+            "initstats.identity_: expected groups to divide the first dimension,"
+            f" {tensor.size(0)}, got groups={groups}"
+        )
+    if dimensions == 2 and groups != 1:  # noqa: PLR2004
+        raise ValueError(
+            f"initstats.identity_: expected groups=1 with a matrix, got groups={groups}"
+        )
+    if not tensor.is_meta:
+        _fill_dirac(tensor, gain, groups)
+    return tensor
+
+
+def _fill_dirac(tensor: torch.Tensor, value: float, groups: int) -> None:
+    """Write the value to (g * out + d, d, centre) for every group g and channel d, else 0."""
+    with torch.no_grad():
+        tensor.zero_()
+        if 0 in tensor.shape[:2]:
+            return
+        by_group = torch.unflatten(tensor, 0, (groups, tensor.size(0) // groups))
+        for size in reversed(tensor.shape[2:]):
+            by_group = by_group.select(-1, size // 2)
+        by_group.diagonal(dim1=1, dim2=2).fill_(value)
