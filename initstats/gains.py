@@ -141,7 +141,8 @@ def _gain_of_function(function: Function, name: str) -> float:
 
 def _second_moment(function: Function, name: str) -> float:
     """Return E[f(z)^2]: Gauss-Legendre in panels, halved where halves and whole disagree."""
-    edges = torch.linspace(-_RANGE, _RANGE, _PANELS + 1, dtype=torch.float64)
+    # On the CPU also inside `with torch.device("meta")`, where models are often built.
+    edges = torch.linspace(-_RANGE, _RANGE, _PANELS + 1, dtype=torch.float64, device="cpu")
     left, right = edges[:-1], edges[1:]
     whole = _panel_integrals(function, name, left, right)
     total = float(whole.sum())
@@ -184,7 +185,7 @@ def _panel_integrals(
     middle, half = (left + right)[..., None] / 2, (right - left)[..., None] / 2
     z = middle + half * nodes
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    value: object = function(z.flatten())  # may work in place: z is not used again
+    value: object = function(z.flatten())  # may work in place: the values are done with
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
         raise TypeError(

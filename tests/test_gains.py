@@ -178,6 +178,11 @@ def test_functions_with_parameters_are_called_without_autograd() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_gain_does_not_depend_on_the_default_device() -> None:
+    with torch.device("meta"):
+        assert calculate_gain(torch.relu) == pytest.approx(math.sqrt(2), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
