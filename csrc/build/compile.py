@@ -3,6 +3,9 @@
 `extension` is the module that is installed: CPU kernels once per capability, and CUDA kernels when
 nvcc is there. `cuda_on_cpu` is for tests: g++ compiles the CUDA kernels for the executor in
 tests/cuda_on_cpu, and the ops hand CPU tensors to them.
+
+As a program it compiles the extension in place, without setuptools:
+    python csrc/build/compile.py
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ rule nvcc
   deps = gcc
 rule link
   description = link $out
-  command = $compiler -shared -Wl,--exclude-libs,ALL $in -o $out $libs
+  command = rm -f $out && $compiler -shared -Wl,--exclude-libs,ALL $in -o $out $libs
 """
 
 
@@ -80,6 +83,12 @@ def compile_extension(
     if done.returncode != 0:
         again = shlex.join([*command, "-v"])
         raise RuntimeError(f"initstats: the build failed; run it again with: {again}")
+
+
+def compile_in_place() -> None:
+    """Compile the extension into the package folder of this checkout."""
+    target = ROOT / "initstats" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    compile_extension(target, ROOT / "build/extension", jobs=os.environ.get("MAX_JOBS"))
 
 
 def _ninja() -> list[str]:
@@ -195,7 +204,8 @@ class Description:
         """The operators, the only code that sees torch and Python."""
         import pybind11
 
-        system = [self.torch, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
+        # pybind11 before torch: torch brings an older copy of it, which refuses the stable ABI.
+        system = [Path(pybind11.get_include()), self.torch, Path(sysconfig.get_path("include"))]
         system += [self.cuda / "include"] if self.cuda else []
         flags = [CXX, self.common, "-Wall -Wextra -Werror"]
         flags += [f"-isystem {_quoted(folder)}" for folder in system]
@@ -226,3 +236,10 @@ def _quoted(path: Path) -> str:
 def _path(path: Path) -> str:
     """Return a path as ninja's build statements want it."""
     return str(path).replace("$", "$$").replace(":", "$:").replace(" ", "$ ")
+
+
+if __name__ == "__main__":
+    try:
+        compile_in_place()
+    except RuntimeError as error:
+        sys.exit(str(error))
