@@ -22,6 +22,16 @@ def build_info() -> dict[str, str | list[str]]:
     return info
 
 
+def smallest_at_least(dtype: torch.dtype, x: float) -> float:
+    """Return the smallest value of a dtype that fills write which is >= x; it may be infinite."""
+    return _C.smallest_at_least(str(dtype).removeprefix("torch."), x)
+
+
+def check_memory(function: str, tensor: torch.Tensor) -> None:
+    """Raise RuntimeError unless a fill can write the tensor: what the ops refuse, before any op."""
+    _C.check_memory(function, tensor.shape, tensor.stride())
+
+
 def flat_box(boxes: Sequence[Box] | None) -> list[int]:
     """Return the `box` argument of the ops: per tensor its offsets, then the full sizes."""
     if boxes is None:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from initstats import _ops
 from initstats.fill_checks import number, numbers_for, tensor_to_fill
 from initstats.keys import draw_keys
 
@@ -64,8 +65,12 @@ def fill(
     else:
         drawn = draw_keys(function, n, generator=generator, seed=seed, names=names)
         keys = dict(enumerate(drawn))
+    devices = {todo[i].device for i in real}
+    if len(devices) > 1:  # what one op would refuse, before another one has written
+        for i in real:
+            _ops.check_memory(function, todo[i])
     with torch.no_grad():
-        for device in {todo[i].device for i in real}:
+        for device in devices:
             here = [i for i in real if todo[i].device == device]
             filled = [todo[i] for i in here]
             arguments = [v if len(v) == 1 else [v[i] for i in here] for v in lists]

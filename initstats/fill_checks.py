@@ -8,14 +8,9 @@ from functools import lru_cache
 
 import torch
 
-from initstats import _C
+from initstats import _ops
 
-_DTYPES = {
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.float32: "float32",
-    torch.float64: "float64",
-}
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -88,7 +83,7 @@ def check_uniform(function: str, dtype: torch.dtype, a: float, b: float) -> None
         raise ValueError(f"initstats.{function}: expected a <= b, got a={a}, b={b}")
     if b - a > (largest if dtype is torch.float64 else torch.finfo(torch.float32).max):
         raise ValueError(f"initstats.{function}: expected b - a to be finite, got a={a}, b={b}")
-    if a < b and _C.smallest_at_least(_DTYPES[dtype], a) >= b:
+    if a < b and _ops.smallest_at_least(dtype, a) >= b:
         raise ValueError(
             f"initstats.{function}: expected an interval [a, b) that holds a {dtype} value,"
             f" got a={a}, b={b}"
@@ -113,7 +108,7 @@ def check_trunc_normal(
     check_normal(function, dtype, mean, std)
     if not a <= b:  # NaN included
         raise ValueError(f"initstats.{function}: expected a <= b, got a={a}, b={b}")
-    inside = a == -math.inf or _C.smallest_at_least(_DTYPES[dtype], a) <= b
+    inside = a == -math.inf or _ops.smallest_at_least(dtype, a) <= b
     if not (inside or a == b) or math.inf in (a, -b):
         raise ValueError(
             f"initstats.{function}: expected an interval [a, b] that holds a {dtype} value,"

@@ -89,7 +89,9 @@ def draw_keys(
             return []
         # random_() over the full range gives 64 random bits per element, one engine draw of 64 bits
         # each.
-        draws = torch.empty(count, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        draws = torch.empty(count, dtype=torch.int64, device="cpu").random_(
+            -(2**63), None, generator=generator
+        )
         return [int(draw) for draw in draws.tolist()]
     keys = []
     for _ in range(count):

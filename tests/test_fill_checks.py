@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import initstats
+from initstats import _C
 
 NAN, INF = math.nan, math.inf
 F16, BF16, F64 = torch.float16, torch.bfloat16, torch.float64
@@ -169,7 +170,7 @@ F16, BF16, F64 = torch.float16, torch.bfloat16, torch.float64
             r"got dtype=torch.int32",
         ),
         (
-            lambda x: initstats.foreach_normal_([x, torch.zeros(2, 1).expand(2, 2)]),
+            lambda x: initstats.foreach_normal_([x, x[:1].expand(2, 4)]),
             RuntimeError,
             r"expected a tensor whose elements do not share memory",
         ),
@@ -226,6 +227,24 @@ def test_more_dimensions_than_the_kernels_take_are_refused(device: torch.device)
     with pytest.raises(RuntimeError, match=r"at most 8 dimensions that are not contiguous, got 9"):
         initstats.normal_(x.permute(8, 7, 6, 5, 4, 3, 2, 1, 0))
     assert not x.any()
+
+
+@pytest.mark.backends("cuda")
+def test_nothing_is_written_on_any_device_when_one_tensor_is_refused(device: torch.device) -> None:
+    tensors = [torch.zeros(4), torch.zeros(4, device=device)]
+    for bad in (torch.zeros(2, 1).expand(2, 2), torch.zeros(2, 1, device=device).expand(2, 2)):
+        with pytest.raises(RuntimeError, match="do not share memory"):
+            initstats.foreach_normal_([*tensors, bad])
+    assert not any(tensor.any() for tensor in tensors)
+
+
+def test_check_memory_refuses_what_the_ops_refuse() -> None:
+    _C.check_memory("f", (3, 4), (4, 1))
+    _C.check_memory("f", (3, 4), (1, 3))
+    _C.check_memory("f", (), ())
+    for sizes, strides in (((3, 4), (0, 1)), ((3, 3), (1, 1)), ((2, 3), (2, 1))):
+        with pytest.raises(RuntimeError, match=r"initstats.f: expected a tensor whose elements"):
+            _C.check_memory("f", sizes, strides)
 
 
 def test_many_dimensions_that_merge_are_fine(device: torch.device) -> None:

@@ -93,6 +93,16 @@ def test_adding_a_tensor_changes_no_other_tensor_with_names() -> None:
     assert torch.equal(few[1], more[2])
 
 
+def test_default_device_has_no_say_in_the_keys() -> None:
+    torch.manual_seed(0)
+    expected = filled()
+    torch.manual_seed(0)
+    x = torch.empty(8)
+    with torch.device("meta"):
+        initstats.normal_(x)
+    assert torch.equal(x, expected)
+
+
 def test_meta_tensors_draw_nothing() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

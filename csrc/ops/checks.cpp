@@ -47,11 +47,14 @@ Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors,
 Layout Boxes::layout(size_t i) const {
   const Tensor& tensor = tensors_[i];
   const int64_t dims = tensor.dim();
-  const auto sizes = tensor.sizes();
-  const auto strides = tensor.strides();
   const int64_t* offset = start_.empty() ? nullptr : box_.data() + start_[i];
-  const int64_t* full = start_.empty() ? sizes.data() : offset + dims;
+  return layout_of(op_, dims, tensor.sizes().data(), tensor.strides().data(), offset,
+                   offset == nullptr ? nullptr : offset + dims);
+}
 
+Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, const int64_t* strides,
+                 const int64_t* offset, const int64_t* full) {
+  if (full == nullptr) full = sizes;
   Layout layout{};
   layout.count = 1;
   layout.dims = 1;
@@ -60,37 +63,36 @@ Layout Boxes::layout(size_t i) const {
   // From the innermost dimension outwards, merging; reversed at the end.
   int used = 0;
   for (int64_t d = dims - 1; d >= 0; --d) {
-    const size_t at = static_cast<size_t>(d);
     const int64_t first = offset == nullptr ? 0 : offset[d];
-    if (first < 0 || sizes[at] > full[d] - first) {
-      fail(op_, "a box inside its full sizes",
-           "offset " + std::to_string(first) + " and size " + std::to_string(sizes[at]) +
+    if (first < 0 || sizes[d] > full[d] - first) {
+      fail(op, "a box inside its full sizes",
+           "offset " + std::to_string(first) + " and size " + std::to_string(sizes[d]) +
                " in a full size of " + std::to_string(full[d]) + " (dimension " +
                std::to_string(d) + ")");
     }
-    layout.count *= sizes[at];
+    layout.count *= sizes[d];
     layout.first_index += first * logical;
-    if (sizes[at] != 1) {
+    if (sizes[d] != 1) {
       const bool merges = used > 0 &&
-                          strides[at] == layout.size[used - 1] * layout.stride[used - 1] &&
+                          strides[d] == layout.size[used - 1] * layout.stride[used - 1] &&
                           logical == layout.size[used - 1] * layout.logical[used - 1];
       if (merges) {
-        layout.size[used - 1] *= sizes[at];
+        layout.size[used - 1] *= sizes[d];
       } else {
         if (used == Layout::kMaxDims) {
           fail(
-              op_,
+              op,
               "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
               std::to_string(dims) + " (call contiguous() first)");
         }
-        layout.size[used] = sizes[at];
-        layout.stride[used] = strides[at];
+        layout.size[used] = sizes[d];
+        layout.stride[used] = strides[d];
         layout.logical[used] = logical;
         ++used;
       }
     }
     if (full[d] != 0 && logical > INT64_MAX / full[d]) {
-      fail(op_, "full sizes with less than 2^63 elements", "more");
+      fail(op, "full sizes with less than 2^63 elements", "more");
     }
     logical *= full[d];
   }

@@ -27,14 +27,19 @@ using torch::stable::Tensor;
 // The storage type of a fill, or nothing for a dtype that fills do not support.
 std::optional<DType> fill_dtype(ScalarType dtype);
 
+// The layout of a tensor with the given sizes and strides that lies at `offset` in a logical tensor
+// of `full` sizes; both may be null for a tensor that is its own logical tensor. Fails where more
+// than Layout::kMaxDims dimensions remain after merging, and where it does not lie inside.
+Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, const int64_t* strides,
+                 const int64_t* offset, const int64_t* full);
+
 // The boxes of a list of tensors, Note [Box]: an op's `box` argument is empty, or for each tensor
 // its offset in every dimension and then the full sizes.
 class Boxes {
  public:
   Boxes(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<int64_t>& box);
 
-  // The layout of tensors[i]. Fails where more than Layout::kMaxDims dimensions remain after
-  // merging, and where the tensor does not lie inside its full sizes.
+  // The layout of tensors[i].
   Layout layout(size_t i) const;
 
  private:

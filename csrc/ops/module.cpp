@@ -6,10 +6,12 @@
 #include <array>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "cpu/dispatch.h"
 #include "math/bounds.h"
 #include "math/philox.h"
+#include "ops/checks.h"
 
 namespace {
 
@@ -62,6 +64,15 @@ PYBIND11_MODULE(_C, m) {
         return initstats::largest_below(dtype_named(dtype), x);
       },
       "The largest value of the dtype that is < x.");
+  m.def(
+      "check_memory",
+      [](const std::string& op, const std::vector<int64_t>& sizes,
+         const std::vector<int64_t>& strides) {
+        using namespace initstats::ops;
+        const auto dims = static_cast<int64_t>(sizes.size());
+        check_no_overlap(op, layout_of(op, dims, sizes.data(), strides.data(), nullptr, nullptr));
+      },
+      "Raises RuntimeError unless a fill can write a tensor of these sizes and strides.");
   m.def(
       "philox4x32_10",
       [](uint64_t key, uint64_t counter, uint32_t word2, uint32_t word3) {
