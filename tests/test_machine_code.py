@@ -1,0 +1,72 @@
+"""What is read of the compiler's output: resources of kernels, machine code, names."""
+
+from __future__ import annotations
+
+import pytest
+
+from cuda_on_cpu import build, sass
+from cuda_on_cpu.mangled import find_kernel
+from cuda_on_cpu.toolkit import HERE
+
+KERNELS = HERE / "example_kernels.cu"
+
+
+@pytest.mark.parametrize("architecture", build.ARCHITECTURES)
+def test_machine_code_of_the_examples_is_read(architecture: str) -> None:
+    cubin = build.compile_cubin(KERNELS, architecture=architecture)
+    usage = cubin.resources_of("philox_kernel")
+    assert 8 <= usage.registers <= 40
+    assert usage.stack_bytes == usage.spill_store_bytes == usage.spill_load_bytes == 0
+    philox = cubin.sass_of("philox_kernel").main_loop()
+    assert set(philox.widths("STG")) == {128}
+    assert philox.fp64 == philox.calls == philox.local_memory == 0
+    assert set(cubin.sass_of("sum_kernel").main_loop().widths("LDG")) == {128}
+    assert cubin.sass_of("atomics_kernel").fp64 > 0
+    assert cubin.sass_of("sum_kernel").count("SHFL") == 10
+    assert cubin.resources_of("sum_kernel").shared_bytes == 128
+
+
+def test_local_memory_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="Local memory used"):
+        build.compile_cubin(KERNELS, flags=["-DBUG_LOCAL_ARRAY"])
+    cubin = build.compile_cubin(KERNELS, flags=["-DBUG_LOCAL_ARRAY"], strict=False)
+    assert cubin.resources_of("halves_kernel").stack_bytes >= 64
+    assert cubin.sass_of("halves_kernel").local_memory > 0
+
+
+SASS = """
+        .section        .text._Z3foov,"ax",@progbits
+.text._Z3foov:
+        /*0000*/                   LDC R1, c[0x0][0x37c] ;
+.L_x_0:
+        /*0010*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;
+.L_x_1:
+        /*0020*/                   LDG.E.U8 R4, desc[UR4][R2.64] ;
+        /*0030*/                   DFMA R4, R4, R4, R4 ;
+        /*0040*/              @P0 BRA `(.L_x_1) ;
+        /*0050*/                   F2F.F64.F32 R4, R5 ;
+        /*0060*/             @!UP0 BRA `(.L_x_0) ;
+        /*0070*/                   EXIT ;
+.L_x_2:
+        /*0080*/                   BRA `(.L_x_2);
+"""
+
+
+def test_loops_are_what_lies_between_a_label_and_a_branch_back_to_it() -> None:
+    foo = sass.parse_sass(SASS)["_Z3foov"]
+    assert len(foo) == 9
+    assert foo.fp64 == 2
+    assert foo.widths("LDG") == {128: 1, 8: 1}
+    assert [len(loop) for loop in foo.loops()] == [6, 3]
+    assert foo.loops()[1].opcodes == {"LDG.E.U8": 1, "DFMA": 1, "BRA": 1}
+    # The widest access lies in the outer loop, and the inner loop belongs to it.
+    assert len(foo.main_loop()) == 6
+    assert len(sass.parse_sass(SASS.replace("LDG.E.128", "LDG.E.U8"))["_Z3foov"].main_loop()) == 3
+
+
+def test_a_kernel_is_found_by_its_identifier_or_by_part_of_its_mangled_name() -> None:
+    names = ["_Z13normal_kernelPf", "_Z19trunc_normal_kernelPf", "_Z4fillIfEvPf", "_Z4fillIdEvPd"]
+    assert find_kernel(names, "normal_kernel") == names[0]
+    assert find_kernel(names, "fillId") == names[3]
+    with pytest.raises(KeyError, match="expected one kernel named like 'fill'"):
+        find_kernel(names, "fill")
