@@ -116,6 +116,6 @@ def test_statistics_machine_code_is_lean(architecture: str) -> None:
             assert listing.fp64 == 0, name
             assert cubin.resources[name].registers <= 128, name  # four blocks of 128 threads
         else:
-            assert cubin.resources[name].registers <= 168, name  # three
+            assert cubin.resources[name].registers <= 255, name  # two
     for name, listing in cubin.sass.items():
         assert listing.local_memory == 0, name

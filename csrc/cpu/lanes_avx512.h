@@ -32,6 +32,8 @@ struct Avx512x32 {
   static INITSTATS_HD U splat(uint32_t a) { return (U)_mm512_set1_epi32(static_cast<int>(a)); }
   static INITSTATS_HD U umin(U a, U b) { return (U)_mm512_min_epu32((__m512i)a, (__m512i)b); }
   static INITSTATS_HD U umax(U a, U b) { return (U)_mm512_max_epu32((__m512i)a, (__m512i)b); }
+  // The greater one as two's complement.
+  static INITSTATS_HD U smax(U a, U b) { return (U)_mm512_max_epi32((__m512i)a, (__m512i)b); }
   static INITSTATS_HD U one_where(I where) { return (U)where >> 31; }
 
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {

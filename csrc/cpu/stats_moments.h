@@ -34,16 +34,22 @@ INITSTATS_HD auto is_finite(typename L::F x) {
   return magnitude<L>(x) < L::bits(L::broadcast(__builtin_huge_valf()));
 }
 
-// Pass 1: the plain sum. It is finite if every element is and nothing overflows.
+// Pass 1: the sums of x and |x|. The latter is finite if every element is and nothing overflows.
 template <class L>
 struct PlainTerms {
   using F = typename L::F;
-  static constexpr int kCount = 1;
-  INITSTATS_HD void set(F x, F (&sums)[1]) const { sums[0] = x; }
-  INITSTATS_HD void add(F x, F (&sums)[1]) const { sums[0] = sums[0] + x; }
+  static constexpr int kCount = 2;
+  INITSTATS_HD void set(F x, F (&sums)[2]) const {
+    sums[0] = x;
+    sums[1] = L::from_bits(magnitude<L>(x));
+  }
+  INITSTATS_HD void add(F x, F (&sums)[2]) const {
+    sums[0] = sums[0] + x;
+    sums[1] = sums[1] + L::from_bits(magnitude<L>(x));
+  }
 };
 
-// Pass 1 if the plain sum is not finite: the sum of x * kMaskedSumScale over the finite elements cannot overflow.
+// Pass 1 if that is not finite: the sum of x * kMaskedSumScale over the finite elements cannot overflow.
 template <class L>
 struct MaskedTerms {
   using F = typename L::F;
@@ -55,30 +61,32 @@ struct MaskedTerms {
   INITSTATS_HD void add(F x, F (&sums)[1]) const { sums[0] = sums[0] + term(x); }
 };
 
-// Pass 2: the sums about the pivot, Note [Tile sums].
-template <class L, bool kMasked>
+// Pass 2: the sums about the pivot, Note [Tile sums]; with masking also that of sizes, which pass 1 could not take.
+template <class L, bool kScaled, bool kMasked>
 struct PowerTerms {
   using F = typename L::F;
-  static constexpr int kCount = 5;
+  static constexpr int kCount = kMasked ? 5 : 4;
   F scale, scaled_pivot;
 
-  INITSTATS_HD void set(F x, F (&sums)[5]) const {
-    const F scaled = x * scale;
-    const F d = masked(x, scaled - scaled_pivot);
+  INITSTATS_HD F scaled(F x) const {
+    if constexpr (kScaled) return x * scale;
+    return x;
+  }
+  INITSTATS_HD void set(F x, F (&sums)[kCount]) const {
+    const F d = masked(x, scaled(x) - scaled_pivot);
     sums[0] = d;
     sums[1] = d * d;
     sums[2] = sums[1] * d;
     sums[3] = sums[1] * sums[1];
-    sums[4] = masked(x, L::from_bits(magnitude<L>(scaled)));
+    if constexpr (kMasked) sums[4] = masked(x, L::from_bits(magnitude<L>(scaled(x))));
   }
-  INITSTATS_HD void add(F x, F (&sums)[5]) const {
-    const F scaled = x * scale;
-    const F d = masked(x, scaled - scaled_pivot), d2 = d * d;
+  INITSTATS_HD void add(F x, F (&sums)[kCount]) const {
+    const F d = masked(x, scaled(x) - scaled_pivot), d2 = d * d;
     sums[0] = sums[0] + d;
     sums[1] = sums[1] + d2;
     sums[2] = L::fma(d2, d, sums[2]);
     sums[3] = L::fma(d2, d2, sums[3]);
-    sums[4] = sums[4] + masked(x, L::from_bits(magnitude<L>(scaled)));
+    if constexpr (kMasked) sums[4] = sums[4] + masked(x, L::from_bits(magnitude<L>(scaled(x))));
   }
   static INITSTATS_HD F masked(F x, F term) {
     if constexpr (kMasked) {
@@ -91,8 +99,8 @@ struct PowerTerms {
 
 // Adds what a pass takes from the first `rows` rows of a tile, a multiple of R, in the order of Note [Tile order]: the
 // rest is missing, and skipping it changes nothing. kAtOnce lane rows are in registers together; `see` is shown every
-// vector once.
-template <class L, int R, int kAtOnce, class Pass, class Item, class See>
+// vector once, and a count.
+template <class L, int R, int kAtOnce, bool kFull, class Pass, class Item, class See>
 INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, Item* sums, See&& see) {
   using F = typename L::F;
   constexpr int kCount = Pass::kCount;
@@ -102,7 +110,8 @@ INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, It
 #pragma GCC unroll 1
     for (int q = 0; q < kTileQuarters; ++q) {
       const Item* quarter = x + q * kQuarterRows * kTileColumns + column;
-      const int steps = std::min((rows_present - q * kQuarterRows) / R, kQuarterRows / R);
+      constexpr int kSteps = kQuarterRows / R;
+      const int steps = kFull ? kSteps : std::min((rows_present - q * kQuarterRows) / R, kSteps);
       if (steps <= 0) {
         for (int c = 0; c < kCount; ++c) quarters[q][c] = L::broadcast(0);
         continue;
@@ -114,7 +123,7 @@ INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, It
 #pragma GCC unroll 8
         for (int k = 0; k < kAtOnce; ++k) {
           const F v = L::load(quarter + (row + k) * kTileColumns);
-          see(v);
+          see(v, k);
           pass.set(v, some[k]);
         }
 #pragma GCC unroll 4
@@ -122,7 +131,7 @@ INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, It
 #pragma GCC unroll 8
           for (int k = 0; k < kAtOnce; ++k) {
             const F v = L::load(quarter + (step * R + row + k) * kTileColumns);
-            see(v);
+            see(v, step * kAtOnce + k);
             pass.add(v, some[k]);
           }
         }
@@ -199,76 +208,143 @@ void count_zeros(const Item* x, TileSums<Item>& t) {
   t.min_abs = bit_cast<Item>(min_abs);
 }
 
-// The plain sum, and the extrema if every element is finite.
-template <class L, int R, class Item>
-INITSTATS_HD Item first_pass(const Item* x, TileSums<Item>& t) {
-  using F = typename L::F;
-  using U = typename L::U;
-  F low = L::load(x), high = low;
-  U small = magnitude<L>(low);
-  Item sum;
-  sum_tile<L, R, R < 8 ? R : 8>(x, kTile / kTileColumns, PlainTerms<L>{}, &sum, [&](F v) {
-    low = L::min(v, low);
-    high = L::max(v, high);
-    small = L::umin(magnitude<L>(v), small);
-  });
-  alignas(64) Item lows[L::kWidth], highs[L::kWidth];
-  alignas(64) ItemBits<Item> smalls[L::kWidth];
-  memcpy(lows, &low, sizeof(lows));
-  memcpy(highs, &high, sizeof(highs));
-  memcpy(smalls, &small, sizeof(smalls));
-  for (int i = 1; i < L::kWidth; ++i) {
-    lows[0] = lows[i] < lows[0] ? lows[i] : lows[0];
-    highs[0] = highs[i] > highs[0] ? highs[i] : highs[0];
-    smalls[0] = smalls[i] < smalls[0] ? smalls[i] : smalls[0];
-  }
-  t.min = lows[0];
-  t.max = highs[0];
-  t.min_abs = bit_cast<Item>(smalls[0]);
-  return sum;
-}
-
-template <class L, int R, bool kMasked, class Item>
-INITSTATS_HD void second_pass(const Item* x, int rows, TileSums<Item>& t) {
-  const Item scale = tile_scale(t);
-  Item sums[5];
-  const PowerTerms<L, kMasked> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
-  sum_tile<L, R, 2>(x, rows, terms, sums, [](typename L::F) {});
-  t.s1 = sums[0];
-  t.s2 = sums[1];
-  t.s3 = sums[2];
-  t.s4 = sums[3];
-  t.l1 = sums[4];
-}
-
 // Where the last, partial tile of n elements ends in memory: a whole number of steps, NaN from element n on.
 INITSTATS_HD constexpr int padded_size(int n, int lane_rows) {
   const int step = lane_rows * kTileColumns;
   return (n + step - 1) / step * step;
 }
 
+// The extrema of finite elements. SIMD lanes of 32 bits compare bits: as unsigned numbers the negative ones of largest
+// size come last, as two's complement the positive ones do. Where there are none, the smallest size tells the extreme.
+template <class L>
+struct Extrema {
+  using F = typename L::F;
+  using U = typename L::U;
+  static constexpr bool kByBits = sizeof(F) > sizeof(float) && sizeof(U) / L::kWidth == sizeof(uint32_t);
+  U least;  // |x|
+  U last_unsigned, last_signed;
+  F min, max;
+
+  INITSTATS_HD explicit Extrema(F x)
+      : least(magnitude<L>(x)), last_unsigned(L::bits(x)), last_signed(L::bits(x)), min(x), max(x) {}
+  INITSTATS_HD void see(F x) {
+    least = L::umin(magnitude<L>(x), least);
+    if constexpr (kByBits) {
+      last_unsigned = L::umax(L::bits(x), last_unsigned);
+      last_signed = L::smax(L::bits(x), last_signed);
+    } else {
+      min = L::min(x, min);
+      max = L::max(x, max);
+    }
+  }
+  template <class Item>
+  INITSTATS_HD void write(TileSums<Item>& t) const {
+    using Bits = ItemBits<Item>;
+    Item mins[L::kWidth], maxs[L::kWidth];
+    Bits leasts[L::kWidth], unsigneds[L::kWidth], signeds[L::kWidth];
+    memcpy(mins, &min, sizeof(mins));
+    memcpy(maxs, &max, sizeof(maxs));
+    memcpy(leasts, &least, sizeof(leasts));
+    memcpy(unsigneds, &last_unsigned, sizeof(unsigneds));
+    memcpy(signeds, &last_signed, sizeof(signeds));
+    for (int i = 0; i < L::kWidth; ++i) {
+      if constexpr (kByBits) {
+        constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
+        mins[i] = bit_cast<Item>((unsigneds[i] & kSign) != 0 ? unsigneds[i] : leasts[i]);
+        maxs[i] = bit_cast<Item>((signeds[i] & kSign) == 0 ? signeds[i] : leasts[i] | kSign);
+      }
+      mins[0] = mins[i] < mins[0] ? mins[i] : mins[0];
+      maxs[0] = maxs[i] > maxs[0] ? maxs[i] : maxs[0];
+      leasts[0] = leasts[i] < leasts[0] ? leasts[i] : leasts[0];
+    }
+    t.min = mins[0];
+    t.max = maxs[0];
+    t.min_abs = bit_cast<Item>(leasts[0]);
+  }
+};
+
+// Asks for half of the next tile while a pass goes over this one, line by line, so that memory is busy in both passes:
+// most tiles are read in place, and pass 2 works on cached data. Only with narrow vectors: measured on Zen 4, 4096 x 4096
+// float32, it takes 0.27 instead of 0.37 ns per element with AVX2, but 0.27 instead of 0.22 with AVX-512, whose pass 1 the
+// hardware's own prefetcher serves better.
+template <class L, class Item>
+struct Prefetch {
+  static constexpr int kLine = 64;
+  static constexpr int kVectorsPerLine = 2 * kLine / static_cast<int>(sizeof(typename L::F));
+  const char* line;
+
+  INITSTATS_HD Prefetch(const Item* x, int half)
+      : line(reinterpret_cast<const char*>(x + kTile) + half * kTile / 2 * static_cast<int>(sizeof(Item))) {}
+  INITSTATS_HD void operator()(int i) {
+    if (sizeof(typename L::F) == kLine || i % kVectorsPerLine != 0) return;
+    __builtin_prefetch(line);
+    line += kLine;
+  }
+};
+
+constexpr int kTileRows = kTile / kTileColumns;
+
+// Lane rows at once in pass 1: as many as their sums leave registers for.
+template <class L, int R>
+constexpr int kFirstAtOnce = sizeof(typename L::F) == 64 && R >= 8 ? 8 : 4;
+
+// The sums of x and |x|; the extrema too, if the latter is finite.
+template <class L, int R, class Item>
+INITSTATS_HD void first_pass(const Item* x, Item (&sums)[2], TileSums<Item>& t) {
+  Extrema<L> extrema(L::load(x));
+  Prefetch<L, Item> prefetch(x, 0);
+  sum_tile<L, R, kFirstAtOnce<L, R>, true>(x, kTileRows, PlainTerms<L>{}, sums, [&](typename L::F v, int i) {
+    prefetch(i);
+    extrema.see(v);
+  });
+  extrema.write(t);
+}
+
+template <class L, int R, bool kScaled, class Item>
+INITSTATS_HD void second_pass(const Item* x, Item size, TileSums<Item>& t) {
+  const Item scale = tile_scale(t);
+  Item sums[4];
+  Prefetch<L, Item> prefetch(x, 1);
+  const PowerTerms<L, kScaled, false> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
+  sum_tile<L, R, 2, true>(x, kTileRows, terms, sums, [&](typename L::F, int i) { prefetch(i); });
+  set_sums(t, sums[0], sums[1], sums[2], sums[3], size * scale);
+}
+
+template <class L, int R, class Item>
+INITSTATS_HD void masked_passes(const Item* x, int n, TileSums<Item>& t) {
+  const int padded = padded_size(n, R), rows = padded / kTileColumns;
+  const auto ignore = [](typename L::F, int) {};
+  Item sum, sums[5];
+  count_kinds(x, padded, padded - n, t);
+  sum_tile<L, R, kFirstAtOnce<L, R>, false>(x, rows, MaskedTerms<L>{}, &sum, ignore);
+  set_pivot(t, masked_mean(sum, t.finite));
+  const Item scale = tile_scale(t);
+  const PowerTerms<L, true, true> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
+  sum_tile<L, R, 2, false>(x, rows, terms, sums, ignore);
+  set_sums(t, sums[0], sums[1], sums[2], sums[3], sums[4]);
+}
+
 // The sums of a tile of n elements; x is [padded_size(n, R)].
 template <class L, int R, class Item>
 TileSums<Item> tile_sums(const Item* x, int n) {
-  constexpr int kRows = kTile / kTileColumns;
   TileSums<Item> t;
   if (n == kTile) {
-    const Item sum = first_pass<L, R>(x, t);
-    if (bit_cast<ItemBits<Item>>(sum - sum) == 0) {
+    Item sums[2];
+    first_pass<L, R>(x, sums, t);
+    if (bit_cast<ItemBits<Item>>(sums[1] - sums[1]) == 0) {
       t.finite = kTile;
       t.nan = t.pos_inf = t.neg_inf = t.zero = 0;
       if (t.min_abs == 0) count_zeros(x, t);
-      set_pivot(t, sum * Item{1.0 / kTile});
-      second_pass<L, R, false>(x, kRows, t);
+      set_pivot(t, sums[0] * Item{1.0 / kTile});
+      if (t.exponent == 0) {
+        second_pass<L, R, false>(x, sums[1], t);
+      } else {
+        second_pass<L, R, true>(x, sums[1], t);
+      }
       return t;
     }
   }
-  const int padded = padded_size(n, R), rows = padded / kTileColumns;
-  count_kinds(x, padded, padded - n, t);
-  Item sum;
-  sum_tile<L, R, R < 8 ? R : 8>(x, rows, MaskedTerms<L>{}, &sum, [](typename L::F) {});
-  set_pivot(t, masked_mean(sum, t.finite));
-  second_pass<L, R, true>(x, rows, t);
+  masked_passes<L, R>(x, n, t);
   return t;
 }
 

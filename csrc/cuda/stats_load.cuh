@@ -110,7 +110,7 @@ struct RunLoader {
   using Stored = typename Items::Stored;
   static constexpr int kItems = 16 / static_cast<int>(sizeof(Stored));
   using Tile = ThreadTile<Value, kItems>;
-  static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 3 : 4;  // as many as fit without spilling registers
+  static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : 4;  // as many as fit without spilling registers
   struct alignas(16) Vector {
     Stored item[kItems];
   };

@@ -9,7 +9,7 @@ namespace initstats::cuda {
 
 template <class F>
 struct TileShared {
-  F sum[kTileQuarters][kTileColumns];
+  F sum[kTileQuarters][2 * kTileColumns];
   F powers[kTileQuarters][5 * kTileColumns];
   F min[kTileQuarters], max[kTileQuarters];
   ItemBits<F> min_abs[kTileQuarters];
@@ -87,10 +87,16 @@ __device__ __forceinline__ void read_extrema(const TileShared<F>& shared, TileSu
   t.min_abs = bit_cast<F>(min_abs);
 }
 
-// The plain sum of the tile, and its extrema if that is finite.
+template <class F>
+struct PlainSums {
+  F x, size;
+};
+
+// The sums of x and |x|; the extrema too, if the latter is finite.
 template <class F, int kItems>
-__device__ __forceinline__ F first_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared, TileSums<F>& t) {
-  F sums[kItems];
+__device__ __forceinline__ PlainSums<F> first_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared,
+                                                   TileSums<F>& t) {
+  F sums[2 * kItems];
   F min = x.v[0][0], max = min;
   ItemBits<F> min_abs = magnitude_bits(min);
 #pragma unroll
@@ -98,17 +104,20 @@ __device__ __forceinline__ F first_pass(const ThreadTile<F, kItems>& x, TileShar
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
       const F v = x.v[step][k];
+      const F size = bit_cast<F>(magnitude_bits(v));
       sums[k] = step == 0 ? v : sums[k] + v;
+      sums[kItems + k] = step == 0 ? size : sums[kItems + k] + size;
       min = v < min ? v : min;
       max = v > max ? v : max;
       min_abs = magnitude_bits(v) < min_abs ? magnitude_bits(v) : min_abs;
     }
   }
-  fold_lane_rows<kItems, 1>(sums, shared.sum[warp_number()]);
+  fold_lane_rows<kItems, 2>(sums, shared.sum[warp_number()]);
   write_extrema(min, max, min_abs, shared);
   __syncthreads();
   read_extrema(shared, t);
-  return fold_quarters(shared.sum[0], kTileColumns);
+  return {fold_quarters(shared.sum[0], 2 * kTileColumns),
+          fold_quarters(shared.sum[0] + kTileColumns, 2 * kTileColumns)};
 }
 
 // Counts of every kind, the extrema of the finite elements and the sum of them times kMaskedSumScale.
@@ -159,14 +168,15 @@ __device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, i
   t.neg_inf = static_cast<uint16_t>(infinities >> 16);
   t.finite = static_cast<uint16_t>(kTile - (nan_zero & 0xFFFF) - t.pos_inf - t.neg_inf);
   t.nan = static_cast<uint16_t>((nan_zero & 0xFFFF) - static_cast<uint32_t>(missing));
-  return fold_quarters(shared.sum[0], kTileColumns);
+  return fold_quarters(shared.sum[0], 2 * kTileColumns);
 }
 
-// The sums about the pivot; valid in warp 0.
+// The sums about the pivot, valid in warp 0; with masking also that of sizes, which the first pass could not take.
 template <bool kMasked, class F, int kItems>
 __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared, TileSums<F>& t) {
+  constexpr int kSums = kMasked ? 5 : 4;
   const F scale = tile_scale(t), scaled_pivot = t.pivot * scale;
-  F sums[5 * kItems];
+  F sums[kSums * kItems];
 #pragma unroll
   for (int step = 0; step < x.kSteps; ++step) {
 #pragma unroll
@@ -174,17 +184,19 @@ __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, Tile
       const bool keep = !kMasked || is_finite(x.v[step][k]);
       const F scaled = x.v[step][k] * scale;
       const F d = keep ? scaled - scaled_pivot : F{0};
-      const F size = keep ? bit_cast<F>(magnitude_bits(scaled)) : F{0};
       const F d2 = d * d;
       F* const s = sums + k;
       s[0] = step == 0 ? d : s[0] + d;
       s[kItems] = step == 0 ? d2 : s[kItems] + d2;
       s[2 * kItems] = step == 0 ? d2 * d : fused(d2, d, s[2 * kItems]);
       s[3 * kItems] = step == 0 ? d2 * d2 : fused(d2, d2, s[3 * kItems]);
-      s[4 * kItems] = step == 0 ? size : s[4 * kItems] + size;
+      if constexpr (kMasked) {
+        const F size = keep ? bit_cast<F>(magnitude_bits(scaled)) : F{0};
+        s[4 * kItems] = step == 0 ? size : s[4 * kItems] + size;
+      }
     }
   }
-  fold_lane_rows<kItems, 5>(sums, shared.powers[warp_number()]);
+  fold_lane_rows<kItems, kSums>(sums, shared.powers[warp_number()]);
   __syncthreads();
   if (warp_number() == 0) {
     constexpr int kStride = 5 * kTileColumns;
@@ -192,7 +204,7 @@ __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, Tile
     t.s2 = fold_quarters(shared.powers[0] + kTileColumns, kStride);
     t.s3 = fold_quarters(shared.powers[0] + 2 * kTileColumns, kStride);
     t.s4 = fold_quarters(shared.powers[0] + 3 * kTileColumns, kStride);
-    t.l1 = fold_quarters(shared.powers[0] + 4 * kTileColumns, kStride);
+    if constexpr (kMasked) t.l1 = fold_quarters(shared.powers[0] + 4 * kTileColumns, kStride);
   }
 }
 
@@ -200,17 +212,18 @@ __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, Tile
 template <class F, int kItems>
 __device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int missing, TileShared<F>& shared) {
   TileSums<F> t;
-  const F sum = first_pass(x, shared, t);
-  const bool plain = is_finite(sum);  // the same in all threads, as every condition here
+  const PlainSums<F> sums = first_pass(x, shared, t);
+  const bool plain = is_finite(sums.size);  // the same in all threads, as every condition here
   t.finite = kTile;
   t.nan = t.pos_inf = t.neg_inf = t.zero = 0;
   F masked_sum = F{0};
   forget_terms(x);
   if (!plain || t.min_abs == F{0}) masked_sum = masked_first_pass(x, missing, shared, t);
   forget_terms(x);
-  set_pivot(t, plain ? sum * static_cast<F>(1.0 / kTile) : masked_mean(masked_sum, t.finite));
+  set_pivot(t, plain ? sums.x * static_cast<F>(1.0 / kTile) : masked_mean(masked_sum, t.finite));
   if (plain) {
     second_pass<false>(x, shared, t);
+    t.l1 = sums.size * tile_scale(t);
   } else {
     second_pass<true>(x, shared, t);
   }

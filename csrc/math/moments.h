@@ -45,13 +45,15 @@ INITSTATS_HD double power_of_two(int exponent) {
 
 // The exponent of Note [Tile sums] from the bits of the largest finite |x|. Clamped so that 2^-exponent is normal and
 // |x| * 2^-exponent < 4 (float32: denormal tiles land at 2^-23 and above, whose fourth power 2^-92 is still normal).
+// 0 for the usual sizes, which saves a multiplication: where even the fourth power of one unit in the last place of the
+// largest |x| is normal, 4 (e - 23) >= -126, and 4096 fourth powers of 2^(e + 2) stay finite.
 INITSTATS_HD int scale_exponent(uint32_t max_abs_bits) {
   const int e = static_cast<int>(max_abs_bits >> 23) - 127;
-  return e < -126 ? -126 : e > 126 ? 126 : e;
+  return e < -126 ? -126 : e > 126 ? 126 : e >= -8 && e <= 24 ? 0 : e;
 }
 INITSTATS_HD int scale_exponent(uint64_t max_abs_bits) {
   const int e = static_cast<int>(max_abs_bits >> 52) - 1023;
-  return e < -1022 ? -1022 : e > 1022 ? 1022 : e;
+  return e < -1022 ? -1022 : e > 1022 ? 1022 : e >= -200 && e <= 240 ? 0 : e;
 }
 
 template <class Item>
@@ -97,6 +99,15 @@ INITSTATS_HD void set_pivot(TileSums<F>& t, F mean) {
   const F max_abs = -t.min > t.max ? -t.min : t.max;
   t.pivot = t.finite == 0 ? F{0} : pivot + F{0};
   t.exponent = scale_exponent(bit_cast<ItemBits<F>>(t.finite == 0 ? F{0} : max_abs + F{0}));
+}
+
+template <class F>
+INITSTATS_HD void set_sums(TileSums<F>& t, F s1, F s2, F s3, F s4, F l1) {
+  t.s1 = s1;
+  t.s2 = s2;
+  t.s3 = s3;
+  t.s4 = s4;
+  t.l1 = l1;
 }
 
 // Moments about the mean from sums about the pivot, in float64. n == 0 gives zeros.
