@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def test_the_examples_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # `make gpu` builds in place, installs nothing
         capture_output=True,
         text=True,
         check=False,
