@@ -147,6 +147,22 @@ def test_a_block_holds_the_parameters_inside_and_a_layer_its_own() -> None:
     assert [p.name for p in layers["lm_head"].parameters] == ["wte.weight"]  # tied
 
 
+def test_stacks_inside_a_block_are_no_series_of_their_own() -> None:
+    def stack() -> nn.Module:
+        return nn.Sequential(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(3)))
+
+    model = nn.ModuleDict({"a": nn.Sequential(stack(), stack(), stack()), "b": stack()})
+    model.forward = lambda x: model["b"](model["a"](x)).square().mean()
+    series = audit(model, torch.randn(4, 8), steps=1).evidence.series
+    assert [(s.name, s.layers) for s in series] == [
+        ("a", ("a.0", "a.1", "a.2")),
+        ("b", ("b.0", "b.1", "b.2")),
+    ]
+    alone = nn.Sequential(nn.Linear(8, 8), *(stack() for _ in range(3)), nn.Linear(8, 8))
+    report = audit(alone, torch.randn(4, 8), loss_fn=functional.mse_loss, steps=1)
+    assert [s.layers for s in report.evidence.series] == [("1", "2", "3")]
+
+
 def test_a_module_called_twice_is_one_layer_with_both_calls() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -212,7 +228,7 @@ class WithLoss(nn.Module):
         forms: dict[str, Any] = {
             "tensor": loss,
             "tuple": (scores, loss),
-            "mapping": {"scores": scores, "loss": loss},
+            "mapping": {"scores": scores, "penalty": scores.mean(), "loss": loss},
         }
         if self.form == "attribute":
             return type("Output", (), {"loss": loss, "scores": scores})()
@@ -224,6 +240,7 @@ def test_the_loss_is_found_in_the_output(form: str) -> None:
     x, y = labelled()
     by_order = audit(WithLoss(form), (x, y), steps=2)
     assert by_order.loss.expected == pytest.approx(math.log(4))
+    assert by_order.loss.values[0] == pytest.approx(by_order.loss.cross_entropies[0].value)
     by_name = audit(WithLoss(form), {"x": x, "y": y}, steps=2)
     assert len(by_name.loss.values) == 2
 
@@ -388,6 +405,11 @@ def test_bad_arguments_are_refused(
 
 
 def test_a_model_that_returns_no_loss_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected a scalar loss, got shape=\(2, 4\); .* pass loss_fn"
+    ):
+        audit(nn.Linear(8, 4), torch.randn(2, 8))
+
     class TwoScores(nn.Linear):
         def forward(self, x: Tensor) -> Any:
             return super().forward(x), super().forward(x)
@@ -435,14 +457,17 @@ def test_a_report_is_saved_as_json_and_png(tmp_path: Path) -> None:
     assert report.save(tmp_path / "no plot", plot=False) == [tmp_path / "no plot" / "audit.json"]
 
 
-def test_a_sick_report_can_be_drawn_and_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "words"), [(math.nan, "not-finite"), (0.0, "no findings")])
+def test_what_a_logarithm_cannot_show_is_drawn_and_printed(
+    value: float, words: str, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib")
     model = demo_gpt()
     with torch.no_grad():
-        model.wte.weight.fill_(math.nan)
+        model.wte.weight.fill_(value)  # at 0 no gradient passes the head, at first
     report = audit(model, demo_batch(), steps=2)
     report.save(tmp_path)
-    assert "not-finite" in str(report)
+    assert words in str(report)
 
 
 def test_a_missing_extra_is_named_before_anything_is_written(

@@ -56,11 +56,13 @@ def test_parameters_of_one_shape_get_different_values() -> None:
 
 
 def test_without_a_seed_the_default_generator_decides_and_the_receipt_tells() -> None:
-    first, second, third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+    first, second, third, fourth = (nn.Linear(8, 8) for _ in range(4))
     torch.manual_seed(7)
     receipt = init_(first, everything(1.0))
     torch.manual_seed(7)
     init_(second, everything(1.0))
+    init_(fourth, everything(1.0))
+    assert not torch.equal(first.weight, fourth.weight)
     init_(third, everything(1.0), seed=receipt.seed)
     assert torch.equal(first.weight, second.weight)
     assert torch.equal(first.weight, third.weight)

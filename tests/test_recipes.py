@@ -13,6 +13,7 @@ from initstats import recipes
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.planning import plan
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Slot, Uniform
+from initstats.recipes.slots import stack_blocks
 from initstats.verifying import verify
 
 LAYERS = 6
@@ -190,6 +191,26 @@ def test_a_rule_tells_its_condition_and_promise_in_words() -> None:
     assert rule.promise == "N(0, 0.5)"
     assert Rule("*.a", lambda _slot: Normal(0.5)).condition == "*.a"
     assert Rule("*.a", lambda _slot: Normal(0.5)).promise == "depends on the parameter"
+
+
+def test_blocks_are_found_among_other_modules_and_equal_layers_are_none() -> None:
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 2))
+
+    def blocks(model: nn.Module) -> list[str]:
+        return list(stack_blocks(model))
+
+    assert blocks(nn.Sequential(nn.Linear(2, 2), block(), block(), nn.Linear(2, 2))) == ["1", "2"]
+    assert blocks(nn.ModuleList([block()])) == ["0"]
+    assert blocks(nn.Sequential(block())) == []
+    assert blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.ReLU())) == []
+    assert blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) == ["0", "1"]
+    assert blocks(nn.ModuleDict({"a": block(), "b": block()})) == []
+    planned = plan(
+        nn.Sequential(nn.Linear(2, 2), block(), block()),
+        Recipe([Rule("1.*", lambda s: Constant(s.blocks or 0)), Rule("*", Constant(0.0))]),
+    )
+    assert [entry.distribution.mean for entry in planned] == [0, 0, 2, 2, 0, 0]
 
 
 def test_a_module_is_matched_by_the_names_of_its_bases_too() -> None:

@@ -93,9 +93,10 @@ def test_values_outside_the_bounds_are_found() -> None:
     recipe = Recipe([Rule("*", Uniform(-0.1, 0.1))])
     init_(model, recipe, seed=0)
     assert verify(model, recipe).ok
-    with torch.no_grad():
-        model.weight[0, 0] = 0.101
-    assert "values outside [-0.1, 0.1]" in verify(model, recipe).failures[0].problem
+    for value in (0.101, -0.101):
+        with torch.no_grad():
+            model.weight[0, 0] = value
+        assert "values outside [-0.1, 0.1]" in verify(model, recipe).failures[0].problem
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -45,7 +45,7 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
     if loss.numel() != 1:
         raise ValueError(
             f"initstats.audit: expected a scalar loss, got shape={tuple(loss.shape)}; "
-            "average it over the batch"
+            "average it over the batch, or pass loss_fn"
         )
     if not loss.requires_grad:
         raise ValueError(

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from initstats.recipes.slots import is_stack
+from initstats.recipes.slots import stack_blocks
 from initstats.record import Stats
 from initstats.records import stats
 
@@ -50,7 +50,7 @@ class Collector:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        blocks = {b for m in self._model.modules() if is_stack(m) for b in m.children()}
+        blocks = {b for m in self._model.modules() for b in stack_blocks(m).values()}
         for name, module in self._model.named_modules():
             owns = next(module.parameters(recurse=False), None) is not None
             leaf = next(module.children(), None) is None

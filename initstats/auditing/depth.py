@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from initstats.recipes.slots import is_stack
+from initstats.recipes.slots import stack_blocks
 
 SHORTEST_SERIES = 3
 
@@ -17,7 +17,7 @@ class Series:
     """Layers through which the signal passes one after the other.
 
     Attributes:
-        name: Path of the stack, or "layers" for a model without one.
+        name: Path of the stack ("the model" for the model itself), or "layers" without one.
         layers: Names of the modules, first to last, at least `SHORTEST_SERIES`.
     """
 
@@ -40,13 +40,13 @@ def depth_series(model: nn.Module, called: Sequence[str]) -> tuple[Series, ...]:
     order = {name: i for i, name in enumerate(called)}
     series: list[Series] = []
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{found.name}.") for found in series)
-        if not is_stack(module) or inside:
+        blocks = [block for found in series for block in found.layers]
+        if any(f"{path}.".startswith(f"{block}.") for block in blocks):
             continue
-        names = [f"{path}.{child}" if path else child for child, _ in module.named_children()]
+        names = [f"{path}.{child}" if path else child for child in stack_blocks(module)]
         names = [name for name in names if name in order and _is_deep(model.get_submodule(name))]
         if len(names) >= SHORTEST_SERIES:
-            series.append(Series(path, tuple(sorted(names, key=order.__getitem__))))
+            series.append(Series(path or "the model", tuple(sorted(names, key=order.__getitem__))))
     if series:
         return tuple(series)
     weighted = [name for name in called if _owns_matrix(model.get_submodule(name))][:-1]

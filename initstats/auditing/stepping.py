@@ -26,7 +26,7 @@ from initstats.auditing.evidence import (
     ParameterReport,
 )
 from initstats.planning import Plan
-from initstats.recipes.slots import is_stack
+from initstats.recipes.slots import stack_blocks
 from initstats.record import Stats
 from initstats.records import stats
 from initstats.verifying import compare
@@ -136,7 +136,7 @@ def _layers(
     model: nn.Module, run: FirstSteps, parameters: dict[int, ParameterReport]
 ) -> dict[str, LayerReport]:
     """Return one report per module that was called, in order."""
-    blocks = {b for m in model.modules() if is_stack(m) for b in m.children()}
+    blocks = {b for m in model.modules() for b in stack_blocks(m).values()}
     layers = {}
     for name, flow in run.flows.items():
         module = model.get_submodule(name)

@@ -190,9 +190,11 @@ class LossTrajectory(AuditRule):
 class UpdateRatio(AuditRule):
     """Size of the first update relative to the weights, for matrices.
 
-    A single matrix is a finding only when it also stands apart from the median matrix: small
-    weights next to large ones are normal (std 0.02 / sqrt(2 * 96) in the residual projections of
-    GPT-3 against 0.02 elsewhere is a factor of 14).
+    Matrices with a gradient of 0 are not judged: behind a head or a gate that starts at 0 by design
+    the first update is weight decay alone. A single matrix is a finding only when it also stands
+    apart from the median matrix: small weights next to large ones are normal (std
+    0.02 / sqrt(2 * 96) in the residual projections of GPT-3 against 0.02 elsewhere is a factor of
+    14).
 
     Attributes:
         low: Smallest useful ratio.
@@ -210,7 +212,8 @@ class UpdateRatio(AuditRule):
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Judge all matrices together, or those that stand apart."""
         matrices = [p for p in evidence.parameters.values() if p.is_matrix]
-        ratios = {p.name: p.update_ratio for p in matrices}
+        reached = [p for p in matrices if p.gradient is not None and p.gradient.rms > 0]
+        ratios = {p.name: p.update_ratio for p in reached}
         known = {name: r for name, r in ratios.items() if r is not None and math.isfinite(r)}
         if not known:
             return

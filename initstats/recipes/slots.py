@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -51,34 +52,40 @@ def slots(model: nn.Module) -> list[tuple[Slot, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def is_stack(module: nn.Module) -> bool:
-    """Tell whether a module is a sequence of blocks of one class.
+def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
+    """Find the blocks of a stack: children of one class through which the signal passes in turn.
 
     Args:
-        module: Any module.
+        module: Any module; only a `ModuleList` or a `Sequential` can be a stack.
 
     Returns:
-        True for a non-empty `ModuleList`, or a `Sequential` of two or more, whose children share
-        one class.
+        The longest run of neighbours of one class, by their names in the container, if it is two
+        or longer and is the whole container or of modules with children (so that equal layers
+        among others are no blocks); a single module that fills a `ModuleList`; else nothing.
     """
-    smallest = {nn.ModuleList: 1, nn.Sequential: 2}
-    for container, length in smallest.items():
-        if isinstance(module, container):
-            children = list(module.children())
-            return len(children) >= length and len({type(child) for child in children}) == 1
-    return False
+    if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+        return {}
+    children = list(module.named_children())
+    runs = [list(run) for _, run in groupby(children, key=lambda child: type(child[1]))]
+    longest = max(runs, key=len, default=[])
+    whole = len(longest) == len(children)
+    nested = any(True for _, child in longest for _ in child.children())
+    if len(longest) > 1 and (whole or nested):
+        return dict(longest)
+    return dict(longest) if whole and isinstance(module, nn.ModuleList) else {}
 
 
-def _stacks(model: nn.Module) -> dict[str, int]:
-    """Return the path of every stack of blocks with its number of blocks."""
-    return {path: len(list(m.children())) for path, m in model.named_modules() if is_stack(m)}
+def _stacks(model: nn.Module) -> dict[str, list[str]]:
+    """Return the path of every stack with the names of its blocks."""
+    found = ((path, list(stack_blocks(module))) for path, module in model.named_modules())
+    return {path: blocks for path, blocks in found if blocks}
 
 
-def _place(name: str, stacks: dict[str, int]) -> tuple[int | None, int | None]:
+def _place(name: str, stacks: dict[str, list[str]]) -> tuple[int | None, int | None]:
     """Return (block, blocks) for the outermost stack that holds a parameter's name."""
     parts = name.split(".")
     for i, part in enumerate(parts):
-        path = ".".join(parts[:i])
-        if path in stacks and part.isdigit():
-            return int(part), stacks[path]
+        blocks = stacks.get(".".join(parts[:i]), [])
+        if part in blocks:
+            return blocks.index(part), len(blocks)
     return None, None
