@@ -1,0 +1,130 @@
+"""The audit: the files and the text it makes, and the demo."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from audited_models import demo_batch, demo_gpt
+from initstats.auditing import AuditReport, audit, running
+from initstats.auditing.demo_text import batch as text_batch
+from initstats.auditing.demo_text import tokens
+
+# --- report
+
+
+def example() -> AuditReport:
+    return audit(demo_gpt(), demo_batch(), steps=3, recipe="gpt2")
+
+
+def test_a_report_is_strict_json_with_a_schema() -> None:
+    values = json.loads(json.dumps(example().to_dict(), allow_nan=False))
+    assert values["schema"] == "initstats.audit/1"
+    assert values["ok"] is True
+    assert values["settings"]["recipe"] == "gpt2"
+    assert len(values["loss"]["values"]) == 3
+    names = [layer["name"] for layer in values["layers"]]
+    assert names.index("wte") < names.index("h.0") < names.index("h.1") < names.index("lm_head")
+    assert values["series"] == [{"name": "h", "layers": ["h.0", "h.1", "h.2"]}]
+
+
+def test_not_finite_numbers_become_strings_in_json() -> None:
+    model, data = demo_gpt(), demo_batch()
+    with torch.no_grad():
+        model.ln_f.weight[0] = math.nan
+    values = audit(model, data, steps=2).to_dict()
+    text = json.dumps(values, allow_nan=False)
+    assert json.loads(text)["loss"]["values"] == ["nan", "nan"]
+
+
+def test_a_report_is_saved_as_json_and_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report = example()
+    files = report.save(tmp_path / "new" / "folder")
+    assert [file.name for file in files] == ["audit.json", "audit.png"]
+    assert json.loads(files[0].read_text()) == json.loads(json.dumps(report.to_dict()))
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert report.save(tmp_path / "no plot", plot=False) == [tmp_path / "no plot" / "audit.json"]
+
+
+@pytest.mark.parametrize(("value", "words"), [(math.nan, "not-finite"), (0.0, "no findings")])
+def test_what_a_logarithm_cannot_show_is_drawn_and_printed(
+    value: float, words: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    model = demo_gpt()
+    with torch.no_grad():
+        model.wte.weight.fill_(value)  # at 0 no gradient passes the head, at first
+    report = audit(model, demo_batch(), steps=2)
+    report.save(tmp_path)
+    assert words in str(report)
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = example()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ImportError, match=r"got matplotlib=missing; install initstats\[plot\]"):
+        report.save(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_the_printed_report_shows_layers_losses_and_findings_in_80_columns() -> None:
+    from initstats.tables import render
+
+    text = render(example(), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("h.0.attn.c_attn", "h.2", "lm_head", "ln(64) = 4.159", "no findings"):
+        assert words in text
+    assert "…" not in text
+    row = next(line for line in text.splitlines() if line.startswith("h.1.mlp.c_proj"))
+    measured, promised = map(float, row.split()[1:3])
+    assert promised == 0.0082
+    assert measured == pytest.approx(promised, rel=0.05)
+
+
+def test_the_examples_of_the_docstrings_run() -> None:
+    failures, examples = doctest.testmod(running)
+    assert (failures, examples > 0) == (0, True)
+
+
+# --- demo
+
+
+def test_the_text_is_english_and_the_batch_is_shifted_by_one() -> None:
+    stream = tokens(2048)
+    assert len(stream) > 50_000
+    assert int(stream.max()) == 2047
+    unknown = float((stream == 0).double().mean())
+    assert unknown < 0.05
+    inputs, targets = text_batch(2048, 16, 4, seed=0)
+    assert inputs.shape == targets.shape == (4, 16)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert torch.equal(inputs, text_batch(2048, 16, 4, seed=0)[0])
+    assert not torch.equal(inputs, text_batch(2048, 16, 4, seed=1)[0])
+
+
+def test_gpt2_of_transformers_is_healthy() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        n_layer=3,
+        n_embd=64,
+        n_head=2,
+        vocab_size=512,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    ids = torch.randint(512, (2, 32))
+    report = audit(model, {"input_ids": ids, "labels": ids}, steps=5, recipe="gpt2")
+    assert report.findings == ()
+    assert report.loss.expected == pytest.approx(math.log(512))
+    assert report.evidence.series[0].name == "transformer.h"
