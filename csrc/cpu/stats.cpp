@@ -5,6 +5,7 @@
 #include "cpu/stats_histogram.h"
 #include "cpu/stats_items.h"
 #include "cpu/stats_moments.h"
+#include "cpu/stats_planes.h"
 
 namespace initstats::cpu::INITSTATS_CAPABILITY {
 
@@ -55,8 +56,11 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
     if (groups.moments || groups.histogram) {
       const int n = static_cast<int>(end - begin), padded = padded_size(n, lane_rows(r.type));
       const Item* x = tile_values(r.type, items, n, padded, buffer);
-      records[tiles++] = to_record(sums_of(r.type, x, n));
-      if (groups.histogram) count_tile(x, padded, groups.scale, tables);
+      const TileSums<Item> sums = sums_of(r.type, x, n);
+      records[tiles++] = to_record(sums);
+      if (groups.histogram && (groups.scale != 0 || !count_tile_by_planes(x, sums, tables))) {
+        count_tile(x, padded, groups.scale, tables);
+      }
     }
     if (groups.fingerprint) out->fingerprint += fingerprint_of(r, items, begin, end);
   }
