@@ -81,7 +81,7 @@ def test_shares_below_anything_else_are_refused(x: float) -> None:
 
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])
 def test_quantiles_outside_0_to_1_are_refused(q: float) -> None:
-    with pytest.raises(ValueError, match="Histogram.quantile: expected 0 <= q <= 1"):
+    with pytest.raises(ValueError, match=r"Histogram\.quantile: expected 0 <= q <= 1"):
         stats(torch.ones(2)).quantile(q)
 
 

@@ -201,9 +201,10 @@ def test_groups_that_were_not_asked_for_cost_no_bits_of_the_others(device: torch
     assert moments[0].tobytes() == everything[0].tobytes()
     assert moments[2].shape == (0, 0)
     only_fingerprint = take(x, groups=4)
-    assert only_fingerprint[1][0, [COUNT, FINGERPRINT]].tolist() == everything[1][
-        0, [COUNT, FINGERPRINT]
-    ].tolist()
+    assert (
+        only_fingerprint[1][0, [COUNT, FINGERPRINT]].tolist()
+        == everything[1][0, [COUNT, FINGERPRINT]].tolist()
+    )
     with_histogram = take(x, groups=2)
     assert with_histogram[0].tobytes() == everything[0].tobytes()
     assert with_histogram[2].tobytes() == everything[2].tobytes()
@@ -230,12 +231,16 @@ import sys, torch
 from initstats import _ops
 torch.set_num_threads(int(sys.argv[1]))
 g = torch.Generator().manual_seed(1)
-dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn,
-          torch.float8_e5m2, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
-x = [(torch.randn(n, generator=g, dtype=torch.float64) * 3).to(d) for d in dtypes for n in (1, 5, 4097, 300_007)]
+dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn]
+dtypes += [torch.float8_e5m2, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32]
+sizes = (1, 5, 4097, 300_007)
+x = [torch.randn(n, generator=g, dtype=torch.float64) * 3 for n in sizes]
+x = [v.to(d) for d in [*dtypes, torch.int64] for v in x]
 f = torch.randn(50_000, generator=g)
-x += [f.relu(), f * 1e38, f * 1e-41, f.masked_fill(f > 2, torch.inf), f.masked_fill(f < 0, torch.nan),
-      f.view(100, 500).t(), torch.full((9000,), 0.3), f.double() * 1e300]
+x += [f.relu(), f * 1e38, f * 1e-41, f.masked_fill(f > 2, torch.inf), f.double() * 1e300]
+x += [f.masked_fill(f < 0, torch.nan), f.view(100, 500).t(), torch.full((9000,), 0.3)]
+for k in (8, 2):  # many and some values far below the largest; torch's exp2 has no fixed bits
+    x.append((f.view(torch.int32) + ((k * f).int() << 23)).view(torch.float32))
 for scale in (0, 1, 2):
     for rows in _ops.stats(x, 7, scale):
         sys.stdout.buffer.write(rows.numpy().tobytes())
@@ -265,12 +270,24 @@ def test_bits_do_not_depend_on_capability_or_thread_count() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([torch.ones(2)], 0, 0, []), r"initstats.stats: expected groups to be a sum of 1, 2 and 4"),
-        (([torch.ones(2)], 8, 0, []), r"initstats.stats: expected groups to be a sum of 1, 2 and 4"),
-        (([torch.ones(2)], 1, 3, []), r"initstats.stats: expected scale to be 0, 1 or 2, got scale=3"),
+        (
+            ([torch.ones(2)], 0, 0, []),
+            r"initstats.stats: expected groups to be a sum of 1, 2 and 4",
+        ),
+        (
+            ([torch.ones(2)], 8, 0, []),
+            r"initstats.stats: expected groups to be a sum of 1, 2 and 4",
+        ),
+        (
+            ([torch.ones(2)], 1, 3, []),
+            r"initstats.stats: expected scale to be 0, 1 or 2, got scale=3",
+        ),
         (([torch.ones(2)], 1, 0, [0]), r"initstats.stats: expected box to hold"),
         (([torch.ones(2)], 1, 0, [3, 4]), r"initstats.stats: expected a box inside its full sizes"),
-        (([torch.ones(2, dtype=torch.complex64)], 1, 0, []), r"initstats.stats: expected a tensor of dtype"),
+        (
+            ([torch.ones(2, dtype=torch.complex64)], 1, 0, []),
+            r"initstats.stats: expected a tensor of dtype",
+        ),
     ],
 )
 def test_the_op_refuses_what_it_cannot_do(arguments: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The bucket of a value against decimals of 120 digits: exact for powers of two, which are edges."""
+"""The bucket of a value against decimals of 120 digits: powers of two are edges, and exact."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_zero_nan_and_infinity_are_in_no_bucket(
 
 def test_a_lower_scale_joins_pairs_of_places(device: torch.device) -> None:
     g = torch.Generator().manual_seed(1)
-    x = (torch.randn(50_000, generator=g) * torch.randn(50_000, generator=g).exp() * 1e-3).to(device)
+    x = (torch.randn(50_000, generator=g) * torch.randn(50_000, generator=g).exp() * 1e-3).to(
+        device
+    )
     rows = {scale: _ops.stats([x], 2, scale)[2].cpu().numpy()[0] for scale in SCALES}
     assert np.array_equal(rows[2].reshape(-1, 2).sum(1), rows[1])
     assert np.array_equal(rows[1].reshape(-1, 2).sum(1), rows[0])

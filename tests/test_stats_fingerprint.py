@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def test_pieces_cut_by_rows_columns_or_blocks_add_up(
         ([0, 40, 90], [0, 50, 110]),
     ):
         total = 0
-        for top, bottom in zip(row_cuts, row_cuts[1:], strict=False):
-            for left, right in zip(column_cuts, column_cuts[1:], strict=False):
+        for top, bottom in itertools.pairwise(row_cuts):
+            for left, right in itertools.pairwise(column_cuts):
                 piece = x[top:bottom, left:right]
                 box = [top, left, 90, 110]
                 assert fingerprint(piece, box) == fingerprint(piece.contiguous().clone(), box)

@@ -78,7 +78,9 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
     assert report.races == 0, report.first_race
     assert report.arrays[0].loaded == x.nbytes
     assert report.arrays[0].stored == 0
-    wide = [a for a in report.accesses if a.kind == "load" and a.lanes and a.size_bytes == 16 * a.lanes]
+    wide = [
+        a for a in report.accesses if a.kind == "load" and a.lanes and a.size_bytes == 16 * a.lanes
+    ]
     assert sum(a.size_bytes for a in wide) >= 2 * TILE * x.itemsize  # all full tiles
 
     merge = struct.pack("<2Bxxii4x", True, True, 2, 1)

@@ -15,7 +15,6 @@ import torch
 
 from initstats.records import stats
 
-
 VECTORS = Path(__file__).parent / "vectors"
 
 

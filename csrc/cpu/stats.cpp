@@ -20,8 +20,8 @@ TileSums<Item> sums_of(ItemType type, const Item* x, int n) {
   }
 }
 
-// The balanced tree of Note [Merge order] over up to kTilesPerCall tiles. All merges of a level at once, so that the
-// compiler can use vectors for them.
+// The balanced tree of Note [Merge order] over up to kTilesPerCall tiles. All merges of a level at
+// once, so that the compiler can use vectors for them.
 Record merge_tiles(Record* records, int n) {
   for (int i = n; i < kTilesPerCall; ++i) records[i] = empty_record();
   for (int half = kTilesPerCall / 2; half > 0; half /= 2) {
@@ -34,15 +34,17 @@ uint64_t fingerprint_of(const StatsRange& r, const void* items, int64_t begin, i
   const char* p = static_cast<const char*>(items);
   const int bytes = item_size(r.type);
   uint64_t sum = 0;
-  for_each_run(*r.layout, begin, end, [&](int64_t, int64_t, uint64_t index, uint64_t step, int64_t n) {
-    sum += fingerprint_items(p, bytes, n, index, step);
-    p += n * bytes;
-  });
+  for_each_run(*r.layout, begin, end,
+               [&](int64_t, int64_t, uint64_t index, uint64_t step, int64_t n) {
+                 sum += fingerprint_items(p, bytes, n, index, step);
+                 p += n * bytes;
+               });
   return sum;
 }
 
 template <class Item>
-void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out, int64_t* histogram) {
+void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
+              int64_t* histogram) {
   alignas(64) uint64_t gathered[kTile];
   alignas(64) Item buffer[kTile];
   Record records[kTilesPerCall];

@@ -1,4 +1,5 @@
-// CPU statistics: the moments, histogram and fingerprint of a run of tiles of one tensor. No threads, no checks.
+// CPU statistics: the moments, histogram and fingerprint of a run of tiles of one tensor. No
+// threads, no checks.
 #pragma once
 
 #include "cpu/dispatch.h"
@@ -16,7 +17,8 @@ struct StatsRange {
   int64_t begin, end;
 };
 
-// The most tiles of one call. A call begins at a multiple of it, so that its record is a node of Note [Merge order].
+// The most tiles of one call. A call begins at a multiple of it, so that its record is a node of
+// Note [Merge order].
 constexpr int kTilesPerCall = 32;
 
 struct StatsPartial {

@@ -18,7 +18,9 @@ inline Lanes32::U load_bits(const uint16_t* p) {
 }
 inline Lanes32::U load_bits(const uint32_t* p) { return Lanes32::load(p); }
 #elif defined(__AVX2__)
-inline Lanes32::U load_bits(const uint8_t* p) { return (Lanes32::U)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+inline Lanes32::U load_bits(const uint8_t* p) {
+  return (Lanes32::U)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+}
 inline Lanes32::U load_bits(const uint16_t* p) {
   return (Lanes32::U)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
 }
@@ -48,8 +50,8 @@ INITSTATS_HD void add_mix(Lanes32::U bits, Lanes32::U position, Lanes32::W& even
 }
 #endif
 
-// Items at logical indices first, first + step, ...; positions advance by a constant while the high half of the index
-// stays the same, which the caller sees to.
+// Items at logical indices first, first + step, ...; positions advance by a constant while the high
+// half of the index stays the same, which the caller sees to.
 template <class Item>
 uint64_t fingerprint_stretch(const Item* items, int64_t n, uint64_t first, uint64_t step) {
   uint64_t sum = 0;
@@ -84,7 +86,8 @@ template <class Item>
 uint64_t fingerprint_run(const Item* items, int64_t n, uint64_t first, uint64_t step) {
   uint64_t sum = 0;
   while (n > 0) {
-    const uint64_t left = step == 0 ? ~uint64_t{0} : (0xFFFFFFFFu - (first & 0xFFFFFFFFu)) / step + 1;
+    const uint64_t left =
+        step == 0 ? ~uint64_t{0} : (0xFFFFFFFFu - (first & 0xFFFFFFFFu)) / step + 1;
     const int64_t m = left < static_cast<uint64_t>(n) ? static_cast<int64_t>(left) : n;
     sum += fingerprint_stretch(items, m, first, step);
     items += m;
@@ -95,17 +98,23 @@ uint64_t fingerprint_run(const Item* items, int64_t n, uint64_t first, uint64_t 
 }
 
 // n items side by side in memory, at logical indices first, first + step, ...
-inline uint64_t fingerprint_items(const void* items, int item_bytes, int64_t n, uint64_t first, uint64_t step) {
+inline uint64_t fingerprint_items(const void* items, int item_bytes, int64_t n, uint64_t first,
+                                  uint64_t step) {
   switch (item_bytes) {
-    case 1: return fingerprint_run(static_cast<const uint8_t*>(items), n, first, step);
-    case 2: return fingerprint_run(static_cast<const uint16_t*>(items), n, first, step);
-    case 4: return fingerprint_run(static_cast<const uint32_t*>(items), n, first, step);
-    default: break;
+    case 1:
+      return fingerprint_run(static_cast<const uint8_t*>(items), n, first, step);
+    case 2:
+      return fingerprint_run(static_cast<const uint16_t*>(items), n, first, step);
+    case 4:
+      return fingerprint_run(static_cast<const uint32_t*>(items), n, first, step);
+    default:
+      break;
   }
   const uint32_t* words = static_cast<const uint32_t*>(items);
   if (step == 1) return fingerprint_run(words, 2 * n, 2 * first, 1);
   uint64_t sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += fingerprint_run(words + 2 * i, 2, 2 * (first + static_cast<uint64_t>(i) * step), 1);
+  for (int64_t i = 0; i < n; ++i)
+    sum += fingerprint_run(words + 2 * i, 2, 2 * (first + static_cast<uint64_t>(i) * step), 1);
   return sum;
 }
 

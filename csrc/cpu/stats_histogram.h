@@ -38,12 +38,14 @@ void count_tile(const float* x, int n, HistogramTables& tables) {
   for (int i = 0; i < n; i += kPlacesBlock) {
     const int block = std::min(n - i, kPlacesBlock);
     for (int j = 0; j < block; j += Lanes32::kWidth) {
-      const Lanes32::U place = bucket_place<Lanes32, kScale>(Lanes32::bits(Lanes32::load(x + i + j)));
+      const Lanes32::U place =
+          bucket_place<Lanes32, kScale>(Lanes32::bits(Lanes32::load(x + i + j)));
 #if defined(__AVX512F__)
       _mm256_store_si256((__m256i*)(places + j), _mm512_cvtepi32_epi16((__m512i)place));
 #elif defined(__AVX2__)
       const __m256i packed = _mm256_packus_epi32((__m256i)place, (__m256i)place);
-      _mm_store_si128((__m128i*)(places + j), _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
+      _mm_store_si128((__m128i*)(places + j),
+                      _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
 #else
       places[j] = static_cast<uint16_t>(place);
 #endif
@@ -54,9 +56,15 @@ void count_tile(const float* x, int n, HistogramTables& tables) {
 
 inline void count_tile(const float* x, int n, int scale, HistogramTables& tables) {
   switch (scale) {
-    case 0: count_tile<0>(x, n, tables); break;
-    case 1: count_tile<1>(x, n, tables); break;
-    default: count_tile<2>(x, n, tables); break;
+    case 0:
+      count_tile<0>(x, n, tables);
+      break;
+    case 1:
+      count_tile<1>(x, n, tables);
+      break;
+    default:
+      count_tile<2>(x, n, tables);
+      break;
   }
 }
 
@@ -80,7 +88,8 @@ inline void clear(HistogramTables& tables, int scale) {
 }
 
 // Adds the tables to histogram, less the elements without a bucket.
-inline void add_tables(HistogramTables& tables, bool wide, int scale, const Record& record, int64_t* histogram) {
+inline void add_tables(HistogramTables& tables, bool wide, int scale, const Record& record,
+                       int64_t* histogram) {
   const int per_sign = 256 << scale, strays = 255 << scale;
   if (!wide) {
     tables.count[0][strays - 1] -= static_cast<uint32_t>(record.pos_inf);
@@ -94,12 +103,14 @@ inline void add_tables(HistogramTables& tables, bool wide, int scale, const Reco
   for (int i = 0; i < 2 * per_sign; i += kBlock) {
     uint32_t counts[kBlock], any = 0;
     for (int j = 0; j < kBlock; ++j) {
-      counts[j] = (tables.count[0][i + j] + tables.count[1][i + j]) + (tables.count[2][i + j] + tables.count[3][i + j]);
+      counts[j] = (tables.count[0][i + j] + tables.count[1][i + j]) +
+                  (tables.count[2][i + j] + tables.count[3][i + j]);
       any |= counts[j];
     }
     if (any == 0) continue;
     for (int j = 0; j < kBlock; ++j) {
-      if (counts[j] != 0) __atomic_fetch_add(histogram + i + j, static_cast<int64_t>(counts[j]), __ATOMIC_RELAXED);
+      if (counts[j] != 0)
+        __atomic_fetch_add(histogram + i + j, static_cast<int64_t>(counts[j]), __ATOMIC_RELAXED);
     }
   }
 }

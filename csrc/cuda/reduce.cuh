@@ -9,14 +9,16 @@ namespace initstats::cuda {
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kWarp = 32;
 
-// Which of the sums that went into scatter_sums a lane holds afterwards: first, first + 1, ... before end.
+// Which of the sums that went into scatter_sums a lane holds afterwards: first, first + 1, ...
+// before end.
 struct Held {
   int first, end;
 };
 
-// Adds n sums across the lanes that differ in the bits of kMask, 2 kMask, ... 16 of their number, as a balanced tree that
-// takes the lowest bit first. After each level a lane keeps half of the sums, so that there are about n shuffles in all
-// instead of n per level. v[0], v[1], ... are the sums that the returned Held names.
+// Adds n sums across the lanes that differ in the bits of kMask, 2 kMask, ... 16 of their number,
+// as a balanced tree that takes the lowest bit first. After each level a lane keeps half of the
+// sums, so that there are about n shuffles in all instead of n per level. v[0], v[1], ... are the
+// sums that the returned Held names.
 template <int kMask, int n, class F, int kSize>
 __device__ __forceinline__ void scatter_level(F (&v)[kSize], int lane, Held& held) {
   if constexpr (kMask < kWarp) {
@@ -54,7 +56,8 @@ INITSTATS_HD constexpr int held_sums() {
 template <class T, class Combine>
 __device__ __forceinline__ T warp_reduce(T value, Combine combine) {
 #pragma unroll
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value = combine(value, __shfl_xor_sync(kAllLanes, value, mask));
+  for (int mask = kWarp / 2; mask > 0; mask /= 2)
+    value = combine(value, __shfl_xor_sync(kAllLanes, value, mask));
   return value;
 }
 

@@ -1,7 +1,7 @@
-// Statistics: a block takes tiles of a tensor from its registers; then the records of the tiles are merged as a tree.
+// Launches of the statistics: which kernel takes which tensor, and where its records lie in the
+// workspace.
 #include "cuda/stats.h"
-
-#include "cuda/stats_tile.cuh"
+#include "cuda/stats_kernels.cuh"
 
 namespace initstats::cuda {
 
@@ -10,166 +10,6 @@ namespace {
 constexpr int64_t kLargestParameters = 32764;  // bytes, CUDA 12.1 and newer
 constexpr int64_t kMostBlocks = (1LL << 31) - 1;
 constexpr int kSmallBatch = 4;  // most calls are for a few tensors: do not copy 32 KB for them
-// What a tile leaves behind; the fingerprint is that of all tiles of the block, at its last tile.
-template <class F>
-struct TileRecord {
-  TileSums<F> sums;
-  uint64_t fingerprint;
-};
-
-template <class Task, int kCapacity>
-struct TileBatch {
-  StatsGroups groups;
-  int32_t tiles_per_block;
-  int32_t count;
-  Task task[kCapacity];
-};
-
-// The task that the block works on: the last one whose first block is not beyond it.
-template <class Batch>
-__device__ __forceinline__ const auto& task_of(const Batch& batch, uint32_t block) {
-  int low = 0, high = batch.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (batch.task[middle].first_block <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return batch.task[low];
-}
-
-// Adds the block's counters to histogram.
-__device__ __forceinline__ void flush_histogram(const uint32_t* counters, int scale, int64_t* histogram) {
-  const int copies = 1 << (kMaxScale - scale);
-  for (int place = static_cast<int>(threadIdx.x); place < histogram_places(scale); place += kTileThreads) {
-    uint32_t count = 0;
-    for (int copy = 0; copy < copies; ++copy) count += counters[place * copies + copy];
-    // Integer additions: any order gives the same counts.
-    if (count != 0) atomicAdd(reinterpret_cast<unsigned long long*>(histogram + place), count);
-  }
-}
-
-template <class Loader, int kCapacity>
-__global__ void __launch_bounds__(kTileThreads, Loader::kBlocksPerProcessor)
-    stats_tile_kernel(INITSTATS_GRID_CONSTANT(TileBatch<typename Loader::Task, kCapacity>) batch) {
-  using F = typename Loader::Value;
-  INITSTATS_SHARED(TileShared<F>, shared, );
-  INITSTATS_SHARED(typename Loader::Shared, loader_shared, );
-  INITSTATS_SHARED(uint32_t, counters, [kHistogramWords]);
-  INITSTATS_SHARED(uint64_t, fingerprints, [kTileQuarters]);
-  const StatsGroups groups = batch.groups;
-  const typename Loader::Task& task = task_of(batch, blockIdx.x);
-  auto* const records = static_cast<TileRecord<F>*>(task.records);
-  const int begin = static_cast<int>(blockIdx.x - task.first_block) * batch.tiles_per_block;
-  const int end = begin + batch.tiles_per_block < task.tiles ? begin + batch.tiles_per_block : task.tiles;
-  if (groups.histogram) {
-    for (int i = static_cast<int>(threadIdx.x); i < kHistogramWords; i += kTileThreads) counters[i] = 0;
-    __syncthreads();
-  }
-  uint64_t fingerprint = 0;
-#pragma unroll 1
-  for (int tile = begin; tile < end; ++tile) {
-    typename Loader::Tile x;
-    const int missing = Loader::load(task, tile, groups.fingerprint, x, fingerprint, loader_shared);
-    if (groups.moments) {
-      const TileSums<F> sums = tile_sums(x, missing, shared);
-      if (threadIdx.x == 0) records[tile].sums = sums;
-    }
-    if (groups.histogram) count_tile(x, groups.scale, counters);
-  }
-  if (groups.fingerprint) {
-    fingerprint = warp_reduce(fingerprint, [](uint64_t a, uint64_t b) { return a + b; });
-    if (lane_number() == 0) fingerprints[warp_number()] = fingerprint;
-  }
-  __syncthreads();
-  if (groups.fingerprint && threadIdx.x == 0) {
-    records[end - 1].fingerprint = (fingerprints[0] + fingerprints[1]) + (fingerprints[2] + fingerprints[3]);
-  }
-  if (groups.histogram) flush_histogram(counters, groups.scale, task.histogram);
-}
-
-// A node of Note [Merge order].
-struct alignas(16) Node {
-  Record record;
-  uint64_t fingerprint;
-};
-
-__device__ __forceinline__ Node merge_nodes(const Node& a, const Node& b) {
-  return {merge(a.record, b.record), a.fingerprint + b.fingerprint};
-}
-__device__ __forceinline__ Node empty_node() { return {empty_record(), 0}; }
-
-// Children i of a merge, as nodes.
-struct MergeFlags {
-  bool moments, fingerprint;
-  int32_t tiles_per_block;  // fingerprints lie at the last tile of each block
-};
-
-template <class F>
-__device__ __forceinline__ Node to_node(const TileRecord<F>* records, int64_t i, int64_t count, const MergeFlags& flags) {
-  Node node = empty_node();
-  if (flags.moments) node.record = to_record(records[i].sums);
-  const bool last_of_block = (i + 1) % flags.tiles_per_block == 0 || i + 1 == count;
-  if (flags.fingerprint && last_of_block) node.fingerprint = records[i].fingerprint;
-  return node;
-}
-__device__ __forceinline__ Node to_node(const Node* nodes, int64_t i, int64_t, const MergeFlags&) { return nodes[i]; }
-
-struct MergeTask {
-  const void* children;  // [count] TileRecord or Node
-  int64_t count;
-  Node* nodes;  // [number of blocks], where there is more than one
-  int64_t elements;
-  double* moments;
-  int64_t* counts;
-  uint32_t first_block;
-  int32_t blocks;
-};
-
-template <int kCapacity>
-struct MergeBatch {
-  MergeFlags flags;
-  int32_t count;
-  MergeTask task[kCapacity];
-};
-
-constexpr int kMergeThreads = 128;
-constexpr int kChildrenPerThread = 4;
-constexpr int kChildrenPerBlock = kMergeThreads * kChildrenPerThread;
-
-// Merges up to kChildrenPerBlock children to one node; the only block of a task writes the tensor's record.
-template <class Child, int kCapacity>
-__global__ void __launch_bounds__(kMergeThreads)
-    stats_merge_kernel(INITSTATS_GRID_CONSTANT(MergeBatch<kCapacity>) batch) {
-  INITSTATS_SHARED(Node, nodes, [kMergeThreads]);
-  const MergeTask& task = task_of(batch, blockIdx.x);
-  const int thread = static_cast<int>(threadIdx.x);
-  const auto* children = static_cast<const Child*>(task.children);
-  const int64_t block = static_cast<int64_t>(blockIdx.x - task.first_block);
-  const int64_t first = block * kChildrenPerBlock + thread * kChildrenPerThread;
-  const auto child = [&](int64_t i) {
-    return i < task.count ? to_node(children, i, task.count, batch.flags) : empty_node();
-  };
-  Node node = empty_node();
-  if (first < task.count) {
-    node = merge_nodes(child(first), child(first + 1));
-    if (first + 2 < task.count) node = merge_nodes(node, merge_nodes(child(first + 2), child(first + 3)));
-  }
-  nodes[thread] = node;
-#pragma unroll 1
-  for (int stride = 1; stride < kMergeThreads; stride *= 2) {
-    __syncthreads();
-    if (thread % (2 * stride) == 0) nodes[thread] = merge_nodes(nodes[thread], nodes[thread + stride]);
-  }
-  if (thread != 0) return;
-  if (task.blocks == 1) {
-    write_record(nodes[0].record, task.elements, nodes[0].fingerprint, task.moments, task.counts);
-  } else {
-    task.nodes[block] = nodes[0];
-  }
-}
 
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 int64_t tiles_of(const StatsTarget& target) { return divide_up(target.layout.count, kTile); }
@@ -181,16 +21,19 @@ struct Place {
 
 Place place_of(const StatsTarget& target, int64_t begin) {
   const int64_t tiles = tiles_of(target);
-  const size_t record_bytes = is_wide(target.type) ? sizeof(TileRecord<double>) : sizeof(TileRecord<float>);
+  const size_t record_bytes =
+      is_wide(target.type) ? sizeof(TileRecord<double>) : sizeof(TileRecord<float>);
   Place place{begin, begin + tiles * static_cast<int64_t>(record_bytes), 0};
   place.end = place.nodes;
-  for (int64_t nodes = divide_up(tiles, kChildrenPerBlock); nodes > 1; nodes = divide_up(nodes, kChildrenPerBlock)) {
+  for (int64_t nodes = divide_up(tiles, kChildrenPerBlock); nodes > 1;
+       nodes = divide_up(nodes, kChildrenPerBlock)) {
     place.end += nodes * static_cast<int64_t>(sizeof(Node));
   }
   return place;
 }
 
-// Blocks should be many enough to fill a large GPU several times over, and long enough to share one histogram.
+// Blocks should be many enough to fill a large GPU several times over, and long enough to share one
+// histogram.
 int32_t tiles_per_block(int64_t tiles) {
   constexpr int64_t kManyBlocks = 2048, kLongest = 64;
   const int64_t wanted = tiles / kManyBlocks;
@@ -251,7 +94,8 @@ struct TileKernel {
   using Head = TileHead;
   using Task = typename Loader::Task;
   static constexpr int kThreads = kTileThreads;
-  static constexpr int kCapacity = static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
+  static constexpr int kCapacity =
+      static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
   using Small = TileBatch<Task, kSmallBatch>;
   using Full = TileBatch<Task, kCapacity>;
   static constexpr auto small = stats_tile_kernel<Loader, kSmallBatch>;
@@ -269,7 +113,8 @@ struct MergeKernel {
   using Head = MergeFlags;
   using Task = MergeTask;
   static constexpr int kThreads = kMergeThreads;
-  static constexpr int kCapacity = static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
+  static constexpr int kCapacity =
+      static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
   using Small = MergeBatch<kSmallBatch>;
   using Full = MergeBatch<kCapacity>;
   static constexpr auto small = stats_merge_kernel<Child, kSmallBatch>;
@@ -288,8 +133,12 @@ bool is_aligned_run(const StatsTarget& t) {
 // What launch_stats does with its targets, one kernel after another.
 class Plan {
  public:
-  Plan(const StatsTarget* targets, int64_t count, const StatsGroups& groups, void* workspace, cudaStream_t stream)
-      : targets_(targets), count_(count), workspace_(static_cast<char*>(workspace)), stream_(stream) {
+  Plan(const StatsTarget* targets, int64_t count, const StatsGroups& groups, void* workspace,
+       cudaStream_t stream)
+      : targets_(targets),
+        count_(count),
+        workspace_(static_cast<char*>(workspace)),
+        stream_(stream) {
     int64_t tiles = 0;
     for (int64_t i = 0; i < count; ++i) tiles += tiles_of(targets[i]);
     head_ = {groups, tiles_per_block(tiles)};
@@ -319,8 +168,8 @@ class Plan {
     return launches.flush();
   }
 
-  // Merges level by level, until every tensor is one node; level 0 has tiles as children. Sets `more` if a tensor
-  // needs another level.
+  // Merges level by level, until every tensor is one node; level 0 has tiles as children. Sets
+  // `more` if a tensor needs another level.
   template <class Child, class Chosen>
   cudaError_t merge(int level, Chosen chosen, bool& more) {
     const MergeFlags flags{head_.groups.moments, head_.groups.fingerprint, head_.tiles_per_block};
@@ -387,8 +236,8 @@ int64_t stats_workspace_bytes(const StatsTarget* targets, int64_t count) {
   return bytes;
 }
 
-cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsGroups& groups, void* workspace,
-                         cudaStream_t stream) {
+cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsGroups& groups,
+                         void* workspace, cudaStream_t stream) {
   Plan plan(targets, count, groups, workspace, stream);
   const auto runs_of = [](ItemType type) {
     return [type](const StatsTarget& t) { return t.type == type && is_aligned_run(t); };
@@ -396,8 +245,8 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
   // Everything that has no kernel of its own, by the lane rows of its order of summation.
   const auto boxes_of = [](int rows) {
     return [rows](const StatsTarget& t) {
-      const bool own = t.type == ItemType::float32 || t.type == ItemType::float16 || t.type == ItemType::bfloat16 ||
-                       t.type == ItemType::float64;
+      const bool own = t.type == ItemType::float32 || t.type == ItemType::float16 ||
+                       t.type == ItemType::bfloat16 || t.type == ItemType::float64;
       return lane_rows(t.type) == rows && !(own && is_aligned_run(t));
     };
   };
@@ -405,15 +254,16 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
   const auto wide = [](const StatsTarget& t) { return is_wide(t.type); };
   const auto all = [](const StatsTarget&) { return true; };
   bool more = false;
-  cudaError_t status = in_turn([&] { return plan.take_tiles<RunLoader<Float32Items>>(runs_of(ItemType::float32)); },
-                               [&] { return plan.take_tiles<RunLoader<Float16Items>>(runs_of(ItemType::float16)); },
-                               [&] { return plan.take_tiles<RunLoader<BFloat16Items>>(runs_of(ItemType::bfloat16)); },
-                               [&] { return plan.take_tiles<RunLoader<Float64Items>>(runs_of(ItemType::float64)); },
-                               [&] { return plan.take_tiles<BoxLoader<float, 4>>(boxes_of(8)); },
-                               [&] { return plan.take_tiles<BoxLoader<float, 8>>(boxes_of(16)); },
-                               [&] { return plan.take_tiles<BoxLoader<double, 2>>(boxes_of(4)); },
-                               [&] { return plan.merge<TileRecord<float>>(0, narrow, more); },
-                               [&] { return plan.merge<TileRecord<double>>(0, wide, more); });
+  cudaError_t status = in_turn(
+      [&] { return plan.take_tiles<RunLoader<Float32Items>>(runs_of(ItemType::float32)); },
+      [&] { return plan.take_tiles<RunLoader<Float16Items>>(runs_of(ItemType::float16)); },
+      [&] { return plan.take_tiles<RunLoader<BFloat16Items>>(runs_of(ItemType::bfloat16)); },
+      [&] { return plan.take_tiles<RunLoader<Float64Items>>(runs_of(ItemType::float64)); },
+      [&] { return plan.take_tiles<BoxLoader<float, 4>>(boxes_of(8)); },
+      [&] { return plan.take_tiles<BoxLoader<float, 8>>(boxes_of(16)); },
+      [&] { return plan.take_tiles<BoxLoader<double, 2>>(boxes_of(4)); },
+      [&] { return plan.merge<TileRecord<float>>(0, narrow, more); },
+      [&] { return plan.merge<TileRecord<double>>(0, wide, more); });
   for (int level = 1; more && status == cudaSuccess; ++level) {
     more = false;
     status = plan.merge<Node>(level, all, more);

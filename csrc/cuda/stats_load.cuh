@@ -12,7 +12,8 @@ namespace initstats::cuda {
 constexpr int kTileThreads = 128;
 constexpr int kQuarter = kTile / kTileQuarters;  // elements of one warp
 
-// The elements of a thread: v[step][k] is element quarter * kQuarter + step * 32 kItems + lane * kItems + k of the tile.
+// The elements of a thread: v[step][k] is element quarter * kQuarter + step * 32 kItems + lane *
+// kItems + k of the tile.
 template <class Value, int kItemsPerLoad>
 struct ThreadTile {
   static constexpr int kItems = kItemsPerLoad;
@@ -20,8 +21,9 @@ struct ThreadTile {
   Value v[kSteps][kItems];
 };
 
-// Makes the compiler take the elements as new: it would otherwise keep |x| and other terms of 32 elements from one pass
-// to the next, in registers that are better spent on a fourth block per processor.
+// Makes the compiler take the elements as new: it would otherwise keep |x| and other terms of 32
+// elements from one pass to the next, in registers that are better spent on a fourth block per
+// processor.
 template <class Value, int kItems>
 __device__ __forceinline__ void forget_terms(ThreadTile<Value, kItems>& x) {
 #if defined(__CUDA_ARCH__)
@@ -82,7 +84,9 @@ struct Float32Items {
 struct Float16Items {
   using Value = float;
   using Stored = uint16_t;
-  static __device__ __forceinline__ float value(uint16_t bits) { return __half2float(bit_cast<__half>(bits)); }
+  static __device__ __forceinline__ float value(uint16_t bits) {
+    return __half2float(bit_cast<__half>(bits));
+  }
 };
 struct BFloat16Items {
   using Value = float;
@@ -100,7 +104,9 @@ __device__ __forceinline__ Value missing_value() {
   return static_cast<Value>(__builtin_nanf(""));
 }
 // How many of the tile's elements are past the end, `left` elements after its start.
-__device__ __forceinline__ int missing_of(int64_t left) { return left >= kTile ? 0 : kTile - static_cast<int>(left); }
+__device__ __forceinline__ int missing_of(int64_t left) {
+  return left >= kTile ? 0 : kTile - static_cast<int>(left);
+}
 
 // Reads tiles of a RunTask with 16-byte loads; the last tile of a tensor item by item.
 template <class Items>
@@ -110,21 +116,23 @@ struct RunLoader {
   using Stored = typename Items::Stored;
   static constexpr int kItems = 16 / static_cast<int>(sizeof(Stored));
   using Tile = ThreadTile<Value, kItems>;
-  static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : 4;  // as many as fit without spilling registers
+  static constexpr int kBlocksPerProcessor =
+      sizeof(Value) == 8 ? 2 : 4;  // as many as fit without spilling registers
   struct alignas(16) Vector {
     Stored item[kItems];
   };
   struct Shared {};
 
-  static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint, Tile& x, uint64_t& sum,
-                                              Shared&) {
+  static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
+                                             Tile& x, uint64_t& sum, Shared&) {
     const Stored* data = static_cast<const Stored*>(task.data) + tile * kTile;
     const int64_t left = task.count - tile * kTile;
     Vector raw[Tile::kSteps];
     if (left >= kTile) {
 #pragma unroll
       for (int step = 0; step < Tile::kSteps; ++step) {
-        raw[step] = bit_cast<Vector>(*reinterpret_cast<const uint4*>(data + element_of<kItems>(step, 0)));
+        raw[step] =
+            bit_cast<Vector>(*reinterpret_cast<const uint4*>(data + element_of<kItems>(step, 0)));
       }
     } else {
 #pragma unroll
@@ -136,7 +144,8 @@ struct RunLoader {
         }
       }
     }
-    if (fingerprint) add_fingerprint(raw, static_cast<uint64_t>(task.first_index + tile * kTile), left, sum);
+    if (fingerprint)
+      add_fingerprint(raw, static_cast<uint64_t>(task.first_index + tile * kTile), left, sum);
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step) {
 #pragma unroll
@@ -149,8 +158,9 @@ struct RunLoader {
     return missing_of(left);
   }
 
-  static __device__ __forceinline__ void add_fingerprint(const Vector (&raw)[Tile::kSteps], uint64_t tile_index,
-                                                         int64_t left, uint64_t& sum) {
+  static __device__ __forceinline__ void add_fingerprint(const Vector (&raw)[Tile::kSteps],
+                                                         uint64_t tile_index, int64_t left,
+                                                         uint64_t& sum) {
     constexpr uint32_t kWords = sizeof(Stored) == 8 ? 2 : 1;  // 32-bit elements per item
     const uint64_t first = (tile_index + static_cast<uint64_t>(element_of<kItems>(0, 0))) * kWords;
     const uint32_t position = fingerprint_position(first);
@@ -163,7 +173,8 @@ struct RunLoader {
         const Stored bits = raw[step].item[k];
         sum += fingerprint_mix(static_cast<uint32_t>(bits), advance(position, first, offset));
         if constexpr (kWords == 2) {
-          sum += fingerprint_mix(static_cast<uint32_t>(bits >> 32), advance(position, first, offset + 1));
+          sum += fingerprint_mix(static_cast<uint32_t>(bits >> 32),
+                                 advance(position, first, offset + 1));
         }
       }
     }
@@ -182,8 +193,8 @@ struct BoxLoader {
     Value staged[kTile];
   };
 
-  static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint, Tile& x, uint64_t& sum,
-                                              Shared& shared) {
+  static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
+                                             Tile& x, uint64_t& sum, Shared& shared) {
     __syncthreads();  // the tile before has been read
     const int bytes = item_size(task.type);
 #pragma unroll 1
@@ -207,12 +218,17 @@ struct BoxLoader {
     return missing_of(task.layout.count - tile * kTile);
   }
 
-  static __device__ __forceinline__ uint64_t read_bits(const void* data, int64_t offset, int bytes) {
+  static __device__ __forceinline__ uint64_t read_bits(const void* data, int64_t offset,
+                                                       int bytes) {
     switch (bytes) {
-      case 1: return static_cast<const uint8_t*>(data)[offset];
-      case 2: return static_cast<const uint16_t*>(data)[offset];
-      case 4: return static_cast<const uint32_t*>(data)[offset];
-      default: return static_cast<const uint64_t*>(data)[offset];
+      case 1:
+        return static_cast<const uint8_t*>(data)[offset];
+      case 2:
+        return static_cast<const uint16_t*>(data)[offset];
+      case 4:
+        return static_cast<const uint32_t*>(data)[offset];
+      default:
+        return static_cast<const uint64_t*>(data)[offset];
     }
   }
   static __device__ __forceinline__ Value value_of(ItemType type, uint64_t bits) {

@@ -1,4 +1,5 @@
-// What a block takes from a tile in its registers: the sums of Note [Tile sums] and counts in the histogram.
+// What a block takes from a tile in its registers: the sums of Note [Tile sums] and counts in the
+// histogram.
 #pragma once
 
 #include "cuda/reduce.cuh"
@@ -31,12 +32,15 @@ __device__ __forceinline__ bool is_finite(F x) {
 }
 
 __device__ __forceinline__ float fused(float a, float b, float c) { return Scalar32::fma(a, b, c); }
-__device__ __forceinline__ double fused(double a, double b, double c) { return Scalar64::fma(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) {
+  return Scalar64::fma(a, b, c);
+}
 
 __device__ __forceinline__ int lane_number() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int warp_number() { return static_cast<int>(threadIdx.x) / kWarp; }
 
-// Steps 2 of Note [Tile order] for kCount sums per column, v[count * kItems + item]; out is [kCount][kTileColumns].
+// Steps 2 of Note [Tile order] for kCount sums per column, v[count * kItems + item]; out is
+// [kCount][kTileColumns].
 template <int kItems, int kCount, class F>
 __device__ __forceinline__ void fold_lane_rows(F (&v)[kCount * kItems], F* out) {
   constexpr int kMask = kTileColumns / kItems;  // lanes of one row
@@ -50,19 +54,22 @@ __device__ __forceinline__ void fold_lane_rows(F (&v)[kCount * kItems], F* out) 
   }
 }
 
-// Steps 3 and 4: every lane gets the sum over `quarters`, [kTileQuarters] rows that lie `stride` apart.
+// Steps 3 and 4: every lane gets the sum over `quarters`, [kTileQuarters] rows that lie `stride`
+// apart.
 template <class F>
 __device__ __forceinline__ F fold_quarters(const F* quarters, int stride) {
   const F* p = quarters + lane_number() % kTileColumns;
   F sum = (p[0] + p[stride]) + (p[2 * stride] + p[3 * stride]);
 #pragma unroll
-  for (int half = kTileColumns / 2; half > 0; half /= 2) sum = sum + __shfl_xor_sync(kAllLanes, sum, half);
+  for (int half = kTileColumns / 2; half > 0; half /= 2)
+    sum = sum + __shfl_xor_sync(kAllLanes, sum, half);
   return sum;
 }
 
 // Exchanges the extrema of the block through shared memory. Followed by a barrier and read_extrema.
 template <class F>
-__device__ __forceinline__ void write_extrema(F min, F max, ItemBits<F> min_abs, TileShared<F>& shared) {
+__device__ __forceinline__ void write_extrema(F min, F max, ItemBits<F> min_abs,
+                                              TileShared<F>& shared) {
   min = warp_reduce(min, [](F a, F b) { return b < a ? b : a; });
   max = warp_reduce(max, [](F a, F b) { return b > a ? b : a; });
   min_abs = warp_reduce(min_abs, [](ItemBits<F> a, ItemBits<F> b) { return b < a ? b : a; });
@@ -94,8 +101,8 @@ struct PlainSums {
 
 // The sums of x and |x|; the extrema too, if the latter is finite.
 template <class F, int kItems>
-__device__ __forceinline__ PlainSums<F> first_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared,
-                                                   TileSums<F>& t) {
+__device__ __forceinline__ PlainSums<F> first_pass(const ThreadTile<F, kItems>& x,
+                                                   TileShared<F>& shared, TileSums<F>& t) {
   F sums[2 * kItems];
   F min = x.v[0][0], max = min;
   ItemBits<F> min_abs = magnitude_bits(min);
@@ -120,10 +127,11 @@ __device__ __forceinline__ PlainSums<F> first_pass(const ThreadTile<F, kItems>& 
           fold_quarters(shared.sum[0] + kTileColumns, 2 * kTileColumns)};
 }
 
-// Counts of every kind, the extrema of the finite elements and the sum of them times kMaskedSumScale.
+// Counts of every kind, the extrema of the finite elements and the sum of them times
+// kMaskedSumScale.
 template <class F, int kItems>
-__device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, int missing, TileShared<F>& shared,
-                                               TileSums<F>& t) {
+__device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, int missing,
+                                               TileShared<F>& shared, TileSums<F>& t) {
   const ItemBits<F> infinity = infinity_bits<F>();
   F sums[kItems];
   F min = static_cast<F>(kInfinity), max = -min;
@@ -142,7 +150,9 @@ __device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, i
       max = finite && v > max ? v : max;
       min_abs = magnitude != 0 && magnitude < min_abs ? magnitude : min_abs;
       nan_zero += magnitude > infinity ? 1u : magnitude == 0 ? 1u << 16 : 0u;
-      infinities += magnitude != infinity ? 0u : bit_cast<ItemBits<F>>(v) == infinity ? 1u : 1u << 16;
+      infinities += magnitude != infinity                  ? 0u
+                    : bit_cast<ItemBits<F>>(v) == infinity ? 1u
+                                                           : 1u << 16;
     }
   }
   const auto add = [](uint32_t a, uint32_t b) { return a + b; };
@@ -171,9 +181,11 @@ __device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, i
   return fold_quarters(shared.sum[0], 2 * kTileColumns);
 }
 
-// The sums about the pivot, valid in warp 0; with masking also that of sizes, which the first pass could not take.
+// The sums about the pivot, valid in warp 0; with masking also that of sizes, which the first pass
+// could not take.
 template <bool kMasked, class F, int kItems>
-__device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared, TileSums<F>& t) {
+__device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared,
+                                            TileSums<F>& t) {
   constexpr int kSums = kMasked ? 5 : 4;
   const F scale = tile_scale(t), scaled_pivot = t.pivot * scale;
   F sums[kSums * kItems];
@@ -210,7 +222,8 @@ __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, Tile
 
 // The sums of a tile, as tile_sums of csrc/cpu/stats_moments.h; valid in warp 0.
 template <class F, int kItems>
-__device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int missing, TileShared<F>& shared) {
+__device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int missing,
+                                                 TileShared<F>& shared) {
   TileSums<F> t;
   const PlainSums<F> sums = first_pass(x, shared, t);
   const bool plain = is_finite(sums.size);  // the same in all threads, as every condition here
@@ -231,12 +244,13 @@ __device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int m
   return t;
 }
 
-// The block's histogram: kHistogramWords counters, several per place at low scales, taken in turn by the lanes.
+// The block's histogram: kHistogramWords counters, several per place at low scales, taken in turn
+// by the lanes.
 constexpr int kHistogramWords = histogram_places(kMaxScale);
 
 template <class F, int kItems, class Place>
-__device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int copies_log2, uint32_t* counters,
-                                           Place place) {
+__device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int copies_log2,
+                                           uint32_t* counters, Place place) {
   const uint32_t copy = threadIdx.x & ((1u << copies_log2) - 1);
 #pragma unroll
   for (int step = 0; step < x.kSteps; ++step) {
@@ -249,11 +263,14 @@ __device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int c
 }
 
 template <class F, int kItems>
-__device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int scale, uint32_t* counters) {
+__device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int scale,
+                                           uint32_t* counters) {
   if (sizeof(F) == 4 && scale == 0) {
-    count_tile(x, kMaxScale, counters, [](ItemBits<F> bits) { return static_cast<uint32_t>((bits - 1) >> 23); });
+    count_tile(x, kMaxScale, counters,
+               [](ItemBits<F> bits) { return static_cast<uint32_t>((bits - 1) >> 23); });
   } else {
-    count_tile(x, kMaxScale - scale, counters, [scale](ItemBits<F> bits) { return bucket_place(bits, scale); });
+    count_tile(x, kMaxScale - scale, counters,
+               [scale](ItemBits<F> bits) { return bucket_place(bits, scale); });
   }
 }
 

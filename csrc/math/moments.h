@@ -5,23 +5,28 @@
 
 namespace initstats {
 
-// Note [Tile order]. A tile is 4096 consecutive elements of a tensor in C order: 256 rows of 16 columns, cut into four
-// quarters of 64 rows. A sum over a tile is taken in this order, on every device:
-//   1. row k of a quarter belongs to step k / R and lane row k % R, R = lane_rows(type): the rows that
-//      32 threads with 16-byte loads read at once. The steps of a lane row are added one after another;
+// Note [Tile order]. A tile is 4096 consecutive elements of a tensor in C order: 256 rows of 16
+// columns, cut into four quarters of 64 rows. A sum over a tile is taken in this order, on every
+// device:
+//   1. row k of a quarter belongs to step k / R and lane row k % R, R = lane_rows(type): the rows
+//   that
+//      32 threads with 16-byte loads read at once. The steps of a lane row are added one after
+//      another;
 //   2. the R lane rows are added as a balanced binary tree over adjacent pairs;
 //   3. the quarters are added as (0 + 1) + (2 + 3);
 //   4. the columns are added by halving: column c + column c + 8, then + 4, + 2, + 1.
-// Elements past the end of the tensor count as missing: they are NaN in the tile and contribute nothing.
+// Elements past the end of the tensor count as missing: they are NaN in the tile and contribute
+// nothing.
 constexpr int kTile = 4096;
 constexpr int kTileColumns = 16;
 constexpr int kTileQuarters = 4;
 constexpr int kQuarterRows = kTile / kTileColumns / kTileQuarters;
 
-// Note [Tile sums]. Sums of powers of d = x * 2^-exponent - pivot * 2^-exponent over the finite elements of a tile,
-// F = float for float32 and narrower types, double for float64. The pivot is the mean of the tile, rounded and clamped
-// to [min, max]; it needs no exactness, only closeness. The scale makes the largest |x| about 1, so that fourth powers
-// neither overflow nor vanish for any finite input.
+// Note [Tile sums]. Sums of powers of d = x * 2^-exponent - pivot * 2^-exponent over the finite
+// elements of a tile, F = float for float32 and narrower types, double for float64. The pivot is
+// the mean of the tile, rounded and clamped to [min, max]; it needs no exactness, only closeness.
+// The scale makes the largest |x| about 1, so that fourth powers neither overflow nor vanish for
+// any finite input.
 template <class F>
 struct alignas(16) TileSums {
   F pivot;
@@ -43,10 +48,11 @@ INITSTATS_HD double power_of_two(int exponent) {
   return bit_cast<double>(static_cast<uint64_t>(static_cast<uint32_t>(exponent + 1023)) << 52);
 }
 
-// The exponent of Note [Tile sums] from the bits of the largest finite |x|. Clamped so that 2^-exponent is normal and
-// |x| * 2^-exponent < 4 (float32: denormal tiles land at 2^-23 and above, whose fourth power 2^-92 is still normal).
-// 0 for the usual sizes, which saves a multiplication: where even the fourth power of one unit in the last place of the
-// largest |x| is normal, 4 (e - 23) >= -126, and 4096 fourth powers of 2^(e + 2) stay finite.
+// The exponent of Note [Tile sums] from the bits of the largest finite |x|. Clamped so that
+// 2^-exponent is normal and |x| * 2^-exponent < 4 (float32: denormal tiles land at 2^-23 and above,
+// whose fourth power 2^-92 is still normal). 0 for the usual sizes, which saves a multiplication:
+// where even the fourth power of one unit in the last place of the largest |x| is normal, 4 (e -
+// 23) >= -126, and 4096 fourth powers of 2^(e + 2) stay finite.
 INITSTATS_HD int scale_exponent(uint32_t max_abs_bits) {
   const int e = static_cast<int>(max_abs_bits >> 23) - 127;
   return e < -126 ? -126 : e > 126 ? 126 : e >= -8 && e <= 24 ? 0 : e;
@@ -82,7 +88,8 @@ INITSTATS_HD F tile_scale(const TileSums<F>& t) {
   return negative_power(F{}, t.exponent);
 }
 
-// The mean of a tile from the sum of its finite elements times kMaskedSumScale (such a sum cannot overflow).
+// The mean of a tile from the sum of its finite elements times kMaskedSumScale (such a sum cannot
+// overflow).
 constexpr float kMaskedSumScale = 1.0f / 8192;
 template <class F>
 INITSTATS_HD F masked_mean(F scaled_sum, int finite) {
@@ -111,19 +118,21 @@ INITSTATS_HD void set_sums(TileSums<F>& t, F s1, F s2, F s3, F s4, F l1) {
 }
 
 // Moments about the mean from sums about the pivot, in float64. n == 0 gives zeros.
-INITSTATS_HD Central to_central(double n, double pivot, double s1, double s2, double s3, double s4, double l1,
-                                int exponent) {
+INITSTATS_HD Central to_central(double n, double pivot, double s1, double s2, double s3, double s4,
+                                double l1, int exponent) {
   const double unit = power_of_two(exponent);
   const double safe_n = n > 0 ? n : 1;
   const double shift = s1 / safe_n;  // mean of d
   const double m2 = s2 - s1 * shift;
   const double m3 = (s3 - 3 * shift * s2) + 2 * shift * shift * s1;
-  const double m4 = ((s4 - 4 * shift * s3) + 6 * shift * shift * s2) - 3 * shift * shift * shift * s1;
+  const double m4 =
+      ((s4 - 4 * shift * s3) + 6 * shift * shift * s2) - 3 * shift * shift * shift * s1;
   Central c;
   c.n = n;
   c.mean = pivot + shift * unit;
   c.m2 = (m2 > 0 ? m2 : 0) * unit * unit;
-  c.m3 = m3 * unit * unit * unit + 0.0;  // never -0, whose sign would tell in which order zeros were added
+  c.m3 = m3 * unit * unit * unit +
+         0.0;  // never -0, whose sign would tell in which order zeros were added
   c.m4 = (m4 > 0 ? m4 : 0) * unit * unit * unit * unit;
   c.l1 = l1 * unit;
   return c;
@@ -131,9 +140,9 @@ INITSTATS_HD Central to_central(double n, double pivot, double s1, double s2, do
 
 template <class F>
 INITSTATS_HD Central to_central(const TileSums<F>& t) {
-  return to_central(static_cast<double>(t.finite), static_cast<double>(t.pivot), static_cast<double>(t.s1),
-                    static_cast<double>(t.s2), static_cast<double>(t.s3), static_cast<double>(t.s4),
-                    static_cast<double>(t.l1), t.exponent);
+  return to_central(static_cast<double>(t.finite), static_cast<double>(t.pivot),
+                    static_cast<double>(t.s1), static_cast<double>(t.s2), static_cast<double>(t.s3),
+                    static_cast<double>(t.s4), static_cast<double>(t.l1), t.exponent);
 }
 
 // The record of two disjoint sets. Merging with an empty record changes nothing.
@@ -149,10 +158,12 @@ INITSTATS_HD Central merge_central(const Central& a, const Central& b) {
   c.n = n;
   c.mean = a.mean + d * share_b;
   c.m2 = (a.m2 + b.m2) + weight * d2;
-  c.m3 = (a.m3 + b.m3) + (weight * (share_a - share_b) * d2 * d + 3 * d * (share_a * b.m2 - share_b * a.m2));
-  c.m4 = (a.m4 + b.m4) + (weight * ((share_a * share_a - share_a * share_b) + share_b * share_b) * d2 * d2 +
-                          (6 * d2 * (share_a * share_a * b.m2 + share_b * share_b * a.m2) +
-                           4 * d * (share_a * b.m3 - share_b * a.m3)));
+  c.m3 = (a.m3 + b.m3) +
+         (weight * (share_a - share_b) * d2 * d + 3 * d * (share_a * b.m2 - share_b * a.m2));
+  c.m4 = (a.m4 + b.m4) +
+         (weight * ((share_a * share_a - share_a * share_b) + share_b * share_b) * d2 * d2 +
+          (6 * d2 * (share_a * share_a * b.m2 + share_b * share_b * a.m2) +
+           4 * d * (share_a * b.m3 - share_b * a.m3)));
   c.l1 = a.l1 + b.l1;
   // With an empty side the formulas give the other side exactly, unless a power of d overflows.
   const bool keep_a = b.n == 0, keep_b = a.n == 0;
@@ -163,8 +174,9 @@ INITSTATS_HD Central merge_central(const Central& a, const Central& b) {
   return c;
 }
 
-// Everything of the moments group. Note [Merge order]: records of tiles merge as the balanced binary tree over the tile
-// index, adjacent pairs first, as if the number of tiles were the next power of two and the missing ones empty.
+// Everything of the moments group. Note [Merge order]: records of tiles merge as the balanced
+// binary tree over the tile index, adjacent pairs first, as if the number of tiles were the next
+// power of two and the missing ones empty.
 struct Record {
   Central central;
   double min, max, min_abs;  // +inf, -inf, +inf if there is none
@@ -204,8 +216,10 @@ INITSTATS_HD Record merge(const Record& a, const Record& b) {
 enum MomentColumn { kMean, kM2, kM3, kM4, kL1, kMin, kMax, kMinAbs, kMomentColumns };
 enum CountColumn { kCount, kNan, kPosInf, kNegInf, kZero, kFingerprint, kCountColumns = 8 };
 
-// NaN where nothing is defined: the mean and the extrema without finite elements, min_abs without non-zero ones.
-INITSTATS_HD void write_record(const Record& r, int64_t count, uint64_t fingerprint, double* moments, int64_t* counts) {
+// NaN where nothing is defined: the mean and the extrema without finite elements, min_abs without
+// non-zero ones.
+INITSTATS_HD void write_record(const Record& r, int64_t count, uint64_t fingerprint,
+                               double* moments, int64_t* counts) {
   const double nan = __builtin_nan("");
   const bool none = r.central.n == 0;
   moments[kMean] = none ? nan : r.central.mean;
@@ -225,7 +239,8 @@ INITSTATS_HD void write_record(const Record& r, int64_t count, uint64_t fingerpr
   counts[kFingerprint + 1] = counts[kFingerprint + 2] = 0;
 }
 
-// What a call asks for. Counts and extrema come with the moments, and the moments with the histogram.
+// What a call asks for. Counts and extrema come with the moments, and the moments with the
+// histogram.
 struct StatsGroups {
   bool moments, histogram, fingerprint;
   int scale;  // of the histogram, 0 to kMaxScale

@@ -1,10 +1,11 @@
 // The op stats: one record per tensor, in one pass, on the device of the tensors.
+#include "cpu/stats.h"
+
 #include <algorithm>
 #include <atomic>
 #include <tuple>
 #include <vector>
 
-#include "cpu/stats.h"
 #include "math/buckets.h"
 #include "ops/checks.h"
 #include "ops/streams.h"
@@ -20,22 +21,35 @@ constexpr char kOp[] = "stats";
 
 ItemType item_type(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return ItemType::float32;
-    case ScalarType::Half: return ItemType::float16;
-    case ScalarType::BFloat16: return ItemType::bfloat16;
-    case ScalarType::Double: return ItemType::float64;
-    case ScalarType::Float8_e4m3fn: return ItemType::float8_e4m3fn;
-    case ScalarType::Float8_e5m2: return ItemType::float8_e5m2;
+    case ScalarType::Float:
+      return ItemType::float32;
+    case ScalarType::Half:
+      return ItemType::float16;
+    case ScalarType::BFloat16:
+      return ItemType::bfloat16;
+    case ScalarType::Double:
+      return ItemType::float64;
+    case ScalarType::Float8_e4m3fn:
+      return ItemType::float8_e4m3fn;
+    case ScalarType::Float8_e5m2:
+      return ItemType::float8_e5m2;
     case ScalarType::Bool:
-    case ScalarType::Byte: return ItemType::uint8;
-    case ScalarType::Char: return ItemType::int8;
-    case ScalarType::Short: return ItemType::int16;
-    case ScalarType::Int: return ItemType::int32;
-    case ScalarType::Long: return ItemType::int64;
-    default: break;
+    case ScalarType::Byte:
+      return ItemType::uint8;
+    case ScalarType::Char:
+      return ItemType::int8;
+    case ScalarType::Short:
+      return ItemType::int16;
+    case ScalarType::Int:
+      return ItemType::int32;
+    case ScalarType::Long:
+      return ItemType::int64;
+    default:
+      break;
   }
   fail(kOp,
-       "a tensor of dtype float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2, bool, uint8, int8, int16, "
+       "a tensor of dtype float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2, bool, "
+       "uint8, int8, int16, "
        "int32 or int64",
        "another dtype");
 }
@@ -55,21 +69,25 @@ struct Call {
   double* moments_row(size_t i) { return moments.mutable_data_ptr<double>() + i * kMomentColumns; }
   int64_t* counts_row(size_t i) { return counts.mutable_data_ptr<int64_t>() + i * kCountColumns; }
   int64_t* histogram_row(size_t i) {
-    return groups.histogram ? histogram.mutable_data_ptr<int64_t>() + i * static_cast<size_t>(histogram_places(groups.scale))
+    return groups.histogram ? histogram.mutable_data_ptr<int64_t>() +
+                                  i * static_cast<size_t>(histogram_places(groups.scale))
                             : nullptr;
   }
 };
 
 // Everything is checked before anything is read.
-Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale, const std::vector<int64_t>& box) {
+Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
+             const std::vector<int64_t>& box) {
   constexpr int64_t kMoments = 1, kHistogram = 2, kFingerprintGroup = 4, kAll = 7;
   if (tensors.empty()) fail(kOp, "at least one tensor", "none");
-  if (groups <= 0 || groups > kAll) fail(kOp, "groups to be a sum of 1, 2 and 4", "groups=" + std::to_string(groups));
-  if (scale < 0 || scale > kMaxScale) fail(kOp, "scale to be 0, 1 or 2", "scale=" + std::to_string(scale));
+  if (groups <= 0 || groups > kAll)
+    fail(kOp, "groups to be a sum of 1, 2 and 4", "groups=" + std::to_string(groups));
+  if (scale < 0 || scale > kMaxScale)
+    fail(kOp, "scale to be 0, 1 or 2", "scale=" + std::to_string(scale));
   check_one_device(kOp, tensors);
   Call call;
-  call.groups = {(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0, (groups & kFingerprintGroup) != 0,
-                 static_cast<int>(scale)};
+  call.groups = {(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0,
+                 (groups & kFingerprintGroup) != 0, static_cast<int>(scale)};
   const Boxes boxes(kOp, tensors, box);
   call.jobs.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -80,7 +98,8 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale, 
   call.moments = torch::stable::new_empty(like, {rows, kMomentColumns}, ScalarType::Double);
   call.counts = torch::stable::new_empty(like, {rows, kCountColumns}, ScalarType::Long);
   call.histogram = call.groups.histogram
-                       ? torch::stable::new_zeros(like, {rows, histogram_places(call.groups.scale)}, ScalarType::Long)
+                       ? torch::stable::new_zeros(like, {rows, histogram_places(call.groups.scale)},
+                                                  ScalarType::Long)
                        : torch::stable::new_empty(like, {0, 0}, ScalarType::Long);
   return call;
 }
@@ -128,7 +147,8 @@ void stats_cpu(Call& call) {
       tree.add(partials[i].record);
       fingerprint += partials[i].fingerprint;
     }
-    write_record(tree.total(), call.jobs[job].layout.count, fingerprint, call.moments_row(job), call.counts_row(job));
+    write_record(tree.total(), call.jobs[job].layout.count, fingerprint, call.moments_row(job),
+                 call.counts_row(job));
   }
 }
 
@@ -139,13 +159,14 @@ void stats_cuda(Call& call) {
   targets.reserve(call.jobs.size());
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
-    targets.push_back(
-        {job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i), call.histogram_row(i)});
+    targets.push_back({job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i),
+                       call.histogram_row(i)});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
-  const Tensor workspace =
-      torch::stable::new_empty(call.moments, {cuda::stats_workspace_bytes(targets.data(), count)}, ScalarType::Byte);
-  check_cuda(kOp, cuda::launch_stats(targets.data(), count, call.groups, workspace.mutable_data_ptr(), scope.stream()));
+  const Tensor workspace = torch::stable::new_empty(
+      call.moments, {cuda::stats_workspace_bytes(targets.data(), count)}, ScalarType::Byte);
+  check_cuda(kOp, cuda::launch_stats(targets.data(), count, call.groups,
+                                     workspace.mutable_data_ptr(), scope.stream()));
 }
 #endif
 
@@ -172,10 +193,16 @@ std::tuple<Tensor, Tensor, Tensor> stats(std::vector<Tensor> tensors, int64_t gr
 using initstats::ops::Path;
 
 #if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
+  m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>));
+}
 #else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cpu>)); }
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
+  m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cpu>));
+}
 #if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) { m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) {
+  m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>));
+}
 #endif
 #endif

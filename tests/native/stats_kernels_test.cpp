@@ -1,4 +1,5 @@
-// The CUDA statistics kernels on the source executor against the CPU kernels: every bit of every row.
+// The CUDA statistics kernels on the source executor against the CPU kernels: every bit of every
+// row.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -26,7 +27,8 @@ struct Rows {
         histogram(tensors * static_cast<size_t>(histogram_places(scale)), 0) {}
 };
 
-// A tensor whose memory ends where its last element does, so that the sanitizer sees a step too far.
+// A tensor whose memory ends where its last element does, so that the sanitizer sees a step too
+// far.
 struct Tensor {
   std::unique_ptr<char[]> memory;
   const void* data;
@@ -43,7 +45,8 @@ Layout run(int64_t count, int64_t first_index = 0) {
   return layout;
 }
 
-// rows x columns elements of a matrix with `pitch` elements per row in memory and `full` in the logical tensor.
+// rows x columns elements of a matrix with `pitch` elements per row in memory and `full` in the
+// logical tensor.
 Layout matrix(int64_t rows, int64_t columns, int64_t pitch, int64_t full, int64_t first_index) {
   Layout layout{};
   layout.count = rows * columns;
@@ -57,8 +60,8 @@ Layout matrix(int64_t rows, int64_t columns, int64_t pitch, int64_t full, int64_
   return layout;
 }
 
-Tensor tensor(ItemType type, const Layout& layout, int64_t items, const std::function<double(int64_t)>& value,
-              int64_t skip = 0) {
+Tensor tensor(ItemType type, const Layout& layout, int64_t items,
+              const std::function<double(int64_t)>& value, int64_t skip = 0) {
   const int64_t bytes = (items + skip) * item_size(type);
   Tensor t{std::unique_ptr<char[]>(new char[static_cast<size_t>(bytes)]), nullptr, type, layout};
   t.data = t.memory.get() + skip * item_size(type);
@@ -67,8 +70,12 @@ Tensor tensor(ItemType type, const Layout& layout, int64_t items, const std::fun
     char* const at = t.memory.get() + (skip + i) * item_size(type);
     const float narrow = static_cast<float>(v);
     switch (type) {
-      case ItemType::float32: memcpy(at, &narrow, 4); break;
-      case ItemType::float64: memcpy(at, &v, 8); break;
+      case ItemType::float32:
+        memcpy(at, &narrow, 4);
+        break;
+      case ItemType::float64:
+        memcpy(at, &v, 8);
+        break;
       case ItemType::float16: {
         const uint16_t bits = to_float16(narrow);
         memcpy(at, &bits, 2);
@@ -92,14 +99,16 @@ Rows on_cpu(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
   Rows rows(tensors.size(), groups.scale);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& t = tensors[i];
-    int64_t* const histogram = rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale));
+    int64_t* const histogram =
+        rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale));
     const int64_t tiles = (t.layout.count + kTile - 1) / kTile;
     MergeTree tree;
     uint64_t fingerprint = 0;
     for (int64_t begin = 0; begin < tiles; begin += cpu::kTilesPerCall) {
       cpu::StatsPartial partial;
       const int64_t end = std::min(begin + cpu::kTilesPerCall, tiles);
-      cpu::baseline::stats_kernels.range({t.data, t.type, &t.layout, begin, end}, groups, &partial, histogram);
+      cpu::baseline::stats_kernels.range({t.data, t.type, &t.layout, begin, end}, groups, &partial,
+                                         histogram);
       tree.add(partial.record);
       fingerprint += partial.fingerprint;
     }
@@ -114,20 +123,23 @@ Rows on_cuda(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
   std::vector<cuda::StatsTarget> targets;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& t = tensors[i];
-    targets.push_back({t.data, t.type, t.layout, &rows.moments[i * kMomentColumns], &rows.counts[i * kCountColumns],
-                       rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale))});
+    targets.push_back(
+        {t.data, t.type, t.layout, &rows.moments[i * kMomentColumns],
+         &rows.counts[i * kCountColumns],
+         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale))});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const size_t bytes = static_cast<size_t>(cuda::stats_workspace_bytes(targets.data(), count));
   const std::unique_ptr<char[]> workspace(new char[bytes]);
   memset(workspace.get(), 0xFF, bytes);
-  if (cuda::launch_stats(targets.data(), count, groups, workspace.get(), nullptr) != cudaSuccess) exit(1);
+  if (cuda::launch_stats(targets.data(), count, groups, workspace.get(), nullptr) != cudaSuccess)
+    exit(1);
   return rows;
 }
 
 int different(const char* name, const Rows& a, const Rows& b) {
-  const bool same = memcmp(a.moments.data(), b.moments.data(), a.moments.size() * 8) == 0 && a.counts == b.counts &&
-                    a.histogram == b.histogram;
+  const bool same = memcmp(a.moments.data(), b.moments.data(), a.moments.size() * 8) == 0 &&
+                    a.counts == b.counts && a.histogram == b.histogram;
   if (!same) printf("DIFFERENT: %s\n", name);
   return same ? 0 : 1;
 }
@@ -139,7 +151,7 @@ int main() {
   std::normal_distribution<double> normal;
   const auto plain = [&](int64_t) { return 3 * normal(generator); };
   const auto special = [&](int64_t i) {
-    return i % 97 == 0   ? NAN
+    return i % 97 == 0    ? NAN
            : i % 101 == 0 ? INFINITY
            : i % 103 == 0 ? -INFINITY
            : i % 3 == 0   ? 0.0
@@ -155,15 +167,17 @@ int main() {
     for (const int64_t n : {0, 5, 4099}) tensors.push_back(tensor(type, run(n), n, plain));
     tensors.push_back(tensor(type, run(4100), 4100, special));
     tensors.push_back(tensor(type, run(4096), 4096, rectified));
-    tensors.push_back(tensor(type, run(4500, (int64_t{1} << 32) - 3000), 4500, plain));  // 32 bits wrap inside
-    tensors.push_back(tensor(type, run(4500), 4500, plain, 1));                           // off 16 bytes
+    tensors.push_back(
+        tensor(type, run(4500, (int64_t{1} << 32) - 3000), 4500, plain));  // 32 bits wrap inside
+    tensors.push_back(tensor(type, run(4500), 4500, plain, 1));            // off 16 bytes
     tensors.push_back(tensor(type, matrix(60, 70, 80, 1000, 12345), 60 * 80 - 10, plain));
   }
   tensors.push_back(tensor(ItemType::float32, run(4096), 4096, huge));
   tensors.push_back(tensor(ItemType::float32, run(4096), 4096, denormal));
 
   int wrong = 0;
-  for (const StatsGroups& groups : {StatsGroups{true, true, true, 0}, StatsGroups{false, false, true, 0}}) {
+  for (const StatsGroups& groups :
+       {StatsGroups{true, true, true, 0}, StatsGroups{false, false, true, 0}}) {
     wrong += different("all kinds of tensors", on_cpu(tensors, groups), on_cuda(tensors, groups));
   }
   tensors.clear();
