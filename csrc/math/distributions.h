@@ -94,8 +94,8 @@ struct TruncNormal {
   static constexpr int kCoefficients = sizeof(Real) == 4 ? 14 : 16;
 
   TruncNormalForm form;
-  Word origin;  // general: the k at which x = 2 Phi - 1 changes sign, so that z near 0 keeps
-                // relative precision; tail: mask that makes k count from the far bound
+  Word origin;     // general: the k at which x = 2 Phi - 1 changes sign, so that z near 0 keeps
+                   // relative precision; tail: mask that makes k count from the far bound
   Real mean, std;  // narrow and tail: mean is the anchor, std the signed scale
   Real bottom, top;
   Real slope;         // general: x per step of k; tail: v per step of k

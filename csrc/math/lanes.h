@@ -56,7 +56,9 @@ struct Scalar32 {
   static INITSTATS_HD U umin(U a, U b) { return a < b ? a : b; }
   static INITSTATS_HD U umax(U a, U b) { return a > b ? a : b; }
   // The greater one as two's complement.
-  static INITSTATS_HD U smax(U a, U b) { return static_cast<int32_t>(a) > static_cast<int32_t>(b) ? a : b; }
+  static INITSTATS_HD U smax(U a, U b) {
+    return static_cast<int32_t>(a) > static_cast<int32_t>(b) ? a : b;
+  }
   static INITSTATS_HD U one_where(bool where) { return where ? 1u : 0u; }
   // Product of the low 32 bits of a with b, 64 bits wide.
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
