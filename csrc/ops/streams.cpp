@@ -20,19 +20,21 @@ void check_cuda(const std::string& op, cudaError_t status) {
 
 #else
 
-// aoti_torch_get_current_cuda_stream lives in libtorch_cuda, which a CPU-only torch does not have:
-// it is looked up when the first CUDA tensor arrives. (The id of a torch::stable Stream is not a
+// aoti_torch_get_current_cuda_stream lives in libtorch_cuda, which a CPU-only torch does not have,
+// and which Python loads without making its symbols global: the library that is loaded already is
+// asked by name when the first CUDA tensor arrives. (The id of a torch::stable Stream is not a
 // cudaStream_t, and torch_stream_native_handle exists only from torch 2.13 on.)
 DeviceScope::DeviceScope(const Tensor& tensor) {
   using Lookup = AOTITorchError (*)(int32_t, void**);
+  static void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) fail("ops", "a torch built with CUDA", "one without libtorch_cuda.so");
   static const auto lookup =
-      reinterpret_cast<Lookup>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-  if (lookup == nullptr)
-    fail("ops", "a torch built with CUDA", "one without (libtorch_cuda is not loaded)");
+      reinterpret_cast<Lookup>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+  if (lookup == nullptr) fail("ops", "torch 2.10 or newer", "a libtorch_cuda.so without streams");
   const int32_t index = tensor.get_device_index();
   guard_.emplace(index);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(lookup(index, &stream));
+  TORCH_ERROR_CODE_CHECK(lookup(index, &stream));
   stream_ = static_cast<cudaStream_t>(stream);
 }
 
