@@ -140,8 +140,12 @@ def test_fill_machine_code_is_lean(architecture: str) -> None:
         assert loop.widths("STG")[128] == (2 if "StoreFloat64" in name else 1), name
         assert listing.count("LDG") == 0, name
         assert listing.local_memory == listing.generic_memory == 0, name
-        assert cubin.resources[name].registers <= 64, (
-            name
-        )  # four blocks of 256 threads on every GPU
-        if "StoreFloat64" not in name:
-            assert listing.fp64 == listing.calls == 0, name
+        # 64: four blocks of 256 threads on every GPU; float64 (76 on sm_100): three.
+        wide = "StoreFloat64" in name
+        assert cubin.resources[name].registers <= (80 if wide else 64), name
+        # Calls of functions, such as division. (On sm_80 ptxas also makes its own convergence
+        # blocks a CALL, to a label inside the kernel.)
+        functions = [call for call in listing.matching(r"CALL\b") if "$" in call.text]
+        if not wide:
+            assert listing.fp64 == 0, name
+            assert not functions, name
