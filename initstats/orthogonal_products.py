@@ -65,13 +65,9 @@ class Matrix:
         vectors = memory[: rows * _padded(columns)].view(rows, _padded(columns))
         squares = torch.empty(rows, dtype=torch.float64, device=self.device)
         diagonal = torch.empty(rows, dtype=self.dtype, device=self.device)
-        _ops.reflectors_(
-            vectors, squares, diagonal, self.key, self.number * self.n, begin, self.m
-        )
+        _ops.reflectors_(vectors, squares, diagonal, self.key, self.number * self.n, begin, self.m)
         count = rows // width
-        parts = [
-            vectors[i * width : (i + 1) * width, i * width : columns] for i in range(count)
-        ]
+        parts = [vectors[i * width : (i + 1) * width, i * width : columns] for i in range(count)]
         gram = torch.empty(count, width, width, dtype=self.dtype, device=self.device)
         for part, products in zip(parts, gram, strict=True):
             torch.mm(part, part.t(), out=products)
@@ -102,6 +98,21 @@ class Panel:
     def end(self) -> int:
         """The first reflection that is not in the panel."""
         return self.begin + len(self.vectors)
+
+
+def write_batch(tensor: torch.Tensor, key: int, gain: float) -> None:
+    """Fill a tensor, [batch, rows, columns], with orthogonal matrices times gain, one by one."""
+    wide = tensor.shape[1] < tensor.shape[2]
+    dtype = torch.float64 if tensor.dtype is torch.float64 else torch.float32
+    for number, matrix in enumerate(tensor):
+        tall = matrix.t() if wide else matrix
+        fit = matrix.is_contiguous() or matrix.t().is_contiguous()
+        in_place = matrix.dtype is dtype and fit
+        out = tall if in_place else torch.empty(tall.shape, dtype=dtype, device=tall.device)
+        m, n = tall.shape
+        write_columns(Matrix(m, n, key, dtype, tall.device, number), 0, out, gain)
+        if not in_place:
+            tall.copy_(out)
 
 
 def _padded(columns: int) -> int:

@@ -23,7 +23,8 @@ constexpr int64_t kSide = kSmallSide;
 // Applies one reflection to kVectors vectors of columns at c, [m, kSide], from row `begin` on,
 // which is a multiple of 4; v is zero before its own coordinate.
 template <class L, int kVectors, class Real>
-INITSTATS_HD void reflect(const Real* v, Real scale, int64_t begin, int64_t m, Real* c) {
+INITSTATS_HD void reflect(const Real* v, Real scale, int64_t begin, int64_t m, int64_t pitch,
+                          Real* c) {
   using F = typename L::F;
   constexpr int kChains = 4;
   F sum[kChains][kVectors] = {};
@@ -32,7 +33,7 @@ INITSTATS_HD void reflect(const Real* v, Real scale, int64_t begin, int64_t m, R
 #pragma GCC unroll 4
     for (int chain = 0; chain < kChains; ++chain) {
       const F element = L::broadcast(v[i + chain]);
-      const Real* const row = c + (i + chain) * kSide;
+      const Real* const row = c + (i + chain) * pitch;
 #pragma GCC unroll 4
       for (int k = 0; k < kVectors; ++k)
         sum[chain][k] = L::fma(element, L::load(row + k * L::kWidth), sum[chain][k]);
@@ -40,7 +41,7 @@ INITSTATS_HD void reflect(const Real* v, Real scale, int64_t begin, int64_t m, R
   }
   for (int chain = 0; i + chain < m; ++chain) {
     const F element = L::broadcast(v[i + chain]);
-    const Real* const row = c + (i + chain) * kSide;
+    const Real* const row = c + (i + chain) * pitch;
     for (int k = 0; k < kVectors; ++k)
       sum[chain][k] = L::fma(element, L::load(row + k * L::kWidth), sum[chain][k]);
   }
@@ -50,7 +51,7 @@ INITSTATS_HD void reflect(const Real* v, Real scale, int64_t begin, int64_t m, R
     step[k] = ((sum[0][k] + sum[1][k]) + (sum[2][k] + sum[3][k])) * -scale;
   for (i = begin; i < m; ++i) {
     const F element = L::broadcast(v[i]);
-    Real* const row = c + i * kSide;
+    Real* const row = c + i * pitch;
 #pragma GCC unroll 4
     for (int k = 0; k < kVectors; ++k) {
       Real* const place = row + k * L::kWidth;
@@ -60,11 +61,11 @@ INITSTATS_HD void reflect(const Real* v, Real scale, int64_t begin, int64_t m, R
 }
 
 template <class Item, class Real, class Round>
-void write(const SmallMatrix<Real>& t, const Real* c, Round round) {
+void write(const SmallMatrix<Real>& t, const Real* c, int64_t width, Round round) {
   Item* const out = static_cast<Item*>(t.data);
   for (int64_t i = 0; i < t.m; ++i) {
     for (int64_t j = 0; j < t.n; ++j)
-      out[i * t.row_stride + j * t.column_stride] = round(c[i * kSide + j] * t.gain);
+      out[i * t.row_stride + j * t.column_stride] = round(c[i * width + j] * t.gain);
   }
 }
 
@@ -75,29 +76,29 @@ void matrix(const SmallMatrix<Real>& t) {
   alignas(64) Real v[kSide] = {};
   const int64_t pitch = reflector_pitch(t.m);
   const int64_t width = (t.n + L::kWidth - 1) / L::kWidth * L::kWidth;
-  for (int64_t i = 0; i < t.m; ++i) std::fill_n(c + i * kSide, width, Real(0));
+  std::fill_n(c, t.m * width, Real(0));
   for (int64_t r = t.n - 1; r >= 0; --r) {
     const Reflection<Real> reflection = make_reflector(
         t.key, static_cast<uint64_t>((t.stream_row + r) * pitch), r, t.m, int64_t{0}, v);
-    c[r * kSide + r] = reflection.diagonal;
+    c[r * width + r] = reflection.diagonal;
     const Real scale = static_cast<Real>(2.0 / reflection.square);
     // Columns before r are zero from row r on: what is added to them is zero.
     const int64_t begin = r / 4 * 4;
     int64_t j = r / L::kWidth * L::kWidth;
     for (; j + 4 * L::kWidth <= width; j += 4 * L::kWidth)
-      reflect<L, 4>(v, scale, begin, t.m, c + j);
-    for (; j < width; j += L::kWidth) reflect<L, 1>(v, scale, begin, t.m, c + j);
+      reflect<L, 4>(v, scale, begin, t.m, width, c + j);
+    for (; j < width; j += L::kWidth) reflect<L, 1>(v, scale, begin, t.m, width, c + j);
   }
   switch (t.dtype) {
     case DType::float32:
     case DType::float64:
-      write<Real>(t, c, [](Real x) { return x; });
+      write<Real>(t, c, width, [](Real x) { return x; });
       break;
     case DType::bfloat16:
-      write<uint16_t>(t, c, [](Real x) { return to_bfloat16(static_cast<float>(x)); });
+      write<uint16_t>(t, c, width, [](Real x) { return to_bfloat16(static_cast<float>(x)); });
       break;
     case DType::float16:
-      write<uint16_t>(t, c, [](Real x) { return to_float16(static_cast<float>(x)); });
+      write<uint16_t>(t, c, width, [](Real x) { return to_float16(static_cast<float>(x)); });
       break;
   }
 }
