@@ -22,11 +22,16 @@ struct StoreReal<double> {
   using Type = StoreFloat64;
 };
 
-// Folds chains [used] by halving; chains from `used` on are zeros that are left out.
+// Folds chains [used] by halving, used being a multiple of kBlock; chains from `used` on are zeros
+// that are left out.
 inline double fold_chains(double* chains, int64_t used) {
-  for (int64_t h = kReflectorChains / 2; h > 0; h /= 2) {
+  for (int64_t h = kReflectorChains / 2; h >= kBlock; h /= 2) {
     for (int64_t c = 0; c + h < used; ++c) chains[c] += chains[c + h];
     used = std::min(used, h);
+  }
+#pragma GCC unroll 8
+  for (int64_t h = kBlock / 2; h > 0; h /= 2) {
+    for (int64_t c = 0; c < h; ++c) chains[c] += chains[c + h];
   }
   return chains[0];
 }
@@ -59,11 +64,17 @@ Reflection<Real> make_reflector(uint64_t key, uint64_t stream_index, int64_t r, 
     alignas(64) Real block[kBlock];
     sample_block<Normal<Real>, Store>(dist, key, quad, block);
     if (j <= r) own = block[r - j];
-    for (int64_t i = std::max<int64_t>(r + 1 - j, 0); i < end - j; ++i) {
+    const int32_t low = static_cast<int32_t>(std::max<int64_t>(r + 1 - j, 0));
+    const int32_t high = static_cast<int32_t>(end - j);
+    for (int32_t i = 0; i < kBlock; ++i) {
+      const Real x = block[i];  // read in any case, or the loop does not become vectors
+      block[i] = low <= i && i < high ? x : Real(0);
+    }
+    for (int64_t i = 0; i < kBlock; ++i) {
       const double x = static_cast<double>(block[i]);
       chain[i] += x * x;
-      out[j + i - first] = block[i];
     }
+    std::copy(block + low, block + high, out + (j + low - first));
   }
   const Reflection<Real> reflection = reflection_of(own, fold_chains(chains, used));
   out[r - first] = reflection.first;
