@@ -20,8 +20,8 @@ SHAPES = {
     (8192, 512): 2.2,
 }
 SIDE = 4096
-# Of the same operations at the rate of torch.mm: the product of two matrices takes 2 n^3 operations,
-# the reflections 4/3 n^3.
+# Of the rate of torch.mm in operations: the product of two matrices takes 2 n^3, the reflections
+# 4/3 n^3.
 PRODUCT_BAR = 0.6
 BFLOAT16_BAR = 1 / 1.15  # of the speed in float32
 SMALL, MATRICES, SMALL_BAR = 64, 96, 15.0
