@@ -205,7 +205,7 @@ def _check(function: str, tensor: torch.Tensor, batch_dims: int) -> None:
             f"initstats.{function}: Only tensors with 2 or more dimensions{after} are supported,"
             f" got shape={tuple(tensor.shape)}"
         )
-    if not tensor.is_meta:
+    if not tensor.is_meta and not tensor.is_contiguous():
         _ops.check_memory(function, tensor)
 
 
@@ -214,16 +214,20 @@ def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int]], gain: float) -
     small: dict[torch.device, list[tuple[torch.Tensor, int]]] = {}
     copied = []
     for tensor, batch_dims, key in todo:
-        shape = (math.prod(tensor.shape[:batch_dims]), tensor.shape[batch_dims], -1)
-        try:
-            matrices = tensor.view(shape)
-        except RuntimeError:  # strides that no view can flatten
-            matrices = torch.empty_like(tensor, memory_format=torch.contiguous_format).view(shape)
-            copied.append((tensor, matrices))
-        if max(matrices.shape[1:]) <= _ops.SMALL_SIDE:
+        if batch_dims == 0 and tensor.dim() == _MATRIX_DIMS:
+            matrices = tensor
+        else:
+            shape = (math.prod(tensor.shape[:batch_dims]), tensor.shape[batch_dims], -1)
+            try:
+                matrices = tensor.view(shape)
+            except RuntimeError:  # strides that no view can flatten
+                matrices = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                matrices = matrices.view(shape)
+                copied.append((tensor, matrices))
+        if max(matrices.shape[-_MATRIX_DIMS:]) <= _ops.SMALL_SIDE:
             small.setdefault(tensor.device, []).append((matrices, key))
         else:
-            write_batch(matrices, key, gain)
+            write_batch(matrices if matrices.dim() > _MATRIX_DIMS else matrices[None], key, gain)
     for batch in small.values():
         _ops.small_orthogonal_([each for each, _ in batch], [key for _, key in batch], [gain])
     for tensor, matrices in copied:
