@@ -13,4 +13,5 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "float[] high, "
       "int[] box) -> ()");
   m.def("stats(Tensor[] tensors, int groups, int scale, int[] box) -> (Tensor, Tensor, Tensor)");
+  m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
 }
