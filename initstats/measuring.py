@@ -87,9 +87,9 @@ def stats(
         scale: 2**scale histogram buckets per power of two, 0 to 2.
 
     Returns:
-        A `Stats` for a tensor, a `SliceStats` with dim, else a `StatsTable`. Moments are taken about
-        the mean of each 4096 elements (with dim: each 64) and merged in float64. Inside those,
-        float64, int32 and int64 are computed in float64, all other dtypes in float32.
+        A `Stats` for a tensor, a `SliceStats` with dim, else a `StatsTable`. Moments are taken
+        about the mean of each 4096 elements (with dim: each 64) and merged in float64. Inside
+        those, float64, int32 and int64 are computed in float64, all other dtypes in float32.
 
     Raises:
         TypeError: If x, or one of its tensors, is of a kind or dtype that has no statistics, or dim
