@@ -28,7 +28,8 @@ from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
 from initstats.measuring import stats
-from initstats.orthogonal_fills import orthogonal_
+from initstats.orthogonal_blocks import orthogonal_block_
+from initstats.orthogonal_fills import delta_orthogonal_, orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.record import Stats
@@ -72,6 +73,7 @@ __all__ = [
     "calculate_gain",
     "constant",
     "constant_",
+    "delta_orthogonal_",
     "dirac",
     "dirac_",
     "eye",
@@ -93,6 +95,7 @@ __all__ = [
     "ones_",
     "orthogonal",
     "orthogonal_",
+    "orthogonal_block_",
     "plan",
     "recipes",
     "stats",
