@@ -11,6 +11,7 @@ from initstats.deprecated_names import (
     kaiming_uniform,
     normal,
     orthogonal,
+    sparse,
     uniform,
     xavier_normal,
     xavier_uniform,
@@ -38,6 +39,7 @@ from initstats.scaled_fills import (
     xavier_normal_,
     xavier_uniform_,
 )
+from initstats.sparse_fills import sparse_
 from initstats.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
@@ -92,6 +94,8 @@ __all__ = [
     "orthogonal_",
     "plan",
     "recipes",
+    "sparse",
+    "sparse_",
     "stats",
     "trunc_normal_",
     "truncated_normal_",

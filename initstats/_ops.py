@@ -74,6 +74,20 @@ def trunc_normal_(
     torch.ops.initstats.trunc_normal_(tensors, keys, mean, std, low, high, box)
 
 
+def sparse_(
+    tensors: Sequence[torch.Tensor],
+    keys: Sequence[int],
+    std: Sequence[float],
+    zeros: Sequence[float],
+    box: Sequence[int] = (),
+) -> None:
+    """Fill matrices with normals of mean 0 and exactly so many zeros in every column."""
+    n = len(tensors)
+    stds = list(std) * n if len(std) == 1 else std
+    counts = [int(count) for count in (list(zeros) * n if len(zeros) == 1 else zeros)]
+    torch.ops.initstats.sparse_(tensors, keys, stds, counts, box)
+
+
 def stats(
     tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int] = ()
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,6 +116,6 @@ def _fake_stats(
     )
 
 
-for _name in ("uniform_", "normal_", "trunc_normal_"):
+for _name in ("uniform_", "normal_", "trunc_normal_", "sparse_"):
     torch.library.register_fake(f"initstats::{_name}", _fake_fill)
 torch.library.register_fake("initstats::stats", _fake_stats)

@@ -8,13 +8,14 @@ from typing import get_args
 
 import torch
 
-from initstats import _ops
 from initstats.fans import Mode, fan_for_mode, fans_of
-from initstats.fill_call import fill
-from initstats.fill_checks import check_normal, check_trunc_normal, number, tensor_to_fill
+from initstats.fill_call import TRUNC_NORMAL, fill_one
+from initstats.fill_checks import check_normal, number, tensor_to_fill
+from initstats.overrides import overridable
 from initstats.scaled_fills import Distribution, fill_of_std, is_empty
 
 
+@overridable
 def variance_scaling_(
     tensor: torch.Tensor,
     scale: float = 1.0,
@@ -67,7 +68,7 @@ def variance_scaling_(
     """
     function = "variance_scaling_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
     fan = fan_for_mode(function, fans, mode)
@@ -86,6 +87,7 @@ def variance_scaling_(
     return fill_of_std(function, tensor, distribution, std, generator, seed, name)
 
 
+@overridable
 def lecun_normal_(
     tensor: torch.Tensor,
     generator: torch.Generator | None = None,
@@ -122,13 +124,14 @@ def lecun_normal_(
     """
     function = "lecun_normal_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
     std = 1.0 / math.sqrt(fans.fan_in)
     return fill_of_std(function, tensor, "truncated_normal", std, generator, seed, name)
 
 
+@overridable
 def lecun_uniform_(
     tensor: torch.Tensor,
     generator: torch.Generator | None = None,
@@ -163,13 +166,14 @@ def lecun_uniform_(
     """
     function = "lecun_uniform_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
     std = 1.0 / math.sqrt(fans.fan_in)
     return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
 
 
+@overridable
 def truncated_normal_(
     tensor: torch.Tensor,
     mean: float = 0.0,
@@ -218,14 +222,4 @@ def truncated_normal_(
         raise ValueError(f"initstats.{function}: expected low <= high, got low={low}, high={high}")
     # Without a spread every bound is the mean; 0 * inf would be NaN.
     a, b = (mean + low * std, mean + high * std) if std else (mean, mean)
-    fill(
-        function,
-        _ops.trunc_normal_,
-        check_trunc_normal,
-        [tensor],
-        {"mean": mean, "std": std, "a": a, "b": b},
-        generator=generator,
-        seed=seed,
-        names=None if name is None else [name],
-    )
-    return tensor
+    return fill_one(function, TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)
