@@ -1,6 +1,8 @@
 """Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
 from initstats import recipes
+from initstats.acceleration import FastInit, fast_init
+from initstats.acceleration_report import AccelerationReport
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
 from initstats.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
 from initstats.deprecated_names import (
@@ -54,9 +56,11 @@ _calculate_fan_in_and_fan_out = calculate_fan_in_and_fan_out
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccelerationReport",
     "AuditReport",
     "AuditRule",
     "Fans",
+    "FastInit",
     "Finding",
     "Match",
     "Plan",
@@ -75,6 +79,7 @@ __all__ = [
     "dirac_",
     "eye",
     "eye_",
+    "fast_init",
     "foreach_normal_",
     "foreach_trunc_normal_",
     "foreach_uniform_",

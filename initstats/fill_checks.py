@@ -51,6 +51,11 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def fillable_dtype(dtype: torch.dtype) -> bool:
+    """Whether fills write tensors of the dtype."""
+    return dtype in _DTYPES
+
+
 def _is_part_of_a_parameter(tensor: torch.Tensor) -> bool:
     """Whether it is a view of a leaf, such as one gate's rows: filling it fills the parameter."""
     base = tensor._base  # noqa: SLF001  # torch's name for what a view is a view of
