@@ -1,5 +1,6 @@
 """Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
+from initstats import compiled_fills as _compiled_fills  # noqa: F401  # registers its op
 from initstats import recipes
 from initstats.acceleration import FastInit, fast_init
 from initstats.acceleration_report import AccelerationReport
@@ -26,6 +27,13 @@ from initstats.fills import (
     normal_,
     trunc_normal_,
     uniform_,
+)
+from initstats.foreach_scaled_fills import (
+    foreach_kaiming_normal_,
+    foreach_kaiming_uniform_,
+    foreach_variance_scaling_,
+    foreach_xavier_normal_,
+    foreach_xavier_uniform_,
 )
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
@@ -80,9 +88,14 @@ __all__ = [
     "eye",
     "eye_",
     "fast_init",
+    "foreach_kaiming_normal_",
+    "foreach_kaiming_uniform_",
     "foreach_normal_",
     "foreach_trunc_normal_",
     "foreach_uniform_",
+    "foreach_variance_scaling_",
+    "foreach_xavier_normal_",
+    "foreach_xavier_uniform_",
     "identity_",
     "init_",
     "kaiming_normal",

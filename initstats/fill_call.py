@@ -28,30 +28,25 @@ class Family(NamedTuple):
     """A family of distributions.
 
     Attributes:
+        name: of the op; for torch's fills also of the method that takes these parameters.
         op: takes tensors, keys and one list per parameter.
         check: takes the name of the function called, a dtype and one number per parameter.
         parameters: their names in messages.
-        kind: the fill of torch that takes these parameters.
     """
 
+    name: str
     op: Callable[..., None]
     check: Callable[..., None]
     parameters: tuple[str, ...]
-    kind: str
 
 
-UNIFORM = Family(_ops.uniform_, check_uniform, ("a", "b"), "uniform_")
-NORMAL = Family(_ops.normal_, check_normal, ("mean", "std"), "normal_")
+UNIFORM = Family("uniform_", _ops.uniform_, check_uniform, ("a", "b"))
+NORMAL = Family("normal_", _ops.normal_, check_normal, ("mean", "std"))
 TRUNC_NORMAL = Family(
-    _ops.trunc_normal_, check_trunc_normal, ("mean", "std", "a", "b"), "trunc_normal_"
+    "trunc_normal_", _ops.trunc_normal_, check_trunc_normal, ("mean", "std", "a", "b")
 )
-SPARSE = Family(_ops.sparse_, check_sparse, ("std", "zeros"), "sparse_")
-FAMILIES = {
-    "uniform_": UNIFORM,
-    "normal_": NORMAL,
-    "trunc_normal_": TRUNC_NORMAL,
-    "sparse_": SPARSE,
-}
+SPARSE = Family("sparse_", _ops.sparse_, check_sparse, ("std", "zeros"))
+FAMILIES = {family.name: family for family in (UNIFORM, NORMAL, TRUNC_NORMAL, SPARSE)}
 
 
 def fill_one(
@@ -71,11 +66,12 @@ def fill_one(
     numbers: list[float] = []
     try:
         tensor_to_fill(function, tensor)
-        for key, value in zip(family.parameters, values, strict=True):
-            numbers.append(value if type(value) is float else number(function, key, value))
+        for parameter, value in zip(family.parameters, values, strict=True):
+            exact = type(value) is float
+            numbers.append(value if exact else number(function, parameter, value))
         family.check(function, tensor.dtype, *numbers)
     except (TypeError, ValueError) as error:
-        raise as_torch(error, tensor, family.kind, numbers) from None
+        raise as_torch(error, tensor, family.name, numbers) from None
     real = has_memory(tensor)
     if not real and seed is None:
         draw_keys(function, 0, generator=generator, names=None if name is None else [name])

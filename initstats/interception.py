@@ -71,7 +71,7 @@ def enter(report: AccelerationReport) -> None:
     _THREAD.reports.append(report)
     if len(_THREAD.reports) == 1:
         _THREAD.mode = _Interceptor()
-        _THREAD.mode.__enter__()
+        _THREAD.mode.__enter__()  # type: ignore[no-untyped-call]
 
 
 def leave(report: AccelerationReport) -> None:
@@ -80,7 +80,7 @@ def leave(report: AccelerationReport) -> None:
     _THREAD.reports.remove(report)
     mode = _THREAD.mode
     if mode is not None and not _THREAD.reports:
-        mode.__exit__(None, None, None)
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         _THREAD.mode = None
     with _LOCK:
         _inside -= 1
@@ -183,12 +183,12 @@ def _accelerate(
     reason = _why_not(tensor)
     if reason is None:
         try:
-            result = fill(*args, **(kwargs if words is None else words))
+            result: torch.Tensor = fill(*args, **(kwargs if words is None else words))
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
             reason = "arguments left to torch"
         else:
             for report in _THREAD.reports:
-                report.add(name, tensor.numel())
+                report.add(name, result.numel())
             return result
     for report in _THREAD.reports:
         report.leave(name, reason)

@@ -114,7 +114,7 @@ def draw_key(
     if seed is None and name is None:
         if generator is None:
             generator = torch.default_generator
-        if isinstance(generator, torch.Generator) and generator.device.type == "cpu":
+        if getattr(getattr(generator, "device", None), "type", None) == "cpu":
             draw = _buffer().random_(-(2**63), None, generator=generator)
             return int(draw.item())
     names = None if name is None else [name]

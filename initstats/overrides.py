@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -22,8 +22,8 @@ def overridable(function: Callable[_Arguments, _Result]) -> Callable[_Arguments,
     def dispatching(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         tensor = args[0] if args else kwargs.get("tensor")
         if has_torch_function_variadic(tensor):
-            handled = handle_torch_function(dispatching, (tensor,), *args, **kwargs)
-            return cast("_Result", handled)
+            handled: _Result = handle_torch_function(dispatching, (tensor,), *args, **kwargs)
+            return handled
         return function(*args, **kwargs)
 
     return dispatching

@@ -152,8 +152,7 @@ def kaiming_uniform_(
         return tensor
     mode = torch_mode(mode)  # torch's order of errors: mode, dimensions, nonlinearity
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-    fan = fans.fan_in if mode == "fan_in" else fans.fan_out
-    std = calculate_gain(nonlinearity, a) / math.sqrt(fan)
+    std = kaiming_std(fans, a, mode, nonlinearity)
     return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
 
 
@@ -202,8 +201,7 @@ def kaiming_normal_(
         return tensor
     mode = torch_mode(mode)  # torch's order of errors: mode, dimensions, nonlinearity
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-    fan = fans.fan_in if mode == "fan_in" else fans.fan_out
-    std = calculate_gain(nonlinearity, a) / math.sqrt(fan)
+    std = kaiming_std(fans, a, mode, nonlinearity)
     return fill_of_std(function, tensor, "normal", std, generator, seed, name)
 
 
@@ -257,3 +255,9 @@ def xavier_std(function: str, tensor: torch.Tensor, kind: str, gain: float, fans
         numbers = [-bound, bound] if kind == "uniform_" else [0.0, std]
         raise as_torch(error, tensor, kind, numbers)
     return std
+
+
+def kaiming_std(fans: Fans, a: float, mode: str, nonlinearity: str | Function) -> float:
+    """Return gain / sqrt(fan)."""
+    fan = fans.fan_in if torch_mode(mode) == "fan_in" else fans.fan_out
+    return calculate_gain(nonlinearity, a) / math.sqrt(fan)

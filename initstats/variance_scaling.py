@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from initstats.fans import Mode, fan_for_mode, fans_of
+from initstats.fans import Fans, Mode, fan_for_mode, fans_of
 from initstats.fill_call import TRUNC_NORMAL, fill_one
 from initstats.fill_checks import check_normal, number, tensor_to_fill
 from initstats.overrides import overridable
@@ -71,6 +71,14 @@ def variance_scaling_(
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    std = variance_scaling_std(function, fans, scale, mode, distribution)
+    return fill_of_std(function, tensor, distribution, std, generator, seed, name)
+
+
+def variance_scaling_std(
+    function: str, fans: Fans, scale: float, mode: str, distribution: str
+) -> float:
+    """Return sqrt(scale / fan), or raise for arguments that `variance_scaling_` does not know."""
     fan = fan_for_mode(function, fans, mode)
     scale = number(function, "scale", scale)
     if not 0.0 <= scale < math.inf:
@@ -83,8 +91,7 @@ def variance_scaling_(
             f"initstats.{function}: expected distribution to be one of {known},"
             f" got distribution={distribution!r}"
         )
-    std = math.sqrt(scale / fan)
-    return fill_of_std(function, tensor, distribution, std, generator, seed, name)
+    return math.sqrt(scale / fan)
 
 
 @overridable
