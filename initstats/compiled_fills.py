@@ -36,14 +36,12 @@ def fill_in_graph(
             f"initstats.{function}: expected no generator inside torch.compile, got one"
             " (give a seed, or fill from torch's default generator)"
         )
-    lists: list[list[float]] = [
-        [float(number) for number in (v if isinstance(v, (list, tuple)) else [v])] for v in values
-    ]
+    lists = [list(v) if isinstance(v, Sequence) else [v] for v in values]
     _fill_in_graph(
         function,
         family.name,
         tensors,
-        [number for numbers in lists for number in numbers],
+        [float(number) for numbers in lists for number in numbers],
         [len(numbers) for numbers in lists],
         "" if seed is None else str(seed),
         [] if names is None else [_UNNAMED if name is None else _NAMED + name for name in names],

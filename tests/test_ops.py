@@ -11,6 +11,7 @@ FILL_ARGUMENTS = {
     "uniform_": ([0.0], [1.0]),
     "normal_": ([0.0], [1.0]),
     "trunc_normal_": ([0.0], [1.0], [-2.0], [2.0]),
+    "sparse_": ([1.0, 1.0], [2, 1]),
 }
 
 
@@ -21,7 +22,8 @@ def test_fills_pass_opcheck(name: str, device: torch.device) -> None:
     op = getattr(torch.ops.initstats, name).default
     tensors = [torch.zeros(5, 3, device=device), torch.zeros(3, 5, device=device).t()]
     torch.library.opcheck(op, (tensors, [1, 2], *FILL_ARGUMENTS[name], []))
-    torch.library.opcheck(op, (tensors[:1], [1], *FILL_ARGUMENTS[name], [1, 2, 9, 9]))
+    one = [values[:1] for values in FILL_ARGUMENTS[name]]
+    torch.library.opcheck(op, (tensors[:1], [1], *one, [1, 2, 9, 9]))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
