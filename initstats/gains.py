@@ -123,6 +123,7 @@ def _gain_of_name(name: str, param: object) -> float:
     raise ValueError(f"Unsupported nonlinearity {name}")
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def _gain_of_known(name: str) -> float:
     return _gain_of_function(_FUNCTIONS[name], name)
