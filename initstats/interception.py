@@ -205,8 +205,6 @@ def _why_not(tensor: object) -> str | None:
     if kind is not torch.Tensor and kind is not torch.nn.Parameter:
         return f"a {kind.__name__}"
     assert isinstance(tensor, torch.Tensor)
-    if tensor.is_meta:
-        return "on meta"
     if not fillable_dtype(tensor.dtype):
         return str(tensor.dtype)
     if tensor.device.type not in {"cpu", "cuda"}:
