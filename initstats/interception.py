@@ -45,6 +45,13 @@ _BODIES: dict[str, tuple[Fill, Fill]] = {
 }
 
 
+_OF_TORCH = {
+    name: getattr(torch.nn.init, name.removeprefix("torch.nn.init."), None)
+    for name in _BODIES
+    if name.startswith("torch.nn.init.")
+}
+
+
 class _Thread(threading.local):
     """What a thread is inside of."""
 
@@ -120,8 +127,9 @@ def _found() -> Iterator[tuple[str, FunctionType, FunctionType]]:
     """Yield the names, functions and new bodies of what is imported and may get one."""
     for function, (body, _) in _BODIES.items():
         module, _, name = function.rpartition(".")
-        original = getattr(sys.modules.get(module), name, None)
-        if isinstance(original, FunctionType) and not original.__closure__:
+        original = _OF_TORCH.get(function, getattr(sys.modules.get(module), name, None))
+        # Under the name there may be another module's function by now.
+        if isinstance(original, FunctionType) and original.__module__ == module:
             assert isinstance(body, FunctionType)
             yield function, original, body
 

@@ -88,3 +88,13 @@ def test_the_references_of_transformers_are_those_of_torch_afterwards() -> None:
         models()["vit"]()
     for name, function in initialization.TORCH_INIT_FUNCTIONS.items():
         assert function is getattr(init, name)
+
+
+def test_a_block_inside_the_guard_of_transformers_leaves_the_guard_alone() -> None:
+    guarded = torch.zeros(4, 4)
+    guarded._is_hf_initialized = True
+    with initialization.guard_torch_init_functions(), initstats.fast_init() as fast:
+        init.normal_(guarded)
+        init.normal_(torch.zeros(4, 4))
+    assert not guarded.any()
+    assert fast.report.accelerated == {"normal_": 1}

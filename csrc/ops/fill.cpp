@@ -21,7 +21,7 @@ using Numbers = std::vector<double>;
 using Integers = std::vector<int64_t>;
 
 // Elements per task below which another thread does not pay.
-constexpr int64_t kGrain = 16384;
+constexpr int64_t kGrain = 65536;
 
 struct Target {
   void* data;

@@ -10,8 +10,8 @@ namespace initstats::ops {
 
 // Asks the system for 2 MiB pages where they lie inside [data, data + bytes), all of which is about
 // to be written. Fresh memory is then mapped by one page fault instead of 512, which otherwise take
-// longer than the fill. A hint: no effect on memory that is mapped already, nor where the system does
-// not offer it (/sys/kernel/mm/transparent_hugepage/enabled says never).
+// longer than the fill. A hint: no effect on memory that is mapped already, nor where the system
+// does not offer it (/sys/kernel/mm/transparent_hugepage/enabled says never).
 inline void advise_large_pages(void* data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t{1} << 21;

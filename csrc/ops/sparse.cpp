@@ -17,7 +17,7 @@ namespace {
 
 constexpr char kOp[] = "sparse_";
 // Elements per task below which another thread does not pay.
-constexpr int64_t kGrain = 16384;
+constexpr int64_t kGrain = 65536;
 
 struct Job {
   Layout layout;
