@@ -1,4 +1,4 @@
-"""The rest of the family against torch's: scaled fills, dirac_, and the price of a small call."""
+"""The rest of the family against torch's: scaled fills, and the price of a small call."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import initstats
 from benchmarks.harness import Case
 
 SIDE = 4096
-DIRAC_SHAPE = (256, 256, 3, 3)
-DIRAC_BAR = 10.0
 SMALL = 64
 # The std that lecun_normal_ gives before truncation, for torch to do the same.
 LECUN_STD = SIDE**-0.5 / 0.87962566103423978
@@ -34,7 +32,7 @@ FILLS: dict[str, tuple[Fill, Fill, float]] = {
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """Yield the scaled fills, dirac_, and fills of a tensor that costs nothing to write."""
+    """Yield the scaled fills, and a fill of a tensor that costs nothing to write."""
     tensor = torch.empty(SIDE, SIDE, device=device)
     for name, (ours, rival, bar) in FILLS.items():
         yield Case(
@@ -46,16 +44,6 @@ def cases(device: torch.device) -> Iterator[Case]:
             floor="fill",
             bar_ratio=bar,
         )
-    kernel = torch.empty(DIRAC_SHAPE, device=device)
-    yield Case(
-        name=f"dirac_ float32 {'x'.join(map(str, DIRAC_SHAPE))}",
-        ours=partial(initstats.dirac_, kernel),
-        rival=partial(init.dirac_, kernel),
-        count=kernel.numel(),
-        bytes_moved=kernel.nbytes,
-        floor="fill",
-        bar_ratio=DIRAC_BAR,
-    )
     small = torch.empty(SMALL, device=device)
     yield Case(
         name=f"normal_ float32 {SMALL}",

@@ -74,6 +74,11 @@ def trunc_normal_(
     torch.ops.initstats.trunc_normal_(tensors, keys, mean, std, low, high, box)
 
 
+def dirac_(tensors: Sequence[torch.Tensor], groups: Sequence[int], value: Sequence[float]) -> None:
+    """Fill contiguous weights with one value per output channel, zeros elsewhere; one each."""
+    torch.ops.initstats.dirac_(tensors, groups, value)
+
+
 def sparse_(
     tensors: Sequence[torch.Tensor],
     keys: Sequence[int],
@@ -116,6 +121,6 @@ def _fake_stats(
     )
 
 
-for _name in ("uniform_", "normal_", "trunc_normal_", "sparse_"):
+for _name in ("uniform_", "normal_", "trunc_normal_", "dirac_", "sparse_"):
     torch.library.register_fake(f"initstats::{_name}", _fake_fill)
 torch.library.register_fake("initstats::stats", _fake_stats)

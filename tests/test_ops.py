@@ -44,10 +44,17 @@ def test_fake_stats_has_the_shapes_of_the_real_one(groups: int, device: torch.de
         assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_dirac_passes_opcheck(device: torch.device) -> None:
+    tensors = [torch.zeros(4, 3, 2, device=device), torch.zeros(5, 3, device=device)]
+    torch.library.opcheck(torch.ops.initstats.dirac_.default, (tensors, [2, 1], [1.0, 0.5]))
+
+
 def test_every_op_has_cpu_and_cuda_kernels() -> None:
     if not _ops.build_info()["cuda_archs"]:
         pytest.skip("built without CUDA kernels")
-    for name in (*FILL_ARGUMENTS, "stats"):
+    for name in (*FILL_ARGUMENTS, "dirac_", "stats"):
         for key in ("CPU", "CUDA"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"initstats::{name}", key), (
                 name,

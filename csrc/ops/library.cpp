@@ -12,6 +12,7 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "trunc_normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, float[] low, "
       "float[] high, "
       "int[] box) -> ()");
+  m.def("dirac_(Tensor(a!)[] tensors, int[] groups, float[] value) -> ()");
   m.def("sparse_(Tensor(a!)[] tensors, int[] keys, float[] std, int[] zeros, int[] box) -> ()");
   m.def("stats(Tensor[] tensors, int groups, int scale, int[] box) -> (Tensor, Tensor, Tensor)");
 }
