@@ -1,6 +1,9 @@
 """Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
+from initstats import compiled_fills as _compiled_fills  # noqa: F401  # registers its op
 from initstats import recipes
+from initstats.acceleration import FastInit, fast_init
+from initstats.acceleration_report import AccelerationReport
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
 from initstats.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
 from initstats.deprecated_names import (
@@ -11,6 +14,7 @@ from initstats.deprecated_names import (
     kaiming_uniform,
     normal,
     orthogonal,
+    sparse,
     uniform,
     xavier_normal,
     xavier_uniform,
@@ -23,6 +27,13 @@ from initstats.fills import (
     normal_,
     trunc_normal_,
     uniform_,
+)
+from initstats.foreach_scaled_fills import (
+    foreach_kaiming_normal_,
+    foreach_kaiming_uniform_,
+    foreach_variance_scaling_,
+    foreach_xavier_normal_,
+    foreach_xavier_uniform_,
 )
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
@@ -41,6 +52,7 @@ from initstats.scaled_fills import (
     xavier_uniform_,
 )
 from initstats.slices import SliceStats
+from initstats.sparse_fills import sparse_
 from initstats.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
@@ -55,9 +67,11 @@ _calculate_fan_in_and_fan_out = calculate_fan_in_and_fan_out
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccelerationReport",
     "AuditReport",
     "AuditRule",
     "Fans",
+    "FastInit",
     "Finding",
     "Match",
     "Plan",
@@ -78,9 +92,15 @@ __all__ = [
     "dirac_",
     "eye",
     "eye_",
+    "fast_init",
+    "foreach_kaiming_normal_",
+    "foreach_kaiming_uniform_",
     "foreach_normal_",
     "foreach_trunc_normal_",
     "foreach_uniform_",
+    "foreach_variance_scaling_",
+    "foreach_xavier_normal_",
+    "foreach_xavier_uniform_",
     "identity_",
     "init_",
     "kaiming_normal",
@@ -98,6 +118,8 @@ __all__ = [
     "orthogonal_block_",
     "plan",
     "recipes",
+    "sparse",
+    "sparse_",
     "stats",
     "trunc_normal_",
     "truncated_normal_",
