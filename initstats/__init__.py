@@ -15,6 +15,7 @@ from initstats.deprecated_names import (
     xavier_normal,
     xavier_uniform,
 )
+from initstats.ensembles import ensemble
 from initstats.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.fills import (
     foreach_normal_,
@@ -27,6 +28,7 @@ from initstats.fills import (
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.layer_scaling import LsuvReport, lsuv_
 from initstats.orthogonal_fills import orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
@@ -38,6 +40,7 @@ from initstats.scaled_fills import (
     xavier_normal_,
     xavier_uniform_,
 )
+from initstats.transferring import WarmStart, init_new_, lora_from_weight_, warm_start_
 from initstats.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
@@ -56,6 +59,7 @@ __all__ = [
     "AuditRule",
     "Fans",
     "Finding",
+    "LsuvReport",
     "Match",
     "Plan",
     "Receipt",
@@ -64,6 +68,7 @@ __all__ = [
     "Stats",
     "StatsTable",
     "VerifyReport",
+    "WarmStart",
     "audit",
     "calculate_fan_in_and_fan_out",
     "calculate_gain",
@@ -71,6 +76,7 @@ __all__ = [
     "constant_",
     "dirac",
     "dirac_",
+    "ensemble",
     "eye",
     "eye_",
     "foreach_normal_",
@@ -78,6 +84,7 @@ __all__ = [
     "foreach_uniform_",
     "identity_",
     "init_",
+    "init_new_",
     "kaiming_normal",
     "kaiming_normal_",
     "kaiming_uniform",
@@ -85,6 +92,8 @@ __all__ = [
     "key_of",
     "lecun_normal_",
     "lecun_uniform_",
+    "lora_from_weight_",
+    "lsuv_",
     "normal",
     "normal_",
     "ones_",
@@ -99,6 +108,7 @@ __all__ = [
     "uniform_",
     "variance_scaling_",
     "verify",
+    "warm_start_",
     "xavier_normal",
     "xavier_normal_",
     "xavier_uniform",

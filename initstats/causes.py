@@ -15,7 +15,8 @@ from initstats.record import Stats
 _FIX = "call initstats.init_ with this recipe last, after the model is built and its ties are made"
 _GARBAGE = 1e3  # times the promised std: no initialiser writes that
 _SHARDS = (2, 4, 8, 16)
-_RESOLVED = 0.25  # a sample whose std is known no better than this tells no cause by its ratio
+# A sample whose std is known no better than this tells no cause by its ratio, unless that is large.
+_RESOLVED = 0.25
 
 
 class Cause(NamedTuple):
@@ -45,8 +46,8 @@ def cause_of_std(
         The first cause whose ratio fits; else that nothing known fits.
     """
     expected = piece.distribution.std
-    if tolerance < _RESOLVED:
-        for ratio, cause in _known(entry, piece, expected, others):
+    if tolerance < max(_RESOLVED, abs(math.log(std / expected)) / 4):
+        for ratio, cause in _known(entry, expected, others):
             if ratio > 0 and abs(math.log(std / expected / ratio)) <= tolerance:
                 return cause
     if std > _GARBAGE * expected:
@@ -65,7 +66,7 @@ def cause_of_constant(record: Stats) -> Cause:
 
 
 def _known(
-    entry: PlanEntry, piece: Piece, expected: float, others: Iterable[tuple[str, float]]
+    entry: PlanEntry, expected: float, others: Iterable[tuple[str, float]]
 ) -> Iterator[tuple[float, Cause]]:
     """Yield (ratio, cause), the most specific first."""
     slot = entry.slot

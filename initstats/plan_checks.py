@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,7 +54,7 @@ def resolve(function: str, model: nn.Module, recipe: Recipe | str) -> Recipe:
         )
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004  # the kind is right, the value is not there yet
                 f"initstats.{function}: expected a shape, got {name}=lazy; run one batch first"
             )
     return recipe
@@ -158,9 +159,7 @@ def require_separate_memory(groups: Sequence[Sequence[Slot]]) -> None:
         end = p.data_ptr() + (steps + 1) * p.element_size()
         spans.append((str(p.device), p.data_ptr(), end, slot.name))
     spans.sort()
-    for (device, _, end, name), (other_device, begin, _, other) in zip(
-        spans, spans[1:], strict=False
-    ):
+    for (device, _, end, name), (other_device, begin, _, other) in pairwise(spans):
         if device == other_device and begin < end:
             raise ValueError(
                 f"initstats.plan: expected tied parameters to share all of their memory, got "

@@ -29,6 +29,9 @@ VERIFY_SCHEMA = "initstats.verify/1"
 FALSE_ALARM_RATE = 1e-4
 # Mean (two-sided), std (two-sided), shape, and four of the extremes; those of two sides share one.
 _CHECKS_PER_PIECE = 7
+# Equal values make a sample smaller than it looks: what sampling bands say is explained by them.
+_EXPLAINING = frozenset({"duplicate", "shards", "zero rows"})
+_SAMPLED = frozenset({"std", "mean", "shape", "extremes"})
 KINDS = (
     "not finite",
     "constant",
@@ -203,7 +206,8 @@ def compare(
     }
     for name, kind, problem, cause, fix in relations(promised, records, fingerprints=fingerprints):
         at = name if name in verdicts else next(n for n in verdicts if n.startswith(f"{name}["))
-        if verdicts[at].ok and kind not in ignore:
+        explains = verdicts[at].ok or (kind in _EXPLAINING and verdicts[at].kind in _SAMPLED)
+        if explains and kind not in ignore:
             verdicts[at] = dataclasses.replace(
                 verdicts[at], problem=problem, kind=kind, cause=cause, fix=fix
             )

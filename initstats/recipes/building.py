@@ -135,10 +135,8 @@ def framework_default(slot: Slot) -> Uniform:
     if slot.kind == "bias":
         own = getattr(slot.module, "weight", None)
         weight = own if own is not None else weight
-    if weight.dim() > 1:
-        fan_in = calculate_fan_in_and_fan_out(weight).fan_in
-    else:
-        fan_in = weight.numel()
+    is_matrix = weight.dim() > 1
+    fan_in = calculate_fan_in_and_fan_out(weight).fan_in if is_matrix else weight.numel()
     return Uniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
@@ -170,5 +168,5 @@ def is_multihead(slot: Slot) -> bool:
 
 
 def normal_by_fan_in(slot: Slot) -> Normal:
-    """N(0, fan_in^-1/2)"""  # noqa: D400, D415  # a formula, shown in lists of rules
+    """N(0, fan_in^-1/2)"""  # noqa: D415  # a formula, shown in lists of rules
     return Normal(slot.fans.fan_in**-0.5)

@@ -47,8 +47,8 @@ HEAD = re.compile(
     r"lm_head|head|heads|classifier|score|logits|to_logits|embed_out|qa_outputs|seq_relationship"
     r"|final_layer|prediction_head|output_layer|predictions"
 )
-# torchtitan and llama2.c: output; torchvision: fc; only outside the blocks.
-HEAD_OUTSIDE = re.compile(r"output|fc|decoder|cls|out|readout|generator")
+# torchtitan, llama2.c: output; torchvision: fc; OLMo: ff_out; only outside the blocks.
+HEAD_OUTSIDE = re.compile(r"output|fc|decoder|cls|out|readout|generator|ff_out")
 ROUTER = re.compile(r"router|gate|switch|gating")
 # Residual gates and layer scale; adaLN makes gates, shifts and scales.
 GATE = re.compile(

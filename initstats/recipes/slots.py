@@ -184,7 +184,8 @@ def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
     numbered = isinstance(module, nn.ModuleDict) and all(name.isdigit() for name in module)
     if not numbered and not isinstance(module, (nn.ModuleList, nn.Sequential)):
         return {}
-    children = list(module.named_children())
+    # Not named_children(), which leaves out a module that stands in several places.
+    children = [(name, m) for name, m in vars(module)["_modules"].items() if m is not None]
     runs = [list(run) for _, run in groupby(children, key=lambda child: type(child[1]))]
     longest = max(runs, key=len, default=[])
     whole = len(longest) == len(children)
