@@ -40,9 +40,7 @@ def nano_gpt(layers: int = LAYERS) -> Tree:
     def block() -> Tree:
         return Tree(
             ln_1=nn.LayerNorm(WIDTH),
-            attn=Tree(
-                n_head=HEADS, c_attn=linear(WIDTH, 3 * WIDTH), c_proj=linear(WIDTH, WIDTH)
-            ),
+            attn=Tree(n_head=HEADS, c_attn=linear(WIDTH, 3 * WIDTH), c_proj=linear(WIDTH, WIDTH)),
             ln_2=nn.LayerNorm(WIDTH),
             mlp=Tree(c_fc=linear(WIDTH, HIDDEN), c_proj=linear(HIDDEN, WIDTH)),
         )
@@ -285,9 +283,7 @@ def fair_transformer() -> Tree:
         )
 
     def block() -> Tree:
-        return Tree(
-            self_attn=attention(), fc1=linear(WIDTH, HIDDEN), fc2=linear(HIDDEN, WIDTH)
-        )
+        return Tree(self_attn=attention(), fc1=linear(WIDTH, HIDDEN), fc2=linear(HIDDEN, WIDTH))
 
     return Tree(
         encoder=Tree(embed_tokens=nn.Embedding(VOCABULARY, WIDTH), layers=blocks(block, 4)),

@@ -103,7 +103,9 @@ def test_the_set_of_stds_is_that_of_transformers(name: str) -> None:
     for parameter, values in large.items():
         # The std of n normals has relative error 1 / sqrt(2 n); five of them.
         error = 5 / math.sqrt(2 * values.numel())
-        assert float(values.detach().std()) == pytest.approx(promised[parameter], rel=error), parameter
+        assert float(values.detach().std()) == pytest.approx(promised[parameter], rel=error), (
+            parameter
+        )
 
 
 def test_an_initialised_model_of_transformers_is_what_transformers_makes() -> None:
