@@ -12,7 +12,8 @@ from initstats.recipes import Constant
 from initstats.record import Stats
 
 # Ranks for which a parameter may have been cut into equal shards.
-_RANKS = (2, 4, 8)
+_RANKS = (2, 4, 8, 16, 32, 64)
+_COMPARED = 8  # elements of a row; equal by chance once in 2**80 even in bfloat16
 _FEWEST_ELEMENTS = 4  # below, two random pieces in a narrow dtype are equal by chance
 _MATRIX_DIMS = 2
 _LONG_ROW = 8  # a shorter row of a narrow dtype may be zero by chance
@@ -36,29 +37,18 @@ class Relation(NamedTuple):
     fix: str
 
 
-def views_to_measure(entry: PlanEntry) -> dict[str, torch.Tensor]:
-    """Return the rows and columns of a parameter whose records tell shards and padding apart.
+def padding_rows(entry: PlanEntry) -> dict[str, torch.Tensor]:
+    """Return the padding row of a parameter, by the name of its record; empty without one.
 
     Args:
         entry: The parameter.
 
     Returns:
-        Views by name: the padding row, and the first row and column of each shard of 2, 4, 8.
+        At most one view.
     """
-    parameter = entry.parameter.detach()
-    views: dict[str, torch.Tensor] = {}
-    if entry.zero_row is not None:
-        views[f"{entry.name}@padding"] = parameter[entry.zero_row]
-    if parameter.dim() < _MATRIX_DIMS or len(entry.pieces) != 1 or _is_constant(entry):
-        return views
-    for dim in range(_MATRIX_DIMS):
-        size = parameter.shape[dim]
-        if parameter.numel() // size < _FEWEST_ELEMENTS:
-            continue
-        for start in {0, *(size // ranks for ranks in _RANKS if size % ranks == 0)}:
-            if start or size > 1:
-                views[f"{entry.name}@{dim},{start}"] = parameter.select(dim, start)
-    return views
+    if entry.zero_row is None:
+        return {}
+    return {f"{entry.name}@padding": entry.parameter.detach()[entry.zero_row]}
 
 
 def relations(
@@ -68,7 +58,7 @@ def relations(
 
     Args:
         entries: The parameters.
-        records: Records of their pieces and of `views_to_measure`, by name.
+        records: Records of their pieces and of `padding_rows`, by name.
         fingerprints: The records have fingerprints.
 
     Yields:
@@ -88,8 +78,8 @@ def relations(
             yield from _zeros(entry, piece, records)
             if fingerprints:
                 yield from _duplicates(piece, records, seen)
-        if fingerprints:
-            yield from _shards(entry, records)
+    if fingerprints:
+        yield from _shards(entries)
 
 
 def _zeros(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
@@ -145,25 +135,54 @@ def _duplicates(
         )
 
 
-def _shards(entry: PlanEntry, records: Mapping[str, Stats]) -> Iterator[Relation]:
-    """Find a parameter whose equal parts along a dimension hold the same values."""
-    for dim in range(_MATRIX_DIMS):
-        first = records.get(f"{entry.name}@{dim},0")
-        if first is None or first.min == first.max:
+def _shards(entries: Sequence[PlanEntry]) -> Iterator[Relation]:
+    """Find parameters whose equal parts along a dimension hold the same values.
+
+    With any even number of equal shards the first row equals the middle one; the first elements of
+    both tell, of all parameters at once.
+    """
+    places: dict[torch.device, list[tuple[PlanEntry, int]]] = {}
+    for entry in entries:
+        parameter = entry.parameter
+        if parameter.dim() < _MATRIX_DIMS or len(entry.pieces) != 1 or _is_constant(entry):
             continue
-        size = entry.parameter.shape[dim]
-        for ranks in _RANKS:
-            other = records.get(f"{entry.name}@{dim},{size // ranks}")
-            if size % ranks or other is None or other.fingerprint != first.fingerprint:
-                continue
-            yield Relation(
-                entry.name,
-                "shards",
-                f"the {ranks} parts along dimension {dim} begin with the same values",
-                "every rank drew its shard from the same seed (torchtitan#3106)",
-                "fill by global index: initstats.init_ does, whatever the shards",
-            )
-            return
+        for dim in range(_MATRIX_DIMS):
+            size = parameter.shape[dim]
+            if size % 2 == 0 and parameter.numel() >= size * _COMPARED:
+                places.setdefault(parameter.device, []).append((entry, dim))
+    for here in places.values():
+        first, middle = (
+            torch.cat([_begin(entry, dim, part).float() for entry, dim in here]).view(-1, _COMPARED)
+            for part in (0, 2)
+        )
+        same = ((first == middle).all(dim=1) & (first != first[:, :1]).any(dim=1)).tolist()
+        for (entry, dim), is_same in zip(here, same, strict=True):
+            if is_same:
+                yield Relation(
+                    entry.name,
+                    "shards",
+                    f"the {_ranks(entry, dim)} parts along dimension {dim} begin alike",
+                    "every rank drew its shard from the same seed (torchtitan#3106)",
+                    "fill by global index: initstats.init_ does, whatever the shards",
+                )
+
+
+def _begin(entry: PlanEntry, dim: int, parts: int) -> torch.Tensor:
+    """Return the first elements of the second of so many parts; of the first part for 0."""
+    parameter = entry.parameter.detach()
+    start = parameter.shape[dim] // parts if parts else 0
+    row = parameter.select(dim, start)
+    while row.dim() > 1 and row.shape[-1] >= _COMPARED:
+        row = row[0]
+    return row.reshape(-1)[:_COMPARED]
+
+
+def _ranks(entry: PlanEntry, dim: int) -> int:
+    """Return the largest number of equal parts, among the usual numbers of ranks."""
+    first = _begin(entry, dim, 0)
+    size = entry.parameter.shape[dim]
+    fits = (n for n in _RANKS if size % n == 0 and torch.equal(_begin(entry, dim, n), first))
+    return max(fits, default=2)
 
 
 def _is_constant(entry: PlanEntry) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -51,7 +52,7 @@ class Judge:
         distribution = piece.distribution
         if isinstance(distribution, Constant):
             # The stored value is the promised one, rounded to the parameter's dtype.
-            value = float(torch.tensor(distribution.value, dtype=piece.tensor.dtype))
+            value = _rounded(distribution.value, piece.tensor.dtype)
             means, stds = Band(value, value), Band(0.0, 0.0)
         else:
             means = mean_band(distribution, sample.count, self.z)
@@ -173,6 +174,12 @@ def sample_of(entry: PlanEntry, piece: Piece, record: Stats) -> Sample:
     squares = std * std * (record.count - 1) + record.count * record.mean**2
     variance = max(squares - count * mean * mean, 0.0) / max(count - 1, 1)
     return Sample(count, mean, math.sqrt(variance), zeros)
+
+
+@lru_cache(maxsize=256)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """Return a value as a dtype stores it."""
+    return float(torch.tensor(value, dtype=dtype, device="cpu"))
 
 
 def _orthogonality_problem(tensor: torch.Tensor, promised: Orthogonal) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class PlanEntry:
     parameter: torch.Tensor = field(repr=False)
     slot: Slot = field(repr=False)
 
-    @property
+    @cached_property
     def pieces(self) -> tuple[Piece, ...]:
         """The pieces in order; none when the parameter is kept without a promise."""
         promised = self.distribution

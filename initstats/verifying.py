@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.comparing import relations, views_to_measure
+from initstats.comparing import padding_rows, relations
 from initstats.judging import Judge
 from initstats.plan_checks import require_complete
 from initstats.planning import Plan, plan
@@ -169,7 +169,7 @@ def verify(
         )
     tensors = {piece.name: piece.tensor for entry in promised for piece in entry.pieces}
     for entry in promised:
-        tensors |= views_to_measure(entry)
+        tensors |= padding_rows(entry)
     records = dict(stats(tensors, fingerprint=True).items())
     return compare(planned, records, false_alarm_rate, fingerprints=True, ignore=ignore)
 
@@ -188,7 +188,7 @@ def compare(
         planned: What each parameter should be.
         records: Records of the pieces of the plan, by name; a piece without one is left out.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
-        fingerprints: The records have fingerprints, and those of `views_to_measure` are there.
+        fingerprints: The records have fingerprints, and those of `padding_rows` are there.
         ignore: Kinds of problems that are none here.
 
     Returns:

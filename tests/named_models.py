@@ -28,8 +28,7 @@ class Tree(nn.ModuleDict):
         return x
 
 
-def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=bias)
+linear = nn.Linear
 
 
 def blocks(make: Any, count: int = LAYERS) -> nn.ModuleList:
@@ -156,8 +155,8 @@ class BasicBlock(nn.Module):
         if norm:
             self.bn1, self.bn2 = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
         if inputs != outputs:
-            layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, bias=False)]
-            self.downsample = nn.Sequential(*layers, *([nn.BatchNorm2d(outputs)] if norm else []))
+            layers = [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+            self.downsample = nn.Sequential(*layers[: 2 if norm else 1])
 
 
 def resnet(*, norm: bool = True, bottleneck: bool = False) -> Tree:

@@ -108,8 +108,7 @@ def test_the_same_shard_on_every_rank(ranks: int, dim: int) -> None:
         weight.copy_(torch.cat([shard] * ranks, dim))
     report = verify(model, "llama")
     assert kinds(report) == {"layers.1.feed_forward.w1.weight": "shards"}
-    # With 8 shards those of 4 and 2 are equal too; the largest parts are named.
-    assert "the 2 parts along dimension" in report.failures[0].problem
+    assert report.failures[0].problem == f"the {ranks} parts along dimension {dim} begin alike"
     assert "torchtitan#3106" in report.failures[0].cause
 
 
