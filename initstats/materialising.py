@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from initstats.planning import Plan
-from initstats.recipes.slots import slots
 
 BufferMaker: TypeAlias = torch.Tensor | Callable[[nn.Module], torch.Tensor]
 
@@ -46,9 +45,9 @@ def materialise(
         ValueError: If a meta parameter would be left without values, or it is not known how to
             make a buffer. Nothing has been changed then.
     """
-    groups = [group for group in slots(model) if group[0].parameter.is_meta]
-    filled = {id(entry.parameter) for entry in planned if not entry.keep}
-    left = [group[0].name for group in groups if id(group[0].parameter) not in filled]
+    empty = [entry for entry in planned if entry.parameter.is_meta]
+    left = [entry.name for entry in empty if entry.keep]
+    left += [name for name in planned.unmatched if model.get_parameter(name).is_meta]
     if left:
         raise ValueError(
             f"initstats.{function}: expected a rule for every parameter on the meta device, "
@@ -56,13 +55,14 @@ def materialise(
         )
     made = dict(_buffers(function, model, buffers or {}))
     new: dict[int, nn.Parameter] = {}
-    for group in groups:
-        old = group[0].parameter
-        memory = torch.empty_like(old, device=device)
+    for entry in empty:
+        old = entry.parameter
+        # Not empty_like, which goes through Python for a meta tensor.
+        memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
         fresh = nn.Parameter(memory, requires_grad=old.requires_grad)
         fresh.__dict__.update(old.__dict__)
         new[id(old)] = fresh
-        for slot in group:
+        for slot in entry.group:
             slot.module.register_parameter(slot.own_name, fresh)
     for (module, name), values in made.values():
         module.register_buffer(

@@ -50,7 +50,7 @@ class PlanEntry:
         zero_row: Index of the row that stays 0, the padding of an embedding; None without.
         tie_problem: What is odd about the names that share the parameter; empty when nothing is.
         parameter: The parameter itself.
-        slot: Where it stands in the model.
+        group: Where it stands in the model, under each of its names.
     """
 
     name: str
@@ -68,7 +68,12 @@ class PlanEntry:
     zero_row: int | None
     tie_problem: str
     parameter: torch.Tensor = field(repr=False)
-    slot: Slot = field(repr=False)
+    group: tuple[Slot, ...] = field(repr=False)
+
+    @property
+    def slot(self) -> Slot:
+        """Where it stands under the name that the rule took."""
+        return next(slot for slot in self.group if slot.name == self.name)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:

@@ -166,7 +166,7 @@ def _entry(
         zero_row=_padding_row(group, promised),
         tie_problem=_tie_problem(group),
         parameter=slot.parameter,
-        slot=slot,
+        group=group,
     )
 
 

@@ -259,7 +259,7 @@ def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:
         zero_row=values["zero_row"],
         tie_problem="",
         parameter=parameter,
-        slot=slot,
+        group=(slot,),
     )
 
 

@@ -68,7 +68,11 @@ class Match:
         Returns:
             The reason in words, or None when the parameter does not match.
         """
-        pattern = next((p for p in _as_tuple(self.name) if fnmatchcase(slot.name, p)), None)
+        roles = _as_tuple(self.role)
+        if (roles and slot.role.name not in roles) or (self.kind and slot.kind != self.kind):
+            return None
+        patterns = (p for p in _as_tuple(self.name) if p == "*" or fnmatchcase(slot.name, p))
+        pattern = next(patterns, None)
         if pattern is None:
             return None
         reasons = [] if pattern == "*" else [f"name matches {pattern}"]
@@ -78,14 +82,9 @@ class Match:
             if kind is None:
                 return None
             reasons.append(f"module is {_kind_name(kind)}")
-        roles = _as_tuple(self.role)
         if roles:
-            if slot.role.name not in roles:
-                return None
             reasons.append(f"{slot.role.name} ({slot.role.why})")
         if self.kind:
-            if slot.kind != self.kind:
-                return None
             reasons.append(f"a {self.kind}")
         if self.blocks is not None:
             if not self._holds_block(slot):

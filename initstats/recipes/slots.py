@@ -155,11 +155,13 @@ def slots(model: nn.Module, roles: Mapping[str, str] | None = None) -> list[tupl
         slot per name of that parameter, so more than one when it is tied. Parameters that are
         views of exactly the same memory are tied too.
     """
-    stacks = _stacks(model)
     modules = dict(model.named_modules(remove_duplicate=False))
+    stacks = _stacks(modules)
+    chains: dict[str, tuple[nn.Module, ...]] = {}
     groups: dict[object, list[Slot]] = {}
     for path, module in modules.items():
-        parents = _parents(path, modules)
+        above = chains[path.rpartition(".")[0]] if path else ()
+        parents = chains[path] = (*above, module)
         for own_name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = f"{path}.{own_name}" if path else own_name
             block, blocks = _place(name, stacks)
@@ -209,26 +211,19 @@ def _identity(parameter: torch.Tensor) -> object:
     return (str(parameter.device), place, parameter.dtype, *shape)
 
 
-def _parents(path: str, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, ...]:
-    """Return the modules from the model down to a path."""
-    parts = path.split(".") if path else []
-    return tuple(modules[".".join(parts[:i])] for i in range(len(parts) + 1))
-
-
-def _stacks(model: nn.Module) -> dict[str, list[str]]:
+def _stacks(modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
     """Return the path of every stack with the names of its blocks."""
-    found = (
-        (path, list(stack_blocks(module)))
-        for path, module in model.named_modules(remove_duplicate=False)
-    )
+    found = ((path, list(stack_blocks(module))) for path, module in modules.items())
     return {path: blocks for path, blocks in found if blocks}
 
 
 def _place(name: str, stacks: dict[str, list[str]]) -> tuple[int | None, int | None]:
     """Return (block, blocks) for the outermost stack that holds a parameter's name."""
     parts = name.split(".")
-    for i, part in enumerate(parts):
-        blocks = stacks.get(".".join(parts[:i]), [])
+    path = ""
+    for part in parts:
+        blocks = stacks.get(path, [])
         if part in blocks:
             return blocks.index(part), len(blocks)
+        path = f"{path}.{part}" if path else part
     return None, None
