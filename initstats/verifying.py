@@ -86,7 +86,15 @@ class VerifyReport:
             "unmatched": list(self.unmatched),
         }
 
-    def __rich__(self) -> Table:
+    def table(self, *, failures_only: bool = False) -> Table:
+        """Return a table of the entries.
+
+        Args:
+            failures_only: Leave out the entries that keep their promise.
+
+        Returns:
+            A rich table.
+        """
         table = Table(
             title=f"recipe {self.recipe}: {len(self.failures)} of {len(self.entries)} parameters "
             "break their promise",
@@ -100,11 +108,14 @@ class VerifyReport:
         for column in ("std", "mean"):
             table.add_column(column, justify="right", no_wrap=True, min_width=8)
         table.add_column("verdict")
-        for e in self.entries:
+        for e in self.failures if failures_only else self.entries:
             cause = f"\n[dim]{e.cause}; {e.fix}[/]" if e.cause else ""
             verdict = f"[red]{e.problem}[/]{cause}" if e.problem else "[green]ok[/]"
             table.add_row(e.name, e.distribution, number(e.std), number(e.mean), verdict)
         return table
+
+    def __rich__(self) -> Table:
+        return self.table()
 
     def __str__(self) -> str:
         return render(self)
