@@ -271,8 +271,6 @@ def deep_encoder() -> nn.Module:
 
 
 def fair_transformer() -> Tree:
-    """Return an encoder and a decoder with fairseq's names."""
-
     def attention() -> Tree:
         return Tree(
             q_proj=linear(WIDTH, WIDTH),
