@@ -59,7 +59,7 @@ def relations(
     Args:
         entries: The parameters.
         records: Records of their pieces and of `padding_rows`, by name.
-        fingerprints: The records have fingerprints.
+        fingerprints: The records have fingerprints, and the parameters hold what was measured.
 
     Yields:
         The problems.
@@ -75,8 +75,8 @@ def relations(
                 "make a module for each place; pass ignore={'tied'} if it is meant",
             )
         for piece in entry.pieces:
-            yield from _zeros(entry, piece, records)
             if fingerprints:
+                yield from _zeros(entry, piece, records)
                 yield from _duplicates(piece, records, seen)
     if fingerprints:
         yield from _shards(entries)

@@ -31,11 +31,13 @@ class Judge:
         rate: Chance of a false alarm of one check.
         z: Half width of two-sided bands in standard errors.
         promises: Label and standard deviation of the rules in the model.
+        may_read: The parameters still hold what was measured, so they may be looked at again.
     """
 
     rate: float
     z: float
     promises: Sequence[tuple[str, float]]
+    may_read: bool = True
 
     def entry(self, entry: PlanEntry, piece: Piece, record: Stats) -> VerifyEntry:
         """Compare the record of a piece with its promise.
@@ -129,7 +131,7 @@ class Judge:
         """Judge what mean, std and bounds do not tell."""
         distribution = piece.distribution
         if isinstance(distribution, Orthogonal):
-            words = _orthogonality_problem(piece.tensor, distribution)
+            words = _orthogonality_problem(piece.tensor, distribution) if self.may_read else ""
             cause = "random, but not orthogonal"
             fix = "use initstats.orthogonal_"
             return ("orthogonal" if words else ""), words, Cause(cause, fix) if words else _NO_CAUSE

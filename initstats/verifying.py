@@ -199,7 +199,8 @@ def compare(
         planned: What each parameter should be.
         records: Records of the pieces of the plan, by name; a piece without one is left out.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
-        fingerprints: The records have fingerprints, and those of `padding_rows` are there.
+        fingerprints: The records have fingerprints, those of `padding_rows` are there, and the
+            parameters still hold what was measured.
         ignore: Kinds of problems that are none here.
 
     Returns:
@@ -209,7 +210,8 @@ def compare(
     pieces = [(entry, piece) for entry in promised for piece in entry.pieces]
     rate = false_alarm_rate / max(1, _CHECKS_PER_PIECE * len(pieces))
     promises = {(entry.rule, piece.distribution.std) for entry, piece in pieces}
-    judge = Judge(rate, NormalDist().inv_cdf(1 - rate / 2), sorted(promises))
+    z = NormalDist().inv_cdf(1 - rate / 2)
+    judge = Judge(rate, z, sorted(promises), may_read=fingerprints)
     verdicts = {
         piece.name: judge.entry(entry, piece, records[piece.name])
         for entry, piece in pieces
