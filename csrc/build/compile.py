@@ -34,11 +34,12 @@ WARNINGS = "-Wall -Wextra -Wconversion -Wshadow -Werror"
 # -ffp-contract=off: a fused multiply-add only where the source says fma, or the bits would depend
 # on the compiler.
 CXX = "-std=c++17 -O3 -fPIC -ffp-contract=off -fvisibility=hidden -fno-semantic-interposition"
+# -mtune: only the order of instructions; a tenth of the time of the fills (docs/decisions.md).
 CAPABILITIES = {
     "baseline": "",
-    "avx2": "-mavx2 -mfma -mf16c",
+    "avx2": "-mavx2 -mfma -mf16c -mtune=icelake-server",
     # The uninitialised variables are those of GCC's own intrinsics header (GCC bug 105593).
-    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
+    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mtune=icelake-server"
     " -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized",
 }
 # Compressed, the machine code of five architectures is a tenth of its size. For line numbers in

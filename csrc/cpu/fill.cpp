@@ -17,7 +17,7 @@ void fill_run(const Dist& dist, uint64_t key, typename Store::Item* out, int64_t
   const auto staged = [&](int64_t skip,
                           int64_t count) {  // part of the block that holds the current element
     alignas(64) Item block[kBlock];
-    sample_block<Dist, Store>(dist, key, first / 4, block);
+    sample_block<Store>(dist, key, first / 4, block);
     if (stride == 1) {
       std::copy_n(block + skip, count, out);
     } else {
@@ -29,10 +29,10 @@ void fill_run(const Dist& dist, uint64_t key, typename Store::Item* out, int64_t
   };
   const int64_t skip = static_cast<int64_t>(first % 4);
   if (skip != 0 && n > 0) staged(skip, std::min(n, kBlock - skip));
-  if (stride == 1) {
-    for (; n >= kBlock; n -= kBlock, first += kBlock, out += kBlock) {
-      sample_block<Dist, Store>(dist, key, first / 4, out);
-    }
+  if (stride == 1 && n >= kBlock) {
+    const int64_t whole = n / kBlock * kBlock;
+    sample_blocks<Store>(dist, key, first / 4, out, whole);
+    n -= whole, out += whole, first += static_cast<uint64_t>(whole);
   }
   while (n > 0) staged(0, std::min(n, kBlock));
 }

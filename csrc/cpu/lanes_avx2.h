@@ -34,19 +34,19 @@ struct Avx2x32 {
   static INITSTATS_HD U umax(U a, U b) { return (U)_mm256_max_epu32((__m256i)a, (__m256i)b); }
   // The greater one as two's complement.
   static INITSTATS_HD U smax(U a, U b) { return (U)_mm256_max_epi32((__m256i)a, (__m256i)b); }
-  static INITSTATS_HD U one_where(I where) { return (U)where >> 31; }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
     return (W)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
   }
-  // As in lanes_avx512.h: lane 4g+k of U holds counter 2k+g, half h holds the lanes 2j+h.
+  // As in lanes_avx512.h: lane 4g+k of U holds counter 2k+g, half h holds the lanes 4g+2h+{0,1}.
   static INITSTATS_HD W counters(uint64_t first, int half) {
-    const W even = {0, 4, 1, 5};
-    const W odd = {2, 6, 3, 7};
+    const W even = {0, 2, 1, 3};
+    const W odd = {4, 6, 5, 7};
     return (half == 0 ? even : odd) + first;
   }
   static INITSTATS_HD U join(W even, W odd) {
-    return (U)_mm256_blend_epi32((__m256i)even, _mm256_slli_epi64((__m256i)odd, 32), 0xAA);
+    return (U)_mm256_shuffle_ps((__m256)even, (__m256)odd, 0x88);
   }
   static INITSTATS_HD void transpose(U (&v)[4]) {
     const __m256i a = (__m256i)v[0], b = (__m256i)v[1], c = (__m256i)v[2], d = (__m256i)v[3];
@@ -83,6 +83,7 @@ struct Avx2x64 {
   }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return (I)a < (I)b ? a : b; }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 };
 
 }  // namespace initstats::cpu

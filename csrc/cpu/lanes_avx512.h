@@ -34,21 +34,21 @@ struct Avx512x32 {
   static INITSTATS_HD U umax(U a, U b) { return (U)_mm512_max_epu32((__m512i)a, (__m512i)b); }
   // The greater one as two's complement.
   static INITSTATS_HD U smax(U a, U b) { return (U)_mm512_max_epi32((__m512i)a, (__m512i)b); }
-  static INITSTATS_HD U one_where(I where) { return (U)where >> 31; }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
     return (W)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
   }
-  // Lane j of U comes from lane j/2 of half j%2. Lane 4g+k holds counter 4k+g, so that the 4x4
-  // transposes inside the 128-bit groups leave the words of consecutive counters in consecutive
-  // lanes: no permutation across groups.
+  // Lanes 4g and 4g+1 of U come from lanes 2g and 2g+1 of half 0, the next two from half 1: one
+  // shuffle. Lane 4g+k holds counter 4k+g, so that the 4x4 transposes inside the 128-bit groups
+  // leave the words of consecutive counters in consecutive lanes: no permutation across groups.
   static INITSTATS_HD W counters(uint64_t first, int half) {
-    const W even = {0, 8, 1, 9, 2, 10, 3, 11};
-    const W odd = {4, 12, 5, 13, 6, 14, 7, 15};
+    const W even = {0, 4, 1, 5, 2, 6, 3, 7};
+    const W odd = {8, 12, 9, 13, 10, 14, 11, 15};
     return (half == 0 ? even : odd) + first;
   }
   static INITSTATS_HD U join(W even, W odd) {
-    return (U)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, _mm512_slli_epi64((__m512i)odd, 32));
+    return (U)_mm512_shuffle_ps((__m512)even, (__m512)odd, 0x88);
   }
   static INITSTATS_HD void transpose(U (&v)[4]) {
     const __m512i a = (__m512i)v[0], b = (__m512i)v[1], c = (__m512i)v[2], d = (__m512i)v[3];
@@ -85,6 +85,7 @@ struct Avx512x64 {
   }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return (U)_mm512_min_epu64((__m512i)a, (__m512i)b); }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 };
 
 }  // namespace initstats::cpu

@@ -77,8 +77,8 @@ Real draw(uint64_t key, uint64_t stream_index, int64_t r, int64_t m, Real* row) 
   const int32_t begin = static_cast<int32_t>(r / kBlock * kBlock);
   std::fill_n(row, begin, Real(0));
   for (int64_t j = begin; j < m; j += kBlock) {
-    sample_block<Normal<Real>, Store>(Normal<Real>{0, 1}, key,
-                                      (stream_index + static_cast<uint64_t>(j)) / 4, row + j);
+    sample_block<Store>(Normal<Real>{0, 1}, key, (stream_index + static_cast<uint64_t>(j)) / 4,
+                        row + j);
   }
   const Real own = row[r];
   for (int32_t i = begin; i < (m + kBlock - 1) / kBlock * kBlock; ++i) {

@@ -54,7 +54,7 @@ Reflection<Real> make_reflector(uint64_t key, uint64_t stream_index, int64_t r, 
     const int64_t end = std::min(m, j + kBlock);
     if (j > r && end == j + kBlock) {
       Real* const block = out + (j - first);
-      sample_block<Normal<Real>, Store>(dist, key, quad, block);
+      sample_block<Store>(dist, key, quad, block);
       for (int64_t i = 0; i < kBlock; ++i) {
         const double x = static_cast<double>(block[i]);
         chain[i] += x * x;
@@ -62,7 +62,7 @@ Reflection<Real> make_reflector(uint64_t key, uint64_t stream_index, int64_t r, 
       continue;
     }
     alignas(64) Real block[kBlock];
-    sample_block<Normal<Real>, Store>(dist, key, quad, block);
+    sample_block<Store>(dist, key, quad, block);
     if (j <= r) own = block[r - j];
     const int32_t low = static_cast<int32_t>(std::max<int64_t>(r + 1 - j, 0));
     const int32_t high = static_cast<int32_t>(end - j);

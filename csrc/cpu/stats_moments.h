@@ -119,29 +119,22 @@ struct Extrema {
   }
 };
 
-// Asks for the next tile while a pass goes over this one: most tiles are read in place, and pass 2
-// works on cached data. Narrow vectors ask for half of it per pass, line by line. Wide ones leave
-// that to the hardware's own prefetcher and only start it, with the first line of every page, in
-// pass 2. Measured on Zen 4, 4096 x 4096 float32, in ns per element: AVX2 0.37 without, 0.27 line
-// by line; AVX-512 0.23 without, 0.27 line by line, 0.21 by pages.
+// Asks for the next tile while the passes go over this one, half of it per pass, line by line: most
+// tiles are read in place, and pass 2 works on cached data, while memory would wait. The lines go
+// into the second-level cache: the first one has no room for two tiles beside the tables.
+// docs/decisions.md has what else was tried.
 template <class L, class Item>
 struct Prefetch {
-  static constexpr int kLine = 64, kPage = 4096;
-  static constexpr bool kByLine = sizeof(typename L::F) < kLine;
+  static constexpr int kLine = 64, kSecondLevel = 2;
   static constexpr int kVectorsPerLine = 2 * kLine / static_cast<int>(sizeof(typename L::F));
   const char* line;
 
-  INITSTATS_HD Prefetch(const Item* x, int half) : line(reinterpret_cast<const char*>(x + kTile)) {
-    constexpr int kBytes = kTile * static_cast<int>(sizeof(Item));
-    if constexpr (kByLine) {
-      line += half * kBytes / 2;
-    } else if (half == 1) {
-      for (int page = 0; page < kBytes; page += kPage) __builtin_prefetch(line + page);
-    }
-  }
+  INITSTATS_HD Prefetch(const Item* x, int half)
+      : line(reinterpret_cast<const char*>(x + kTile) +
+             half * (kTile / 2) * static_cast<int>(sizeof(Item))) {}
   INITSTATS_HD void operator()(int i) {
-    if (!kByLine || i % kVectorsPerLine != 0) return;
-    __builtin_prefetch(line);
+    if (i % kVectorsPerLine != 0) return;
+    __builtin_prefetch(line, 0, kSecondLevel);
     line += kLine;
   }
 };

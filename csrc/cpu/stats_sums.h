@@ -99,61 +99,68 @@ struct PowerTerms {
   }
 };
 
-// Adds what a pass takes from the first `rows` rows of a tile, a multiple of R, in the order of
-// Note [Tile order]: the rest is missing, and skipping it changes nothing. kAtOnce lane rows are in
-// registers together; `see` is shown every vector once, and a count.
+// The sum over kRows lane rows of a quarter, x points at the first of them: the tree of Note [Tile
+// order], kAtOnce lane rows in registers together. `see` is shown every vector once, and a count.
+template <class L, int R, int kRows, int kAtOnce, class Pass, class Item, class See>
+INITSTATS_HD void sum_rows(const Item* x, int steps, const Pass& pass,
+                           typename L::F (&sums)[Pass::kCount], See& see) {
+  using F = typename L::F;
+  constexpr int kCount = Pass::kCount;
+  if constexpr (kRows > kAtOnce) {
+    F right[kCount];
+    sum_rows<L, R, kRows / 2, kAtOnce>(x, steps, pass, sums, see);
+    sum_rows<L, R, kRows / 2, kAtOnce>(x + kRows / 2 * kTileColumns, steps, pass, right, see);
+#pragma GCC unroll 5
+    for (int c = 0; c < kCount; ++c) sums[c] = sums[c] + right[c];
+  } else {
+    F rows[kRows][kCount];
+#pragma GCC unroll 8
+    for (int k = 0; k < kRows; ++k) {
+      const F v = L::load(x + k * kTileColumns);
+      see(v, k);
+      pass.set(v, rows[k]);
+    }
+#pragma GCC unroll 4
+    for (int step = 1; step < steps; ++step) {
+#pragma GCC unroll 8
+      for (int k = 0; k < kRows; ++k) {
+        const F v = L::load(x + (step * R + k) * kTileColumns);
+        see(v, step * kRows + k);
+        pass.add(v, rows[k]);
+      }
+    }
+#pragma GCC unroll 3
+    for (int apart = 1; apart < kRows; apart *= 2) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kRows; k += 2 * apart) {
+#pragma GCC unroll 5
+        for (int c = 0; c < kCount; ++c) rows[k][c] = rows[k][c] + rows[k + apart][c];
+      }
+    }
+#pragma GCC unroll 5
+    for (int c = 0; c < kCount; ++c) sums[c] = rows[0][c];
+  }
+}
+
+// Adds what a pass takes from the first `rows_present` rows of a tile, a multiple of R, in the
+// order of Note [Tile order]: the rest is missing, and skipping it changes nothing.
 template <class L, int R, int kAtOnce, bool kFull, class Pass, class Item, class See>
 INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, Item* sums,
                            See&& see) {
   using F = typename L::F;
-  constexpr int kCount = Pass::kCount;
+  constexpr int kCount = Pass::kCount, kSteps = kQuarterRows / R;
   alignas(64) Item columns[kCount][kTileColumns];
   for (int column = 0; column < kTileColumns; column += L::kWidth) {
     F quarters[kTileQuarters][kCount];
 #pragma GCC unroll 1
     for (int q = 0; q < kTileQuarters; ++q) {
-      const Item* quarter = x + q * kQuarterRows * kTileColumns + column;
-      constexpr int kSteps = kQuarterRows / R;
       const int steps = kFull ? kSteps : std::min((rows_present - q * kQuarterRows) / R, kSteps);
-      if (steps <= 0) {
+      if (steps > 0) {
+        sum_rows<L, R, R, kAtOnce>(x + q * kQuarterRows * kTileColumns + column, steps, pass,
+                                   quarters[q], see);
+      } else {
         for (int c = 0; c < kCount; ++c) quarters[q][c] = L::broadcast(0);
-        continue;
       }
-      F rows[R][kCount];
-#pragma GCC unroll 1
-      for (int row = 0; row < R; row += kAtOnce) {
-        F some[kAtOnce][kCount];
-#pragma GCC unroll 8
-        for (int k = 0; k < kAtOnce; ++k) {
-          const F v = L::load(quarter + (row + k) * kTileColumns);
-          see(v, k);
-          pass.set(v, some[k]);
-        }
-#pragma GCC unroll 4
-        for (int step = 1; step < steps; ++step) {
-#pragma GCC unroll 8
-          for (int k = 0; k < kAtOnce; ++k) {
-            const F v = L::load(quarter + (step * R + row + k) * kTileColumns);
-            see(v, step * kAtOnce + k);
-            pass.add(v, some[k]);
-          }
-        }
-#pragma GCC unroll 8
-        for (int k = 0; k < kAtOnce; ++k) {
-#pragma GCC unroll 5
-          for (int c = 0; c < kCount; ++c) rows[row + k][c] = some[k][c];
-        }
-      }
-#pragma GCC unroll 4
-      for (int left = R / 2; left > 0; left /= 2) {
-#pragma GCC unroll 1
-        for (int i = 0; i < left; ++i) {
-#pragma GCC unroll 5
-          for (int c = 0; c < kCount; ++c) rows[i][c] = rows[2 * i][c] + rows[2 * i + 1][c];
-        }
-      }
-#pragma GCC unroll 5
-      for (int c = 0; c < kCount; ++c) quarters[q][c] = rows[0][c];
     }
 #pragma GCC unroll 5
     for (int c = 0; c < kCount; ++c) {

@@ -20,8 +20,8 @@ struct Quad {
 template <class Dist>
 __device__ __forceinline__ Quad<float> sample_quad(const Dist& dist, uint64_t key, uint64_t quad) {
   const Words<Scalar32> words = stream_words<Scalar32>(key, quad, Purpose::fill);
-  return {{dist.template sample<Scalar32>(words.v[0]), dist.template sample<Scalar32>(words.v[1]),
-           dist.template sample<Scalar32>(words.v[2]), dist.template sample<Scalar32>(words.v[3])}};
+  return {{sample<Scalar32>(dist, words.v[0]), sample<Scalar32>(dist, words.v[1]),
+           sample<Scalar32>(dist, words.v[2]), sample<Scalar32>(dist, words.v[3])}};
 }
 
 struct StoreFloat32 {
@@ -86,9 +86,8 @@ struct StoreFloat64 {
   template <class Dist>
   static __device__ __forceinline__ Quad<Item> quad(const Dist& dist, uint64_t key, uint64_t quad) {
     const WideWords words = stream_wide_words(key, quad);
-    return {{dist.template sample<Scalar64>(words.v[0]), dist.template sample<Scalar64>(words.v[1]),
-             dist.template sample<Scalar64>(words.v[2]),
-             dist.template sample<Scalar64>(words.v[3])}};
+    return {{sample<Scalar64>(dist, words.v[0]), sample<Scalar64>(dist, words.v[1]),
+             sample<Scalar64>(dist, words.v[2]), sample<Scalar64>(dist, words.v[3])}};
   }
   template <class Dist>
   static __device__ __forceinline__ void store_chunk(const Dist& dist, uint64_t key, uint64_t first,

@@ -8,6 +8,16 @@
 
 namespace initstats {
 
+// The value of one word. Vector code gives dist.samples several words at once: they share the rare
+// branches.
+template <class L, class Dist>
+INITSTATS_HD typename L::F sample(const Dist& dist, typename L::U word) {
+  const typename L::U words[1] = {word};
+  typename L::F values[1];
+  dist.template samples<L>(words, values);
+  return values[0];
+}
+
 // How many bits of a word carry the magnitude, besides a sign bit: k in [0, 2^kBits).
 template <class Real>
 struct WordBits;
@@ -33,14 +43,16 @@ struct Uniform {
   using Value = Real;
   Real low, width, bottom, top;
 
-  template <class L>
-  INITSTATS_HD typename L::F sample(typename L::U word) const {
+  template <class L, int N>
+  INITSTATS_HD void samples(const typename L::U (&words)[N], typename L::F (&values)[N]) const {
     constexpr int kShift = sizeof(Real) == 4 ? 8 : 11;
     constexpr Real kStep =
         sizeof(Real) == 4 ? Real(5.9604644775390625e-8) : WordBits<double>::kStep;  // 2^-24, 2^-53
-    const typename L::F u = L::from_int(word >> kShift) * kStep;
-    const typename L::F value = L::fma(u, L::broadcast(width), L::broadcast(low));
-    return L::max(L::broadcast(bottom), L::min(L::broadcast(top), value));
+    for (int j = 0; j < N; ++j) {
+      const typename L::F u = L::from_int(words[j] >> kShift) * kStep;
+      const typename L::F value = L::fma(u, L::broadcast(width), L::broadcast(low));
+      values[j] = L::max(L::broadcast(bottom), L::min(L::broadcast(top), value));
+    }
   }
 };
 
@@ -51,35 +63,45 @@ struct Normal {
   using Value = Real;
   Real mean, std;
 
-  template <class L>
-  INITSTATS_HD typename L::F sample(typename L::U word) const {
+  template <class L, int N>
+  INITSTATS_HD void samples(const typename L::U (&words)[N], typename L::F (&values)[N]) const {
     using B = WordBits<Real>;
     using F = typename L::F;
     constexpr Real kStep = B::kStep, kHalfStep = B::kStep / 2;
-    F magnitude;
+    F magnitude[N];
     if constexpr (sizeof(Real) == 4) {
-      const typename L::U k = word & B::kLargest;
-      // x = 1 - 2p and 2p, each from its own integer: both keep full relative precision.
-      const F x =
-          L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
-      const F p2 = L::fma(L::from_int(k), L::broadcast(kStep), L::broadcast(kHalfStep));
-      magnitude = normal_magnitude<L>(x, L::fma(p2, x, p2));
+      F x[N], t[N];
+      for (int j = 0; j < N; ++j) {
+        const typename L::U k = words[j] & B::kLargest;
+        // x = 1 - 2p and 2p, each from its own integer: both keep full relative precision.
+        x[j] = L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
+        const F p2 = L::fma(L::from_int(k), L::broadcast(kStep), L::broadcast(kHalfStep));
+        t[j] = L::fma(p2, x[j], p2);
+      }
+      normal_ratios<L, true>(t, magnitude);
+      for (int j = 0; j < N; ++j) magnitude[j] = x[j] * magnitude[j];
     } else {
-      const typename L::U k = (word << 1) >> 11;
-      const F x =
-          L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
-      const F p = L::fma(L::from_int(k), L::broadcast(kStep / 2), L::broadcast(kHalfStep / 2));
-      magnitude = normal_magnitude_float64<L>(x, p);
+      for (int j = 0; j < N; ++j) {
+        const typename L::U k = (words[j] << 1) >> 11;
+        const F x =
+            L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
+        const F p = L::fma(L::from_int(k), L::broadcast(kStep / 2), L::broadcast(kHalfStep / 2));
+        magnitude[j] = normal_magnitude_float64<L>(x, p);
+      }
     }
-    const F z = L::from_bits(L::bits(magnitude) | (word & B::kSign));
-    return L::fma(z, L::broadcast(std), L::broadcast(mean));
+    for (int j = 0; j < N; ++j) {
+      const F z = L::from_bits(L::bits(magnitude[j]) | (words[j] & B::kSign));
+      values[j] = L::fma(z, L::broadcast(std), L::broadcast(mean));
+    }
   }
 };
 
 // How a truncated normal is computed. All three are the inverse CDF between the two bounds, by the
 // form that keeps its precision there; the host chooses (truncation.h).
 enum class TruncNormalForm : int32_t {
-  general,  // normal_magnitude on the word mapped into [Phi(a), Phi(b)]
+  general,  // the inverse CDF of the word mapped into [Phi(a), Phi(b)]
+  centre,   // the same between bounds within 3 standard deviations, where normal_ratios needs no
+            // tails: same bits
   narrow,   // bounds close together: polynomial in u, anchored at the lower bound
   tail  // both bounds beyond kTailStart standard deviations on one side: through the exponential
         // variate -ln v
@@ -104,40 +126,55 @@ struct TruncNormal {
                       // upper; tail: upper
   Real coefficients[kCoefficients];  // narrow: of the polynomial in u; tail: of d / e in e
 
-  template <class L>
-  INITSTATS_HD typename L::F sample(typename L::U word) const {
+  template <class L, int N>
+  INITSTATS_HD void samples(const typename L::U (&words)[N], typename L::F (&values)[N]) const {
     using F = typename L::F;
-    const typename L::U k = word >> (8 * static_cast<int>(sizeof(Real)) - WordBits<Real>::kBits);
-    F value;
-    if (form == TruncNormalForm::general) {
-      value = L::fma(general<L>(k), L::broadcast(std), L::broadcast(mean));
+    constexpr int kShift = 8 * static_cast<int>(sizeof(Real)) - WordBits<Real>::kBits;
+    typename L::U k[N];
+    for (int j = 0; j < N; ++j) k[j] = words[j] >> kShift;
+    if (form == TruncNormalForm::centre) {
+      general<L, false>(k, values);
+    } else if (form == TruncNormalForm::general) {
+      general<L, true>(k, values);
     } else if (form == TruncNormalForm::narrow) {
-      const F u = L::fma(L::from_int(k), L::broadcast(WordBits<Real>::kStep),
-                         L::broadcast(WordBits<Real>::kStep / 2));
-      value = L::fma(polynomial<L>(u, coefficients), L::broadcast(std), L::broadcast(mean));
+      for (int j = 0; j < N; ++j) {
+        const F u = L::fma(L::from_int(k[j]), L::broadcast(WordBits<Real>::kStep),
+                           L::broadcast(WordBits<Real>::kStep / 2));
+        values[j] = polynomial<L>(u, coefficients);
+      }
     } else {
-      value = L::fma(tail<L>(k), L::broadcast(std), L::broadcast(mean));
+      for (int j = 0; j < N; ++j) values[j] = tail<L>(k[j]);
     }
-    return L::max(L::broadcast(bottom), L::min(L::broadcast(top), value));
+    for (int j = 0; j < N; ++j) {
+      const F value = L::fma(values[j], L::broadcast(std), L::broadcast(mean));
+      values[j] = L::max(L::broadcast(bottom), L::min(L::broadcast(top), value));
+    }
   }
 
  private:
-  template <class L>
-  INITSTATS_HD typename L::F general(typename L::U k) const {
+  template <class L, bool kTails, int N>
+  INITSTATS_HD void general(const typename L::U (&k)[N], typename L::F (&z)[N]) const {
     using B = WordBits<Real>;
     using F = typename L::F;
-    const F x = L::fma(L::from_int(k - origin), L::broadcast(slope), L::broadcast(x_offset));
-    const F below = L::fma(L::from_int(k), L::broadcast(slope), L::broadcast(lower));
-    const F above = L::fma(L::from_int(k ^ B::kLargest), L::broadcast(slope), L::broadcast(upper));
-    const F p2 = L::min(below, above);
-    const F x_magnitude = L::from_bits(L::bits(x) & ~B::kSign);
-    F z;
-    if constexpr (sizeof(Real) == 4) {
-      z = normal_magnitude<L>(x_magnitude, L::fma(p2, x_magnitude, p2));
-    } else {
-      z = normal_magnitude_float64<L>(x_magnitude, p2 * Real(0.5));
+    F x[N], t[N];
+    for (int j = 0; j < N; ++j) {
+      x[j] = L::fma(L::from_int(k[j] - origin), L::broadcast(slope), L::broadcast(x_offset));
+      const F below = L::fma(L::from_int(k[j]), L::broadcast(slope), L::broadcast(lower));
+      const F above =
+          L::fma(L::from_int(k[j] ^ B::kLargest), L::broadcast(slope), L::broadcast(upper));
+      const F p2 = L::min(below, above);
+      const F x_magnitude = L::from_bits(L::bits(x[j]) & ~B::kSign);
+      if constexpr (sizeof(Real) == 4) {
+        t[j] = L::fma(p2, x_magnitude, p2);
+      } else {
+        const F magnitude = normal_magnitude_float64<L>(x_magnitude, p2 * Real(0.5));
+        z[j] = L::from_bits(L::bits(magnitude) | (L::bits(x[j]) & B::kSign));
+      }
     }
-    return L::from_bits(L::bits(z) | (L::bits(x) & B::kSign));
+    if constexpr (sizeof(Real) == 4) {
+      normal_ratios<L, kTails>(t, z);
+      for (int j = 0; j < N; ++j) z[j] = x[j] * z[j];
+    }
   }
 
   // Distance from the nearer bound in standard deviations, a smooth function of the (truncated)

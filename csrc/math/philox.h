@@ -20,36 +20,32 @@ INITSTATS_HD Words<L> philox4x32_10(uint64_t key, uint64_t first, uint32_t word2
   using W = typename L::W;
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+  // State words sit in the low halves of 64-bit lanes. The high halves hold left-overs that
+  // mul_wide ignores.
   W state[L::kHalves][4];
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
   for (int h = 0; h < L::kHalves; ++h) {
-    // State words sit in the low halves of 64-bit lanes. The high halves hold left-overs that
-    // mul_wide ignores.
-    W c0 = L::counters(first, h);
-    W c1 = c0 >> 32;
-    W c2 = c0 * 0 + word2;
-    W c3 = c0 * 0 + word3;
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    state[h][0] = L::counters(first, h);
+    state[h][1] = state[h][0] >> 32;
+    state[h][2] = state[h][0] * 0 + word2;
+    state[h][3] = state[h][0] * 0 + word3;
+  }
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
 #if defined(__CUDACC__)
 #pragma unroll
 #else
 #pragma GCC unroll 10
 #endif
-    for (int round = 0; round < 10; ++round) {
-      const W p0 = L::mul_wide(c0, kMultiplier0), p1 = L::mul_wide(c2, kMultiplier1);
-      c0 = (p1 >> 32) ^ c1 ^ static_cast<uint64_t>(k0);
-      c1 = p1;
-      c2 = (p0 >> 32) ^ c3 ^ static_cast<uint64_t>(k1);
-      c3 = p0;
-      k0 += kWeyl0;
-      k1 += kWeyl1;
+  for (int round = 0; round < 10; ++round) {
+    for (int h = 0; h < L::kHalves; ++h) {
+      W(&c)[4] = state[h];
+      const W p0 = L::mul_wide(c[0], kMultiplier0), p1 = L::mul_wide(c[2], kMultiplier1);
+      c[0] = (p1 >> 32) ^ c[1] ^ static_cast<uint64_t>(k0);
+      c[1] = p1;
+      c[2] = (p0 >> 32) ^ c[3] ^ static_cast<uint64_t>(k1);
+      c[3] = p0;
     }
-    state[h][0] = c0;
-    state[h][1] = c1;
-    state[h][2] = c2;
-    state[h][3] = c3;
+    k0 += kWeyl0;
+    k1 += kWeyl1;
   }
   Words<L> words;
   for (int w = 0; w < 4; ++w) words.v[w] = L::join(state[0][w], state[L::kHalves - 1][w]);

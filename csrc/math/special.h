@@ -7,23 +7,34 @@
 
 namespace initstats {
 
-// Horner's rule, c[N - 1] x^(N-1) + ... + c[0], every step one fma.
-template <class L, int N, class Real>
-INITSTATS_HD typename L::F polynomial(typename L::F x, const Real (&c)[N]) {
-  typename L::F sum = L::broadcast(c[N - 1]);
+// Horner's rule for each of M values, sum = c[N - 1] x^(N-1) + ... + c[0], every step one fma. The
+// M take each step together: M independent chains side by side are what keeps a processor busy.
+template <class L, int M, int N, class Real>
+INITSTATS_HD void polynomials(const typename L::F (&x)[M], const Real (&c)[N],
+                              typename L::F (&sum)[M]) {
+  for (int j = 0; j < M; ++j) sum[j] = L::broadcast(c[N - 1]);
 #if defined(__CUDACC__)
 #pragma unroll
 #else
 #pragma GCC unroll 16
 #endif
-  for (int i = N - 2; i >= 0; --i) sum = L::fma(sum, x, L::broadcast(c[i]));
-  return sum;
+  for (int i = N - 2; i >= 0; --i) {
+    for (int j = 0; j < M; ++j) sum[j] = L::fma(sum[j], x[j], L::broadcast(c[i]));
+  }
 }
 
-// -ln(t) for float32 t in [2^-126, 4/3). Absolute error at most 1.2e-7 + 1.5e-7 * |result|, which
-// is enough for the inverse normal (tests/native/special_test.cpp).
-template <class L>
-INITSTATS_HD typename L::F negative_log(typename L::F t) {
+template <class L, int N, class Real>
+INITSTATS_HD typename L::F polynomial(typename L::F x, const Real (&c)[N]) {
+  const typename L::F in[1] = {x};
+  typename L::F sum[1];
+  polynomials<L>(in, c, sum);
+  return sum[0];
+}
+
+// w = -ln(t) for each of M float32 t in [2^-126, 4/3). Absolute error at most 1.2e-7 + 1.5e-7 * w,
+// which is enough for the inverse normal (tests/native/special_test.cpp).
+template <class L, int M>
+INITSTATS_HD void negative_logs(const typename L::F (&t)[M], typename L::F (&w)[M]) {
   using F = typename L::F;
   using U = typename L::U;
   // t = m 2^-n with m in [2/3, 4/3); n >= 0 because t < 4/3.
@@ -34,19 +45,34 @@ INITSTATS_HD typename L::F negative_log(typename L::F t) {
                                0.25017601251602173f,  -0.19726130366325378f, 0.16266755759716034f,
                                -0.17469163239002228f, 0.16079764068126678f};
   constexpr float kLn2 = 0.693147182464599609375f;
-  const U n = (kTwoThirds + 0x7FFFFFu - L::bits(t)) >> 23;
-  const F f = L::from_bits(L::bits(t) + (n << 23)) - 1.0f;
-  return L::fma(f, polynomial<L>(f, kLog1p), L::from_int(n) * kLn2);
+  F f[M], rest[M];
+  for (int j = 0; j < M; ++j) {
+    const U n = (kTwoThirds + 0x7FFFFFu - L::bits(t[j])) >> 23;
+    f[j] = L::from_bits(L::bits(t[j]) + (n << 23)) - 1.0f;
+    w[j] = L::from_int(n) * kLn2;
+  }
+  polynomials<L>(f, kLog1p, rest);
+  for (int j = 0; j < M; ++j) w[j] = L::fma(f[j], rest[j], w[j]);
 }
 
-// |z| of the normal deviate z with 2 Phi(|z|) - 1 = x, given t = 1 - x^2 = 4 p (1 - p) as well,
-// where p = (1 - x) / 2 is the tail probability: the caller computes t from p, so that tails keep
-// full relative precision. Domain: x in (0, 1], t in [1.8e-15, 1], that is |z| <= 7.9.  Error: at
-// most 5 ulp of float32 against the exact inverse CDF of the word (tests/native/special_test.cpp;
-// seen: 3.9).  Form: Giles 2010, "Approximating the erfinv function": z = x * P(w), w = -ln t, with
-// one polynomial for the centre and one for the tails; the fits are our own.
 template <class L>
-INITSTATS_HD typename L::F normal_magnitude(typename L::F x, typename L::F t) {
+INITSTATS_HD typename L::F negative_log(typename L::F t) {
+  const typename L::F in[1] = {t};
+  typename L::F w[1];
+  negative_logs<L>(in, w);
+  return w[0];
+}
+
+// ratio = z / x for N normal deviates z with 2 Phi(|z|) - 1 = |x|, given t = 1 - x^2 = 4 p (1 - p),
+// where p = (1 - |x|) / 2 is the tail probability: the caller computes t from p, so that tails keep
+// full relative precision. Domain: t in [1.8e-15, 1], that is |z| <= 7.9; without kTails, t >=
+// kCentreT. The N share one branch to the tails. Error: x * ratio has at most 5 ulp of float32
+// against the exact inverse CDF of the word (tests/native/special_test.cpp; seen: 3.9).  Form:
+// Giles 2010, "Approximating the erfinv function": z = x * P(w), w = -ln t, with one polynomial for
+// the centre and one for the tails; the fits are our own.
+constexpr double kCentreT = 0.0025;  // -ln t = 5.99, |z| = 3.2
+template <class L, bool kTails, int N>
+INITSTATS_HD void normal_ratios(const typename L::F (&t)[N], typename L::F (&ratio)[N]) {
   using F = typename L::F;
   constexpr float kCentreEnd = 6.0f;  // 0.12 % of all normals lie beyond
   // z / x on w in [0, 6], in powers of w: relative error 5.0e-8.
@@ -64,11 +90,16 @@ INITSTATS_HD typename L::F normal_magnitude(typename L::F x, typename L::F t) {
       -1.6929687651767722e-09f, 8.834600412344074e-11f,   -4.723280360580118e-12f,
       -1.503476434062262e-13f,  1.6666172836330567e-14f,  1.591662787559108e-15f,
       -9.880168829388993e-17f,  -4.4266016269764865e-18f, 2.6037502768394916e-19f};
-  const F w = negative_log<L>(t);
-  F ratio = polynomial<L>(w, kCentre);
-  const auto in_tail = w > kCentreEnd;
-  if (L::any(in_tail)) ratio = L::select(in_tail, polynomial<L>(w - 20.0f, kTail), ratio);
-  return x * ratio;
+  F w[N];
+  negative_logs<L>(t, w);
+  polynomials<L>(w, kCentre, ratio);
+  if constexpr (kTails) {
+    F largest = w[0];
+    for (int j = 1; j < N; ++j) largest = L::max(largest, w[j]);
+    if (!L::any(largest > kCentreEnd)) return;
+    for (int j = 0; j < N; ++j)
+      ratio[j] = L::select(w[j] > kCentreEnd, polynomial<L>(w[j] - 20.0f, kTail), ratio[j]);
+  }
 }
 
 // ln(x) for float64 x > 0, normal numbers. Error below 1 ulp.  Source: the algorithm and

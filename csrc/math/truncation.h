@@ -207,7 +207,9 @@ TruncNormal<Real> make_trunc_normal(DType dtype, double mean, double std, double
     const double slope = 2.0 * mass / kSteps;
     const double zero = -central_mass(a) / slope - 0.5;  // the real k at which x = 0
     const double origin = std::fmin(std::fmax(std::floor(zero + 0.5), 0.0), kSteps - 1.0);
-    t.form = TruncNormalForm::general;
+    const double edge = upper_mass(reach);  // reach >= 1: the smaller tail of the two bounds
+    t.form = sizeof(Real) == 4 && 4.0 * edge * (1.0 - edge) >= kCentreT ? TruncNormalForm::centre
+                                                                        : TruncNormalForm::general;
     t.origin = static_cast<typename TruncNormal<Real>::Word>(origin);
     t.slope = static_cast<Real>(slope);
     t.x_offset = static_cast<Real>(slope * (origin - zero));

@@ -53,7 +53,7 @@ void test_normal() {
     const double p = (static_cast<double>(k) + 0.5) / 4294967296.0;
     const double x = (2147483647.0 - static_cast<double>(k) + 0.5) / 2147483648.0;
     const double exact = normal_magnitude_float64<Scalar64>(x, p);
-    const float z = normal.sample<Scalar32>(static_cast<uint32_t>(k));
+    const float z = sample<Scalar32>(normal, static_cast<uint32_t>(k));
     int exponent;
     std::frexp(exact, &exponent);
     worst = std::fmax(worst, std::fabs(z - exact) / std::ldexp(1.0, exponent - 24));
