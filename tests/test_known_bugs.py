@@ -280,6 +280,14 @@ def test_a_matrix_that_is_not_orthogonal_is_found() -> None:
     assert kinds(report) == {"weight_hh_l0": "orthogonal"}
 
 
+def test_the_std_of_an_orthogonal_matrix_is_known_sharply() -> None:
+    # 4096 independent values would allow 5 %.
+    model = healthy(nn.LSTM(32, 32), "lstm")
+    with torch.no_grad():
+        model.weight_hh_l0.mul_(1.01)
+    assert kinds(verify(model, "lstm")) == {"weight_hh_l0": "std"}
+
+
 def test_the_rules_of_a_recipe_can_look_at_the_place() -> None:
     def by_depth(slot: Slot) -> recipes.Normal:
         return recipes.Normal(0.02 / (1 + (slot.block or 0)))
