@@ -123,8 +123,16 @@ def _gain_of_name(name: str, param: object) -> float:
     raise ValueError(f"Unsupported nonlinearity {name}")
 
 
-@cache
 def _gain_of_known(name: str) -> float:
+    return _computed_gains(name)
+
+
+# While a function is compiled the gain is computed, not traced.
+torch.compiler.assume_constant_result(_gain_of_known)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _computed_gains(name: str) -> float:
     return _gain_of_function(_FUNCTIONS[name], name)
 
 

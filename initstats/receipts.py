@@ -15,10 +15,11 @@ from torch import nn
 
 from initstats.filling import fill_entries
 from initstats.keys import key_of
+from initstats.measuring import stats
 from initstats.plan_entry import PlanEntry
 from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict
 from initstats.recipes.slots import Slot, slots
-from initstats.records import StatsTable, stats
+from initstats.records import StatsTable
 from initstats.tables import block_pattern, render
 
 RECEIPT_SCHEMA = "initstats.receipt/1"

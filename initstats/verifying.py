@@ -19,7 +19,6 @@ from initstats.planning import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.stacked import Kept
 from initstats.record import Stats
-from initstats.records import stats
 from initstats.tables import number, render
 from initstats.verify_entry import VerifyEntry
 
