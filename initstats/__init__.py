@@ -38,17 +38,19 @@ from initstats.foreach_scaled_fills import (
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.measuring import stats
 from initstats.orthogonal_fills import orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.record import Stats
-from initstats.records import StatsTable, stats
+from initstats.records import StatsTable
 from initstats.scaled_fills import (
     kaiming_normal_,
     kaiming_uniform_,
     xavier_normal_,
     xavier_uniform_,
 )
+from initstats.slices import SliceStats
 from initstats.sparse_fills import sparse_
 from initstats.variance_scaling import (
     lecun_normal_,
@@ -75,6 +77,7 @@ __all__ = [
     "Receipt",
     "Recipe",
     "Rule",
+    "SliceStats",
     "Stats",
     "StatsTable",
     "VerifyReport",

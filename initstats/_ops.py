@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -103,6 +104,12 @@ def stats(
     return result
 
 
+def slice_stats(tensor: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return moments float64 [n, 8], counts int64 [n, 8]: n indices of the first `kept` dims."""
+    result: tuple[torch.Tensor, torch.Tensor] = torch.ops.initstats.slice_stats(tensor, kept)
+    return result
+
+
 def _fake_fill(*_args: object) -> None:
     """A fill changes bits, never shapes."""
 
@@ -121,6 +128,15 @@ def _fake_stats(
     )
 
 
+def _fake_slice_stats(tensor: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    n = math.prod(tensor.shape[:kept])
+    return (
+        torch.empty(n, 8, dtype=torch.float64, device=tensor.device),
+        torch.empty(n, 8, dtype=torch.int64, device=tensor.device),
+    )
+
+
 for _name in ("uniform_", "normal_", "trunc_normal_", "dirac_", "sparse_"):
     torch.library.register_fake(f"initstats::{_name}", _fake_fill)
 torch.library.register_fake("initstats::stats", _fake_stats)
+torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)

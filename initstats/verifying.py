@@ -12,10 +12,10 @@ from rich.table import Table
 from torch import nn
 
 from initstats.bands import Band, mean_band, std_band
+from initstats.measuring import stats
 from initstats.planning import Plan, PlanEntry, plan, require_complete
 from initstats.recipes import Constant, Distribution, Recipe
 from initstats.record import Stats
-from initstats.records import stats
 from initstats.tables import number, render
 
 VERIFY_SCHEMA = "initstats.verify/1"

@@ -15,4 +15,5 @@ STABLE_TORCH_LIBRARY(initstats, m) {
   m.def("dirac_(Tensor(a!)[] tensors, int[] groups, float[] value) -> ()");
   m.def("sparse_(Tensor(a!)[] tensors, int[] keys, float[] std, int[] zeros, int[] box) -> ()");
   m.def("stats(Tensor[] tensors, int groups, int scale, int[] box) -> (Tensor, Tensor, Tensor)");
+  m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
 }
