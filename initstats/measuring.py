@@ -87,15 +87,16 @@ def stats(
         scale: 2**scale histogram buckets per power of two, 0 to 2.
 
     Returns:
-        A `Stats` for a tensor, a `SliceStats` with dim, else a `StatsTable`. Moments are taken about the mean of each 4096
-        elements (with dim: each 64) and merged in float64. Inside those, float64, int32 and int64
-        are computed in float64, all other dtypes in float32.
+        A `Stats` for a tensor, a `SliceStats` with dim, else a `StatsTable`. Moments are taken
+        about the mean of each 4096 elements (with dim: each 64) and merged in float64. Inside
+        those, float64, int32 and int64 are computed in float64, all other dtypes in float32.
 
     Raises:
-        TypeError: If x, or one of its tensors, is of a kind or dtype that has no statistics.
+        TypeError: If x, or one of its tensors, is of a kind or dtype that has no statistics, or dim
+            comes with more than one tensor.
         ValueError: If no group is asked for, scale is out of range, a name comes twice, a tensor is
-            on the meta device, or dim comes with another group than the moments or with many
-            tensors.
+            on the meta device, dim names a dimension twice or none, or it comes with another group
+            than the moments.
         IndexError: If dim is out of range.
 
     Determinism: bitwise, on any device, with any number of threads and any CPU capability.
@@ -123,7 +124,7 @@ def stats(
 def _stats_of_slices(x: object, dim: int | Sequence[int]) -> SliceStats:
     if not isinstance(x, Tensor):
         msg = f"initstats.stats: expected one tensor with dim, got {type(x).__name__}"
-        raise ValueError(msg)
+        raise TypeError(msg)
     _check(x)
     reduced = _reduced_dims(x, [dim] if isinstance(dim, int) else list(dim))
     kept = [d for d in range(x.dim()) if d not in reduced]

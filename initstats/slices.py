@@ -43,7 +43,8 @@ class SliceStats:
         row = 0
         for number, size in zip(numbers, self.shape, strict=True):
             if not -size <= number < size:
-                msg = f"initstats.SliceStats: expected an index inside {tuple(self.shape)}, got {index}"
+                shape = tuple(self.shape)
+                msg = f"initstats.SliceStats: expected an index inside {shape}, got {index}"
                 raise IndexError(msg)
             row = row * size + number % size
         rows = self.moment_rows[row : row + 1], self.count_rows[row : row + 1]

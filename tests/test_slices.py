@@ -206,7 +206,7 @@ def test_bad_dims_and_groups_are_refused() -> None:
         initstats.stats(x, dim=())
     with pytest.raises(ValueError, match="expected moments alone with dim, got another group"):
         initstats.stats(x, dim=0, fingerprint=True)  # type: ignore[call-overload]
-    with pytest.raises(ValueError, match="expected one tensor with dim, got list"):
+    with pytest.raises(TypeError, match="expected one tensor with dim, got list"):
         initstats.stats([x], dim=0)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="expected a dense tensor"):
         initstats.stats(x.to_sparse(), dim=0)
