@@ -19,6 +19,7 @@ from initstats.deprecated_names import (
     xavier_normal,
     xavier_uniform,
 )
+from initstats.ensembles import ensemble
 from initstats.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.fills import (
     foreach_normal_,
@@ -38,8 +39,10 @@ from initstats.foreach_scaled_fills import (
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.layer_scaling import LsuvReport, lsuv_
 from initstats.measuring import stats
-from initstats.orthogonal_fills import orthogonal_
+from initstats.orthogonal_blocks import orthogonal_block_
+from initstats.orthogonal_fills import delta_orthogonal_, orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.record import Stats
@@ -52,6 +55,7 @@ from initstats.scaled_fills import (
 )
 from initstats.slices import SliceStats
 from initstats.sparse_fills import sparse_
+from initstats.transferring import WarmStart, init_new_, lora_from_weight_, warm_start_
 from initstats.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
@@ -72,6 +76,7 @@ __all__ = [
     "Fans",
     "FastInit",
     "Finding",
+    "LsuvReport",
     "Match",
     "Plan",
     "Receipt",
@@ -81,13 +86,16 @@ __all__ = [
     "Stats",
     "StatsTable",
     "VerifyReport",
+    "WarmStart",
     "audit",
     "calculate_fan_in_and_fan_out",
     "calculate_gain",
     "constant",
     "constant_",
+    "delta_orthogonal_",
     "dirac",
     "dirac_",
+    "ensemble",
     "eye",
     "eye_",
     "fast_init",
@@ -101,6 +109,7 @@ __all__ = [
     "foreach_xavier_uniform_",
     "identity_",
     "init_",
+    "init_new_",
     "kaiming_normal",
     "kaiming_normal_",
     "kaiming_uniform",
@@ -108,11 +117,14 @@ __all__ = [
     "key_of",
     "lecun_normal_",
     "lecun_uniform_",
+    "lora_from_weight_",
+    "lsuv_",
     "normal",
     "normal_",
     "ones_",
     "orthogonal",
     "orthogonal_",
+    "orthogonal_block_",
     "plan",
     "recipes",
     "sparse",
@@ -124,6 +136,7 @@ __all__ = [
     "uniform_",
     "variance_scaling_",
     "verify",
+    "warm_start_",
     "xavier_normal",
     "xavier_normal_",
     "xavier_uniform",

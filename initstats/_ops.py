@@ -10,6 +10,8 @@ import torch
 # Importing torch first loads the libraries whose symbols the module needs.
 from initstats import _C
 
+SMALL_SIDE = 128  # kSmallSide of csrc/math/reflectors.h
+
 Box = tuple[Sequence[int], Sequence[int]]  # offsets and full sizes, one number per dimension
 
 
@@ -110,6 +112,32 @@ def slice_stats(tensor: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Te
     return result
 
 
+def reflectors_(
+    vectors: torch.Tensor,
+    squares: torch.Tensor,
+    diagonal: torch.Tensor,
+    key: int,
+    stream_row: int,
+    first: int,
+    size: int,
+) -> None:
+    """Write reflectors first, first + 1, ... of R^size, one per row, from coordinate first on."""
+    torch.ops.initstats.reflectors_(vectors, squares, diagonal, key, stream_row, first, size)
+
+
+def panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """Return the upper triangular T [panels, k, k] of each panel of reflections I - V^t T V."""
+    factors: torch.Tensor = torch.ops.initstats.panel_factors(gram, squares)
+    return factors
+
+
+def small_orthogonal_(
+    matrices: Sequence[torch.Tensor], keys: Sequence[int], gain: Sequence[float]
+) -> None:
+    """Fill with orthogonal matrices, [batch, rows, columns] with sides of at most SMALL_SIDE."""
+    torch.ops.initstats.small_orthogonal_(matrices, keys, gain)
+
+
 def _fake_fill(*_args: object) -> None:
     """A fill changes bits, never shapes."""
 
@@ -136,7 +164,21 @@ def _fake_slice_stats(tensor: torch.Tensor, kept: int) -> tuple[torch.Tensor, to
     )
 
 
-for _name in ("uniform_", "normal_", "trunc_normal_", "dirac_", "sparse_"):
+def _fake_panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    del squares
+    return torch.empty_like(gram)
+
+
+for _name in (
+    "uniform_",
+    "normal_",
+    "trunc_normal_",
+    "dirac_",
+    "sparse_",
+    "reflectors_",
+    "small_orthogonal_",
+):
     torch.library.register_fake(f"initstats::{_name}", _fake_fill)
 torch.library.register_fake("initstats::stats", _fake_stats)
+torch.library.register_fake("initstats::panel_factors", _fake_panel_factors)
 torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)

@@ -152,12 +152,7 @@ def _write(
     """Draw the keys and call the op once per device: everything is checked."""
     n = len(todo)
     real = [i for i in range(n) if has_memory(todo[i])]
-    if seed is None:
-        drawn = draw_keys(function, len(real), generator=generator, names=names)
-        keys = dict(zip(real, drawn, strict=True))
-    else:
-        drawn = draw_keys(function, n, generator=generator, seed=seed, names=names)
-        keys = dict(enumerate(drawn))
+    keys = keys_by_place(function, real, n, generator=generator, seed=seed, names=names)
     devices = {todo[i].device for i in real}
     if len(devices) > 1:  # what one op would refuse, before another one has written
         for i in real:
@@ -170,3 +165,22 @@ def _write(
             op(filled, [keys[i] for i in here], *arguments)
             # The op writes through raw pointers: tell autograd, so that it notices stale tensors.
             torch.autograd.graph.increment_version(filled)
+
+
+def keys_by_place(
+    function: str,
+    real: Sequence[int],
+    count: int,
+    *,
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: Sequence[str | None] | None,
+) -> dict[int, int]:
+    """Return the key of each of the tensors at the places `real` among `count`; see `draw_keys`.
+
+    With a seed, the others take their place among the names; a generator moves for real ones only.
+    """
+    if seed is None:
+        drawn = draw_keys(function, len(real), generator=generator, names=names)
+        return dict(zip(real, drawn, strict=True))
+    return dict(enumerate(draw_keys(function, count, generator=generator, seed=seed, names=names)))
