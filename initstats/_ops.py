@@ -134,7 +134,7 @@ def panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
 def small_orthogonal_(
     matrices: Sequence[torch.Tensor], keys: Sequence[int], gain: Sequence[float]
 ) -> None:
-    """Fill with orthogonal matrices, [batch, rows, columns] with sides of at most SMALL_SIDE."""
+    """Fill [rows, columns] or [batch, rows, columns]; sides of at most SMALL_SIDE."""
     torch.ops.initstats.small_orthogonal_(matrices, keys, gain)
 
 

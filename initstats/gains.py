@@ -127,8 +127,8 @@ def _gain_of_known(name: str) -> float:
     return _computed_gains(name)
 
 
-# While a function is compiled the gain is computed, not traced. What sets this attribute in torch,
-# torch.compiler.assume_constant_result, imports the compiler for it, which takes two seconds.
+# While a function is compiled the gain is computed, not traced. torch.compiler's
+# assume_constant_result sets this attribute too, but imports the compiler: two seconds.
 _gain_of_known._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 

@@ -9,13 +9,15 @@ import torch
 
 from initstats import _ops
 from initstats.fill_call import keys_by_place
-from initstats.fill_checks import tensor_to_fill
+from initstats.fill_checks import has_memory, tensor_to_fill
 from initstats.orthogonal_fills import finite_gain
 from initstats.orthogonal_products import Matrix, write_columns, write_rows
+from initstats.overrides import overridable
 
 _MATRIX_DIMS = 2
 
 
+@overridable
 def orthogonal_block_(
     tensor: torch.Tensor,
     offset: Sequence[int],
@@ -76,7 +78,7 @@ def orthogonal_block_(
         )
     scale = finite_gain(function, gain)
     names = None if name is None else [name]
-    if tensor.is_meta or tensor.numel() == 0:
+    if not has_memory(tensor) or tensor.numel() == 0:
         return tensor
     _ops.check_memory(function, tensor)
     (key,) = keys_by_place(function, [0], 1, generator=generator, seed=seed, names=names).values()

@@ -10,8 +10,9 @@ import torch
 
 from initstats import _ops
 from initstats.fill_call import keys_by_place
-from initstats.fill_checks import number, tensor_to_fill
+from initstats.fill_checks import has_memory, number, tensor_to_fill
 from initstats.orthogonal_products import write_batch
+from initstats.overrides import overridable
 
 _MATRIX_DIMS = 2
 
@@ -40,6 +41,7 @@ def orthogonal_(
 ) -> list[torch.Tensor]: ...
 
 
+@overridable
 def orthogonal_(
     tensor: torch.Tensor | Iterable[torch.Tensor],
     gain: float = 1,
@@ -108,13 +110,14 @@ def orthogonal_(
         )
     if len({id(each) for each in tensors}) != len(tensors):
         raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
-    real = [i for i, each in enumerate(tensors) if not each.is_meta and each.numel() > 0]
+    real = [i for i, each in enumerate(tensors) if has_memory(each) and each.numel() > 0]
     keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
     with torch.no_grad():
         write_matrices([(tensors[i], batch_dims, keys[i]) for i in real], scale)
     return tensors[0] if one else tensors
 
 
+@overridable
 def delta_orthogonal_(
     tensor: torch.Tensor,
     gain: float = 1,
@@ -175,7 +178,7 @@ def delta_orthogonal_(
         )
     scale = finite_gain(function, gain)
     names = None if name is None else [name]
-    if tensor.is_meta or tensor.numel() == 0:
+    if not has_memory(tensor) or tensor.numel() == 0:
         return tensor
     _ops.check_memory(function, tensor)
     (key,) = keys_by_place(function, [0], 1, generator=generator, seed=seed, names=names).values()
@@ -205,7 +208,7 @@ def _check(function: str, tensor: torch.Tensor, batch_dims: int) -> None:
             f"initstats.{function}: Only tensors with 2 or more dimensions{after} are supported,"
             f" got shape={tuple(tensor.shape)}"
         )
-    if not tensor.is_meta:
+    if has_memory(tensor) and not tensor.is_contiguous():
         _ops.check_memory(function, tensor)
 
 
@@ -214,16 +217,20 @@ def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int]], gain: float) -
     small: dict[torch.device, list[tuple[torch.Tensor, int]]] = {}
     copied = []
     for tensor, batch_dims, key in todo:
-        shape = (math.prod(tensor.shape[:batch_dims]), tensor.shape[batch_dims], -1)
-        try:
-            matrices = tensor.view(shape)
-        except RuntimeError:  # strides that no view can flatten
-            matrices = torch.empty_like(tensor, memory_format=torch.contiguous_format).view(shape)
-            copied.append((tensor, matrices))
-        if max(matrices.shape[1:]) <= _ops.SMALL_SIDE:
+        if batch_dims == 0 and tensor.dim() == _MATRIX_DIMS:
+            matrices = tensor
+        else:
+            shape = (math.prod(tensor.shape[:batch_dims]), tensor.shape[batch_dims], -1)
+            try:
+                matrices = tensor.view(shape)
+            except RuntimeError:  # strides that no view can flatten
+                matrices = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                matrices = matrices.view(shape)
+                copied.append((tensor, matrices))
+        if max(matrices.shape[-_MATRIX_DIMS:]) <= _ops.SMALL_SIDE:
             small.setdefault(tensor.device, []).append((matrices, key))
         else:
-            write_batch(matrices, key, gain)
+            write_batch(matrices if matrices.dim() > _MATRIX_DIMS else matrices[None], key, gain)
     for batch in small.values():
         _ops.small_orthogonal_([each for each, _ in batch], [key for _, key in batch], [gain])
     for tensor, matrices in copied:

@@ -231,7 +231,8 @@ def test_panel_factors_op_refuses_what_it_cannot_read(
 @pytest.mark.parametrize(
     ("tensor", "keys", "gain", "message"),
     [
-        (torch.zeros(2, 3), [1], [1.0], r"expected \[batch, rows, columns\]"),
+        (torch.zeros(3), [1], [1.0], r"expected \[rows, columns\] or \[batch, rows, columns\]"),
+        (torch.zeros(1, 1, 2, 3), [1], [1.0], r"expected \[rows, columns\] or"),
         (torch.zeros(1, 129, 3), [1], [1.0], "sides of at most 128"),
         (torch.zeros(1, 3, 3).int(), [1], [1.0], "expected dtype float16"),
         (torch.zeros(1, 3, 3), [1, 2], [1.0], "expected one key and one gain per tensor, 1"),

@@ -69,25 +69,75 @@ void write(const SmallMatrix<Real>& t, const Real* c, int64_t width, Round round
   }
 }
 
+// Draws x of reflector r into row [kSide], zeros elsewhere and in place of x_r, which is returned.
+template <class Real>
+Real draw(uint64_t key, uint64_t stream_index, int64_t r, int64_t m, Real* row) {
+  using Store = typename StoreReal<Real>::Type;
+  static_assert(kSide % kBlock == 0);
+  const int32_t begin = static_cast<int32_t>(r / kBlock * kBlock);
+  std::fill_n(row, begin, Real(0));
+  for (int64_t j = begin; j < m; j += kBlock) {
+    sample_block<Store>(Normal<Real>{0, 1}, key, (stream_index + static_cast<uint64_t>(j)) / 4,
+                        row + j);
+  }
+  const Real own = row[r];
+  for (int32_t i = begin; i < (m + kBlock - 1) / kBlock * kBlock; ++i) {
+    const Real x = row[i];  // read in any case, or the loop does not become vectors
+    row[i] = i > r && i < m ? x : Real(0);
+  }
+  return own;
+}
+
+// The sum of the squares of a row that draw made: one element per chain.
+template <class Real>
+double sum_of_squares(const Real* row, int64_t m) {
+  alignas(64) double chains[kSide];
+  const int64_t used = (m + kBlock - 1) / kBlock * kBlock;
+  for (int64_t i = 0; i < used; ++i) {
+    const double x = static_cast<double>(row[i]);
+    chains[i] = x * x;
+  }
+  return fold_chains(chains, used);
+}
+
 template <class Real>
 void matrix(const SmallMatrix<Real>& t) {
   using L = typename LanesOf<Real>::Type;
   alignas(64) Real c[kSide * kSide];
-  alignas(64) Real v[kSide] = {};
+  alignas(64) Real v[kSide][kSide];
+  Real own[kSide];
   const int64_t pitch = reflector_pitch(t.m);
   const int64_t width = (t.n + L::kWidth - 1) / L::kWidth * L::kWidth;
   std::fill_n(c, t.m * width, Real(0));
-  for (int64_t r = t.n - 1; r >= 0; --r) {
-    const Reflection<Real> reflection = make_reflector(
-        t.key, static_cast<uint64_t>((t.stream_row + r) * pitch), r, t.m, int64_t{0}, v);
+  // In two steps, so that the processor works on the sums of several rows at once.
+  for (int64_t r = 0; r < t.n; ++r)
+    own[r] = draw(t.key, static_cast<uint64_t>((t.stream_row + r) * pitch), r, t.m, v[r]);
+  Real scale[kSide];
+  for (int64_t r = 0; r < t.n; ++r) {
+    const Reflection<Real> reflection = reflection_of(own[r], sum_of_squares(v[r], t.m));
+    v[r][r] = reflection.first;
     c[r * width + r] = reflection.diagonal;
-    const Real scale = static_cast<Real>(2.0 / reflection.square);
+    scale[r] = static_cast<Real>(2.0 / reflection.square);
+  }
+  for (int64_t r = t.n - 1; r >= 0; --r) {
     // Columns before r are zero from row r on: what is added to them is zero.
     const int64_t begin = r / 4 * 4;
     int64_t j = r / L::kWidth * L::kWidth;
     for (; j + 4 * L::kWidth <= width; j += 4 * L::kWidth)
-      reflect<L, 4>(v, scale, begin, t.m, width, c + j);
-    for (; j < width; j += L::kWidth) reflect<L, 1>(v, scale, begin, t.m, width, c + j);
+      reflect<L, 4>(v[r], scale[r], begin, t.m, width, c + j);
+    switch ((width - j) / L::kWidth) {
+      case 3:
+        reflect<L, 3>(v[r], scale[r], begin, t.m, width, c + j);
+        break;
+      case 2:
+        reflect<L, 2>(v[r], scale[r], begin, t.m, width, c + j);
+        break;
+      case 1:
+        reflect<L, 1>(v[r], scale[r], begin, t.m, width, c + j);
+        break;
+      default:
+        break;
+    }
   }
   switch (t.dtype) {
     case DType::float32:

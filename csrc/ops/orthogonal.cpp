@@ -158,7 +158,7 @@ Tensor panel_factors(Tensor gram, Tensor squares) {
 
 // ---- small matrices
 
-// One tensor, [batch, rows, columns]; the matrices turned so that they are tall.
+// One tensor, [rows, columns] or [batch, rows, columns]; the matrices turned so that they are tall.
 struct SmallBatch {
   void* data;
   DType dtype;
@@ -181,14 +181,20 @@ std::vector<SmallBatch> small_batches(const std::string& op, const std::vector<T
     const Tensor& tensor = tensors[i];
     const std::optional<DType> dtype = fill_dtype(tensor.scalar_type());
     if (!dtype) fail(op, "dtype float16, bfloat16, float32 or float64", "another dtype");
-    if (tensor.dim() != 3 || std::max(tensor.size(1), tensor.size(2)) > kSmallSide)
-      fail(op, "[batch, rows, columns] with sides of at most " + std::to_string(kSmallSide),
+    const int64_t dims = tensor.dim();
+    if (dims < 2 || dims > 3 || std::max(tensor.size(dims - 2), tensor.size(dims - 1)) > kSmallSide)
+      fail(op,
+           "[rows, columns] or [batch, rows, columns] with sides of at most " +
+               std::to_string(kSmallSide),
            "other sizes");
     check_no_overlap(
-        op, layout_of(op, 3, tensor.sizes().data(), tensor.strides().data(), nullptr, nullptr));
-    const int longer = tensor.size(1) >= tensor.size(2) ? 1 : 2, shorter = 3 - longer;
-    batches.push_back({nullptr, *dtype, tensor.size(0), tensor.size(longer), tensor.size(shorter),
-                       tensor.stride(0), tensor.stride(longer), tensor.stride(shorter),
+        op, layout_of(op, dims, tensor.sizes().data(), tensor.strides().data(), nullptr, nullptr));
+    const int64_t rows = dims - 2, columns = dims - 1;
+    const bool tall = tensor.size(rows) >= tensor.size(columns);
+    const int64_t longer = tall ? rows : columns, shorter = tall ? columns : rows;
+    batches.push_back({nullptr, *dtype, dims == 3 ? tensor.size(0) : 1, tensor.size(longer),
+                       tensor.size(shorter), dims == 3 ? tensor.stride(0) : 0,
+                       tensor.stride(longer), tensor.stride(shorter),
                        static_cast<uint64_t>(keys[i]), gain[gain.size() == 1 ? 0 : i]});
     if (batches.back().n == 0) batches.back().count = 0;
   }
