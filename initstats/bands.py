@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from initstats.recipes import Orthogonal
 from initstats.recipes.stacked import Simple
 
-_ROUNDING = 5e-3  # of elements to bfloat16, relative
+_ROUNDING = 2.0**-8  # of an element to bfloat16, relative
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def std_band(distribution: Simple, count: int, z: float) -> Band:
         return Band(0.0, math.inf)
     if isinstance(distribution, Orthogonal):
         # The sum of squares is the same for every draw; only the mean and rounding vary.
-        slack = z * z / count + _ROUNDING
+        slack = z * z / (2 * count) + _ROUNDING
         return Band(distribution.std * (1 - slack), distribution.std * (1 + slack))
     degrees = 2 * (count - 1) / (distribution.kurtosis - 1)
 

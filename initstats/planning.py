@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
+from initstats.keys import key_of
 from initstats.plan_checks import (
     require_agreeing_ties,
     require_fillable,
@@ -23,6 +24,8 @@ from initstats.recipes.slots import slots
 from initstats.recipes.stacked import Distribution, Kept
 from initstats.tables import block_pattern, render
 
+# Columns of the table as text: names, roles and reasons are long.
+_WIDTH = 160
 # A head may be tied to the embedding.
 _TIED_ON_PURPOSE = {"embedding", "head"}
 
@@ -38,12 +41,14 @@ class Plan:
         entries: One per parameter that a rule takes, in the order of the model.
         unmatched: Names of the parameters that no rule takes.
         unused_rules: Labels of the rules that took nothing.
+        seed: The seed whose keys are shown; None shows none.
     """
 
     recipe: Recipe
     entries: tuple[PlanEntry, ...]
     unmatched: tuple[str, ...]
     unused_rules: tuple[str, ...]
+    seed: int | None = None
 
     def __iter__(self) -> Iterator[PlanEntry]:
         return iter(self.entries)
@@ -56,26 +61,38 @@ class Plan:
         return {
             "recipe": self.recipe.name,
             "source": self.recipe.source,
-            "parameters": [entry.to_dict() for entry in self.entries],
+            "seed": self.seed,
+            "parameters": [{**entry.to_dict(), "key": self.key(entry)} for entry in self.entries],
             "unmatched": list(self.unmatched),
             "unused_rules": list(self.unused_rules),
         }
 
+    def key(self, entry: PlanEntry) -> str | None:
+        """Return the key of an entry's values as 16 hexadecimal digits, or None without a seed."""
+        return None if self.seed is None else f"{key_of(self.seed, entry.key_name):016x}"
+
     def __rich__(self) -> Table:
         groups: dict[tuple[str, ...], int] = {}
         for entry in self.entries:
-            name = " = ".join(block_pattern(n) for n in (entry.name, *entry.tied_to))
+            key = self.key(entry)
+            # With keys every parameter has a line; without, those of all blocks share one.
+            pattern = block_pattern if key is None else str
+            name = " = ".join(pattern(n) for n in (entry.name, *entry.tied_to))
             shape = "x".join(map(str, entry.shape)) or "scalar"
             loaded = entry.keep and not isinstance(entry.distribution, Kept)
             fill = "kept: already loaded" if loaded else entry.promise
-            key = (name, shape, entry.role, fill, f"{entry.rule}: {entry.why}")
-            groups[key] = groups.get(key, 0) + 1
+            also = f"; before {', '.join(entry.also_matched)}" if entry.also_matched else ""
+            tail = () if key is None else (key,)
+            line = (name, shape, entry.role, fill, f"{entry.rule}: {entry.why}{also}", *tail)
+            groups[line] = groups.get(line, 0) + 1
         title = f"plan of recipe {self.recipe.name}: {len(self)} parameters"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         table.add_column("parameter", overflow="fold", min_width=24)
         for column in ("shape", "role", "values"):
             table.add_column(column, no_wrap=column != "role", min_width=10)
         table.add_column("rule, and why it matches")
+        if self.seed is not None:
+            table.add_column("key", no_wrap=True, min_width=16)
         for (name, *rest), members in groups.items():
             table.add_row(name if members == 1 else f"{members} x {name}", *rest)
         verdict = "left as it is" if self.recipe.partial else "[red]no rule takes it[/]"
@@ -84,10 +101,16 @@ class Plan:
         return table
 
     def __str__(self) -> str:
-        return render(self)
+        return render(self, _WIDTH)
 
 
-def plan(model: nn.Module, recipe: Recipe | str, *, roles: Mapping[str, str] | None = None) -> Plan:
+def plan(
+    model: nn.Module,
+    recipe: Recipe | str,
+    *,
+    roles: Mapping[str, str] | None = None,
+    seed: int | None = None,
+) -> Plan:
     """Decide which rule of a recipe takes each parameter. Writes nothing.
 
     Rules are tried in the order of the recipe and the first that matches takes the parameter;
@@ -100,13 +123,15 @@ def plan(model: nn.Module, recipe: Recipe | str, *, roles: Mapping[str, str] | N
         recipe: A recipe, or the name of one in `initstats.recipes.available()`.
         roles: Roles (`initstats.recipes.ROLES`) by glob pattern on the name, for parameters whose
             role is not recognised well; the first pattern that matches decides.
+        seed: Show the key of each parameter that `init_` with this seed takes.
 
     Returns:
         The plan. Parameters that no rule takes are listed in `unmatched`.
 
     Raises:
         TypeError: If `model` is no module or `recipe` neither a recipe nor a name.
-        ValueError: If the model has no parameters, the recipe or a role is unknown, a parameter
+        ValueError: If the model has no parameters, the recipe or a role is unknown, the seed is
+            outside [-2**63, 2**64), a parameter
             that a rule takes cannot be filled (lazy and not yet shaped, of size 0, sparse, not
             floating point, or hidden behind a parametrization), two parameters share a part of
             their memory, or the names of a tied one contradict each other.
@@ -115,6 +140,8 @@ def plan(model: nn.Module, recipe: Recipe | str, *, roles: Mapping[str, str] | N
     """
     recipe = resolve("plan", model, recipe)
     check_roles("plan", roles)
+    if seed is not None:
+        key_of(seed)
     groups = slots(model, roles)
     require_separate_memory(groups)
     entries: list[PlanEntry] = []
@@ -128,7 +155,7 @@ def plan(model: nn.Module, recipe: Recipe | str, *, roles: Mapping[str, str] | N
         used.update(matches[0][0] for _, matches in taken)
         entries.append(_entry(group, taken, recipe))
     unused = tuple(rule.label for i, rule in enumerate(recipe.rules) if i not in used)
-    return Plan(recipe, tuple(entries), tuple(unmatched), unused)
+    return Plan(recipe, tuple(entries), tuple(unmatched), unused, seed)
 
 
 def _matches(slot: Slot, recipe: Recipe) -> list[tuple[int, str]]:

@@ -165,7 +165,8 @@ class Receipt:
             ValueError: If the receipt has no fingerprints, or a parameter has another shape or
                 dtype, or is on the meta device.
 
-        Determinism: bitwise.
+        Determinism: bitwise; orthogonal matrices of more than 128 rows or columns run_to_run, so
+            that another machine may give other bits.
         """
         prints = self.fingerprints
         if not prints:

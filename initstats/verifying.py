@@ -14,6 +14,7 @@ from torch import nn
 
 from initstats.comparing import padding_rows, relations
 from initstats.judging import Judge
+from initstats.measuring import stats
 from initstats.plan_checks import require_complete
 from initstats.planning import Plan, plan
 from initstats.recipes import Recipe

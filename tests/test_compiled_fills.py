@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,3 +122,9 @@ def test_the_op_of_graphs_passes_opcheck() -> None:
     tensors = [torch.zeros(5, 3), torch.zeros(3, 5).t()]
     arguments = ("normal_", "normal_", tensors, [0.0, 1.0, 2.0], [1, 2], "3", ["=a", ""])
     torch.library.opcheck(op, arguments)
+
+
+def test_importing_the_package_does_not_import_the_compiler() -> None:
+    code = "import sys, torch, initstats; assert 'torch._dynamo' not in sys.modules"
+    root = str(Path(initstats.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": root})

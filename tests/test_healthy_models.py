@@ -44,6 +44,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
         lambda: recipes.lora(variant="orthogonal"),
     ),
     "adapter": (lambda: Tree(adapter=named_models.Adapter(64)), recipes.adapter),
+    "embedding": (lambda: nn.Embedding(64, 32, padding_idx=1), recipes.embedding),
     "new_head": (named_models.timm_vit, recipes.new_head),
     "new_layers": (named_models.timm_vit, recipes.new_layers),
     "deepnet": (named_models.deep_encoder, recipes.deepnet),

@@ -12,6 +12,7 @@ from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.initialising import init_
+from initstats.keys import key_of
 from initstats.planning import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule
 from initstats.verifying import verify
@@ -217,3 +218,20 @@ def test_float8_is_refused() -> None:
         ValueError, match=r"^initstats.plan: expected float16, bfloat16, float32 or"
     ):
         plan(model, everything(1.0))
+
+
+def test_a_plan_shows_roles_the_order_of_rules_and_keys() -> None:
+    planned = plan(demo_gpt(), "gpt2", seed=3)
+    key = f"{key_of(3, 'h.0.attn.c_attn.weight'):016x}"
+    text = " ".join(str(planned).split())
+    assert key in text
+    # A residual projection is a matrix, too: the earlier rule takes it.
+    assert any(e.also_matched == ("matrix",) and e.rule == "residual projection" for e in planned)
+    assert "before" in text
+    by_name = {entry["name"]: entry for entry in planned.to_dict()["parameters"]}
+    assert by_name["h.0.attn.c_attn.weight"]["key"] == key
+    receipt = init_(demo_gpt(), "gpt2", seed=3).to_dict()["parameters"]
+    assert {e["name"]: e["key"] for e in receipt} == {n: e["key"] for n, e in by_name.items()}
+    assert plan(demo_gpt(), "gpt2").to_dict()["parameters"][0]["key"] is None
+    with pytest.raises(ValueError, match=r"expected seed in \[-2\*\*63, 2\*\*64\)"):
+        plan(demo_gpt(), "gpt2", seed=2**64)

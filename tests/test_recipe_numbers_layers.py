@@ -107,6 +107,14 @@ def test_an_adapter_ends_in_zeros() -> None:
     }
 
 
+def test_embedding() -> None:
+    model = Tree(wte=nn.Embedding(8, 4, padding_idx=2), head=linear(4, 8))
+    (entry,) = plan(model, "embedding")
+    assert (entry.name, entry.distribution, entry.zero_row) == ("wte.weight", normal(0.02), 2)
+    (entry,) = plan(model, recipes.embedding(bound=0.1))
+    assert entry.distribution == uniform(0.1)
+
+
 def test_new_head_and_new_layers() -> None:
     found = {entry.name: entry.distribution for entry in plan(named_models.timm_vit(), "new_head")}
     assert found == {"head.weight": normal(0.02), "head.bias": ZERO}
@@ -215,6 +223,7 @@ BAD: list[tuple[Callable[[], Recipe], str]] = [
     (lambda: recipes.lstm(forget_bias=math.nan), "Constant: expected value finite, got value=nan"),
     (lambda: recipes.lstm_chrono(longest=2), "lstm_chrono: expected longest >= 3, got longest=2"),
     (lambda: recipes.lora(variant="x"), "lora: expected variant among kaiming, gaussian, ortho"),
+    (lambda: recipes.embedding(bound=-1.0), "embedding: expected bound finite and > 0, got"),
     (lambda: recipes.deepnet(layers=0), "deepnet: expected layers >= 1, got layers=0"),
     (lambda: recipes.mlp(gain=0.0), "mlp: expected gain finite and > 0, got gain=0.0"),
 ]

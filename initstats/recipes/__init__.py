@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.for_adapters import adapter, lora, new_head, new_layers
+from initstats.recipes.for_adapters import adapter, embedding, lora, new_head, new_layers
 from initstats.recipes.for_bert import bert, bert_transformers
 from initstats.recipes.for_convolutions import convnext, efficientnet, fixup, resnet
 from initstats.recipes.for_depth import deepnet, deepnet_alpha, rezero, t_fixup
@@ -35,6 +35,7 @@ _RECIPES: dict[str, Callable[[], Recipe]] = {
         deepnet,
         dit,
         efficientnet,
+        embedding,
         fixup,
         gpt2,
         llama,
@@ -86,6 +87,7 @@ __all__ = [
     "deepnet_alpha",
     "dit",
     "efficientnet",
+    "embedding",
     "fixup",
     "gpt2",
     "llama",

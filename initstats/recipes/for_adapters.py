@@ -102,6 +102,28 @@ def adapter(*, std: float = 0.02) -> Recipe:
     return Recipe(rules, name="adapter", source="Houlsby et al. 2019", partial=True)
 
 
+def embedding(*, std: float = 0.02, bound: float | None = None) -> Recipe:
+    """Make the recipe of embeddings alone: N(0, 0.02), or uniform; padding rows 0.
+
+    Args:
+        std: Standard deviation, > 0.
+        bound: Largest size of a uniform U(+-bound) instead, > 0; 0.1 is usual.
+
+    Returns:
+        The recipe. It is partial: all other parameters are left as they are.
+
+    Raises:
+        ValueError: If a number is not finite and > 0.
+
+    Source: Radford et al. 2018, section 4.1 (0.02); PyTorch's word language model example
+        (uniform, 0.1).
+    """
+    require_positive("embedding", std=std, bound=bound)
+    values = Normal(std) if bound is None else Uniform(-bound, bound)
+    rules = [rule(weights("embedding", "position"), values, "embedding")]
+    return Recipe(rules, "embedding", "Radford et al. 2018; PyTorch examples", partial=True)
+
+
 def new_head(*, std: float = 0.02) -> Recipe:
     """Make the recipe of a new head on a trained model: N(0, 0.02), bias 0, nothing else touched.
 

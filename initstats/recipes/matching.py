@@ -84,7 +84,7 @@ class Match:
             reasons.append(f"module is {_kind_name(kind)}")
         if roles:
             reasons.append(f"{slot.role.name} ({slot.role.why})")
-        if self.kind:
+        elif self.kind:
             reasons.append(f"a {self.kind}")
         if self.blocks is not None:
             if not self._holds_block(slot):
