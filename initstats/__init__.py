@@ -1,6 +1,6 @@
 """Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
-from initstats import recipes
+from initstats import recipes, sinks
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
 from initstats.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
 from initstats.deprecated_names import (
@@ -27,6 +27,7 @@ from initstats.fills import (
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.monitoring import Monitor
 from initstats.orthogonal_fills import orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
@@ -57,6 +58,7 @@ __all__ = [
     "Fans",
     "Finding",
     "Match",
+    "Monitor",
     "Plan",
     "Receipt",
     "Recipe",
@@ -92,6 +94,7 @@ __all__ = [
     "orthogonal_",
     "plan",
     "recipes",
+    "sinks",
     "stats",
     "trunc_normal_",
     "truncated_normal_",
