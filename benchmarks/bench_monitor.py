@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,9 +67,7 @@ def cases(device: torch.device) -> Iterator[Case]:
         )
         monitor.attach()
         watched.step(monitor.step)  # the first step is always measured
-        yield case(
-            f"monitor {name}", plain, lambda w=watched, m=monitor: w.step(m.step), 1 / BARS[name]
-        )
+        yield case(f"monitor {name}", plain, partial(watched.step, monitor.step), 1 / BARS[name])
         monitor.close()
     with suppress(ImportError):
         from torch.utils.tensorboard import SummaryWriter

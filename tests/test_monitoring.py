@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from monitored import Kept, batch, small_model, train
 from torch import nn
 
 import initstats
 from initstats.monitoring import Monitor
+from monitored import Kept, batch, small_model, train
 
 # One float32 ulp of the largest element and sums in another order: far above both.
 CLOSE = 1e-5
@@ -36,14 +36,18 @@ def test_one_step_shows_what_torch_computes() -> None:
     for name, p in model.named_parameters():
         std = tables["weights"][name].std
         assert std == pytest.approx(before[name].std().item(), rel=CLOSE)
-        assert tables["gradients"][name].l2 == pytest.approx(gradients[name].norm().item(), rel=1e-5)
+        assert tables["gradients"][name].l2 == pytest.approx(
+            gradients[name].norm().item(), rel=1e-5
+        )
         change = p.detach() - before[name]
         update = tables["updates"][name]
         # The subtraction cancels: one ulp of the weights, 2^-24, against changes of 1e-2.
         assert update.mean == pytest.approx(change.mean().item(), abs=1e-7)
         assert update.min == pytest.approx(change.min().item(), abs=1e-7)
         assert update.histogram.total == p.numel()
-        assert sum(b.count for b in update.histogram.buckets if b.high < 0) == int((change < 0).sum())
+        assert sum(b.count for b in update.histogram.buckets if b.high < 0) == int(
+            (change < 0).sum()
+        )
         state = optimizer.state[p]
         assert tables["exp_avg"][name].l1 == pytest.approx(state["exp_avg"].abs().sum().item())
         assert tables["exp_avg_sq"][name].max == pytest.approx(state["exp_avg_sq"].max().item())
@@ -70,8 +74,12 @@ def test_without_the_optimizer_updates_and_gradients_are_those_at_the_call() -> 
     weight = model[0].weight
     assert last["weights"]["0.weight"].std == pytest.approx(weight.std().item(), rel=CLOSE)
     # SGD: update = -lr * gradient, up to the rounding of weights near 0.35.
-    assert last["updates"]["0.weight"].l2 == pytest.approx(0.5 * weight.grad.norm().item(), rel=1e-3)
-    assert last["updates"]["0.weight"].mean == pytest.approx(-0.5 * weight.grad.mean().item(), abs=1e-7)
+    assert last["updates"]["0.weight"].l2 == pytest.approx(
+        0.5 * weight.grad.norm().item(), rel=1e-3
+    )
+    assert last["updates"]["0.weight"].mean == pytest.approx(
+        -0.5 * weight.grad.mean().item(), abs=1e-7
+    )
 
 
 def test_a_window_keeps_extremes_and_merges_records() -> None:
@@ -214,11 +222,11 @@ def test_wrong_arguments_are_refused(
 
 
 def test_wrong_models_are_refused() -> None:
-    with pytest.raises(TypeError, match="initstats.Monitor: expected a module, got model=int"):
+    with pytest.raises(TypeError, match=r"initstats\.Monitor: expected a module, got model=int"):
         Monitor(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="'weight': one on the meta device; leave it out"):
         Monitor(nn.Linear(3, 3, device="meta"))
-    with pytest.raises(TypeError, match="'weight': dtype=torch.complex64"):
+    with pytest.raises(TypeError, match=r"'weight': dtype=torch\.complex64"):
         Monitor(nn.Linear(3, 3, dtype=torch.complex64))
 
 

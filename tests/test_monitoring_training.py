@@ -8,11 +8,11 @@ import warnings
 
 import pytest
 import torch
-from monitored import Kept, batch, small_model, train
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from initstats.monitoring import Monitor
+from monitored import Kept, batch, small_model, train
 
 CLOSE = 1e-5
 
@@ -245,12 +245,10 @@ def test_a_monitor_attached_after_compilation_says_that_it_sees_nothing() -> Non
     compiled = torch.compile(model, backend="aot_eager")
     compiled(batch(0)).sum().backward()
     kept = Kept()
-    with (
-        Monitor(compiled, every=1, watch=("activations",), sinks=[kept]) as monitor,
-        pytest.warns(UserWarning, match="expected the forward pass to run hooks, got none"),
-    ):
+    with Monitor(compiled, every=1, watch=("activations",), sinks=[kept]) as monitor:
         compiled(batch(0)).sum().backward()
-        monitor.step()
+        with pytest.warns(UserWarning, match="expected the forward pass to run hooks, got none"):
+            monitor.step()
     assert set(kept.rows[0].missing["activations"]) == {"0", "1", "2"}
 
 

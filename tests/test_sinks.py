@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monitored import Kept, small_model, train
 from rich.console import Console
 from typer.testing import CliRunner
 
 from initstats import sinks
 from initstats.cli import app
 from initstats.monitoring import Monitor, Row
+from monitored import Kept, small_model, train
 
 
 @pytest.fixture(scope="module")

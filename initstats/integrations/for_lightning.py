@@ -10,7 +10,7 @@ from initstats.sinks.extras import require
 _lightning = require("lightning.pytorch", "integrations.for_lightning", "lightning")
 
 
-class MonitorCallback(_lightning.Callback):  # type: ignore[misc]
+class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
     """Watch the LightningModule while `Trainer.fit` runs; one optimizer.
 
     Args:

@@ -10,7 +10,7 @@ from initstats.sinks.extras import require
 _transformers = require("transformers", "integrations.for_transformers", "transformers")
 
 
-class MonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc]
+class MonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc, name-defined]
     """Watch the model while `Trainer.train` runs.
 
     Args:

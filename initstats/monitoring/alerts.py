@@ -17,6 +17,7 @@ from initstats.auditing.evidence import Evidence, LayerReport, LossReport, Param
 from initstats.auditing.findings import AuditRule, Finding, Severity
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.rows import Row
+from initstats.record import Stats
 
 LOG = logging.getLogger("initstats.monitor")
 _Key = tuple[str, str]
@@ -135,7 +136,8 @@ def evidence_of(row: Row, subject: Subject) -> Evidence:
         Evidence without losses, gradients of activations and verification.
     """
     tables = row.tables
-    gradients, updates = tables.get("gradients", {}), tables.get("updates", {})
+    none: Mapping[str, Stats] = {}
+    gradients, updates = tables.get("gradients", none), tables.get("updates", none)
     parameters = {
         name: ParameterReport(
             name,
@@ -146,10 +148,10 @@ def evidence_of(row: Row, subject: Subject) -> Evidence:
             updates.get(name),
             trained=name in gradients,
         )
-        for name, weight in tables.get("weights", {}).items()
+        for name, weight in tables.get("weights", none).items()
     }
     layers = {}
-    for name, activation in tables.get("activations", {}).items():
+    for name, activation in tables.get("activations", none).items():
         own = tuple(p for n, p in parameters.items() if n.rpartition(".")[0] == name)
         kind = subject.kinds.get(name, "")
         layers[name] = LayerReport(name, kind, False, activation, None, row.measured, own)
@@ -199,6 +201,6 @@ class Alerts:
             for finding in new:
                 try:
                     self._callback(finding, row)
-                except Exception:
+                except Exception:  # noqa: PERF203  # one that raises must not silence the next
                     LOG.exception("the alert callback raised")
         return row

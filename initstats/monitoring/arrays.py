@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,8 @@ class Records:
         finite: Integers = c[..., COUNT] - c[..., NAN] - c[..., POS_INF] - c[..., NEG_INF]
         return finite
 
-    def __getitem__(self, index: object) -> Records:
-        return Records(self.moments[index], self.counts[index])  # type: ignore[index]
+    def __getitem__(self, index: Any) -> Records:
+        return Records(self.moments[index], self.counts[index])
 
     def column(self, name: str) -> Floats:
         """Compute one property of `initstats.Stats` for every record.
@@ -200,5 +201,6 @@ def shifted_places(places: Integers, powers: int, scale: int) -> Integers:
     length = sides.shape[-1]
     target = np.clip(np.arange(length) + by, 0, length - 1)
     out = np.zeros_like(sides)
-    np.add.at(out, (..., target), sides)
+    for place, to in enumerate(target.tolist()):
+        out[..., to] += sides[..., place]
     return out.reshape(places.shape)

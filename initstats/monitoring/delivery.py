@@ -54,9 +54,13 @@ class Delivery:
 
     def _run(self) -> None:
         while (window := self._windows.get()) is not None:
-            try:
-                row = self._alerts.judge(*read_window(window))
-                for feed in self.feeds:
-                    feed.put(row)
-            except Exception:  # reading must never end training
-                LOG.exception("a row could not be read")
+            self._deliver(window)
+
+    def _deliver(self, window: Window) -> None:
+        try:
+            row = self._alerts.judge(*read_window(window))
+        except Exception:  # noqa: BLE001  # reading must never end training
+            LOG.exception("a row could not be read")
+        else:
+            for feed in self.feeds:
+                feed.put(row)

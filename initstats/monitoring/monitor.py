@@ -206,9 +206,7 @@ class Monitor:
         with torch.no_grad():
             self._window.measure(kind, layout, tensors, self._step)
 
-    def _add_flow(
-        self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]
-    ) -> None:
+    def _add_flow(self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]) -> None:
         """Add records that a compiled graph took."""
         self._window.add(kind, layout, self._step, rows)
 
@@ -263,7 +261,9 @@ class Monitor:
                     warnings.warn(_SILENT, UserWarning, stacklevel=3)
         if "updates" in self.watch:
             window.expected["updates"] = self._parameters.trained
-            window.reasons.setdefault("updates", dict.fromkeys(self._parameters.trained, NOT_STEPPED))
+            window.reasons.setdefault(
+                "updates", dict.fromkeys(self._parameters.trained, NOT_STEPPED)
+            )
         window.first_step = window.first_step or self._step
         window.last_step = self._step
         self._measured += 1

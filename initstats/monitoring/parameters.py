@@ -1,4 +1,4 @@
-"""The parameters of a model as lists that one launch takes: weights, gradients, updates, moments."""
+"""The parameters of a model as lists for one launch: weights, gradients, updates, moments."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Parameters:
         if not fits:
             self._before = [torch.empty_like(t) for t in tensors]
         if tensors:
-            torch._foreach_copy_(self._before, tensors)  # noqa: SLF001  # one launch
+            torch._foreach_copy_(self._before, tensors)  # one launch
         self._copied = Listed(names, tensors)
 
     def updates(self) -> Listed | None:
@@ -99,7 +99,7 @@ class Parameters:
         names, tensors = self._copied.names, self._copied.tensors
         self._copied = None
         if tensors:
-            torch._foreach_sub_(self._before, tensors)  # noqa: SLF001  # one launch
+            torch._foreach_sub_(self._before, tensors)  # one launch
         return Listed(names, self._before)
 
     def forget(self) -> None:
@@ -149,8 +149,8 @@ class Parameters:
         if ratios.tensors:
             ratios.tensors = list(torch._foreach_mul(ratios.tensors, ratios.tensors))  # noqa: SLF001
             floor = torch._foreach_clamp_min(second_of_ratio, _SMALLEST)  # noqa: SLF001
-            torch._foreach_div_(ratios.tensors, floor)  # noqa: SLF001
-            torch._foreach_mul_(ratios.tensors, bias)  # noqa: SLF001
+            torch._foreach_div_(ratios.tensors, floor)
+            torch._foreach_mul_(ratios.tensors, bias)
         first.names, second.names = self._layout(names["first"]), self._layout(names["second"])
         ratios.names = self._layout(names["ratio"])
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,8 +73,7 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
 
 def gradient_norms(by_step: Records) -> Floats:
     """Return the global norm of each step from the records of the gradients, `[steps]`."""
-    squares = (by_step.column("l2") ** 2).sum(axis=1)
-    norms = np.sqrt(squares)
+    norms: Floats = np.sqrt((by_step.column("l2") ** 2).sum(axis=1))
     infinite = (by_step.counts[..., POS_INF] + by_step.counts[..., NEG_INF]).any(axis=1)
     norms[infinite] = math.inf
     norms[by_step.counts[..., NAN].any(axis=1)] = math.nan

@@ -192,5 +192,3 @@ class Row:
         if ratios:
             found["update_ratio_median"] = float(np.median(ratios))
         return found
-
-

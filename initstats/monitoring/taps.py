@@ -12,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from initstats import _ops
 from initstats.auditing.collecting import floating_tensors
+from initstats.monitoring.windows import Layout
 from initstats.recipes.slots import stack_blocks
 from initstats.record_rows import Groups
-from initstats.monitoring.windows import Layout
 
 Chosen = Callable[[str, nn.Module], bool]
 IN_PLACE = "changed in place after the module returned; recorded at once from now on"
@@ -24,7 +24,8 @@ NO_TENSOR = "no floating-point tensor"
 class Measure(Protocol):
     """Takes the records of tensors now."""
 
-    def __call__(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None: ...
+    def __call__(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
+        """Take the records of the tensors that the layout names."""
 
 
 class Taps:
@@ -112,9 +113,7 @@ class Taps:
         What gradient checkpointing computes again runs inside a backward pass.
         """
         return (
-            self.active
-            and self._model.training
-            and torch._C._current_graph_task_id() == -1  # noqa: SLF001  # no public way to ask
+            self.active and self._model.training and torch._C._current_graph_task_id() == -1  # noqa: SLF001  # no public way to ask
         )
 
     def remember(self, name: str, value: Any, inputs: Any) -> None:
@@ -205,6 +204,7 @@ class OutputHook(_Hook):
         self.name = name
 
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Remember, or put the op into the graph that is being built."""
         taps = self.taps
         if not taps.active:
             return
@@ -218,6 +218,7 @@ class EndHook(_Hook):
     """Reads everything when the model has finished its forward pass."""
 
     def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Read."""
         if self.taps.active and not torch.compiler.is_compiling() and self.taps.listens():
             self.taps.flush()
 
@@ -226,6 +227,7 @@ class BeforeInPlace(_Hook):
     """Reads everything before a module overwrites its input."""
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:
+        """Read."""
         if self.taps.active and not torch.compiler.is_compiling() and self.taps.listens():
             self.taps.flush()
 

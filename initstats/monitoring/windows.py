@@ -134,14 +134,14 @@ class Window:
                 _to_pinned(f) if isinstance(f, Tensor) and f.is_cuda else f for f in segment.factors
             ]
         for device in devices:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))
             self.events.append(event)
 
     def wait(self, pause: Callable[[float], None] = time.sleep) -> None:
         """Wait until the copies have arrived. Not for the training thread."""
         for event in self.events:
-            while not event.query():
+            while not event.query():  # type: ignore[no-untyped-call]
                 pause(_POLL_SECONDS)
 
 

@@ -58,7 +58,7 @@ class WandB:
             for i, name in enumerate(table.names):
                 edges, counts = table.places.dense(i)
                 counts[edges.index(0.0)] += zeros[i]
-                if len(counts) <= _MOST_BUCKETS and sum(counts):
+                if len(counts) <= _MOST_BUCKETS and any(counts):
                     histogram = self._wandb.Histogram(np_histogram=(counts[1:], edges))
                     values[f"initstats/{kind}/{name}"] = histogram
         self._run.log(values)

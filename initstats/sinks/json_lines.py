@@ -64,12 +64,8 @@ class JsonLines:
         data = "".join(f"{line}\n" for line in to_lines(row, known)).encode()
         size = os.fstat(self._file).st_size
         try:
-            done = os.write(self._file, data)
-            if done < len(data):
-                done += os.write(self._file, data[done:])
-            if done < len(data):
-                msg = f"initstats.sinks.JsonLines: expected to write {len(data)} bytes, got {done}"
-                raise OSError(msg)
+            while data:  # once, unless the disk is nearly full: then the next write says so
+                data = data[os.write(self._file, data) :]
             if self._sync:
                 os.fsync(self._file)
         except OSError:
@@ -119,7 +115,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         FileNotFoundError: If there is no such file.
     """
     path = Path(path)
-    older = []
+    older: list[Path] = []
     while (found := _numbered(path, len(older) + 1)).exists():
         older.append(found)
     for file in (*reversed(older), path):

@@ -82,9 +82,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Row]:
 
 def _columns(table: Table) -> dict[str, Any]:
     records = table.records
-    out: dict[str, Any] = {
-        name: _numbers(records.moments[:, i]) for i, name in enumerate(_MOMENTS)
-    }
+    out: dict[str, Any] = {name: _numbers(records.moments[:, i]) for i, name in enumerate(_MOMENTS)}
     out |= {name: records.counts[:, i].tolist() for i, name in enumerate(_COUNTS)}
     if any(table.low[name] is not table.high[name] for name in table.low):
         for label, columns in (("low", table.low), ("high", table.high), ("avg", table.average)):
