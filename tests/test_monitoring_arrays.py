@@ -93,9 +93,8 @@ def test_a_power_of_two_moves_histograms_exactly(power: int) -> None:
     values = [x.double() for x in tensors()]
     records, places = taken(values)
     expected, expected_places = taken([x * 2.0**power for x in values])
-    mine = arrays.scaled(
-        Records(records.moments[None], records.counts[None]), np.array([2.0**power])
-    )
+    one_step = Records(records.moments[None], records.counts[None])
+    mine = arrays.scaled(one_step, np.array([2.0**power]))
     for name in ("mean", "std", "rms", "l1", "min", "max", "min_abs", "skewness"):
         assert mine[0].column(name) == pytest.approx(
             expected.column(name), nan_ok=True, rel=1e-9, abs=0.0

@@ -46,3 +46,22 @@ def test_thousands_of_steps_leave_no_thread_no_memory_and_every_row(tmp_path: Pa
 def resident_bytes() -> int:
     with Path("/proc/self/statm").open() as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_a_record_needs_less_than_ten_kilobytes_on_its_device() -> None:
+    from initstats.monitoring.windows import _PAGE, Segment, Window
+
+    window = Window(histograms=True)
+    tensors = [torch.ones(4) for _ in range(50)]
+    names = tuple(map(str, range(50)))
+    # One step short of a page: what a device holds at most. The last step's histogram is still
+    # there beside the sum while it is added.
+    for step in range(_PAGE):
+        window.measure("weights", names, tensors, step)
+    (segment,) = window.segments.values()
+    assert isinstance(segment, Segment)
+    assert segment.places is not None
+    held = 2 * segment.places.nbytes + sum(
+        t.nbytes for t in (*segment.moments[:_PAGE], *segment.counts[:_PAGE])
+    )
+    assert held / 50 <= 10_000
