@@ -9,6 +9,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # More arguments for pytest: make test PYTEST_ARGS='-k trunc_normal'
 PYTEST_ARGS ?=
+# Two processes: most of the time goes into compilers and interpreted kernels, which use one core.
+PYTEST := python -m pytest -n 2 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,8 +56,8 @@ demo: $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/build.stamp,$(VENV)/demo.stamp)
 	$(BIN)/initstats audit --demo
 
 test: $(VENV)/build.stamp ## All tests, then those of the ops again with the CUDA kernels executed on the CPU
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	$(BIN)/python -m pytest --backend=cuda-on-cpu $(PYTEST_ARGS)
+	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
+	$(BIN)/$(PYTEST) --backend=cuda-on-cpu $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Formatting, ruff, mypy, clang-format
 	$(BIN)/ruff format --check .
@@ -70,7 +72,7 @@ format: $(VENV)/dev.stamp ## Rewrite all files as lint wants them
 
 cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of what it emits
 	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS='75;80;90;100;120' $(BIN)/python csrc/build/compile.py
-	INITSTATS_REQUIRE_NVCC=1 $(BIN)/python -m pytest tests/test_cuda_on_cpu.py tests/test_*_kernels.py $(PYTEST_ARGS)
+	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/test_cuda_on_cpu.py tests/test_*_kernels.py $(PYTEST_ARGS)
 
 bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
 	$(BIN)/python -m benchmarks

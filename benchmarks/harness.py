@@ -33,6 +33,7 @@ class Case:
     rival: Call | None = None
     rival_name: str = "torch"
     unit: str = "element"
+    before: Call | None = None  # done before every sample of ours and the rival, not timed
     # The bars of the project: at least so many times as fast as the rival, at least this share of
     # the floor's bandwidth, at most so many nanoseconds per unit.
     bar_ratio: float | None = None
@@ -182,6 +183,8 @@ def measure(
             if rounds >= FEWEST_ROUNDS and time.perf_counter() - begin > seconds:
                 break
             for who, call in calls.items():
+                if case.before is not None:
+                    case.before()
                 samples[who].append(clock.sample(call, repeats[who]))
     finally:
         gc.enable()

@@ -1,6 +1,9 @@
 """Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
+from initstats import compiled_fills as _compiled_fills  # noqa: F401  # registers its op
 from initstats import recipes, sinks
+from initstats.acceleration import FastInit, fast_init
+from initstats.acceleration_report import AccelerationReport
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
 from initstats.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
 from initstats.deprecated_names import (
@@ -11,10 +14,12 @@ from initstats.deprecated_names import (
     kaiming_uniform,
     normal,
     orthogonal,
+    sparse,
     uniform,
     xavier_normal,
     xavier_uniform,
 )
+from initstats.ensembles import ensemble
 from initstats.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.fills import (
     foreach_normal_,
@@ -24,21 +29,34 @@ from initstats.fills import (
     trunc_normal_,
     uniform_,
 )
+from initstats.foreach_scaled_fills import (
+    foreach_kaiming_normal_,
+    foreach_kaiming_uniform_,
+    foreach_variance_scaling_,
+    foreach_xavier_normal_,
+    foreach_xavier_uniform_,
+)
 from initstats.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
+from initstats.layer_scaling import LsuvReport, lsuv_
+from initstats.measuring import stats
 from initstats.monitoring import Monitor
-from initstats.orthogonal_fills import orthogonal_
+from initstats.orthogonal_blocks import orthogonal_block_
+from initstats.orthogonal_fills import delta_orthogonal_, orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.record import Stats
-from initstats.records import StatsTable, stats
+from initstats.records import StatsTable
 from initstats.scaled_fills import (
     kaiming_normal_,
     kaiming_uniform_,
     xavier_normal_,
     xavier_uniform_,
 )
+from initstats.slices import SliceStats
+from initstats.sparse_fills import sparse_
+from initstats.transferring import WarmStart, init_new_, lora_from_weight_, warm_start_
 from initstats.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
@@ -53,33 +71,47 @@ _calculate_fan_in_and_fan_out = calculate_fan_in_and_fan_out
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccelerationReport",
     "AuditReport",
     "AuditRule",
     "Fans",
+    "FastInit",
     "Finding",
+    "LsuvReport",
     "Match",
     "Monitor",
     "Plan",
     "Receipt",
     "Recipe",
     "Rule",
+    "SliceStats",
     "Stats",
     "StatsTable",
     "VerifyReport",
+    "WarmStart",
     "audit",
     "calculate_fan_in_and_fan_out",
     "calculate_gain",
     "constant",
     "constant_",
+    "delta_orthogonal_",
     "dirac",
     "dirac_",
+    "ensemble",
     "eye",
     "eye_",
+    "fast_init",
+    "foreach_kaiming_normal_",
+    "foreach_kaiming_uniform_",
     "foreach_normal_",
     "foreach_trunc_normal_",
     "foreach_uniform_",
+    "foreach_variance_scaling_",
+    "foreach_xavier_normal_",
+    "foreach_xavier_uniform_",
     "identity_",
     "init_",
+    "init_new_",
     "kaiming_normal",
     "kaiming_normal_",
     "kaiming_uniform",
@@ -87,14 +119,19 @@ __all__ = [
     "key_of",
     "lecun_normal_",
     "lecun_uniform_",
+    "lora_from_weight_",
+    "lsuv_",
     "normal",
     "normal_",
     "ones_",
     "orthogonal",
     "orthogonal_",
+    "orthogonal_block_",
     "plan",
     "recipes",
     "sinks",
+    "sparse",
+    "sparse_",
     "stats",
     "trunc_normal_",
     "truncated_normal_",
@@ -102,6 +139,7 @@ __all__ = [
     "uniform_",
     "variance_scaling_",
     "verify",
+    "warm_start_",
     "xavier_normal",
     "xavier_normal_",
     "xavier_uniform",

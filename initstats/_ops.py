@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 # Importing torch first loads the libraries whose symbols the module needs.
 from initstats import _C
+
+SMALL_SIDE = 128  # kSmallSide of csrc/math/reflectors.h
 
 Box = tuple[Sequence[int], Sequence[int]]  # offsets and full sizes, one number per dimension
 
@@ -74,6 +77,25 @@ def trunc_normal_(
     torch.ops.initstats.trunc_normal_(tensors, keys, mean, std, low, high, box)
 
 
+def dirac_(tensors: Sequence[torch.Tensor], groups: Sequence[int], value: Sequence[float]) -> None:
+    """Fill contiguous weights with one value per output channel, zeros elsewhere; one each."""
+    torch.ops.initstats.dirac_(tensors, groups, value)
+
+
+def sparse_(
+    tensors: Sequence[torch.Tensor],
+    keys: Sequence[int],
+    std: Sequence[float],
+    zeros: Sequence[float],
+    box: Sequence[int] = (),
+) -> None:
+    """Fill matrices with normals of mean 0 and exactly so many zeros in every column."""
+    n = len(tensors)
+    stds = list(std) * n if len(std) == 1 else std
+    counts = [int(count) for count in (list(zeros) * n if len(zeros) == 1 else zeros)]
+    torch.ops.initstats.sparse_(tensors, keys, stds, counts, box)
+
+
 def stats(
     tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int] = ()
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,6 +104,38 @@ def stats(
         tensors, groups, scale, box
     )
     return result
+
+
+def slice_stats(tensor: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return moments float64 [n, 8], counts int64 [n, 8]: n indices of the first `kept` dims."""
+    result: tuple[torch.Tensor, torch.Tensor] = torch.ops.initstats.slice_stats(tensor, kept)
+    return result
+
+
+def reflectors_(
+    vectors: torch.Tensor,
+    squares: torch.Tensor,
+    diagonal: torch.Tensor,
+    key: int,
+    stream_row: int,
+    first: int,
+    size: int,
+) -> None:
+    """Write reflectors first, first + 1, ... of R^size, one per row, from coordinate first on."""
+    torch.ops.initstats.reflectors_(vectors, squares, diagonal, key, stream_row, first, size)
+
+
+def panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """Return the upper triangular T [panels, k, k] of each panel of reflections I - V^t T V."""
+    factors: torch.Tensor = torch.ops.initstats.panel_factors(gram, squares)
+    return factors
+
+
+def small_orthogonal_(
+    matrices: Sequence[torch.Tensor], keys: Sequence[int], gain: Sequence[float]
+) -> None:
+    """Fill [rows, columns] or [batch, rows, columns]; sides of at most SMALL_SIDE."""
+    torch.ops.initstats.small_orthogonal_(matrices, keys, gain)
 
 
 def _fake_fill(*_args: object) -> None:
@@ -102,6 +156,29 @@ def _fake_stats(
     )
 
 
-for _name in ("uniform_", "normal_", "trunc_normal_"):
+def _fake_slice_stats(tensor: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    n = math.prod(tensor.shape[:kept])
+    return (
+        torch.empty(n, 8, dtype=torch.float64, device=tensor.device),
+        torch.empty(n, 8, dtype=torch.int64, device=tensor.device),
+    )
+
+
+def _fake_panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    del squares
+    return torch.empty_like(gram)
+
+
+for _name in (
+    "uniform_",
+    "normal_",
+    "trunc_normal_",
+    "dirac_",
+    "sparse_",
+    "reflectors_",
+    "small_orthogonal_",
+):
     torch.library.register_fake(f"initstats::{_name}", _fake_fill)
 torch.library.register_fake("initstats::stats", _fake_stats)
+torch.library.register_fake("initstats::panel_factors", _fake_panel_factors)
+torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)

@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initstats.recipes import Distribution
+from initstats.recipes import Orthogonal
+from initstats.recipes.stacked import Simple
+
+_ROUNDING = 2.0**-8  # of an element to bfloat16, relative
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Band:
         return self.low <= value <= self.high
 
 
-def mean_band(distribution: Distribution, count: int, z: float) -> Band:
+def mean_band(distribution: Simple, count: int, z: float) -> Band:
     """Return where the mean of a sample may lie.
 
     Args:
@@ -45,7 +48,7 @@ def mean_band(distribution: Distribution, count: int, z: float) -> Band:
     return Band(distribution.mean - half, distribution.mean + half)
 
 
-def std_band(distribution: Distribution, count: int, z: float) -> Band:
+def std_band(distribution: Simple, count: int, z: float) -> Band:
     """Return where the standard deviation of a sample may lie.
 
     For a normal (n - 1) s^2 / sigma^2 is chi-square with n - 1 degrees of freedom; for another
@@ -65,6 +68,10 @@ def std_band(distribution: Distribution, count: int, z: float) -> Band:
     """
     if count == 1:
         return Band(0.0, math.inf)
+    if isinstance(distribution, Orthogonal):
+        # The sum of squares is the same for every draw; only the mean and rounding vary.
+        slack = z * z / (2 * count) + _ROUNDING
+        return Band(distribution.std * (1 - slack), distribution.std * (1 + slack))
     degrees = 2 * (count - 1) / (distribution.kurtosis - 1)
 
     def quantile(x: float) -> float:

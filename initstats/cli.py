@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,7 +21,9 @@ from initstats.auditing.demo_model import DemoConfig
 from initstats.auditing.plotting import require_matplotlib
 from initstats.auditing.printing import findings_group, layer_table, loss_table
 from initstats.monitoring.commands import add_commands
+from initstats.skeletons import load_model
 from initstats.tables import PLAIN_WIDTH
+from initstats.verifying import verify as verify_model
 
 app = typer.Typer(
     name="initstats",
@@ -100,10 +103,50 @@ def audit(
 
 
 @app.command()
-def recipes() -> None:
+def verify(
+    model: Annotated[
+        str, typer.Argument(help="package.module:function, or a checkpoint (.pt, .safetensors).")
+    ],
+    *,
+    recipe: Annotated[str, typer.Option(help="Recipe to compare with: see initstats recipes.")],
+    allow_unmatched: Annotated[
+        bool, typer.Option("--allow-unmatched", help="Leave out what no rule takes.")
+    ] = False,
+    all_parameters: Annotated[
+        bool, typer.Option("--all", help="Show parameters that are as promised, too.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+) -> None:
+    """Compare the weights of a model with what a recipe promises.
+
+    Exit status 1 when a parameter is not as promised.
+    """
+    try:
+        report = verify_model(load_model(model), recipe, allow_unmatched=allow_unmatched)
+    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
+        _refuse(str(error))
+    if output is not None:
+        output.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    console = _console()
+    console.print(report.table(failures_only=not all_parameters))
+    for name in report.unmatched:
+        console.print(f"no rule takes {name}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def recipes(
+    names: Annotated[list[str] | None, typer.Argument(help="Some of them; all when empty.")] = None,
+) -> None:
     """List the recipes with their rules and sources."""
     console = _console()
-    for name in known_recipes.available():
+    try:
+        for name in names or ():
+            known_recipes.by_name(name)
+    except ValueError as error:
+        _refuse(str(error))
+    for name in names or known_recipes.available():
         recipe = known_recipes.by_name(name)
         table = Table(
             title=f"{name} ({recipe.source})",

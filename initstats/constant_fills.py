@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from initstats.fill_checks import number
+from initstats import _ops
+from initstats.fill_checks import fillable_dtype, number
 
 _CONVOLUTIONS = (3, 4, 5)  # dimensions of the weights of 1-d, 2-d and 3-d convolutions
 
@@ -162,6 +165,17 @@ def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> to
 
 def _fill_dirac(tensor: torch.Tensor, value: float, groups: int) -> None:
     """Write the value to (g * out + d, d, centre) for every group g and channel d, else 0."""
+    plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+    known = fillable_dtype(tensor.dtype) and tensor.device.type in {"cpu", "cuda"}
+    # torch refuses to round a finite value to infinity.
+    fits = known and (math.isinf(value) or not abs(value) > torch.finfo(tensor.dtype).max)
+    if plain and fits and tensor.is_contiguous() and 0 not in tensor.shape:
+        with torch.no_grad():
+            _ops.dirac_([tensor], [groups], [value])
+        # The op writes through raw pointers: tell autograd, so that it notices stale tensors.
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(tensor)
+        return
     with torch.no_grad():
         tensor.zero_()
         if 0 in tensor.shape[:2]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from initstats import constant_fills, fills, orthogonal_fills, scaled_fills
+from initstats import constant_fills, fills, orthogonal_fills, scaled_fills, sparse_fills
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -43,3 +43,4 @@ xavier_normal = deprecated_name_of(scaled_fills.xavier_normal_)
 kaiming_uniform = deprecated_name_of(scaled_fills.kaiming_uniform_)
 kaiming_normal = deprecated_name_of(scaled_fills.kaiming_normal_)
 orthogonal = deprecated_name_of(orthogonal_fills.orthogonal_)
+sparse = deprecated_name_of(sparse_fills.sparse_)

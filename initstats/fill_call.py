@@ -3,23 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from initstats import _ops
-from initstats.fill_checks import number, numbers_for, tensor_to_fill
-from initstats.keys import draw_keys
+from initstats.fill_checks import (
+    check_normal,
+    check_sparse,
+    check_trunc_normal,
+    check_uniform,
+    has_memory,
+    number,
+    numbers_for,
+    tensor_to_fill,
+)
+from initstats.fill_errors import as_torch
+from initstats.keys import draw_key, draw_keys
 
 Numbers: TypeAlias = float | Sequence[float]
 
 
+class Family(NamedTuple):
+    """A family of distributions.
+
+    Attributes:
+        name: of the op; for torch's fills also of the method that takes these parameters.
+        op: takes tensors, keys and one list per parameter.
+        check: takes the name of the function called, a dtype and one number per parameter.
+        parameters: their names in messages.
+    """
+
+    name: str
+    op: Callable[..., None]
+    check: Callable[..., None]
+    parameters: tuple[str, ...]
+
+
+UNIFORM = Family("uniform_", _ops.uniform_, check_uniform, ("a", "b"))
+NORMAL = Family("normal_", _ops.normal_, check_normal, ("mean", "std"))
+TRUNC_NORMAL = Family(
+    "trunc_normal_", _ops.trunc_normal_, check_trunc_normal, ("mean", "std", "a", "b")
+)
+SPARSE = Family("sparse_", _ops.sparse_, check_sparse, ("std", "zeros"))
+FAMILIES = {family.name: family for family in (UNIFORM, NORMAL, TRUNC_NORMAL, SPARSE)}
+
+
+def fill_one(
+    function: str,
+    family: Family,
+    tensor: torch.Tensor,
+    values: tuple[float, ...],
+    generator: torch.Generator | None,
+    seed: int | None,
+    name: str | None,
+) -> torch.Tensor:
+    """Fill one tensor: what `fill` does, with as little as possible around the op."""
+    if torch.compiler.is_compiling():
+        names = None if name is None else [name]
+        fill(function, family, [tensor], values, generator=generator, seed=seed, names=names)
+        return tensor
+    numbers: list[float] = []
+    try:
+        tensor_to_fill(function, tensor)
+        for parameter, value in zip(family.parameters, values, strict=True):
+            exact = type(value) is float
+            numbers.append(value if exact else number(function, parameter, value))
+        family.check(function, tensor.dtype, *numbers)
+    except (TypeError, ValueError) as error:
+        raise as_torch(error, tensor, family.name, numbers) from None
+    real = has_memory(tensor)
+    if not real and seed is None:
+        draw_keys(function, 0, generator=generator, names=None if name is None else [name])
+        return tensor
+    key = draw_key(function, generator=generator, seed=seed, name=name)
+    if not real:
+        return tensor
+    if tensor.requires_grad and torch.is_grad_enabled():
+        with torch.no_grad():
+            family.op([tensor], [key], *[[value] for value in numbers])
+    else:
+        family.op([tensor], [key], *[[value] for value in numbers])
+    # The op writes through raw pointers: tell autograd, so that it notices stale tensors.
+    torch.autograd.graph.increment_version(tensor)
+    return tensor
+
+
 def fill(
     function: str,
-    op: Callable[..., None],
-    check: Callable[..., None],
+    family: Family,
     tensors: Iterable[torch.Tensor],
-    parameters: dict[str, Numbers],
+    values: Sequence[Numbers],
     *,
     generator: torch.Generator | None,
     seed: int | None,
@@ -29,14 +103,18 @@ def fill(
 
     Args:
         function: the name for messages.
-        op: takes tensors, keys and one list per parameter.
-        check: takes the function's name, a dtype and one number per parameter.
+        family: of the distribution.
         tensors: on any devices; those on meta take a place among the names, but no key is drawn.
-        parameters: by name, each one number for all tensors or one per tensor.
+        values: of the parameters, each one number for all tensors or one per tensor.
         generator: see `draw_keys`.
         seed: see `draw_keys`.
         names: see `draw_keys`; one per tensor.
     """
+    if torch.compiler.is_compiling():
+        from initstats.compiled_fills import fill_in_graph
+
+        fill_in_graph(function, family, list(tensors), values, generator, seed, names)
+        return
     todo = [tensor_to_fill(function, tensor) for tensor in tensors]
     n = len(todo)
     if names is not None and len(names) != n:
@@ -49,22 +127,32 @@ def fill(
         numbers_for(function, name, value, n)
         if isinstance(value, (list, tuple))
         else [number(function, name, value)]
-        for name, value in parameters.items()
+        for name, value in zip(family.parameters, values, strict=True)
     ]
-    if all(len(values) == 1 for values in lists):
+    if all(len(numbers) == 1 for numbers in lists):
         for dtype in {tensor.dtype for tensor in todo}:
-            check(function, dtype, *[values[0] for values in lists])
+            family.check(function, dtype, *[numbers[0] for numbers in lists])
     else:
         for i, tensor in enumerate(todo):
-            check(function, tensor.dtype, *[values[i % len(values)] for values in lists])
+            family.check(function, tensor.dtype, *[numbers[i % len(numbers)] for numbers in lists])
 
-    real = [i for i in range(n) if not todo[i].is_meta]
-    if seed is None:
-        drawn = draw_keys(function, len(real), generator=generator, names=names)
-        keys = dict(zip(real, drawn, strict=True))
-    else:
-        drawn = draw_keys(function, n, generator=generator, seed=seed, names=names)
-        keys = dict(enumerate(drawn))
+    _write(function, family.op, todo, lists, generator=generator, seed=seed, names=names)
+
+
+def _write(
+    function: str,
+    op: Callable[..., None],
+    todo: list[torch.Tensor],
+    lists: list[list[float]],
+    *,
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: Sequence[str | None] | None,
+) -> None:
+    """Draw the keys and call the op once per device: everything is checked."""
+    n = len(todo)
+    real = [i for i in range(n) if has_memory(todo[i])]
+    keys = keys_by_place(function, real, n, generator=generator, seed=seed, names=names)
     devices = {todo[i].device for i in real}
     if len(devices) > 1:  # what one op would refuse, before another one has written
         for i in real:
@@ -77,3 +165,22 @@ def fill(
             op(filled, [keys[i] for i in here], *arguments)
             # The op writes through raw pointers: tell autograd, so that it notices stale tensors.
             torch.autograd.graph.increment_version(filled)
+
+
+def keys_by_place(
+    function: str,
+    real: Sequence[int],
+    count: int,
+    *,
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: Sequence[str | None] | None,
+) -> dict[int, int]:
+    """Return the key of each of the tensors at the places `real` among `count`; see `draw_keys`.
+
+    With a seed, the others take their place among the names; a generator moves for real ones only.
+    """
+    if seed is None:
+        drawn = draw_keys(function, len(real), generator=generator, names=names)
+        return dict(zip(real, drawn, strict=True))
+    return dict(enumerate(draw_keys(function, count, generator=generator, seed=seed, names=names)))

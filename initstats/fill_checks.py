@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from initstats import _ops
 
@@ -35,17 +36,37 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
             f"initstats.{function}: expected dtype float16, bfloat16, float32 or float64,"
             f" got {kind}"
         )
-    if type(tensor).__name__ == "DTensor":
+    if type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter:
+        pass
+    elif type(tensor).__name__ == "DTensor":
         raise TypeError(
             f"initstats.{function}: expected a local tensor, got a DTensor"
             " (sharded fills are not there yet)"
         )
-    if tensor.requires_grad and not tensor.is_leaf:
+    if tensor.requires_grad and not tensor.is_leaf and not _is_part_of_a_parameter(tensor):
         raise ValueError(
             f"initstats.{function}: expected a tensor outside the autograd graph, got one with"
             f" grad_fn={type(tensor.grad_fn).__name__} (use .detach())"
         )
     return tensor
+
+
+def fillable_dtype(dtype: torch.dtype) -> bool:
+    """Whether fills write tensors of the dtype."""
+    return dtype in _DTYPES
+
+
+def _is_part_of_a_parameter(tensor: torch.Tensor) -> bool:
+    """Whether it is a view of a leaf, such as one gate's rows: filling it fills the parameter."""
+    base = tensor._base  # noqa: SLF001  # torch's name for what a view is a view of
+    return base is not None and base.is_leaf
+
+
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Whether there is something to write: not on meta, and not for torch's fake tensors."""
+    if type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter:
+        return not tensor.is_meta
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def number(function: str, name: str, value: object) -> float:
@@ -119,3 +140,9 @@ def check_trunc_normal(
             f"initstats.{function}: expected the mean in [a, b] with std=0,"
             f" got mean={mean}, a={a}, b={b}"
         )
+
+
+def check_sparse(function: str, dtype: torch.dtype, std: float, zeros: float) -> None:
+    """Raise ValueError unless std is one; the zeros were counted from the shape."""
+    del zeros
+    check_normal(function, dtype, 0.0, std)

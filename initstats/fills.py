@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
 
-from initstats import _ops
-from initstats.fill_call import Numbers, fill
-from initstats.fill_checks import check_normal, check_trunc_normal, check_uniform
+from initstats.fill_call import NORMAL, TRUNC_NORMAL, UNIFORM, Numbers, fill, fill_one
+from initstats.overrides import overridable
+
+# torch.nn.init.trunc_normal_ says so, in these words.
+FAR = (
+    "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+    "The distribution of values may be incorrect."
+)
 
 
+def is_far(mean: float, std: float, a: float, b: float) -> bool:
+    """Whether torch warns of these parameters; what later checks refuse is left to them."""
+    try:
+        fillable = math.isfinite(mean) and std > 0 and a <= b and a < math.inf and b > -math.inf
+        return fillable and (mean < a - 2 * std or mean > b + 2 * std)
+    except TypeError:
+        return False
+
+
+@overridable
 def uniform_(
     tensor: torch.Tensor,
     a: float = 0.0,
@@ -48,19 +65,10 @@ def uniform_(
     Source: the signature is torch.nn.init.uniform_; the stream is Philox4x32-10 (Salmon et al.
         2011).
     """
-    fill(
-        "uniform_",
-        _ops.uniform_,
-        check_uniform,
-        [tensor],
-        {"a": a, "b": b},
-        generator=generator,
-        seed=seed,
-        names=None if name is None else [name],
-    )
-    return tensor
+    return fill_one("uniform_", UNIFORM, tensor, (a, b), generator, seed, name)
 
 
+@overridable
 def normal_(
     tensor: torch.Tensor,
     mean: float = 0.0,
@@ -91,19 +99,10 @@ def normal_(
     Source: the signature is torch.nn.init.normal_; inverse CDF after Giles 2010 (float64: Wichura
         1988, AS 241).
     """
-    fill(
-        "normal_",
-        _ops.normal_,
-        check_normal,
-        [tensor],
-        {"mean": mean, "std": std},
-        generator=generator,
-        seed=seed,
-        names=None if name is None else [name],
-    )
-    return tensor
+    return fill_one("normal_", NORMAL, tensor, (mean, std), generator, seed, name)
 
 
+@overridable
 def trunc_normal_(
     tensor: torch.Tensor,
     mean: float = 0.0,
@@ -119,7 +118,9 @@ def trunc_normal_(
 
     The bounds are absolute values, as in torch (at std=0.02 the default ±2 cuts nothing). Any
     interval works, also narrow ones and far tails such as [5, inf]: one write per element, no
-    rejection, no host sync.
+    rejection, no host sync. The distribution is right also where torch warns that it may not be; a
+    call that torch could get warns as torch does (the mean more than 2 std from [a, b]), one with
+    `seed` does not.
 
     Args:
         tensor: as in `uniform_`.
@@ -143,17 +144,9 @@ def trunc_normal_(
     Source: the signature is torch.nn.init.trunc_normal_; the method is the inverse CDF between the
         bounds.
     """
-    fill(
-        "trunc_normal_",
-        _ops.trunc_normal_,
-        check_trunc_normal,
-        [tensor],
-        {"mean": mean, "std": std, "a": a, "b": b},
-        generator=generator,
-        seed=seed,
-        names=None if name is None else [name],
-    )
-    return tensor
+    if seed is None and is_far(mean, std, a, b):
+        warnings.warn(FAR, stacklevel=3)
+    return fill_one("trunc_normal_", TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)
 
 
 def foreach_uniform_(
@@ -183,10 +176,9 @@ def foreach_uniform_(
     """
     fill(
         "foreach_uniform_",
-        _ops.uniform_,
-        check_uniform,
+        UNIFORM,
         tensors,
-        {"a": a, "b": b},
+        (a, b),
         generator=generator,
         seed=seed,
         names=names,
@@ -220,10 +212,9 @@ def foreach_normal_(
     """
     fill(
         "foreach_normal_",
-        _ops.normal_,
-        check_normal,
+        NORMAL,
         tensors,
-        {"mean": mean, "std": std},
+        (mean, std),
         generator=generator,
         seed=seed,
         names=names,
@@ -261,10 +252,9 @@ def foreach_trunc_normal_(
     """
     fill(
         "foreach_trunc_normal_",
-        _ops.trunc_normal_,
-        check_trunc_normal,
+        TRUNC_NORMAL,
         tensors,
-        {"mean": mean, "std": std, "a": a, "b": b},
+        (mean, std, a, b),
         generator=generator,
         seed=seed,
         names=names,

@@ -123,8 +123,17 @@ def _gain_of_name(name: str, param: object) -> float:
     raise ValueError(f"Unsupported nonlinearity {name}")
 
 
-@cache
 def _gain_of_known(name: str) -> float:
+    return _computed_gains(name)
+
+
+# While a function is compiled the gain is computed, not traced. torch.compiler's
+# assume_constant_result sets this attribute too, but imports the compiler: two seconds.
+_gain_of_known._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+@cache
+def _computed_gains(name: str) -> float:
     return _gain_of_function(_FUNCTIONS[name], name)
 
 

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from rich.table import Table
 from torch import nn
 
-from initstats.fills import foreach_normal_, foreach_uniform_
-from initstats.planning import Plan, PlanEntry, plan, require_complete
-from initstats.recipes import Constant, Normal, Recipe, Uniform
-from initstats.tables import render
+from initstats.filling import check_entries, fill_entries
+from initstats.materialising import BufferMaker, materialise, reset_norms
+from initstats.plan_checks import require_complete
+from initstats.planning import Plan, plan
+from initstats.receipts import Receipt, receipt_entry, take_fingerprints
+from initstats.recipes import Recipe
 
-RECEIPT_SCHEMA = "initstats.receipt/1"
-
-
-@dataclass(frozen=True, eq=False)
-class Receipt:
-    """What `init_` did: enough to do it again.
-
-    Attributes:
-        plan: The plan that was carried out.
-        seed: The seed of every key.
-        torch_version: Version of torch that ran it.
-    """
-
-    plan: Plan
-    seed: int
-    torch_version: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the receipt as JSON-able values, with the schema's name and version."""
-        return {
-            "schema": RECEIPT_SCHEMA,
-            "seed": self.seed,
-            "torch": self.torch_version,
-            **self.plan.to_dict(),
-        }
-
-    def __rich__(self) -> Table:
-        table = self.plan.__rich__()
-        table.title = f"initialised by recipe {self.plan.recipe.name}, seed {self.seed}"
-        return table
-
-    def __str__(self) -> str:
-        return render(self)
+__all__ = ["Receipt", "init_", "initialise_plan", "seed_or_draw"]
 
 
 def init_(
@@ -54,67 +22,128 @@ def init_(
     recipe: Recipe | str,
     *,
     seed: int | None = None,
+    device: torch.device | str | None = None,
     allow_unmatched: bool = False,
+    roles: Mapping[str, str] | None = None,
+    buffers: Mapping[str, BufferMaker] | None = None,
+    fingerprints: bool = True,
 ) -> Receipt:
     """Initialise the parameters of a model by a recipe, in place.
 
-    All normals are written by one fill, and so are all uniforms. The key of a parameter comes
-    from the seed and its name, so that adding a layer changes no other layer. Parameters that
-    transformers marked as loaded are left alone.
+    Each kind of distribution is written by one fill. The key of a parameter comes from the seed
+    and its name, so that adding a layer changes no other layer. Tied parameters are written once.
+    Parameters that transformers marked as loaded are left alone. The running statistics of norms
+    are reset with the norm.
 
     Args:
-        model: Any module. On the meta device nothing is written.
+        model: Any module. What is on the meta device stays there unless `device` is given.
         recipe: A recipe, or the name of one in `initstats.recipes.available()`.
         seed: Seed of all keys, in [-2**63, 2**64); when None drawn from torch's default CPU
             generator.
+        device: Where to put parameters and buffers that are on the meta device. Ties are kept,
+            which `Module.to_empty` does not do.
         allow_unmatched: Leave parameters that no rule takes as they are, instead of refusing.
+        roles: As in `plan`.
+        buffers: For buffers on the meta device that initstats does not know how to make: tensors,
+            or functions from the owner to a tensor, by glob pattern on the name.
+        fingerprints: Take a fingerprint of every parameter for the receipt, one read of each.
 
     Returns:
         The receipt, with the seed that was used.
 
     Raises:
         TypeError: If `model`, `recipe` or `seed` is of another kind.
-        ValueError: If `plan` refuses the model, a parameter is taken by no rule, the seed is out
-            of range, or no value of a parameter's dtype lies in the interval of a uniform. Nothing
+        ValueError: If `plan` refuses the model, a parameter is taken by no rule, a rule takes no
+            parameter, the seed is out of range, no value of a parameter's dtype lies between the
+            bounds of a distribution, or something on meta cannot be made on `device`. Nothing
             has been written then.
 
-    Determinism: bitwise. The same seed and names give the same weights on any device.
+    Determinism: bitwise. The same seed and names give the same weights on any device; orthogonal
+        matrices run_to_run.
     """
-    planned = plan(model, recipe)
-    if not allow_unmatched:
-        require_complete("init_", planned)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise TypeError(f"initstats.init_: expected seed to be an int or None, got seed={seed!r}")
-    if seed is not None and not -(2**63) <= seed < 2**64:
-        raise ValueError(f"initstats.init_: expected seed in [-2**63, 2**64), got seed={seed}")
+    planned = plan(model, recipe, roles=roles)
+    require_complete("init_", planned, allow_unmatched=allow_unmatched)
+    return initialise_plan(
+        "init_",
+        model,
+        planned,
+        seed=seed,
+        device=device,
+        buffers=buffers,
+        fingerprints=fingerprints,
+    )
+
+
+def initialise_plan(
+    function: str,
+    model: nn.Module,
+    planned: Plan,
+    *,
+    seed: int | None,
+    device: torch.device | str | None = None,
+    buffers: Mapping[str, BufferMaker] | None = None,
+    fingerprints: bool = True,
+) -> Receipt:
+    """Carry out a plan.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        model: The model.
+        planned: The plan for it, complete.
+        seed: As in `init_`.
+        device: As in `init_`.
+        buffers: As in `init_`.
+        fingerprints: As in `init_`.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        TypeError: As `init_`.
+        ValueError: As `init_`.
+    """
+    seed = seed_or_draw(function, seed)
+    check_entries(function, planned.entries)
+    made: tuple[str, ...] = ()
+    if device is not None:
+        planned, made = materialise(function, model, planned, torch.device(device), buffers)
+    fill_entries(function, planned.entries, seed)
+    norms = reset_norms(model, planned)
+    written = [entry for entry in planned if not entry.keep]
+    from initstats import __version__
+
+    return Receipt(
+        recipe=planned.recipe.name,
+        source=planned.recipe.source,
+        seed=seed,
+        versions={"torch": torch.__version__, "initstats": __version__},
+        entries={entry.name: receipt_entry(entry) for entry in planned},
+        buffers=(*made, *norms),
+        unmatched=planned.unmatched,
+        _fingerprints=take_fingerprints(written) if fingerprints else None,
+    )
+
+
+def seed_or_draw(function: str, seed: int | None) -> int:
+    """Check a seed, or draw one from torch's default CPU generator.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        seed: The seed, or None.
+
+    Returns:
+        The seed.
+
+    Raises:
+        TypeError: If it is no integer.
+        ValueError: If it is outside [-2**63, 2**64).
+    """
     if seed is None:
-        seed = int(torch.randint(2**63 - 1, ()).item())
-    _fill([entry for entry in planned if not entry.keep], seed)
-    return Receipt(planned, seed, torch.__version__)
-
-
-def _fill(entries: list[PlanEntry], seed: int) -> None:
-    """Write the promised values, one fill per kind of distribution."""
-    normals = [(e, e.distribution) for e in entries if isinstance(e.distribution, Normal)]
-    uniforms = [(e, e.distribution) for e in entries if isinstance(e.distribution, Uniform)]
-    with torch.no_grad():
-        # Uniforms first: only they can be refused, for an interval too narrow for the dtype.
-        if uniforms:
-            foreach_uniform_(
-                [entry.parameter for entry, _ in uniforms],
-                [distribution.low for _, distribution in uniforms],
-                [distribution.high for _, distribution in uniforms],
-                seed=seed,
-                names=[entry.name for entry, _ in uniforms],
-            )
-        if normals:
-            foreach_normal_(
-                [entry.parameter for entry, _ in normals],
-                [distribution.mean for _, distribution in normals],
-                [distribution.std for _, distribution in normals],
-                seed=seed,
-                names=[entry.name for entry, _ in normals],
-            )
-        for entry in entries:
-            if isinstance(entry.distribution, Constant):
-                entry.parameter.fill_(entry.distribution.value)
+        return int(torch.randint(2**63 - 1, (), device="cpu").item())
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(
+            f"initstats.{function}: expected seed to be an int or None, got seed={seed!r}"
+        )
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"initstats.{function}: expected seed in [-2**63, 2**64), got seed={seed}")
+    return seed

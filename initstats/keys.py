@@ -6,12 +6,14 @@ A key and the number of an element decide every bit of a fill: docs/stream.md.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 
 import torch
 
 _DOMAIN = b"initstats key v1"  # domain tag: part of the stream, never changes
 _UINT64 = 1 << 64
+_OF_THREAD = threading.local()
 
 
 def key_of(seed: int, name: str | None = None) -> int:
@@ -99,6 +101,34 @@ def draw_keys(
         keys.append(_signed(key_of(generator.initial_seed(), f"offset {offset}")))
         generator.set_offset(offset + 4)  # torch keeps offsets multiples of 4
     return keys
+
+
+def draw_key(
+    function: str,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> int:
+    """Return what `draw_keys` returns for one tensor, in a quarter of the time."""
+    if seed is None and name is None:
+        if generator is None:
+            generator = torch.default_generator
+        if getattr(getattr(generator, "device", None), "type", None) == "cpu":
+            draw = _buffer().random_(-(2**63), None, generator=generator)
+            return int(draw.item())
+    names = None if name is None else [name]
+    return draw_keys(function, 1, generator=generator, seed=seed, names=names)[0]
+
+
+def _buffer() -> torch.Tensor:
+    """Return this thread's place for one draw: making a tensor takes longer than drawing."""
+    buffer: torch.Tensor | None = getattr(_OF_THREAD, "buffer", None)
+    if buffer is None:
+        # Outside of inference mode both kinds of code may write to it.
+        with torch.inference_mode(mode=False):
+            buffer = _OF_THREAD.buffer = torch.empty(1, dtype=torch.int64, device="cpu")
+    return buffer
 
 
 def _signed(key: int) -> int:

@@ -1,41 +1,144 @@
-"""Orthogonal matrices without QR: products of random reflections, applied as matrix products."""
+"""Orthogonal matrices without QR, as products of random reflections: one, many, in convolutions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 import torch
 
 from initstats import _ops
-from initstats.fill_checks import number, tensor_to_fill
-from initstats.keys import draw_keys
+from initstats.fill_call import keys_by_place
+from initstats.fill_checks import has_memory, number, tensor_to_fill
+from initstats.orthogonal_products import write_batch
+from initstats.overrides import overridable
 
-# Reflections that are applied together. Larger panels are fewer and larger matrix products, at the
-# price of _PANEL / (2 n) more operations.
-_PANEL = 128
 _MATRIX_DIMS = 2
 
 
+@overload
 def orthogonal_(
     tensor: torch.Tensor,
     gain: float = 1,
     generator: torch.Generator | None = None,
     *,
+    batch_dims: int = 0,
+    seed: int | None = None,
+    name: str | None = None,
+) -> torch.Tensor: ...
+
+
+@overload
+def orthogonal_(
+    tensor: Iterable[torch.Tensor],
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    batch_dims: int = 0,
+    seed: int | None = None,
+    name: Sequence[str | None] | None = None,
+) -> list[torch.Tensor]: ...
+
+
+@overridable
+def orthogonal_(
+    tensor: torch.Tensor | Iterable[torch.Tensor],
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    batch_dims: int = 0,
+    seed: int | None = None,
+    name: str | Sequence[str | None] | None = None,
+) -> torch.Tensor | list[torch.Tensor]:
+    """Fill the tensor, or many, with random (semi-)orthogonal matrices times gain, in place.
+
+    A matrix is uniform on the orthogonal group (Haar): the product of n random reflections. Their
+    vectors come from the stream, all known beforehand, so that whole panels of them are applied as
+    matrix products; there is no QR. Rows are orthonormal if there are at most as many as columns,
+    else columns are. Matrices with sides of at most 128 are made side by side in one call of a
+    kernel, so a list or a batch of them is much faster than a loop.
+
+    Args:
+        tensor: [rows, ...], at least two dimensions after the batch's; those after the first are
+            flattened to columns. float16, bfloat16 (computed in float32), float32 or float64, any
+            strides. Or several such tensors, on any devices; none is written unless all are fit.
+        gain: factor, finite.
+        generator: as in `uniform_`; one draw per tensor.
+        batch_dims: how many of the first dimensions number independent matrices, as in
+            [heads, d, d]. The four gates of an LSTM are such a batch:
+            `orthogonal_(lstm.weight_hh_l0.detach().unflatten(0, (4, -1)), batch_dims=1)`.
+        seed: as in `uniform_`.
+        name: as in `uniform_`; for several tensors, one name each.
+
+    Returns:
+        The tensor, or the list of tensors.
+
+    Raises:
+        TypeError: batch_dims is not an integer; otherwise as `uniform_`.
+        ValueError: fewer than two dimensions after the batch's, batch_dims < 0, gain not finite, a
+            tensor that occurs twice, names of another number; otherwise as `uniform_`.
+        RuntimeError: elements of a tensor share memory (expanded tensors).
+
+    Determinism: run_to_run. The reflections are bitwise the same on any device and for any number
+        of threads; their product is rounded as torch's matrix product rounds, which depends on
+        device, library and threads. Where both sides are at most 128: bitwise.
+    Source: Stewart 1980, SIAM J. Numer. Anal. 17, "The efficient generation of random orthogonal
+        matrices with an application to condition estimators"; panels by the UT transform, Joffrain
+        et al. 2006, "Accumulating Householder transformations, revisited". The signature is
+        torch.nn.init.orthogonal_ (Saxe et al. 2013).
+    """
+    function = "orthogonal_"
+    one = isinstance(tensor, torch.Tensor) or not isinstance(tensor, Iterable)
+    tensors: list[torch.Tensor] = [tensor] if one else list(tensor)  # type: ignore[list-item]
+    if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
+        raise TypeError(
+            f"initstats.{function}: expected batch_dims to be an integer,"
+            f" got batch_dims={batch_dims!r}"
+        )
+    if batch_dims < 0:
+        raise ValueError(
+            f"initstats.{function}: expected batch_dims >= 0, got batch_dims={batch_dims}"
+        )
+    for each in tensors:
+        _check(function, each, batch_dims)
+    scale = finite_gain(function, gain)
+    names = None if name is None else [name] if isinstance(name, str) else list(name)
+    if names is not None and len(names) != len(tensors):
+        raise ValueError(
+            f"initstats.{function}: expected one name per tensor, {len(tensors)}, got {len(names)}"
+        )
+    if len({id(each) for each in tensors}) != len(tensors):
+        raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
+    real = [i for i, each in enumerate(tensors) if has_memory(each) and each.numel() > 0]
+    keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
+    with torch.no_grad():
+        write_matrices([(tensors[i], batch_dims, keys[i]) for i in real], scale)
+    return tensors[0] if one else tensors
+
+
+@overridable
+def delta_orthogonal_(
+    tensor: torch.Tensor,
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    groups: int = 1,
     seed: int | None = None,
     name: str | None = None,
 ) -> torch.Tensor:
-    """Fill the tensor with a random (semi-)orthogonal matrix times gain, in place.
+    """Fill the weight of a convolution with zeros and an orthogonal matrix at its centre, in place.
 
-    The matrix is uniform on the orthogonal group (Haar): the product of n random reflections. Their
-    vectors come from the stream, all known beforehand, so that whole panels of them are applied as
-    matrix products; there is no QR. Rows are orthonormal if there are at most as many as columns,
-    else columns are.
+    With circular padding (and away from the border with any) the convolution then keeps the norm of
+    its input, times gain; deep networks of such layers train without normalisation.
 
     Args:
-        tensor: [rows, ...], at least two dimensions; those after the first are flattened to
-            columns. float16, bfloat16 (computed in float32), float32 or float64, any strides.
+        tensor: weight of a convolution, [out_channels, in_channels / groups, k, ...] with one to
+            three kernel dimensions; dtypes and strides as in `orthogonal_`. The centre of a kernel
+            dimension is (k - 1) // 2, where padding="same" has it.
         gain: factor, finite.
         generator: as in `uniform_`.
+        groups: of the convolution: each gets an orthogonal matrix of its own.
         seed: as in `uniform_`.
         name: as in `uniform_`.
 
@@ -43,87 +146,93 @@ def orthogonal_(
         The tensor.
 
     Raises:
-        TypeError: as `uniform_`.
-        ValueError: fewer than two dimensions, gain not finite; otherwise as `uniform_`.
-        RuntimeError: elements of the tensor share memory (expanded tensors).
+        TypeError: groups is not an integer; otherwise as `orthogonal_`.
+        ValueError: not three to five dimensions, groups < 1 or no divisor of out_channels, a group
+            with more channels in than out (its norm cannot be kept); otherwise as `orthogonal_`.
+        RuntimeError: as `orthogonal_`.
 
-    Determinism: run_to_run. The reflections are bitwise the same on any device; their product is
-        rounded as torch's matrix product rounds, which depends on device, library and threads.
-    Source: Stewart 1980, SIAM J. Numer. Anal. 17, "The efficient generation of random orthogonal
-        matrices with an application to condition estimators"; panels by the UT transform, Joffrain
-        et al. 2006, "Accumulating Householder transformations, revisited". The signature is
-        torch.nn.init.orthogonal_ (Saxe et al. 2013).
+    Determinism: run_to_run, as `orthogonal_`.
+    Source: Xiao et al. 2018, "Dynamical isometry and a mean field theory of CNNs", section 2.4.
     """
-    tensor_to_fill("orthogonal_", tensor)
-    if tensor.dim() < _MATRIX_DIMS:
+    function = "delta_orthogonal_"
+    tensor_to_fill(function, tensor)
+    if tensor.dim() not in (3, 4, 5):
         raise ValueError(
-            "initstats.orthogonal_: Only tensors with 2 or more dimensions are supported,"
+            f"initstats.{function}: expected a weight with 3, 4 or 5 dimensions,"
             f" got shape={tuple(tensor.shape)}"
         )
-    scale = number("orthogonal_", "gain", gain)
-    if not math.isfinite(scale):
-        raise ValueError(f"initstats.orthogonal_: expected gain to be finite, got gain={gain}")
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(
+            f"initstats.{function}: expected groups to be an integer, got groups={groups!r}"
+        )
+    outputs, inputs = tensor.shape[:2]
+    if groups < 1 or outputs % groups != 0:
+        raise ValueError(
+            f"initstats.{function}: expected groups >= 1 that divides out_channels={outputs},"
+            f" got groups={groups}"
+        )
+    if inputs > outputs // groups:
+        raise ValueError(
+            f"initstats.{function}: expected at most as many channels in as out,"
+            f" got in={inputs}, out={outputs // groups}"
+        )
+    scale = finite_gain(function, gain)
     names = None if name is None else [name]
-    if tensor.is_meta or tensor.numel() == 0:
+    if not has_memory(tensor) or tensor.numel() == 0:
         return tensor
-    key = draw_keys("orthogonal_", 1, generator=generator, seed=seed, names=names)
+    _ops.check_memory(function, tensor)
+    (key,) = keys_by_place(function, [0], 1, generator=generator, seed=seed, names=names).values()
     with torch.no_grad():
-        # Writes zeros, and refuses a tensor whose elements share memory.
-        _ops.uniform_([tensor], [0], [0.0], [0.0])
-        rows = tensor.shape[0]
-        narrow = tensor.dtype in (torch.float16, torch.bfloat16)
-        in_place = not narrow and tensor.is_contiguous()
-        matrix = tensor.view(rows, -1) if in_place else _zeros_like_matrix(tensor)
-        _multiply_reflections(matrix if rows >= matrix.shape[1] else matrix.t(), key, scale)
-        if not in_place:
-            tensor.copy_(matrix.view(tensor.shape))
-        torch.autograd.graph.increment_version(tensor)
+        tensor.zero_()
+        centre = tensor
+        for k in tensor.shape[2:]:
+            centre = centre.select(2, (k - 1) // 2)
+        centre = centre.view(groups, outputs // groups, inputs)
+        write_matrices([(centre, 1, key)], scale)
     return tensor
 
 
-def _zeros_like_matrix(tensor: torch.Tensor) -> torch.Tensor:
-    dtype = torch.float64 if tensor.dtype is torch.float64 else torch.float32
-    rows = tensor.shape[0]
-    return torch.zeros(rows, tensor.numel() // rows, dtype=dtype, device=tensor.device)
+def finite_gain(function: str, gain: float) -> float:
+    """Return the gain as a float. Raises TypeError, or ValueError where it is not finite."""
+    scale = number(function, "gain", gain)
+    if not math.isfinite(scale):
+        raise ValueError(f"initstats.{function}: expected gain to be finite, got gain={gain}")
+    return scale
 
 
-def _reflectors(m: int, n: int, key: list[int], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the vectors of n reflections of R^m, [m, n], and the signs of the R that they leave.
-
-    Column k is zero above its diagonal element; below stands a standard normal vector x of m - k
-    elements, with x_0 + sign(x_0) |x| in place of x_0: the reflection takes x to the first axis.
-    """
-    vectors = torch.empty(m, n, dtype=like.dtype, device=like.device)
-    _ops.normal_([vectors], key, [0.0], [1.0])
-    vectors.tril_()
-    diagonal = vectors.diagonal()
-    signs = torch.where(diagonal < 0, 1.0, -1.0).to(like.dtype)
-    diagonal.sub_(signs * torch.linalg.vector_norm(vectors, dim=0))
-    return vectors, signs
+def _check(function: str, tensor: torch.Tensor, batch_dims: int) -> None:
+    tensor_to_fill(function, tensor)
+    if tensor.dim() < _MATRIX_DIMS + batch_dims:
+        after = f" after batch_dims={batch_dims}" if batch_dims else ""
+        raise ValueError(
+            f"initstats.{function}: Only tensors with 2 or more dimensions{after} are supported,"
+            f" got shape={tuple(tensor.shape)}"
+        )
+    if has_memory(tensor) and not tensor.is_contiguous():
+        _ops.check_memory(function, tensor)
 
 
-def _multiply_reflections(matrix: torch.Tensor, key: list[int], gain: float) -> None:
-    """Turn zeros, [m, n] with m >= n, into the first n columns of H_0 ... H_(n-1), times gain.
-
-    The signs make the diagonal of the R of the implied QR positive, without which the product would
-    not be Haar. From the last panel to the first, so that each touches only the rows and columns
-    from its own first one on.
-    """
-    m, n = matrix.shape
-    vectors, signs = _reflectors(m, n, key, matrix)
-    matrix.diagonal().copy_(signs * gain)
-    for begin in reversed(range(0, n, _PANEL)):
-        v = vectors[begin:, begin : begin + _PANEL]
-        part = matrix[begin:, begin:]
-        factor = _panel_factor(v)
-        part.addmm_(v, factor @ (v.t() @ part), alpha=-1)
-
-
-def _panel_factor(v: torch.Tensor) -> torch.Tensor:
-    """Return the T of H_0 ... H_(k-1) = I - V T V^t: T^-1 = striu(V^t V) + diag(V^t V) / 2."""
-    gram = (v.t() @ v).double()
-    inverse = gram.triu()
-    inverse.diagonal().mul_(0.5)
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    factor: torch.Tensor = torch.linalg.solve_triangular(inverse, identity, upper=True)
-    return factor.to(v.dtype)
+def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int]], gain: float) -> None:
+    """Fill tensors, each with its batch_dims and key, which are checked and not empty."""
+    small: dict[torch.device, list[tuple[torch.Tensor, int]]] = {}
+    copied = []
+    for tensor, batch_dims, key in todo:
+        if batch_dims == 0 and tensor.dim() == _MATRIX_DIMS:
+            matrices = tensor
+        else:
+            shape = (math.prod(tensor.shape[:batch_dims]), tensor.shape[batch_dims], -1)
+            try:
+                matrices = tensor.view(shape)
+            except RuntimeError:  # strides that no view can flatten
+                matrices = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                matrices = matrices.view(shape)
+                copied.append((tensor, matrices))
+        if max(matrices.shape[-_MATRIX_DIMS:]) <= _ops.SMALL_SIDE:
+            small.setdefault(tensor.device, []).append((matrices, key))
+        else:
+            write_batch(matrices if matrices.dim() > _MATRIX_DIMS else matrices[None], key, gain)
+    for batch in small.values():
+        _ops.small_orthogonal_([each for each, _ in batch], [key for _, key in batch], [gain])
+    for tensor, matrices in copied:
+        tensor.copy_(matrices.view(tensor.shape))
+    torch.autograd.graph.increment_version([tensor for tensor, _, _ in todo])

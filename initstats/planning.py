@@ -2,68 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.recipes import Distribution, Recipe, Rule, Slot, by_name
+from initstats.keys import key_of
+from initstats.plan_checks import (
+    require_agreeing_ties,
+    require_fillable,
+    require_separate_memory,
+    resolve,
+)
+from initstats.plan_entry import PlanEntry
+from initstats.recipes import Constant, Recipe, Rule, Slot
+from initstats.recipes.roles import check_roles
 from initstats.recipes.slots import slots
+from initstats.recipes.stacked import Distribution, Kept
 from initstats.tables import block_pattern, render
 
+# Columns of the table as text: names, roles and reasons are long.
+_WIDTH = 160
+# A head may be tied to the embedding.
+_TIED_ON_PURPOSE = {"embedding", "head"}
+
 __all__ = ["Plan", "PlanEntry", "Recipe", "Rule", "plan"]
-
-
-@dataclass(frozen=True, eq=False)
-class PlanEntry:
-    """What a plan holds for one parameter.
-
-    Attributes:
-        name: Name under which the rule took it; with the seed it makes the key of its values.
-        shape: Its shape.
-        dtype: Its dtype, as text.
-        count: Number of elements.
-        rule: Label of the rule that took it.
-        why: What of the parameter matched.
-        distribution: What the rule promises.
-        tied_to: The other names of the same parameter.
-        also_matched: Labels of later rules that match too; the first rule wins.
-        keep: True when transformers marked the parameter as loaded: `init_` leaves it alone.
-        parameter: The parameter itself.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    count: int
-    rule: str
-    why: str
-    distribution: Distribution
-    tied_to: tuple[str, ...]
-    also_matched: tuple[str, ...]
-    keep: bool
-    parameter: torch.Tensor = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as JSON-able values."""
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "count": self.count,
-            "rule": self.rule,
-            "why": self.why,
-            "distribution": str(self.distribution),
-            "mean": self.distribution.mean,
-            "std": self.distribution.std,
-            "tied_to": list(self.tied_to),
-            "also_matched": list(self.also_matched),
-            "keep": self.keep,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +41,14 @@ class Plan:
         entries: One per parameter that a rule takes, in the order of the model.
         unmatched: Names of the parameters that no rule takes.
         unused_rules: Labels of the rules that took nothing.
+        seed: The seed whose keys are shown; None shows none.
     """
 
     recipe: Recipe
     entries: tuple[PlanEntry, ...]
     unmatched: tuple[str, ...]
     unused_rules: tuple[str, ...]
+    seed: int | None = None
 
     def __iter__(self) -> Iterator[PlanEntry]:
         return iter(self.entries)
@@ -93,174 +61,160 @@ class Plan:
         return {
             "recipe": self.recipe.name,
             "source": self.recipe.source,
-            "parameters": [entry.to_dict() for entry in self.entries],
+            "seed": self.seed,
+            "parameters": [{**entry.to_dict(), "key": self.key(entry)} for entry in self.entries],
             "unmatched": list(self.unmatched),
             "unused_rules": list(self.unused_rules),
         }
 
+    def key(self, entry: PlanEntry) -> str | None:
+        """Return the key of an entry's values as 16 hexadecimal digits, or None without a seed."""
+        return None if self.seed is None else f"{key_of(self.seed, entry.key_name):016x}"
+
     def __rich__(self) -> Table:
         groups: dict[tuple[str, ...], int] = {}
         for entry in self.entries:
-            name = " = ".join(block_pattern(n) for n in (entry.name, *entry.tied_to))
+            key = self.key(entry)
+            # With keys every parameter has a line; without, those of all blocks share one.
+            pattern = block_pattern if key is None else str
+            name = " = ".join(pattern(n) for n in (entry.name, *entry.tied_to))
             shape = "x".join(map(str, entry.shape)) or "scalar"
-            fill = "kept: already loaded" if entry.keep else str(entry.distribution)
-            key = (name, shape, fill, f"{entry.rule}: {entry.why}")
-            groups[key] = groups.get(key, 0) + 1
+            loaded = entry.keep and not isinstance(entry.distribution, Kept)
+            fill = "kept: already loaded" if loaded else entry.promise
+            also = f"; before {', '.join(entry.also_matched)}" if entry.also_matched else ""
+            tail = () if key is None else (key,)
+            line = (name, shape, entry.role, fill, f"{entry.rule}: {entry.why}{also}", *tail)
+            groups[line] = groups.get(line, 0) + 1
         title = f"plan of recipe {self.recipe.name}: {len(self)} parameters"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         table.add_column("parameter", overflow="fold", min_width=24)
-        for column in ("shape", "values"):
-            table.add_column(column, no_wrap=True, min_width=10)
+        for column in ("shape", "role", "values"):
+            table.add_column(column, no_wrap=column != "role", min_width=10)
         table.add_column("rule, and why it matches")
+        if self.seed is not None:
+            table.add_column("key", no_wrap=True, min_width=16)
         for (name, *rest), members in groups.items():
             table.add_row(name if members == 1 else f"{members} x {name}", *rest)
+        verdict = "left as it is" if self.recipe.partial else "[red]no rule takes it[/]"
         for name in self.unmatched:
-            table.add_row(name, "", "", "[red]no rule takes it[/]")
+            table.add_row(name, "", "", "", verdict)
         return table
 
     def __str__(self) -> str:
-        return render(self)
+        return render(self, _WIDTH)
 
 
-def plan(model: nn.Module, recipe: Recipe | str) -> Plan:
+def plan(
+    model: nn.Module,
+    recipe: Recipe | str,
+    *,
+    roles: Mapping[str, str] | None = None,
+    seed: int | None = None,
+) -> Plan:
     """Decide which rule of a recipe takes each parameter. Writes nothing.
 
     Rules are tried in the order of the recipe and the first that matches takes the parameter;
     the entry names the others. A tied parameter is planned once: its names are tried in the order
-    of the model, and the first name that any rule takes decides.
+    of the model, and the first name that any rule takes decides. The row of an embedding that its
+    `padding_idx` names stays 0.
 
     Args:
         model: Any module, also on the meta device.
         recipe: A recipe, or the name of one in `initstats.recipes.available()`.
+        roles: Roles (`initstats.recipes.ROLES`) by glob pattern on the name, for parameters whose
+            role is not recognised well; the first pattern that matches decides.
+        seed: Show the key of each parameter that `init_` with this seed takes.
 
     Returns:
         The plan. Parameters that no rule takes are listed in `unmatched`.
 
     Raises:
         TypeError: If `model` is no module or `recipe` neither a recipe nor a name.
-        ValueError: If the model has no parameters, the recipe is unknown, or a parameter cannot
-            be filled: lazy and not yet shaped, of size 0, sparse, not floating point, or hidden
-            behind a parametrization.
+        ValueError: If the model has no parameters, the recipe or a role is unknown, the seed is
+            outside [-2**63, 2**64), a parameter
+            that a rule takes cannot be filled (lazy and not yet shaped, of size 0, sparse, not
+            floating point, or hidden behind a parametrization), two parameters share a part of
+            their memory, or the names of a tied one contradict each other.
 
     Determinism: bitwise. A plan depends on the names, classes and shapes of the model only.
     """
     recipe = resolve("plan", model, recipe)
+    check_roles("plan", roles)
+    if seed is not None:
+        key_of(seed)
+    groups = slots(model, roles)
+    require_separate_memory(groups)
     entries: list[PlanEntry] = []
     unmatched: list[str] = []
     used: set[int] = set()
-    for group in slots(model):
-        _require_fillable(group[0])
-        taken = next((m for m in (_take(slot, recipe) for slot in group) if m is not None), None)
-        if taken is None:
+    for group in groups:
+        taken = [(slot, matches) for slot in group if (matches := _matches(slot, recipe))]
+        if not taken:
             unmatched.append(group[0].name)
             continue
-        slot, matches = taken
-        index, why = matches[0]
-        used.add(index)
-        entries.append(
-            PlanEntry(
-                name=slot.name,
-                shape=tuple(slot.parameter.shape),
-                dtype=str(slot.parameter.dtype).removeprefix("torch."),
-                count=slot.parameter.numel(),
-                rule=recipe.rules[index].label,
-                why=why,
-                distribution=recipe.rules[index].distribution(slot),
-                tied_to=tuple(other.name for other in group if other is not slot),
-                also_matched=tuple(recipe.rules[i].label for i, _ in matches[1:]),
-                # transformers v5 marks what it loaded from a checkpoint.
-                keep=bool(getattr(slot.parameter, "_is_hf_initialized", False)),
-                parameter=slot.parameter,
-            )
-        )
+        used.update(matches[0][0] for _, matches in taken)
+        entries.append(_entry(group, taken, recipe))
     unused = tuple(rule.label for i, rule in enumerate(recipe.rules) if i not in used)
-    return Plan(recipe, tuple(entries), tuple(unmatched), unused)
+    return Plan(recipe, tuple(entries), tuple(unmatched), unused, seed)
 
 
-def require_complete(function: str, planned: Plan) -> None:
-    """Refuse a plan with parameters that no rule takes.
-
-    Args:
-        function: Public function on whose behalf this is checked, for the message.
-        planned: The plan.
-
-    Raises:
-        ValueError: Naming the parameters.
-    """
-    if planned.unmatched:
-        raise ValueError(
-            f"initstats.{function}: expected a rule for every parameter, got "
-            f"unmatched={list(planned.unmatched)} with recipe {planned.recipe.name!r}; "
-            "add a rule, or pass allow_unmatched=True"
-        )
+def _matches(slot: Slot, recipe: Recipe) -> list[tuple[int, str]]:
+    """Return (index, reason) of every rule that matches a parameter."""
+    explained = ((index, rule.explain(slot)) for index, rule in enumerate(recipe.rules))
+    return [(index, why) for index, why in explained if why is not None]
 
 
-def resolve(function: str, model: nn.Module, recipe: Recipe | str) -> Recipe:
-    """Check a model and turn the name of a recipe into the recipe.
-
-    Args:
-        function: Public function on whose behalf this is checked, for the message.
-        model: The model.
-        recipe: A recipe or a name.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        TypeError: If either is of another kind.
-        ValueError: If the model has no parameters or the recipe is unknown.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"initstats.{function}: expected model to be a torch.nn.Module, "
-            f"got model={type(model).__name__}"
-        )
-    if isinstance(recipe, str):
-        recipe = by_name(recipe)
-    if not isinstance(recipe, Recipe):
-        raise TypeError(
-            f"initstats.{function}: expected recipe to be a Recipe or its name, "
-            f"got recipe={recipe!r}"
-        )
-    if next(model.parameters(), None) is None:
-        raise ValueError(
-            f"initstats.{function}: expected a model with parameters, "
-            f"got model={type(model).__name__} with none"
-        )
-    return recipe
+def _entry(
+    group: tuple[Slot, ...], taken: list[tuple[Slot, list[tuple[int, str]]]], recipe: Recipe
+) -> PlanEntry:
+    """Return the entry of a parameter by the first of its names that a rule takes."""
+    slot, matches = taken[0]
+    index, why = matches[0]
+    # transformers v5 marks what it loaded from a checkpoint.
+    keep = bool(getattr(slot.parameter, "_is_hf_initialized", False))
+    if not keep:
+        require_fillable(slot)
+    promised = recipe.rules[index].distribution(slot)
+    others = [(other, recipe.rules[m[0][0]].distribution(other)) for other, m in taken[1:]]
+    require_agreeing_ties([(slot, promised), *others])
+    return PlanEntry(
+        name=slot.name,
+        key_name=slot.key_name,
+        shape=tuple(slot.parameter.shape),
+        dtype=str(slot.parameter.dtype).removeprefix("torch."),
+        count=slot.parameter.numel(),
+        role=slot.role.name,
+        rule=recipe.rules[index].label,
+        why=why,
+        distribution=promised,
+        tied_to=tuple(other.name for other in group if other is not slot),
+        also_matched=tuple(recipe.rules[i].label for i, _ in matches[1:]),
+        keep=keep or isinstance(promised, Kept),
+        zero_row=_padding_row(group, promised),
+        tie_problem=_tie_problem(group),
+        parameter=slot.parameter,
+        group=group,
+    )
 
 
-def _take(slot: Slot, recipe: Recipe) -> tuple[Slot, list[tuple[int, str]]] | None:
-    """Return the slot with (index, reason) of every rule that matches it, or None."""
-    matches = []
-    for index, rule in enumerate(recipe.rules):
-        why = rule.explain(slot)
-        if why is not None:
-            matches.append((index, why))
-    return (slot, matches) if matches else None
+def _tie_problem(group: tuple[Slot, ...]) -> str:
+    """Say what is odd about a tie: between blocks, or between layers of different roles."""
+    first = group[0]
+    for other in group[1:]:
+        if other.block != first.block:
+            return f"{other.name} in another block is the same parameter"
+        roles = {first.role.name, other.role.name}
+        if len(roles) > 1 and not roles <= _TIED_ON_PURPOSE:
+            return f"{other.name} with role {other.role.name} is the same parameter"
+    return ""
 
 
-def _require_fillable(slot: Slot) -> None:
-    """Refuse a parameter whose values a fill would not reach.
-
-    Raises:
-        ValueError: With the name, the reason and the fix.
-    """
-    parameter = slot.parameter
-    problem = None
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        problem = ("a shape", "lazy", "run one batch first")
-    elif ".parametrizations." in f".{slot.name}":
-        fix = "remove the parametrization, initialise, register it again"
-        problem = ("a plain parameter", "parametrized", fix)
-    elif parameter.layout is not torch.strided:
-        problem = ("a dense parameter", str(parameter.layout), "make it dense")
-    elif not parameter.dtype.is_floating_point:
-        fix = "initialise before quantising"
-        problem = ("a floating-point parameter", str(parameter.dtype), fix)
-    elif parameter.numel() == 0:
-        fix = "initialise before partitioning, or gather the parameter"
-        problem = ("at least one element", "an empty one", fix)
-    if problem:
-        rule, got, fix = problem
-        raise ValueError(f"initstats.plan: expected {rule}, got {slot.name}={got}; {fix}")
+def _padding_row(group: tuple[Slot, ...], promised: Distribution) -> int | None:
+    """Return the padding row of an embedding, if it is one with random values."""
+    if isinstance(promised, (Constant, Kept)):
+        return None
+    for slot in group:
+        row = getattr(slot.module, "padding_idx", None)
+        if isinstance(row, int) and slot.role.name in {"embedding", "position"}:
+            return row
+    return None

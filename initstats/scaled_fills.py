@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
-from initstats import _ops
-from initstats.fans import TorchMode, fans_of, torch_mode
-from initstats.fill_call import Numbers, fill
-from initstats.fill_checks import check_normal, check_trunc_normal, check_uniform, number
+from initstats.fans import Fans, TorchMode, fans_of, torch_mode
+from initstats.fill_call import NORMAL, TRUNC_NORMAL, UNIFORM, Family, fill_one
+from initstats.fill_checks import number
+from initstats.fill_errors import as_torch
 from initstats.gains import Function, calculate_gain
+from initstats.overrides import overridable
 
 Distribution = Literal["normal", "truncated_normal", "uniform"]
 
@@ -22,6 +23,7 @@ Distribution = Literal["normal", "truncated_normal", "uniform"]
 STD_OF_TRUNCATED_NORMAL = 0.87962566103423978
 
 
+@overridable
 def xavier_uniform_(
     tensor: torch.Tensor,
     gain: float = 1.0,
@@ -60,10 +62,11 @@ def xavier_uniform_(
     """
     function = "xavier_uniform_"
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-    std = _gain(function, gain) * math.sqrt(2.0 / float(fans.fan_in + fans.fan_out))
+    std = xavier_std(function, tensor, "uniform_", gain, fans)
     return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
 
 
+@overridable
 def xavier_normal_(
     tensor: torch.Tensor,
     gain: float = 1.0,
@@ -99,10 +102,11 @@ def xavier_normal_(
     """
     function = "xavier_normal_"
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-    std = _gain(function, gain) * math.sqrt(2.0 / float(fans.fan_in + fans.fan_out))
+    std = xavier_std(function, tensor, "normal_", gain, fans)
     return fill_of_std(function, tensor, "normal", std, generator, seed, name)
 
 
+@overridable
 def kaiming_uniform_(
     tensor: torch.Tensor,
     a: float = 0,
@@ -144,15 +148,15 @@ def kaiming_uniform_(
     """
     function = "kaiming_uniform_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     mode = torch_mode(mode)  # torch's order of errors: mode, dimensions, nonlinearity
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-    fan = fans.fan_in if mode == "fan_in" else fans.fan_out
-    std = calculate_gain(nonlinearity, a) / math.sqrt(fan)
+    std = kaiming_std(fans, a, mode, nonlinearity)
     return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
 
 
+@overridable
 def kaiming_normal_(
     tensor: torch.Tensor,
     a: float = 0,
@@ -193,18 +197,35 @@ def kaiming_normal_(
     """
     function = "kaiming_normal_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     mode = torch_mode(mode)  # torch's order of errors: mode, dimensions, nonlinearity
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-    fan = fans.fan_in if mode == "fan_in" else fans.fan_out
-    std = calculate_gain(nonlinearity, a) / math.sqrt(fan)
+    std = kaiming_std(fans, a, mode, nonlinearity)
     return fill_of_std(function, tensor, "normal", std, generator, seed, name)
 
 
 def is_empty(tensor: object) -> bool:
     """Whether it is a tensor without elements; what is no tensor is left to later checks."""
     return isinstance(tensor, torch.Tensor) and 0 in tensor.shape
+
+
+def family_of_std(
+    distribution: Distribution, stds: Sequence[float]
+) -> tuple[Family, tuple[list[float], ...]]:
+    """Return the fills of mean 0 and these stds, and their parameters, one list each.
+
+    The truncated normal has its std after truncation.
+    """
+    zeros = [0.0] * len(stds)
+    if distribution == "uniform":
+        bounds = [math.sqrt(3.0) * std for std in stds]
+        return UNIFORM, ([-bound for bound in bounds], bounds)
+    if distribution == "normal":
+        return NORMAL, (zeros, list(stds))
+    before = [std / STD_OF_TRUNCATED_NORMAL for std in stds]
+    bounds = [2.0 * std for std in before]
+    return TRUNC_NORMAL, (zeros, before, [-bound for bound in bounds], bounds)
 
 
 def fill_of_std(
@@ -217,29 +238,26 @@ def fill_of_std(
     name: str | None,
 ) -> torch.Tensor:
     """Fill with numbers of mean 0 and the std; the truncated normal has it after truncation."""
-    op: Callable[..., None]
-    check: Callable[..., None]
-    parameters: dict[str, Numbers]
-    if distribution == "uniform":
-        bound = math.sqrt(3.0) * std
-        op, check = _ops.uniform_, check_uniform
-        parameters = {"a": -bound, "b": bound}
-    elif distribution == "normal":
-        op, check = _ops.normal_, check_normal
-        parameters = {"mean": 0.0, "std": std}
-    else:
-        before = std / STD_OF_TRUNCATED_NORMAL
-        op, check = _ops.trunc_normal_, check_trunc_normal
-        parameters = {"mean": 0.0, "std": before, "a": -2.0 * before, "b": 2.0 * before}
-    names = None if name is None else [name]
-    fill(function, op, check, [tensor], parameters, generator=generator, seed=seed, names=names)
-    return tensor
+    family, lists = family_of_std(distribution, [std])
+    values = tuple(numbers[0] for numbers in lists)
+    return fill_one(function, family, tensor, values, generator, seed, name)
 
 
-def _gain(function: str, gain: float) -> float:
+def xavier_std(function: str, tensor: torch.Tensor, kind: str, gain: float, fans: Fans) -> float:
+    """Return gain * sqrt(2 / (fan_in + fan_out)); `kind` is the fill below, for torch's errors."""
     value = number(function, "gain", gain)
+    std = value * math.sqrt(2.0 / float(fans.fan_in + fans.fan_out))
     if not 0.0 <= value < math.inf:
-        raise ValueError(
+        error = ValueError(
             f"initstats.{function}: expected gain to be finite and >= 0, got gain={value}"
         )
-    return value
+        bound = math.sqrt(3.0) * std
+        numbers = [-bound, bound] if kind == "uniform_" else [0.0, std]
+        raise as_torch(error, tensor, kind, numbers)
+    return std
+
+
+def kaiming_std(fans: Fans, a: float, mode: str, nonlinearity: str | Function) -> float:
+    """Return gain / sqrt(fan)."""
+    fan = fans.fan_in if torch_mode(mode) == "fan_in" else fans.fan_out
+    return calculate_gain(nonlinearity, a) / math.sqrt(fan)

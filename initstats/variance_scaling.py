@@ -8,13 +8,14 @@ from typing import get_args
 
 import torch
 
-from initstats import _ops
-from initstats.fans import Mode, fan_for_mode, fans_of
-from initstats.fill_call import fill
-from initstats.fill_checks import check_normal, check_trunc_normal, number, tensor_to_fill
+from initstats.fans import Fans, Mode, fan_for_mode, fans_of
+from initstats.fill_call import TRUNC_NORMAL, fill_one
+from initstats.fill_checks import check_normal, number, tensor_to_fill
+from initstats.overrides import overridable
 from initstats.scaled_fills import Distribution, fill_of_std, is_empty
 
 
+@overridable
 def variance_scaling_(
     tensor: torch.Tensor,
     scale: float = 1.0,
@@ -67,9 +68,17 @@ def variance_scaling_(
     """
     function = "variance_scaling_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    std = variance_scaling_std(function, fans, scale, mode, distribution)
+    return fill_of_std(function, tensor, distribution, std, generator, seed, name)
+
+
+def variance_scaling_std(
+    function: str, fans: Fans, scale: float, mode: str, distribution: str
+) -> float:
+    """Return sqrt(scale / fan), or raise for arguments that `variance_scaling_` does not know."""
     fan = fan_for_mode(function, fans, mode)
     scale = number(function, "scale", scale)
     if not 0.0 <= scale < math.inf:
@@ -82,10 +91,10 @@ def variance_scaling_(
             f"initstats.{function}: expected distribution to be one of {known},"
             f" got distribution={distribution!r}"
         )
-    std = math.sqrt(scale / fan)
-    return fill_of_std(function, tensor, distribution, std, generator, seed, name)
+    return math.sqrt(scale / fan)
 
 
+@overridable
 def lecun_normal_(
     tensor: torch.Tensor,
     generator: torch.Generator | None = None,
@@ -122,13 +131,14 @@ def lecun_normal_(
     """
     function = "lecun_normal_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
     std = 1.0 / math.sqrt(fans.fan_in)
     return fill_of_std(function, tensor, "truncated_normal", std, generator, seed, name)
 
 
+@overridable
 def lecun_uniform_(
     tensor: torch.Tensor,
     generator: torch.Generator | None = None,
@@ -163,13 +173,14 @@ def lecun_uniform_(
     """
     function = "lecun_uniform_"
     if is_empty(tensor):
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
     std = 1.0 / math.sqrt(fans.fan_in)
     return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
 
 
+@overridable
 def truncated_normal_(
     tensor: torch.Tensor,
     mean: float = 0.0,
@@ -213,19 +224,10 @@ def truncated_normal_(
     tensor_to_fill(function, tensor)
     mean, std = number(function, "mean", mean), number(function, "std", std)
     low, high = number(function, "low", low), number(function, "high", high)
-    check_normal(function, tensor.dtype, mean, std)
+    if not torch.compiler.is_compiling():  # which does not trace caches; fills check again
+        check_normal(function, tensor.dtype, mean, std)
     if not low <= high:  # NaN included
         raise ValueError(f"initstats.{function}: expected low <= high, got low={low}, high={high}")
     # Without a spread every bound is the mean; 0 * inf would be NaN.
     a, b = (mean + low * std, mean + high * std) if std else (mean, mean)
-    fill(
-        function,
-        _ops.trunc_normal_,
-        check_trunc_normal,
-        [tensor],
-        {"mean": mean, "std": std, "a": a, "b": b},
-        generator=generator,
-        seed=seed,
-        names=None if name is None else [name],
-    )
-    return tensor
+    return fill_one(function, TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)

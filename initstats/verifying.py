@@ -2,68 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.bands import Band, mean_band, std_band
-from initstats.planning import Plan, PlanEntry, plan, require_complete
-from initstats.recipes import Constant, Distribution, Recipe
+from initstats.comparing import padding_rows, relations
+from initstats.judging import Judge
+from initstats.measuring import stats
+from initstats.plan_checks import require_complete
+from initstats.planning import Plan, plan
+from initstats.recipes import Recipe
+from initstats.recipes.stacked import Kept
 from initstats.record import Stats
-from initstats.records import stats
 from initstats.tables import number, render
+from initstats.verify_entry import VerifyEntry
+
+__all__ = ["VerifyEntry", "VerifyReport", "compare", "verify"]
 
 VERIFY_SCHEMA = "initstats.verify/1"
 FALSE_ALARM_RATE = 1e-4
-_CHECKS_PER_PARAMETER = 2  # mean and std
-
-
-@dataclass(frozen=True)
-class VerifyEntry:
-    """One parameter, measured against its promise.
-
-    Attributes:
-        name: Name of the parameter.
-        rule: Label of the rule that takes it.
-        distribution: What the rule promises, as text.
-        count: Number of elements.
-        mean: Measured mean.
-        std: Measured standard deviation.
-        expected_mean: Promised mean.
-        expected_std: Promised standard deviation.
-        mean_band: Where the measured mean may lie.
-        std_band: Where the measured standard deviation may lie.
-        problem: What is wrong in words, empty when nothing is.
-    """
-
-    name: str
-    rule: str
-    distribution: str
-    count: int
-    mean: float
-    std: float
-    expected_mean: float
-    expected_std: float
-    mean_band: Band
-    std_band: Band
-    problem: str
-
-    @property
-    def ok(self) -> bool:
-        """True when the parameter keeps its promise."""
-        return not self.problem
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as JSON-able values."""
-        values = dict(self.__dict__)
-        values["mean_band"] = [self.mean_band.low, self.mean_band.high]
-        values["std_band"] = [self.std_band.low, self.std_band.high]
-        return values
+# Mean (two-sided), std (two-sided), shape, and four of the extremes; those of two sides share one.
+_CHECKS_PER_PIECE = 7
+# Equal values make a sample smaller than it looks: what sampling bands say is explained by them.
+_EXPLAINING = frozenset({"duplicate", "shards", "zero rows"})
+_SAMPLED = frozenset({"std", "mean", "shape", "extremes"})
+KINDS = (
+    "not finite",
+    "constant",
+    "bounds",
+    "std",
+    "mean",
+    "shape",
+    "extremes",
+    "orthogonal",
+    "padding",
+    "zero rows",
+    "duplicate",
+    "shards",
+    "tied",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +55,7 @@ class VerifyReport:
 
     Attributes:
         recipe: Name of the recipe.
-        entries: One per parameter, in the order of the model.
+        entries: One per parameter, or per piece of a packed one, in the order of the model.
         unmatched: Names of parameters that no rule takes.
         false_alarm_rate: Chance that a correctly initialised model fails anywhere.
     """
@@ -103,7 +86,15 @@ class VerifyReport:
             "unmatched": list(self.unmatched),
         }
 
-    def __rich__(self) -> Table:
+    def table(self, *, failures_only: bool = False) -> Table:
+        """Return a table of the entries.
+
+        Args:
+            failures_only: Leave out the entries that keep their promise.
+
+        Returns:
+            A rich table.
+        """
         table = Table(
             title=f"recipe {self.recipe}: {len(self.failures)} of {len(self.entries)} parameters "
             "break their promise",
@@ -117,10 +108,14 @@ class VerifyReport:
         for column in ("std", "mean"):
             table.add_column(column, justify="right", no_wrap=True, min_width=8)
         table.add_column("verdict")
-        for e in self.entries:
-            verdict = f"[red]{e.problem}[/]" if e.problem else "[green]ok[/]"
+        for e in self.failures if failures_only else self.entries:
+            cause = f"\n[dim]{e.cause}; {e.fix}[/]" if e.cause else ""
+            verdict = f"[red]{e.problem}[/]{cause}" if e.problem else "[green]ok[/]"
             table.add_row(e.name, e.distribution, number(e.std), number(e.mean), verdict)
         return table
+
+    def __rich__(self) -> Table:
+        return self.table()
 
     def __str__(self) -> str:
         return render(self)
@@ -132,109 +127,105 @@ def verify(
     *,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     allow_unmatched: bool = False,
+    roles: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
 ) -> VerifyReport:
     """Measure the weights of a model against a recipe, whoever initialised them. Writes nothing.
 
-    Mean and standard deviation of every parameter are read in one statistics call; parameters that
-    transformers marked as loaded are left out. Each must lie
-    in a band that sampling alone leaves with probability `false_alarm_rate` for the whole model
-    (Bonferroni over two checks per parameter, see `initstats.bands`). Constants must be exact.
+    All parameters are read once, in one statistics call; those that transformers marked as loaded
+    are left out. Mean, standard deviation, extremes and the histogram must lie in bands that
+    sampling alone leaves with probability `false_alarm_rate` for the whole model (Bonferroni over
+    all checks, see `initstats.bands` and `initstats.shape_bands`). Constants, bounds, finite
+    values, padding rows and orthogonality must hold exactly, up to rounding. Fingerprints tell
+    parameters with the same values apart from different ones; rows of zeros, equal shards and ties
+    between blocks are found too. Each problem comes with a likely cause and a fix.
 
     Args:
         model: Any module with values, so not on the meta device.
         recipe: A recipe, or the name of one in `initstats.recipes.available()`.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
         allow_unmatched: List parameters that no rule takes, instead of refusing.
+        roles: As in `plan`.
+        ignore: Kinds of problems that are none here, such as {"tied"} for shared blocks.
 
     Returns:
         The report.
 
     Raises:
         TypeError: If `model` or `recipe` is of another kind.
-        ValueError: If `plan` refuses the model, a parameter is taken by no rule, the model is on
-            the meta device, or `false_alarm_rate` is outside (0, 1).
+        ValueError: If `plan` refuses the model, a parameter is taken by no rule, a rule takes no
+            parameter, the model is on the meta device, `false_alarm_rate` is outside (0, 1), or a
+            kind in `ignore` does not exist.
 
     Determinism: as the records of `initstats.stats`.
     """
-    planned = plan(model, recipe)
-    if not allow_unmatched:
-        require_complete("verify", planned)
+    planned = plan(model, recipe, roles=roles)
+    require_complete("verify", planned, allow_unmatched=allow_unmatched)
     if not 0 < false_alarm_rate < 1:
         raise ValueError(
             "initstats.verify: expected false_alarm_rate in (0, 1), "
             f"got false_alarm_rate={false_alarm_rate}"
         )
-    on_meta = next((entry.name for entry in planned if entry.parameter.is_meta), None)
+    unknown = sorted(set(ignore) - set(KINDS))
+    if unknown:
+        raise ValueError(
+            f"initstats.verify: expected ignore among {', '.join(KINDS)}, got ignore={unknown}"
+        )
+    promised = [entry for entry in planned if not entry.keep]
+    on_meta = next((entry.name for entry in promised if entry.parameter.is_meta), None)
     if on_meta is not None:
         raise ValueError(
             f"initstats.verify: expected parameters with values, got {on_meta} on the meta device; "
-            "call to_empty and init_ first"
+            "call init_ with a device first"
         )
-    records = stats({e.name: e.parameter for e in planned if not e.keep}, histogram=False)
-    return compare(planned, dict(records.items()), false_alarm_rate)
+    tensors = {piece.name: piece.tensor for entry in promised for piece in entry.pieces}
+    for entry in promised:
+        tensors |= padding_rows(entry)
+    records = dict(stats(tensors, fingerprint=True).items())
+    return compare(planned, records, false_alarm_rate, fingerprints=True, ignore=ignore)
 
 
 def compare(
-    planned: Plan, records: dict[str, Stats], false_alarm_rate: float = FALSE_ALARM_RATE
+    planned: Plan,
+    records: Mapping[str, Stats],
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    *,
+    fingerprints: bool = False,
+    ignore: Collection[str] = (),
 ) -> VerifyReport:
     """Compare records that were already taken with a plan.
 
     Args:
         planned: What each parameter should be.
-        records: One record per entry of the plan, by name.
+        records: Records of the pieces of the plan, by name; a piece without one is left out.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
+        fingerprints: The records have fingerprints, those of `padding_rows` are there, and the
+            parameters still hold what was measured.
+        ignore: Kinds of problems that are none here.
 
     Returns:
         The report.
     """
-    promised = [entry for entry in planned if not entry.keep]
-    checks = max(1, _CHECKS_PER_PARAMETER * len(promised))
-    z = NormalDist().inv_cdf(1 - false_alarm_rate / checks / 2)
-    entries = tuple(_compare_one(entry, records[entry.name], z) for entry in promised)
-    return VerifyReport(planned.recipe.name, entries, planned.unmatched, false_alarm_rate)
-
-
-def _compare_one(entry: PlanEntry, record: Stats, z: float) -> VerifyEntry:
-    """Compare one record with its promise."""
-    distribution = entry.distribution
-    if isinstance(distribution, Constant):
-        # The stored value is the promised one, rounded to the parameter's dtype.
-        value = float(torch.tensor(distribution.value, dtype=entry.parameter.dtype))
-        means, stds = Band(value, value), Band(0.0, 0.0)
-        problem = "" if record.min == record.max == value else f"expected {value:g} everywhere"
-    else:
-        means = mean_band(distribution, entry.count, z)
-        stds = std_band(distribution, entry.count, z)
-        # A bound may be missed by the rounding of the bound itself to the parameter's dtype.
-        slack = torch.finfo(entry.parameter.dtype).eps
-        problem = _problem(distribution, record, means, stds, slack)
-    if record.nan or record.pos_inf or record.neg_inf:
-        problem = f"{record.nan} NaN and {record.pos_inf + record.neg_inf} infinite values"
-    return VerifyEntry(
-        name=entry.name,
-        rule=entry.rule,
-        distribution=str(distribution),
-        count=entry.count,
-        mean=record.mean,
-        std=record.std if entry.count > 1 else 0.0,
-        expected_mean=distribution.mean,
-        expected_std=distribution.std,
-        mean_band=means,
-        std_band=stds,
-        problem=problem,
+    promised = [e for e in planned if not e.keep and not isinstance(e.distribution, Kept)]
+    pieces = [(entry, piece) for entry in promised for piece in entry.pieces]
+    rate = false_alarm_rate / max(1, _CHECKS_PER_PIECE * len(pieces))
+    promises = {(entry.rule, piece.distribution.std) for entry, piece in pieces}
+    z = NormalDist().inv_cdf(1 - rate / 2)
+    judge = Judge(rate, z, sorted(promises), may_read=fingerprints)
+    verdicts = {
+        piece.name: judge.entry(entry, piece, records[piece.name])
+        for entry, piece in pieces
+        if piece.name in records
+    }
+    for name, kind, problem, cause, fix in relations(promised, records, fingerprints=fingerprints):
+        at = name if name in verdicts else next(n for n in verdicts if n.startswith(f"{name}["))
+        explains = verdicts[at].ok or (kind in _EXPLAINING and verdicts[at].kind in _SAMPLED)
+        if explains and kind not in ignore:
+            verdicts[at] = dataclasses.replace(
+                verdicts[at], problem=problem, kind=kind, cause=cause, fix=fix
+            )
+    entries = tuple(
+        dataclasses.replace(v, problem="", kind="", cause="", fix="") if v.kind in ignore else v
+        for v in verdicts.values()
     )
-
-
-def _problem(
-    distribution: Distribution, record: Stats, means: Band, stds: Band, slack: float
-) -> str:
-    """Say in words how a record breaks the promise of a random distribution."""
-    low, high = distribution.bounds
-    if record.min < low - slack * abs(low) or record.max > high + slack * abs(high):
-        return f"values outside [{low:g}, {high:g}]: {record.min:.4g} to {record.max:.4g}"
-    if record.count > 1 and not stds.holds(record.std):
-        ratio = record.std / distribution.std
-        return f"std {record.std:.4g}, expected {distribution.std:.4g} (x {ratio:.3g})"
-    if not means.holds(record.mean):
-        return f"mean {record.mean:.3g}, expected {distribution.mean:.3g}"
-    return ""
+    return VerifyReport(planned.recipe.name, entries, planned.unmatched, false_alarm_rate)

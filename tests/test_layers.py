@@ -37,7 +37,7 @@ INCLUDES = {
         "math/.*",
         STANDARD,
         TORCH_STABLE,
-        r"pybind11/.*|Python\.h|dlfcn\.h|cuda_runtime_api\.h",
+        r"pybind11/.*|Python\.h|dlfcn\.h|sys/mman\.h|cuda_runtime_api\.h",
     ),
 }
 CATCH_ALL_NAMES = {"util", "utils", "common", "helper", "helpers", "misc", "shared", "core"}

@@ -11,7 +11,10 @@ FILL_ARGUMENTS = {
     "uniform_": ([0.0], [1.0]),
     "normal_": ([0.0], [1.0]),
     "trunc_normal_": ([0.0], [1.0], [-2.0], [2.0]),
+    "sparse_": ([1.0, 1.0], [2, 1]),
 }
+
+ORTHOGONAL = ("reflectors_", "panel_factors", "small_orthogonal_")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -21,7 +24,8 @@ def test_fills_pass_opcheck(name: str, device: torch.device) -> None:
     op = getattr(torch.ops.initstats, name).default
     tensors = [torch.zeros(5, 3, device=device), torch.zeros(3, 5, device=device).t()]
     torch.library.opcheck(op, (tensors, [1, 2], *FILL_ARGUMENTS[name], []))
-    torch.library.opcheck(op, (tensors[:1], [1], *FILL_ARGUMENTS[name], [1, 2, 9, 9]))
+    one = [values[:1] for values in FILL_ARGUMENTS[name]]
+    torch.library.opcheck(op, (tensors[:1], [1], *one, [1, 2, 9, 9]))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -30,6 +34,21 @@ def test_fills_pass_opcheck(name: str, device: torch.device) -> None:
 def test_stats_passes_opcheck(groups: int, device: torch.device) -> None:
     tensors = [torch.full((5, 3), 0.5, device=device), torch.ones(3, 5, device=device).t()]
     torch.library.opcheck(torch.ops.initstats.stats.default, (tensors, groups, 1, []))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_orthogonal_ops_pass_opcheck(device: torch.device) -> None:
+    ops = torch.ops.initstats
+    vectors, diagonal = torch.zeros(3, 8, device=device), torch.zeros(3, device=device)
+    squares = torch.zeros(3, dtype=torch.float64, device=device)
+    torch.library.opcheck(ops.reflectors_.default, (vectors, squares, diagonal, 1, 0, 4, 11))
+    torch.library.opcheck(
+        ops.panel_factors.default,
+        (torch.ones(2, 3, 3, device=device), torch.ones(6, dtype=torch.float64, device=device)),
+    )
+    matrices = [torch.zeros(2, 4, 3, device=device), torch.zeros(1, 3, 5, device=device)]
+    torch.library.opcheck(ops.small_orthogonal_.default, (matrices, [1, 2], [1.0]))
 
 
 @pytest.mark.parametrize("groups", range(1, 8))
@@ -42,10 +61,17 @@ def test_fake_stats_has_the_shapes_of_the_real_one(groups: int, device: torch.de
         assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_dirac_passes_opcheck(device: torch.device) -> None:
+    tensors = [torch.zeros(4, 3, 2, device=device), torch.zeros(5, 3, device=device)]
+    torch.library.opcheck(torch.ops.initstats.dirac_.default, (tensors, [2, 1], [1.0, 0.5]))
+
+
 def test_every_op_has_cpu_and_cuda_kernels() -> None:
     if not _ops.build_info()["cuda_archs"]:
         pytest.skip("built without CUDA kernels")
-    for name in (*FILL_ARGUMENTS, "stats"):
+    for name in (*FILL_ARGUMENTS, "dirac_", "stats", *ORTHOGONAL):
         for key in ("CPU", "CUDA"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"initstats::{name}", key), (
                 name,

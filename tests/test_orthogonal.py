@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 import initstats
+from initstats import _ops
 
 COUNT = 4000
 
@@ -24,6 +25,12 @@ def defect(q: torch.Tensor) -> float:
     q = q.reshape(q.shape[0], -1).double()
     gram = q @ q.t() if q.shape[0] <= q.shape[1] else q.t() @ q
     return float(torch.linalg.matrix_norm(gram - torch.eye(len(gram)))) / math.sqrt(len(gram))
+
+
+def signed_key(seed: int) -> int:
+    """Return the key of a seed as the ops take it."""
+    key = initstats.key_of(seed)
+    return key - (1 << 64) if key >> 63 else key
 
 
 @cache
@@ -57,6 +64,55 @@ def test_shorter_side_is_orthonormal(shape: tuple[int, ...], dtype: torch.dtype)
     assert defect(q) <= bound
 
 
+def product_of_reflections(key: int, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the first n columns of H_0 ... H_(n-1) D in float64, one dense reflection by one.
+
+    An oracle for how the panels are put together: it shares only the normals with the code.
+    """
+    pitch = -(-m // 4) * 4
+    x = torch.empty(n, pitch, dtype=dtype)
+    _ops.normal_([x], [key], [0.0], [1.0])
+    x = x[:, :m].double().triu()
+    product, signs = torch.eye(m, dtype=torch.float64), []
+    for r in range(n):
+        v = x[r].clone()
+        sign = 1.0 if float(v[r]) >= 0 else -1.0
+        v[r] += sign * v.norm()
+        product -= torch.outer(product @ v, v) * (2 / v.dot(v))
+        signs.append(-sign)
+    return product[:, :n] * torch.tensor(signs, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("m", "n"), [(1, 1), (5, 5), (64, 30), (128, 128), (129, 3), (200, 200), (301, 257), (390, 385)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_matrix_is_the_product_of_the_reflections(
+    m: int, n: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    key = signed_key(8)
+    expected = product_of_reflections(key, m, n, dtype)
+    tall = initstats.orthogonal_(torch.empty(m, n, dtype=dtype, device=device), seed=8).cpu()
+    # Columns of unit length: the error of an element after n reflections, seen 3e-7 and 6e-16.
+    bound = 1.5e-6 if dtype is torch.float32 else 5e-15
+    assert float((tall.double() - expected).abs().max()) < bound
+    if m > n:
+        wide = initstats.orthogonal_(torch.empty(n, m, dtype=dtype, device=device), seed=8).cpu()
+        assert float((wide.double().t() - expected).abs().max()) < bound
+
+
+def test_long_rows_of_a_wide_matrix_are_orthonormal() -> None:
+    assert defect(initstats.orthogonal_(torch.empty(100, 3000), seed=1)) <= 1.5e-6
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0, -2.0, math.sqrt(2)])
+@pytest.mark.parametrize("shape", [(160, 150), (150, 160)])
+def test_gain_scales_a_matrix_of_panels(gain: float, shape: tuple[int, int]) -> None:
+    q = initstats.orthogonal_(torch.empty(shape).double(), seed=3)
+    scaled = initstats.orthogonal_(torch.empty(shape).double(), gain, seed=3)
+    assert torch.allclose(scaled, gain * q, rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.parametrize("gain", [0.0, 1.0, -2.0, math.sqrt(2)])
 def test_gain_scales_the_matrix(gain: float) -> None:
     q = initstats.orthogonal_(torch.empty(50, 30).double(), seed=3)
@@ -64,20 +120,35 @@ def test_gain_scales_the_matrix(gain: float) -> None:
     assert torch.allclose(scaled, gain * q, rtol=1e-14, atol=1e-14)
 
 
-def test_halves_are_the_rounded_float32_matrix() -> None:
-    exact = initstats.orthogonal_(torch.empty(70, 50), seed=4)
+@pytest.mark.parametrize("shape", [(70, 50), (150, 140), (140, 150)])
+def test_halves_are_the_rounded_float32_matrix(shape: tuple[int, int]) -> None:
+    exact = initstats.orthogonal_(torch.empty(shape), seed=4)
     for dtype in (torch.float16, torch.bfloat16):
-        half = initstats.orthogonal_(torch.empty(70, 50, dtype=dtype), seed=4)
+        half = initstats.orthogonal_(torch.empty(shape, dtype=dtype), seed=4)
         assert torch.equal(half, exact.to(dtype))
 
 
-def test_strides_change_nothing() -> None:
-    expected = initstats.orthogonal_(torch.empty(40, 30).double(), seed=5)
-    view = torch.zeros(30, 40, dtype=torch.float64).t()
+@pytest.mark.parametrize(("rows", "columns"), [(40, 30), (150, 140)])
+def test_strides_change_nothing(rows: int, columns: int) -> None:
+    expected = initstats.orthogonal_(torch.empty(rows, columns).double(), seed=5)
+    view = torch.zeros(columns, rows, dtype=torch.float64).t()
     assert torch.allclose(initstats.orthogonal_(view, seed=5), expected, atol=1e-14)
-    gaps = torch.full((40, 90), 7.0, dtype=torch.float64)
+    gaps = torch.full((rows, 3 * columns), 7.0, dtype=torch.float64)
     assert torch.allclose(initstats.orthogonal_(gaps[:, ::3], seed=5), expected, atol=1e-14)
     assert bool((gaps[:, 1::3] == 7.0).all())
+    # Dimensions that no view can flatten.
+    folded = torch.zeros(rows, 10, columns // 10, dtype=torch.float64).transpose(1, 2).contiguous()
+    folded = folded.transpose(1, 2)
+    initstats.orthogonal_(folded, seed=5)
+    assert torch.allclose(folded.reshape(rows, columns), expected, atol=1e-14)
+
+
+def test_autograd_notices_a_fill() -> None:
+    for n in (3, 200):
+        w = torch.zeros(n, n, requires_grad=True)
+        before = w._version
+        initstats.orthogonal_(w)
+        assert w._version > before
 
 
 def test_seeds_names_and_generators_decide_the_matrix() -> None:

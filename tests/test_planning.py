@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.initialising import init_
+from initstats.keys import key_of
 from initstats.planning import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule
+from initstats.verifying import verify
 
 
 def demo_gpt(layers: int = 3, device: str = "cpu") -> DemoGPT:
@@ -112,3 +116,122 @@ def test_a_plan_needs_a_module_and_a_recipe() -> None:
         plan(3, "gpt2")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^initstats.plan: expected recipe to be a Recipe or its"):
         plan(nn.Linear(2, 2), 0.02)  # type: ignore[arg-type]
+
+
+def test_a_rule_that_matches_nothing_is_refused_unless_optional() -> None:
+    rules = [Rule("*.weigth", Constant(1.0)), Rule("*", Normal(1.0))]
+    planned = plan(nn.Linear(2, 2), Recipe(rules))
+    assert planned.unused_rules == ("*.weigth",)
+    for function in (init_, verify):
+        with pytest.raises(
+            ValueError,
+            match=rf"^initstats.{function.__name__}: expected every rule to match a parameter, got "
+            r"unused=\['\*.weigth'\] with recipe 'custom'; correct the rule, or make it with opt",
+        ):
+            function(nn.Linear(2, 2), Recipe(rules))  # type: ignore[operator]
+    optional = [Rule("*.weigth", Constant(1.0), optional=True), rules[1]]
+    init_(nn.Linear(2, 2), Recipe(optional))
+
+
+def test_a_partial_recipe_leaves_the_rest_but_must_take_something() -> None:
+    recipe = Recipe([Rule("bias", Constant(3.0))], name="some", partial=True)
+    model = nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    init_(model, recipe)
+    assert torch.equal(model.weight, before)
+    assert bool((model.bias == 3).all())
+    assert "left as it is" in str(plan(model, recipe))
+    with pytest.raises(
+        ValueError, match=r"^initstats.init_: expected a model with parameters that recipe 'lora' "
+    ):
+        init_(model, "lora")
+
+
+def test_a_partial_recipe_does_not_mind_quantised_parameters_that_it_leaves() -> None:
+    model = nn.Linear(2, 2)
+    model.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
+    init_(model, Recipe([Rule("bias", Constant(3.0))], partial=True))
+    assert bool((model.bias == 3).all())
+
+
+def tied(first: str, second: str) -> nn.Module:
+    model = nn.ModuleDict({first: nn.Linear(4, 4, bias=False), second: nn.Linear(4, 4, bias=False)})
+    model[second].weight = model[first].weight
+    return model
+
+
+def test_a_tied_parameter_is_taken_by_its_first_name_that_a_rule_takes() -> None:
+    model = tied("a", "b")
+    rules = [Rule("b.weight", Normal(2.0), "b"), Rule("c*", Normal(1.0), "c", optional=True)]
+    planned = plan(model, Recipe(rules))
+    assert [(e.name, e.rule, e.tied_to) for e in planned] == [("b.weight", "b", ("a.weight",))]
+    rules.append(Rule("a.weight", Normal(3.0), "a"))
+    planned = plan(model, Recipe(rules))
+    assert [(e.name, e.rule, e.tied_to) for e in planned] == [("a.weight", "a", ("b.weight",))]
+    assert planned.unused_rules == ("c",)
+
+
+def test_ties_that_contradict_each_other_are_refused() -> None:
+    rules = [Rule("a.weight", Normal(1.0)), Rule("b.weight", Constant(0.0))]
+    with pytest.raises(
+        ValueError,
+        match=r"^initstats.plan: expected tied names to agree, got a.weight=N\(0, 1\) and b.wei",
+    ):
+        plan(tied("a", "b"), Recipe(rules))
+
+
+def test_parameters_that_share_all_of_their_memory_are_tied() -> None:
+    model = nn.ModuleDict({name: nn.Linear(4, 4, bias=False) for name in "ab"})
+    model["b"].weight = nn.Parameter(model["a"].weight.data)
+    assert model["a"].weight is not model["b"].weight
+    planned = plan(model, everything(1.0))
+    assert [(entry.name, entry.tied_to) for entry in planned] == [("a.weight", ("b.weight",))]
+
+
+def test_parameters_that_share_a_part_of_their_memory_are_refused() -> None:
+    memory = torch.zeros(6, 4)
+    model = nn.ModuleDict({name: nn.Linear(4, 4, bias=False) for name in "ab"})
+    model["a"].weight, model["b"].weight = nn.Parameter(memory[:4]), nn.Parameter(memory[2:])
+    with pytest.raises(
+        ValueError,
+        match=r"^initstats.plan: expected tied parameters to share all of their memory, got a.weig",
+    ):
+        plan(model, everything(1.0))
+    model["b"].weight = nn.Parameter(memory[4:])
+    assert len(plan(model, everything(1.0))) == 2
+
+
+def test_the_old_weight_norm_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.utils.weight_norm(nn.Linear(2, 2))
+    with pytest.raises(
+        ValueError, match=r"^initstats.plan: expected a plain parameter, got weight_"
+    ):
+        plan(model, everything(1.0))
+
+
+def test_float8_is_refused() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.weight = nn.Parameter(model.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(
+        ValueError, match=r"^initstats.plan: expected float16, bfloat16, float32 or"
+    ):
+        plan(model, everything(1.0))
+
+
+def test_a_plan_shows_roles_the_order_of_rules_and_keys() -> None:
+    planned = plan(demo_gpt(), "gpt2", seed=3)
+    key = f"{key_of(3, 'h.0.attn.c_attn.weight'):016x}"
+    text = " ".join(str(planned).split())
+    assert key in text
+    # A residual projection is a matrix, too: the earlier rule takes it.
+    assert any(e.also_matched == ("matrix",) and e.rule == "residual projection" for e in planned)
+    assert "before" in text
+    by_name = {entry["name"]: entry for entry in planned.to_dict()["parameters"]}
+    assert by_name["h.0.attn.c_attn.weight"]["key"] == key
+    receipt = init_(demo_gpt(), "gpt2", seed=3).to_dict()["parameters"]
+    assert {e["name"]: e["key"] for e in receipt} == {n: e["key"] for n, e in by_name.items()}
+    assert plan(demo_gpt(), "gpt2").to_dict()["parameters"][0]["key"] is None
+    with pytest.raises(ValueError, match=r"expected seed in \[-2\*\*63, 2\*\*64\)"):
+        plan(demo_gpt(), "gpt2", seed=2**64)

@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readme_table import BLOCK, NOT_MEASURED, README, ROOT, table
+from initstats import recipes
 
 TEXT = README.read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+RECIPES = (ROOT / "docs/recipes.md").read_text()
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", [*blocks("python"), *blocks("python", RECIPES)])
 def test_the_examples_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -54,3 +58,11 @@ def test_every_linked_file_exists() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_recipe_stands_in_the_readme_and_in_an_example() -> None:
+    rows = TEXT.partition("| architecture | recipes |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", rows)) == recipes.available()
+    examples = "".join(blocks("python", RECIPES))
+    assert [n for n in recipes.available() if not re.search(rf"\b{n}\b", examples)] == []
+    assert f"{len(recipes.available())} recipes" in (ROOT / "CHANGELOG.md").read_text()

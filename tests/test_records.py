@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 import torch
 
+from initstats.measuring import stats
 from initstats.record import Stats
-from initstats.records import stats
 
 FIELDS = [
     *("count", "nan", "pos_inf", "neg_inf", "zero", "min", "max", "min_abs", "abs_max", "mean"),

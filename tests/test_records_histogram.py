@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from initstats.histograms import Bucket, Histogram
-from initstats.records import stats
+from initstats.measuring import stats
 
 SCALES = [0, 1, 2]
 STATED = {0: 0.334, 1: 0.172, 2: 0.0865}  # in the docstring of relative_error

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.records import StatsTable, stats
+from initstats.measuring import stats
+from initstats.records import StatsTable
 
 
 def skewed(n: int, seed: int = 0) -> torch.Tensor:

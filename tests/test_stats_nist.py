@@ -13,7 +13,7 @@ import mpmath
 import pytest
 import torch
 
-from initstats.records import stats
+from initstats.measuring import stats
 
 VECTORS = Path(__file__).parent / "vectors"
 

@@ -34,7 +34,7 @@ struct Avx2x32 {
   static INITSTATS_HD U umax(U a, U b) { return (U)_mm256_max_epu32((__m256i)a, (__m256i)b); }
   // The greater one as two's complement.
   static INITSTATS_HD U smax(U a, U b) { return (U)_mm256_max_epi32((__m256i)a, (__m256i)b); }
-  static INITSTATS_HD U one_where(I where) { return (U)where >> 31; }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
     return (W)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
@@ -83,6 +83,7 @@ struct Avx2x64 {
   }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return (I)a < (I)b ? a : b; }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 };
 
 }  // namespace initstats::cpu

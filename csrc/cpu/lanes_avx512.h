@@ -34,7 +34,7 @@ struct Avx512x32 {
   static INITSTATS_HD U umax(U a, U b) { return (U)_mm512_max_epu32((__m512i)a, (__m512i)b); }
   // The greater one as two's complement.
   static INITSTATS_HD U smax(U a, U b) { return (U)_mm512_max_epi32((__m512i)a, (__m512i)b); }
-  static INITSTATS_HD U one_where(I where) { return (U)where >> 31; }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
     return (W)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
@@ -85,6 +85,7 @@ struct Avx512x64 {
   }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return (U)_mm512_min_epu64((__m512i)a, (__m512i)b); }
+  static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 };
 
 }  // namespace initstats::cpu

@@ -91,6 +91,7 @@ struct Scalar64 {
   static INITSTATS_HD U splat(uint64_t a) { return a; }
   // Of values below 2^63.
   static INITSTATS_HD U umin(U a, U b) { return a < b ? a : b; }
+  static INITSTATS_HD U one_where(bool where) { return where ? 1u : 0u; }
 };
 
 }  // namespace initstats

@@ -9,9 +9,10 @@ namespace initstats {
 // 64-bit key K takes word i % 4 of Philox4x32-10 with key (lo K, hi K) and counter (lo(i/4),
 // hi(i/4), purpose, 0). It depends on (K, i, purpose) and on nothing else: not on the device, the
 // thread, the launch, the shard or the batch of tensors. Fills of float64 take the high half of
-// their 64-bit word from purpose 0 and the low half from purpose 1. The bits never change without
+// their 64-bit word from purpose 0 and the low half from purpose 1. Which elements of a sparse
+// matrix are zero takes purposes 2 and 3, Note [Sparse columns]. The bits never change without
 // "[stream]" in CHANGELOG.md and new golden values (tests/vectors).
-enum class Purpose : uint32_t { fill = 0, fill_low = 1 };
+enum class Purpose : uint32_t { fill = 0, fill_low = 1, sparse = 2, sparse_low = 3 };
 
 template <class L>
 INITSTATS_HD Words<L> stream_words(uint64_t key, uint64_t first_quad, Purpose purpose) {

@@ -27,6 +27,41 @@ std::optional<DType> fill_dtype(ScalarType dtype) {
   }
 }
 
+ItemType item_type(const std::string& op, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return ItemType::float32;
+    case ScalarType::Half:
+      return ItemType::float16;
+    case ScalarType::BFloat16:
+      return ItemType::bfloat16;
+    case ScalarType::Double:
+      return ItemType::float64;
+    case ScalarType::Float8_e4m3fn:
+      return ItemType::float8_e4m3fn;
+    case ScalarType::Float8_e5m2:
+      return ItemType::float8_e5m2;
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return ItemType::uint8;
+    case ScalarType::Char:
+      return ItemType::int8;
+    case ScalarType::Short:
+      return ItemType::int16;
+    case ScalarType::Int:
+      return ItemType::int32;
+    case ScalarType::Long:
+      return ItemType::int64;
+    default:
+      break;
+  }
+  fail(op,
+       "a tensor of dtype float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2, bool, "
+       "uint8, int8, int16, "
+       "int32 or int64",
+       "another dtype");
+}
+
 Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors,
              const std::vector<int64_t>& box)
     : op_(op), tensors_(tensors), box_(box) {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "math/items.h"
 #include "math/layout.h"
 #include "math/scalar.h"
 
@@ -26,6 +27,9 @@ using torch::stable::Tensor;
 
 // The storage type of a fill, or nothing for a dtype that fills do not support.
 std::optional<DType> fill_dtype(ScalarType dtype);
+
+// The storage type of a tensor whose statistics are taken.
+ItemType item_type(const std::string& op, const Tensor& tensor);
 
 // The layout of a tensor with the given sizes and strides that lies at `offset` in a logical tensor
 // of `full` sizes; both may be null for a tensor that is its own logical tensor. Fails where more

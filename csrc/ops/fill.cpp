@@ -7,6 +7,7 @@
 
 #include "math/truncation.h"
 #include "ops/checks.h"
+#include "ops/pages.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/fill.h"
@@ -20,7 +21,7 @@ using Numbers = std::vector<double>;
 using Integers = std::vector<int64_t>;
 
 // Elements per task below which another thread does not pay.
-constexpr int64_t kGrain = 16384;
+constexpr int64_t kGrain = 65536;
 
 struct Target {
   void* data;
@@ -139,6 +140,9 @@ void fill_width_cpu(const std::vector<Target>& targets, const Family& family) {
 
 template <class Family>
 void fill_cpu(const std::vector<Target>& targets, const Family& family) {
+  for (const Target& t : targets) {
+    if (t.layout.is_one_run()) advise_large_pages(t.data, t.layout.count * item_bytes(t.dtype));
+  }
   fill_width_cpu<float>(targets, family);
   fill_width_cpu<double>(targets, family);
 }

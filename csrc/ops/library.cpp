@@ -12,5 +12,16 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "trunc_normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, float[] low, "
       "float[] high, "
       "int[] box) -> ()");
+  m.def("dirac_(Tensor(a!)[] tensors, int[] groups, float[] value) -> ()");
+  m.def("sparse_(Tensor(a!)[] tensors, int[] keys, float[] std, int[] zeros, int[] box) -> ()");
   m.def("stats(Tensor[] tensors, int groups, int scale, int[] box) -> (Tensor, Tensor, Tensor)");
+  m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
+  // Orthogonal matrices, csrc/math/reflectors.h. vectors [r, at least size - first], squares and
+  // diagonal [r]; gram [panels, k, k], squares [panels, k]; matrices
+  // [rows, columns] or [batch, rows, columns] each.
+  m.def(
+      "reflectors_(Tensor(a!) vectors, Tensor(b!) squares, Tensor(c!) diagonal, int key, "
+      "int stream_row, int first, int size) -> ()");
+  m.def("panel_factors(Tensor gram, Tensor squares) -> Tensor");
+  m.def("small_orthogonal_(Tensor(a!)[] matrices, int[] keys, float[] gain) -> ()");
 }

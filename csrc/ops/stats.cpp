@@ -19,41 +19,6 @@ namespace {
 
 constexpr char kOp[] = "stats";
 
-ItemType item_type(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return ItemType::float32;
-    case ScalarType::Half:
-      return ItemType::float16;
-    case ScalarType::BFloat16:
-      return ItemType::bfloat16;
-    case ScalarType::Double:
-      return ItemType::float64;
-    case ScalarType::Float8_e4m3fn:
-      return ItemType::float8_e4m3fn;
-    case ScalarType::Float8_e5m2:
-      return ItemType::float8_e5m2;
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return ItemType::uint8;
-    case ScalarType::Char:
-      return ItemType::int8;
-    case ScalarType::Short:
-      return ItemType::int16;
-    case ScalarType::Int:
-      return ItemType::int32;
-    case ScalarType::Long:
-      return ItemType::int64;
-    default:
-      break;
-  }
-  fail(kOp,
-       "a tensor of dtype float16, bfloat16, float32, float64, float8_e4m3fn, float8_e5m2, bool, "
-       "uint8, int8, int16, "
-       "int32 or int64",
-       "another dtype");
-}
-
 // One tensor of the call.
 struct Job {
   const void* data;
@@ -91,7 +56,7 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
   const Boxes boxes(kOp, tensors, box);
   call.jobs.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(tensors[i]), boxes.layout(i)});
+    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(kOp, tensors[i]), boxes.layout(i)});
   }
   const int64_t rows = static_cast<int64_t>(tensors.size());
   const Tensor& like = tensors[0];

@@ -13,9 +13,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from initstats.measuring import stats
 from initstats.recipes.slots import stack_blocks
 from initstats.record import Stats
-from initstats.records import stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self

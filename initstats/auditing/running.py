@@ -29,7 +29,8 @@ from initstats.auditing.training_rules import (
     UpdateRatio,
 )
 from initstats.auditing.weight_rules import WeightsAgainstRecipe
-from initstats.planning import Recipe, plan
+from initstats.planning import plan
+from initstats.recipes import Recipe
 
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 

@@ -25,10 +25,10 @@ from initstats.auditing.evidence import (
     LossReport,
     ParameterReport,
 )
+from initstats.measuring import stats
 from initstats.planning import Plan
 from initstats.recipes.slots import stack_blocks
 from initstats.record import Stats
-from initstats.records import stats
 from initstats.verifying import compare
 
 

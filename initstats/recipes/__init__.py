@@ -5,26 +5,112 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from initstats.recipes.distributions import Constant, Distribution, Normal, Uniform
-from initstats.recipes.for_gpt2 import gpt2
-from initstats.recipes.rules import Match, Recipe, Rule
+from initstats.recipes.distributions import Constant, Normal, Uniform
+from initstats.recipes.for_adapters import adapter, embedding, lora, new_head, new_layers
+from initstats.recipes.for_bert import bert, bert_transformers
+from initstats.recipes.for_convolutions import convnext, efficientnet, fixup, resnet
+from initstats.recipes.for_depth import deepnet, deepnet_alpha, rezero, t_fixup
+from initstats.recipes.for_dit import dit
+from initstats.recipes.for_gpt2 import gpt2, megatron, neox, olmo_mitchell
+from initstats.recipes.for_llama import llama, llama_torchtitan
+from initstats.recipes.for_mlp import mlp, torch_default
+from initstats.recipes.for_recurrent import lstm, lstm_chrono
+from initstats.recipes.for_t5 import t5
+from initstats.recipes.for_vit import vit, vit_jax, vit_moco, vit_transformers
+from initstats.recipes.matching import Match
+from initstats.recipes.matrices import LogUniform, Orthogonal
+from initstats.recipes.roles import ROLES
+from initstats.recipes.rules import Recipe, Rule
 from initstats.recipes.slots import Slot
+from initstats.recipes.stacked import Distribution, Kept, Part, Stacked
+from initstats.recipes.truncated import TruncNormal
+
+_RECIPES: dict[str, Callable[[], Recipe]] = {
+    make.__name__: make
+    for make in (
+        adapter,
+        bert,
+        bert_transformers,
+        convnext,
+        deepnet,
+        dit,
+        efficientnet,
+        embedding,
+        fixup,
+        gpt2,
+        llama,
+        llama_torchtitan,
+        lora,
+        lstm,
+        lstm_chrono,
+        megatron,
+        mlp,
+        neox,
+        new_head,
+        new_layers,
+        olmo_mitchell,
+        resnet,
+        rezero,
+        t5,
+        t_fixup,
+        torch_default,
+        vit,
+        vit_jax,
+        vit_moco,
+        vit_transformers,
+    )
+}
 
 __all__ = [
+    "ROLES",
     "Constant",
     "Distribution",
+    "Kept",
+    "LogUniform",
     "Match",
     "Normal",
+    "Orthogonal",
+    "Part",
     "Recipe",
     "Rule",
     "Slot",
+    "Stacked",
+    "TruncNormal",
     "Uniform",
+    "adapter",
     "available",
+    "bert",
+    "bert_transformers",
     "by_name",
+    "convnext",
+    "deepnet",
+    "deepnet_alpha",
+    "dit",
+    "efficientnet",
+    "embedding",
+    "fixup",
     "gpt2",
+    "llama",
+    "llama_torchtitan",
+    "lora",
+    "lstm",
+    "lstm_chrono",
+    "megatron",
+    "mlp",
+    "neox",
+    "new_head",
+    "new_layers",
+    "olmo_mitchell",
+    "resnet",
+    "rezero",
+    "t5",
+    "t_fixup",
+    "torch_default",
+    "vit",
+    "vit_jax",
+    "vit_moco",
+    "vit_transformers",
 ]
-
-_RECIPES: dict[str, Callable[[], Recipe]] = {"gpt2": gpt2}
 
 
 def available() -> list[str]:

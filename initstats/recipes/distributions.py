@@ -1,10 +1,9 @@
-"""The distributions that a recipe's rules promise, with the moments that `verify` checks."""
+"""Normal, uniform and constant: what a rule promises, with the moments that `verify` checks."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Normal:
     mean: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_finite("Normal", mean=self.mean)
+        require_finite("Normal", mean=self.mean)
         if not (math.isfinite(self.std) and self.std > 0):
             raise ValueError(
                 f"initstats.Normal: expected std finite and > 0, got std={self.std}; "
@@ -39,6 +38,14 @@ class Normal:
     def bounds(self) -> tuple[float, float]:
         """Smallest and largest possible value."""
         return -math.inf, math.inf
+
+    def cdf(self, x: float) -> float:
+        """Return the probability of a value <= x."""
+        return math.erfc((self.mean - x) / (self.std * math.sqrt(2))) / 2
+
+    def scaled(self, factor: float) -> Normal:
+        """Return the distribution of factor times a value."""
+        return Normal(abs(factor) * self.std, factor * self.mean)
 
     def __str__(self) -> str:
         return f"N({self.mean:g}, {self.std:.4g})"
@@ -60,7 +67,7 @@ class Uniform:
     high: float
 
     def __post_init__(self) -> None:
-        _require_finite("Uniform", low=self.low, high=self.high)
+        require_finite("Uniform", low=self.low, high=self.high)
         if self.low >= self.high:
             raise ValueError(
                 f"initstats.Uniform: expected low < high, got low={self.low}, high={self.high}"
@@ -86,6 +93,14 @@ class Uniform:
         """Smallest and largest possible value."""
         return self.low, self.high
 
+    def cdf(self, x: float) -> float:
+        """Return the probability of a value <= x."""
+        return min(max((x - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def scaled(self, factor: float) -> Uniform:
+        """Return the distribution of factor times a value."""
+        return Uniform(*sorted((factor * self.low, factor * self.high)))
+
     def __str__(self) -> str:
         return f"U({self.low:.4g}, {self.high:.4g})"
 
@@ -104,7 +119,7 @@ class Constant:
     value: float
 
     def __post_init__(self) -> None:
-        _require_finite("Constant", value=self.value)
+        require_finite("Constant", value=self.value)
 
     @property
     def mean(self) -> float:
@@ -126,15 +141,21 @@ class Constant:
         """Smallest and largest possible value."""
         return self.value, self.value
 
+    def scaled(self, factor: float) -> Constant:
+        """Return the constant itself: zeros, ones and gates are no matter of variance."""
+        del factor
+        return self
+
     def __str__(self) -> str:
         return f"{self.value:g}"
 
 
-Distribution: TypeAlias = Normal | Uniform | Constant
-
-
-def _require_finite(kind: str, **values: float) -> None:
+def require_finite(kind: str, **values: float) -> None:
     """Refuse a parameter that is not a finite number.
+
+    Args:
+        kind: Name of the distribution, for the message.
+        values: The parameters by name.
 
     Raises:
         ValueError: Naming the first value that is not finite.

@@ -1,23 +1,37 @@
-"""The recipe of GPT-2."""
+"""The recipes of GPT-2 and of decoders with scaled residual projections."""
 
 from __future__ import annotations
 
 import math
 
-from torch import nn
-
-from initstats.recipes.distributions import Constant, Distribution, Normal
-from initstats.recipes.rules import Match, Recipe, Rule
+from initstats.recipes.building import (
+    INPUTS,
+    MATRICES,
+    RESIDUAL,
+    biases,
+    block_number,
+    depth,
+    described,
+    norms,
+    require_choice,
+    require_layers,
+    require_positive,
+    rule,
+    weights,
+)
+from initstats.recipes.distributions import Normal
+from initstats.recipes.rules import Recipe
 from initstats.recipes.slots import Slot
-
-# Matrices of a GPT-2: torch's Linear, and the Conv1D of transformers (weight transposed [in, out]).
-_MATRIX = (nn.Linear, "Conv1D")
-# By name, because nanoGPT brings its own LayerNorm with an optional bias.
-_NORM = "LayerNorm"
+from initstats.recipes.stacked import Distribution
+from initstats.recipes.truncated import TruncNormal
 
 
 def gpt2(
-    *, std: float = 0.02, position_std: float | None = None, layers: int | None = None
+    *,
+    std: float = 0.02,
+    position_std: float | None = None,
+    layers: int | None = None,
+    residual: str = "depth",
 ) -> Recipe:
     """Make the recipe of GPT-2.
 
@@ -30,12 +44,15 @@ def gpt2(
         position_std: Standard deviation of the position embedding `wpe`, > 0; `std` when None.
             OpenAI's own code has 0.01.
         layers: Number of blocks L, >= 1; read from the model when None.
+        residual: What divides the residual projections: "depth" for sqrt(2 L), "heads" for the
+            root of the number of heads (attention output only), "none" for nothing.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: If a standard deviation is not finite and > 0, or `layers` < 1.
+        ValueError: If a standard deviation is not finite and > 0, `layers` < 1, or `residual` is
+            none of the three.
 
     Determinism: bitwise. The same seed gives the same weights on any device.
 
@@ -44,32 +61,150 @@ def gpt2(
         transformers `modeling_gpt2.py` (where the scaling is applied since
         transformers#47459).
     """
-    for name, value in {"std": std, "position_std": position_std}.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"initstats.gpt2: expected {name} finite and > 0, got {name}={value}")
-    if layers is not None and layers < 1:
-        raise ValueError(f"initstats.gpt2: expected layers >= 1, got layers={layers}")
+    require_positive("gpt2", std=std, position_std=position_std)
+    require_layers("gpt2", layers)
+    require_choice("gpt2", "residual", residual, ("depth", "heads", "none"))
 
-    def residual(slot: Slot) -> Distribution:
-        depth = layers if layers is not None else slot.blocks
-        if depth is None:
-            raise ValueError(
-                "initstats.gpt2: expected residual projections inside a ModuleList of blocks, "
-                f"got name={slot.name!r}; give the number of blocks with gpt2(layers=...)"
-            )
-        return Normal(std / math.sqrt(2 * depth))
+    @described(
+        {
+            "depth": f"N(0, {std:g} / sqrt(2 L)), L blocks",
+            "heads": f"N(0, {std:g} / sqrt(heads)) after attention, else N(0, {std:g})",
+            "none": f"N(0, {std:g})",
+        }[residual]
+    )
+    def output(slot: Slot) -> Distribution:
+        if residual == "depth":
+            return Normal(std / math.sqrt(2 * depth("gpt2", slot, layers)))
+        if residual == "heads" and slot.role.name == "attention output":
+            if slot.heads is None:
+                raise ValueError(
+                    "initstats.gpt2: expected a module that states its number of heads, "
+                    f"got name={slot.name!r} without"
+                )
+            return Normal(std / math.sqrt(slot.heads))
+        return Normal(std)
 
-    residual.__doc__ = f"N(0, {std:g} / sqrt(2 L)), L blocks"
-
-    position = Normal(std if position_std is None else position_std)
     rules = [
-        Rule(Match("*weight", _NORM), Constant(1.0), "norm scale"),
-        Rule(Match("*bias", (*_MATRIX, _NORM)), Constant(0.0), "bias"),
-        Rule(Match("*c_proj.weight", _MATRIX), residual, "residual projection"),
-        Rule(Match("*wpe.weight", nn.Embedding), position, "position embedding"),
-        Rule(Match("*weight", nn.Embedding), Normal(std), "embedding"),
-        Rule(Match("*weight", _MATRIX), Normal(std), "matrix"),
+        *norms(),
+        biases(),
+        rule(weights(*RESIDUAL), output, "residual projection"),
+        rule(
+            weights("position"), Normal(std if position_std is None else position_std), "position"
+        ),
+        rule(weights("embedding", "token"), Normal(std), "embedding"),
+        rule(weights(*MATRICES), Normal(std), "matrix"),
     ]
     return Recipe(
         rules, name="gpt2", source="Radford et al. 2019; nanoGPT; transformers modeling_gpt2.py"
     )
+
+
+def megatron(
+    *, std: float = 0.02, embedding_std: float | None = None, layers: int | None = None
+) -> Recipe:
+    """Make the recipe of Megatron-LM.
+
+    Matrices and embeddings N(0, std); attention output and second MLP matrix
+    N(0, std / sqrt(2 L)); biases 0; norms 1 and 0.
+
+    Args:
+        std: Standard deviation (`init_method_std`), > 0.
+        embedding_std: That of the embeddings, > 0; `std` when None.
+        layers: Number of blocks L, >= 1; read from the model when None.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If a standard deviation is not finite and > 0, or `layers` < 1.
+
+    Source: Megatron-LM `megatron/core/utils.py`, init_method_normal and scaled_init_method_normal.
+    """
+    require_positive("megatron", std=std, embedding_std=embedding_std)
+    require_layers("megatron", layers)
+
+    @described(f"N(0, {std:g} / sqrt(2 L)), L blocks")
+    def output(slot: Slot) -> Distribution:
+        return Normal(std / math.sqrt(2 * depth("megatron", slot, layers)))
+
+    own = Normal(std if embedding_std is None else embedding_std)
+    rules = [
+        *norms(),
+        biases(),
+        rule(weights(*RESIDUAL), output, "residual projection"),
+        rule(weights("embedding", "position", "token"), own, "embedding"),
+        rule(weights(*MATRICES), Normal(std), "matrix"),
+    ]
+    return Recipe(rules, name="megatron", source="Megatron-LM megatron/core/utils.py")
+
+
+def neox(*, layers: int | None = None) -> Recipe:
+    """Make the recipe of GPT-NeoX.
+
+    Embeddings and inputs N(0, sqrt(2 / (5 d))) (`small_init`), attention output and second MLP
+    matrix N(0, 2 / (L sqrt(d))) (`wang_init`), d the width; biases 0; norms 1 and 0.
+
+    Args:
+        layers: Number of blocks L, >= 1; read from the model when None.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If `layers` < 1.
+
+    Source: gpt-neox `megatron/model/init_functions.py`; Nguyen and Salazar 2019 (small_init);
+        mesh-transformer-jax (wang_init).
+    """
+    require_layers("neox", layers)
+
+    @described("N(0, sqrt(2 / (5 d))), d the width")
+    def small(slot: Slot) -> Distribution:
+        return Normal(math.sqrt(2 / (5 * slot.width)))
+
+    @described("N(0, 2 / (L sqrt(d))), L blocks of width d")
+    def wang(slot: Slot) -> Distribution:
+        return Normal(2 / depth("neox", slot, layers) / math.sqrt(slot.width))
+
+    rules = [
+        *norms(),
+        biases(),
+        rule(weights(*RESIDUAL), wang, "residual projection"),
+        rule(weights("embedding", "position", "token", *MATRICES), small, "small init"),
+    ]
+    return Recipe(rules, name="neox", source="gpt-neox megatron/model/init_functions.py")
+
+
+def olmo_mitchell() -> Recipe:
+    """Make the recipe "mitchell" of OLMo.
+
+    Everything is truncated at three standard deviations. Inputs, embedding and head 1 / sqrt(d);
+    attention output 1 / sqrt(2 d (l + 1)) and second MLP matrix 1 / sqrt(2 n (l + 1)), l the index
+    of the block, d its width and n the inputs of the matrix; biases 0; norms 1 and 0.
+
+    Returns:
+        The recipe.
+
+    Source: OLMo `olmo/model.py`, InitFnType.mitchell.
+    """
+
+    @described("TN(0, 1 / sqrt(d)) at 3 std, d the width")
+    def inputs(slot: Slot) -> Distribution:
+        return TruncNormal.at(slot.width**-0.5, 3)
+
+    @described("TN(0, 1 / sqrt(2 fan_in (l + 1))) at 3 std, l the block")
+    def output(slot: Slot) -> Distribution:
+        number = block_number("olmo_mitchell", slot)
+        return TruncNormal.at((2 * slot.fans.fan_in * number) ** -0.5, 3)
+
+    rules = [
+        *norms(),
+        biases(),
+        rule(weights(*RESIDUAL), output, "residual projection"),
+        rule(
+            weights("embedding", "position", "token", *INPUTS, "head", "linear", "router"),
+            inputs,
+            "input",
+        ),
+    ]
+    return Recipe(rules, name="olmo_mitchell", source="OLMo olmo/model.py, InitFnType.mitchell")

@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-from torch import nn
-
-from initstats.recipes.distributions import Constant, Distribution, Normal, Uniform
+from initstats.recipes.matching import Match
 from initstats.recipes.slots import Slot
+from initstats.recipes.stacked import DISTRIBUTIONS, Distribution, Stacked
 
-ModuleKind: TypeAlias = type[nn.Module] | str
 Fill: TypeAlias = Distribution | Callable[[Slot], Distribution]
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Match:
-    """A condition on a parameter: its name and the class of the module that owns it.
-
-    Args:
-        name: Glob pattern or patterns on the full parameter name; `*` also spans dots.
-        module: Class or classes of the owner, subclasses included. A string is compared with the
-            names of the owner's class and its bases, so that a class of a library that may be
-            absent can be named. Empty means any module.
-
-    Raises:
-        TypeError: If a pattern is no string or a module kind is neither a class nor a string.
-    """
-
-    name: str | tuple[str, ...] = "*"
-    module: ModuleKind | tuple[ModuleKind, ...] = ()
-
-    def __post_init__(self) -> None:
-        for pattern in _as_tuple(self.name):
-            if not isinstance(pattern, str):
-                raise TypeError(f"initstats.Match: expected name patterns, got name={pattern!r}")
-        for kind in _as_tuple(self.module):
-            if not isinstance(kind, (str, type)):
-                raise TypeError(
-                    f"initstats.Match: expected module classes or their names, got module={kind!r}"
-                )
-
-    def explain(self, slot: Slot) -> str | None:
-        """Say why a parameter matches.
-
-        Args:
-            slot: The parameter and its place.
-
-        Returns:
-            The reason in words, or None when the parameter does not match.
-        """
-        pattern = next((p for p in _as_tuple(self.name) if fnmatchcase(slot.name, p)), None)
-        if pattern is None:
-            return None
-        reasons = [] if pattern == "*" else [f"name matches {pattern}"]
-        kinds = _as_tuple(self.module)
-        if kinds:
-            kind = next((k for k in kinds if _is_kind(slot.module, k)), None)
-            if kind is None:
-                return None
-            reasons.append(f"module is {_kind_name(kind)}")
-        return ", ".join(reasons) or "takes every parameter"
-
-    def __str__(self) -> str:
-        names = " or ".join(map(str, _as_tuple(self.name)))
-        kinds = " or ".join(_kind_name(kind) for kind in _as_tuple(self.module))
-        return f"{names} of {kinds}" if kinds else names
 
 
 @dataclass(frozen=True)
@@ -79,7 +22,9 @@ class Rule:
         match: The condition, or a glob pattern on the parameter name.
         fill: The distribution, or a function from the parameter's `Slot` to one, for rules that
             depend on shape or depth; the first line of its docstring is shown in lists of rules.
-        label: Short name of the rule, shown in plans; the pattern when empty.
+        label: Short name of the rule, shown in plans; the condition when empty.
+        optional: The rule may match nothing. A rule of one's own that matches nothing is refused,
+            since it is most often misspelt.
 
     Raises:
         TypeError: If `match` or `fill` is of another kind.
@@ -88,6 +33,7 @@ class Rule:
     match: Match | str
     fill: Fill
     label: str = ""
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.match, str):
@@ -96,13 +42,13 @@ class Rule:
             raise TypeError(
                 f"initstats.Rule: expected a Match or a name pattern, got match={self.match!r}"
             )
-        if not (isinstance(self.fill, (Normal, Uniform, Constant)) or callable(self.fill)):
+        if not (isinstance(self.fill, DISTRIBUTIONS) or callable(self.fill)):
             raise TypeError(
                 "initstats.Rule: expected a distribution or a function from Slot to one, "
                 f"got fill={self.fill!r}"
             )
         if not self.label:
-            object.__setattr__(self, "label", " | ".join(_as_tuple(self.match.name)))
+            object.__setattr__(self, "label", str(self.match))
 
     @property
     def condition(self) -> str:
@@ -112,7 +58,7 @@ class Rule:
     @property
     def promise(self) -> str:
         """What the rule puts there, in words: of a function the first line of its docstring."""
-        if isinstance(self.fill, (Normal, Uniform, Constant)):
+        if isinstance(self.fill, DISTRIBUTIONS):
             return str(self.fill)
         return (self.fill.__doc__ or "depends on the parameter").partition("\n")[0]
 
@@ -132,15 +78,23 @@ class Rule:
 
         Raises:
             TypeError: If the rule's function returns something else.
+            ValueError: If the parts of a `Stacked` do not add up to the parameter's size.
         """
-        promised = self.fill if isinstance(self.fill, (Normal, Uniform, Constant)) else None
+        promised = self.fill if isinstance(self.fill, DISTRIBUTIONS) else None
         if promised is None and callable(self.fill):
             promised = self.fill(slot)
-        if not isinstance(promised, (Normal, Uniform, Constant)):
+        if not isinstance(promised, DISTRIBUTIONS):
             raise TypeError(
                 f"initstats.Rule: expected rule {self.label!r} to give a distribution, "
                 f"got {promised!r} for name={slot.name!r}"
             )
+        if isinstance(promised, Stacked):
+            have = slot.parameter.shape[promised.dim]
+            if sum(part.size for part in promised.parts) != have:
+                raise ValueError(
+                    f"initstats.Rule: expected the parts of rule {self.label!r} to add up to "
+                    f"{have}, got {[part.size for part in promised.parts]} for name={slot.name!r}"
+                )
         return promised
 
 
@@ -152,6 +106,8 @@ class Recipe:
         rules: The rules, most specific first.
         name: Name of the recipe, shown in plans and receipts.
         source: Where the numbers come from.
+        partial: The recipe is for some layers only (adapters, a new head): parameters that no rule
+            takes are left as they are, without an error.
 
     Raises:
         ValueError: If there are no rules.
@@ -161,6 +117,7 @@ class Recipe:
     rules: Sequence[Rule]
     name: str = "custom"
     source: str = ""
+    partial: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -170,19 +127,55 @@ class Recipe:
             if not isinstance(rule, Rule):
                 raise TypeError(f"initstats.Recipe: expected Rule objects, got rules={rule!r}")
 
+    def scaled(self, factor: float | Callable[[Slot], float], match: Match | None = None) -> Recipe:
+        """Return the recipe with other standard deviations.
 
-def _kind_name(kind: object) -> str:
-    """Return the name of a module class that is given as class or as name."""
-    return kind.__name__ if isinstance(kind, type) else str(kind)
+        For a larger variance before pruning, for gains on skip connections, or for attention
+        outputs divided by the root of the number of heads. Constants stay as they are.
+
+        Args:
+            factor: Finite and > 0; a number, or a function from the parameter's `Slot` to one.
+            match: Which parameters; all when None.
+
+        Returns:
+            A new recipe with the same rules in the same order.
+
+        Raises:
+            ValueError: If a number is not finite and > 0; of a function when it is used.
+
+        Determinism: bitwise. The same seed gives the same numbers, times the factor up to rounding.
+        """
+        if not callable(factor):
+            _check_factor(factor)
+        rules = [
+            Rule(rule.match, _Scaled(rule, factor, match), rule.label, rule.optional)
+            for rule in self.rules
+        ]
+        return Recipe(rules, f"{self.name}, scaled", self.source, self.partial)
 
 
-def _as_tuple(value: _T | tuple[_T, ...]) -> tuple[_T, ...]:
-    """Return a tuple as it is and anything else as a tuple of one."""
-    return value if isinstance(value, tuple) else (value,)
+class _Scaled:
+    """The fill of a rule with other standard deviations."""
+
+    def __init__(
+        self, rule: Rule, factor: float | Callable[[Slot], float], match: Match | None
+    ) -> None:
+        self._rule, self._factor, self._match = rule, factor, match
+        by = f"{factor:g}" if not callable(factor) else "a factor of the parameter"
+        self.__doc__ = f"{rule.promise}, times {by}"
+
+    def __call__(self, slot: Slot) -> Distribution:
+        promised = self._rule.distribution(slot)
+        if self._match is not None and self._match.explain(slot) is None:
+            return promised
+        factor = self._factor(slot) if callable(self._factor) else self._factor
+        _check_factor(factor)
+        return promised.scaled(factor)
 
 
-def _is_kind(module: nn.Module, kind: object) -> bool:
-    """Tell whether a module is of a class, or of a class of that name."""
-    if isinstance(kind, str):
-        return any(base.__name__ == kind for base in type(module).__mro__)
-    return isinstance(kind, type) and isinstance(module, kind)
+def _check_factor(factor: float) -> None:
+    """Refuse a factor that is not a finite number > 0."""
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(
+            f"initstats.Recipe.scaled: expected factor finite and > 0, got factor={factor}"
+        )

@@ -1,15 +1,26 @@
-"""Where each parameter stands in a model: its names, its owner, and its block in a stack."""
+"""Where each parameter stands in a model: its names, owner, role, fans, and block in a stack."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    import torch
+from initstats.fans import Fans, calculate_fan_in_and_fan_out
+from initstats.recipes.roles import Role, recognise
+
+# Modules that wrap a model put their name into the names of its parameters; keys leave them out.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_THREE_IN_ONE = re.compile(r"qkv|c_attn|query_key_value|Wqkv|qkv_proj|to_qkv|in_proj(_weight)?")
+_HEADS = ("n_heads", "num_heads", "num_attention_heads", "n_head", "heads", "nhead")
+_WIDTHS = ("d_model", "hidden_size", "n_embd", "embed_dim", "dim")
+_HEAD_WIDTHS = ("key_value_proj_dim", "head_dim", "d_kv", "attention_head_size")
+
+_NO_ROLE = Role("other", "not asked for")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +33,8 @@ class Slot:
         module: The module that owns it under this name.
         block: Index from 0 of the block it belongs to, or None outside a stack of blocks.
         blocks: Number of blocks in that stack, or None outside a stack.
+        parents: The modules from the model down to the owner.
+        role: The role, with the reason.
     """
 
     name: str
@@ -29,26 +42,132 @@ class Slot:
     module: nn.Module
     block: int | None = None
     blocks: int | None = None
+    parents: tuple[nn.Module, ...] = ()
+    role: Role = _NO_ROLE
+
+    @property
+    def own_name(self) -> str:
+        """The last part of the name: that inside the owner."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def leaf(self) -> str:
+        """The name that says what the parameter is: of its layer, or its own if it has none."""
+        parts = [part for part in self.name.split(".") if not part.isdigit()]
+        return parts[-2] if parts[-1] in {"weight", "bias"} and len(parts) > 1 else parts[-1]
+
+    @property
+    def key_name(self) -> str:
+        """The name that makes the key: without the names of wrappers such as torch.compile's."""
+        parts = self.name.split(".")
+        if len(parts) > 1 and parts[0] == "module":  # DistributedDataParallel
+            parts = parts[1:]
+        return ".".join(part for part in parts if part not in _WRAPPERS)
+
+    @property
+    def kind(self) -> str:
+        """Tell "bias" from "weight": a bias is a vector whose own name says so."""
+        named = re.search(r"(^|_)bias(_|$)|^shift$|^beta$", self.own_name)
+        return "bias" if named and self.parameter.dim() <= 1 else "weight"
+
+    @property
+    def packed(self) -> int:
+        """How many projections of equal size are stacked along the output dimension."""
+        if isinstance(self.module, (nn.LSTM, nn.LSTMCell)):
+            return 4
+        if isinstance(self.module, (nn.GRU, nn.GRUCell)):
+            return 3
+        rows, columns = self.matrix_shape
+        if _THREE_IN_ONE.fullmatch(self.leaf) and rows == 3 * columns:
+            return 3
+        return 1
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Outputs and inputs of the layer, transposed layouts put right; (0, 0) for a vector."""
+        shape = self.parameter.shape
+        if len(shape) < 2:  # noqa: PLR2004  # a matrix has two
+            return 0, 0
+        if type(self.module).__name__ == "Conv1D":  # transformers: [in, out]
+            return shape[1], shape[0]
+        return shape[0], shape[1:].numel()
+
+    @property
+    def fans(self) -> Fans:
+        """The fans of what the layer does: groups, transposition and packed matrices put right."""
+        module = self.module
+        weight = self.parameter.T if type(module).__name__ == "Conv1D" else self.parameter
+        return calculate_fan_in_and_fan_out(
+            weight,
+            groups=getattr(module, "groups", 1) if self.role.name == "convolution" else 1,
+            transposed=bool(getattr(module, "transposed", False)),
+            packed=self.packed,
+        )
+
+    @property
+    def width(self) -> int:
+        """The width of the residual stream, as far as this parameter tells it."""
+        if self.role.name in {"embedding", "position", "token"}:
+            return int(self.parameter.shape[-1])
+        rows, columns = self.matrix_shape
+        return rows if self.role.name in {"attention output", "mlp output"} else columns
+
+    @property
+    def heads(self) -> int | None:
+        """The number of attention heads that a module around the parameter states."""
+        return self._stated(_HEADS)
+
+    @property
+    def head_width(self) -> int | None:
+        """The width of one attention head that a module around the parameter states."""
+        return self._stated(_HEAD_WIDTHS)
+
+    @property
+    def model_width(self) -> int | None:
+        """The width of the model that a module around the parameter states."""
+        return self._stated(_WIDTHS)
+
+    @property
+    def largest_stack(self) -> int:
+        """The number of blocks of the largest stack in the model; 1 if there is none."""
+        if not self.parents:
+            return 1
+        return max((len(stack_blocks(m)) for m in self.parents[0].modules()), default=0) or 1
+
+    def _stated(self, names: tuple[str, ...]) -> int | None:
+        for module in reversed(self.parents):
+            for name in names:
+                value = module.__dict__.get(name)
+                if isinstance(value, int) and not isinstance(value, bool):
+                    return value
+        return None
 
 
-def slots(model: nn.Module) -> list[tuple[Slot, ...]]:
+def slots(model: nn.Module, roles: Mapping[str, str] | None = None) -> list[tuple[Slot, ...]]:
     """List the parameters of a model, tied names together.
 
     Args:
         model: Any module, also on the meta device.
+        roles: Roles by glob pattern on the name, for those that are not recognised well.
 
     Returns:
         One tuple per distinct parameter, in the order of `named_parameters()`; each tuple has one
-        slot per name of that parameter, so more than one when it is tied.
+        slot per name of that parameter, so more than one when it is tied. Parameters that are
+        views of exactly the same memory are tied too.
     """
-    stacks = _stacks(model)
-    groups: dict[int, list[Slot]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    modules = dict(model.named_modules(remove_duplicate=False))
+    stacks = _stacks(modules)
+    chains: dict[str, tuple[nn.Module, ...]] = {}
+    groups: dict[object, list[Slot]] = {}
+    for path, module in modules.items():
+        above = chains[path.rpartition(".")[0]] if path else ()
+        parents = chains[path] = (*above, module)
         for own_name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = f"{path}.{own_name}" if path else own_name
             block, blocks = _place(name, stacks)
-            slot = Slot(name, parameter, module, block, blocks)
-            groups.setdefault(id(parameter), []).append(slot)
+            role = recognise(name, parameter, parents, roles)
+            slot = Slot(name, parameter, module, block, blocks, parents, role)
+            groups.setdefault(_identity(parameter), []).append(slot)
     return [tuple(group) for group in groups.values()]
 
 
@@ -56,36 +175,55 @@ def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
     """Find the blocks of a stack: children of one class through which the signal passes in turn.
 
     Args:
-        module: Any module; only a `ModuleList` or a `Sequential` can be a stack.
+        module: Any module; a `ModuleList` or a `Sequential` can be a stack, and a `ModuleDict`
+            whose names are numbers (torchtitan's layers).
 
     Returns:
         The longest run of neighbours of one class, by their names in the container, if it is two
         or longer and is the whole container or of modules with children (so that equal layers
         among others are no blocks); a single module that fills a `ModuleList`; else nothing.
     """
-    if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+    numbered = isinstance(module, nn.ModuleDict) and all(name.isdigit() for name in module)
+    if not numbered and not isinstance(module, (nn.ModuleList, nn.Sequential)):
         return {}
-    children = list(module.named_children())
+    # Not named_children(), which leaves out a module that stands in several places.
+    children = [(name, m) for name, m in vars(module)["_modules"].items() if m is not None]
     runs = [list(run) for _, run in groupby(children, key=lambda child: type(child[1]))]
     longest = max(runs, key=len, default=[])
     whole = len(longest) == len(children)
     nested = any(True for _, child in longest for _ in child.children())
     if len(longest) > 1 and (whole or nested):
         return dict(longest)
-    return dict(longest) if whole and isinstance(module, nn.ModuleList) else {}
+    return dict(longest) if whole and not isinstance(module, nn.Sequential) else {}
 
 
-def _stacks(model: nn.Module) -> dict[str, list[str]]:
+def _identity(parameter: torch.Tensor) -> object:
+    """Return what two names of one parameter share: the object, or exactly the same memory."""
+    if parameter.is_meta or parameter.layout is not torch.strided or not parameter.numel():
+        return id(parameter)
+    try:
+        place = parameter.data_ptr()
+    except RuntimeError:  # a subclass without memory of its own
+        return id(parameter)
+    if not place:
+        return id(parameter)
+    shape = (tuple(parameter.shape), tuple(parameter.stride()))
+    return (str(parameter.device), place, parameter.dtype, *shape)
+
+
+def _stacks(modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
     """Return the path of every stack with the names of its blocks."""
-    found = ((path, list(stack_blocks(module))) for path, module in model.named_modules())
+    found = ((path, list(stack_blocks(module))) for path, module in modules.items())
     return {path: blocks for path, blocks in found if blocks}
 
 
 def _place(name: str, stacks: dict[str, list[str]]) -> tuple[int | None, int | None]:
     """Return (block, blocks) for the outermost stack that holds a parameter's name."""
     parts = name.split(".")
-    for i, part in enumerate(parts):
-        blocks = stacks.get(".".join(parts[:i]), [])
+    path = ""
+    for part in parts:
+        blocks = stacks.get(path, [])
         if part in blocks:
             return blocks.index(part), len(blocks)
+        path = f"{path}.{part}" if path else part
     return None, None

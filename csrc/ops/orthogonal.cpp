@@ -1,0 +1,282 @@
+// The pieces of orthogonal matrices that are not matrix products: reflectors_, panel_factors, and
+// small matrices whole. initstats/orthogonal_products.py puts them together.
+#include "cpu/orthogonal.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "ops/checks.h"
+#include "ops/streams.h"
+#if defined(INITSTATS_WITH_CUDA)
+#include "cuda/orthogonal.h"
+#endif
+
+namespace initstats::ops {
+
+namespace {
+
+enum class Path { cpu, cuda };
+
+void check_same(const std::string& op, const char* name, const Tensor& tensor, const Tensor& like,
+                ScalarType dtype, int64_t elements) {
+  if (tensor.scalar_type() != dtype || !tensor.is_contiguous() || tensor.numel() != elements) {
+    fail(op,
+         std::string(name) + " contiguous, of its dtype, with " + std::to_string(elements) +
+             " elements",
+         std::to_string(tensor.numel()) + " elements or another dtype or strides");
+  }
+  check_one_device(op, {like, tensor});
+}
+
+ScalarType real_type(const std::string& op, const Tensor& tensor) {
+  const ScalarType dtype = tensor.scalar_type();
+  if (dtype != ScalarType::Float && dtype != ScalarType::Double)
+    fail(op, "dtype float32 or float64", "another dtype");
+  return dtype;
+}
+
+// ---- reflectors
+
+template <class Real>
+void make_reflectors_cpu(const cpu::ReflectorRange<Real>& all) {
+  const cpu::OrthogonalKernels& kernels = INITSTATS_CHOOSE(orthogonal_kernels);
+  constexpr int64_t kGrain = 16384;  // elements per task below which another thread does not pay
+  const int64_t rows = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, all.m - all.first));
+  torch::stable::parallel_for(0, all.end, rows, [&](int64_t begin, int64_t end) {
+    cpu::ReflectorRange<Real> range = all;
+    range.begin = begin;
+    range.end = end;
+    if constexpr (sizeof(Real) == 4) {
+      kernels.reflectors(range);
+    } else {
+      kernels.reflectors_float64(range);
+    }
+  });
+}
+
+template <Path path, class Real>
+void make_reflectors(const std::string& op, const Tensor& like,
+                     const cpu::ReflectorRange<Real>& all) {
+#if defined(INITSTATS_WITH_CUDA)
+  if constexpr (path == Path::cuda) {
+    const DeviceScope scope(like);
+    check_cuda(op,
+               cuda::launch_reflectors(
+                   cuda::ReflectorTask<Real>{all.vectors, all.squares, all.diagonal, all.pitch,
+                                             all.key, all.stream_row, all.first, all.m, all.end},
+                   scope.stream()));
+    return;
+  }
+#endif
+  static_cast<void>(op);
+  static_cast<void>(like);
+  make_reflectors_cpu(all);
+}
+
+template <Path path>
+void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, int64_t stream_row,
+                int64_t first, int64_t size) {
+  const std::string op = "reflectors_";
+  const ScalarType dtype = real_type(op, vectors);
+  if (vectors.dim() != 2) fail(op, "vectors to be a matrix", "another number of dimensions");
+  const int64_t rows = vectors.size(0), pitch = vectors.size(1);
+  check_same(op, "vectors", vectors, vectors, dtype, rows * pitch);
+  check_same(op, "squares", squares, vectors, ScalarType::Double, rows);
+  check_same(op, "diagonal", diagonal, vectors, dtype, rows);
+  if (first < 0 || first % 4 != 0 || stream_row < 0 || rows > size - first)
+    fail(op, "first to be a multiple of 4 and the rows to lie in the matrix",
+         "first=" + std::to_string(first) + ", rows=" + std::to_string(rows));
+  if (pitch % 4 != 0 || pitch < size - first)
+    fail(op, "a multiple of 4 columns, at least size - first", std::to_string(pitch));
+  if (rows == 0) return;
+  const auto make = [&](auto real) {
+    using Real = decltype(real);
+    make_reflectors<path>(op, vectors,
+                          cpu::ReflectorRange<Real>{
+                              vectors.mutable_data_ptr<Real>(), squares.mutable_data_ptr<double>(),
+                              diagonal.mutable_data_ptr<Real>(), pitch, static_cast<uint64_t>(key),
+                              stream_row, first, size, 0, rows});
+  };
+  dtype == ScalarType::Float ? make(0.0f) : make(0.0);
+}
+
+// ---- panel factors
+
+template <class Real>
+void factor_panels_cpu(const Real* gram, const double* squares, Real* factors, int64_t panels,
+                       int64_t k) {
+  const cpu::OrthogonalKernels& kernels = INITSTATS_CHOOSE(orthogonal_kernels);
+  constexpr int64_t kRows = 4;  // of one call of the kernel
+  const int64_t groups = (k + kRows - 1) / kRows;
+  torch::stable::parallel_for(0, panels * groups, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      // The first rows are the longest: long and short ones alternate, so that threads get the
+      // same.
+      const int64_t panel = unit / groups, i = unit % groups;
+      const int64_t row = kRows * (i % 2 == 0 ? i / 2 : groups - 1 - i / 2);
+      const cpu::FactorRange<Real> range{
+          gram + panel * k * k,    squares + panel * k, factors + panel * k * k, k, row,
+          std::min(row + kRows, k)};
+      if constexpr (sizeof(Real) == 4) {
+        kernels.factors(range);
+      } else {
+        kernels.factors_float64(range);
+      }
+    }
+  });
+}
+
+template <Path path>
+Tensor panel_factors(Tensor gram, Tensor squares) {
+  const std::string op = "panel_factors";
+  const ScalarType dtype = real_type(op, gram);
+  if (gram.dim() != 3 || gram.size(1) != gram.size(2) || gram.size(1) > kMostReflectorsInPanel)
+    fail(op, "gram to be [panels, k, k] with k <= " + std::to_string(kMostReflectorsInPanel),
+         "other sizes");
+  const int64_t panels = gram.size(0), k = gram.size(1);
+  check_same(op, "gram", gram, gram, dtype, panels * k * k);
+  check_same(op, "squares", squares, gram, ScalarType::Double, panels * k);
+  Tensor factors = torch::stable::new_empty(gram, {panels, k, k});
+  if (panels == 0 || k == 0) return factors;
+  const auto make = [&](auto real) {
+    using Real = decltype(real);
+    const Real* const g = gram.const_data_ptr<Real>();
+    const double* const s = squares.const_data_ptr<double>();
+    Real* const out = factors.mutable_data_ptr<Real>();
+#if defined(INITSTATS_WITH_CUDA)
+    if constexpr (path == Path::cuda) {
+      const DeviceScope scope(gram);
+      check_cuda(op, cuda::launch_panel_factors(g, s, out, panels, k, scope.stream()));
+      return;
+    }
+#endif
+    factor_panels_cpu(g, s, out, panels, k);
+  };
+  dtype == ScalarType::Float ? make(0.0f) : make(0.0);
+  return factors;
+}
+
+// ---- small matrices
+
+// One tensor, [rows, columns] or [batch, rows, columns]; the matrices turned so that they are tall.
+struct SmallBatch {
+  void* data;
+  DType dtype;
+  int64_t count, m, n;
+  int64_t batch_stride, row_stride, column_stride;
+  uint64_t key;
+  double gain;
+};
+
+std::vector<SmallBatch> small_batches(const std::string& op, const std::vector<Tensor>& tensors,
+                                      const std::vector<int64_t>& keys,
+                                      const std::vector<double>& gain) {
+  if (keys.size() != tensors.size() || (gain.size() != 1 && gain.size() != tensors.size()))
+    fail(op, "one key and one gain per tensor, " + std::to_string(tensors.size()),
+         std::to_string(keys.size()) + " and " + std::to_string(gain.size()));
+  check_one_device(op, tensors);
+  std::vector<SmallBatch> batches;
+  batches.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    const std::optional<DType> dtype = fill_dtype(tensor.scalar_type());
+    if (!dtype) fail(op, "dtype float16, bfloat16, float32 or float64", "another dtype");
+    const int64_t dims = tensor.dim();
+    if (dims < 2 || dims > 3 || std::max(tensor.size(dims - 2), tensor.size(dims - 1)) > kSmallSide)
+      fail(op,
+           "[rows, columns] or [batch, rows, columns] with sides of at most " +
+               std::to_string(kSmallSide),
+           "other sizes");
+    check_no_overlap(
+        op, layout_of(op, dims, tensor.sizes().data(), tensor.strides().data(), nullptr, nullptr));
+    const int64_t rows = dims - 2, columns = dims - 1;
+    const bool tall = tensor.size(rows) >= tensor.size(columns);
+    const int64_t longer = tall ? rows : columns, shorter = tall ? columns : rows;
+    batches.push_back({nullptr, *dtype, dims == 3 ? tensor.size(0) : 1, tensor.size(longer),
+                       tensor.size(shorter), dims == 3 ? tensor.stride(0) : 0,
+                       tensor.stride(longer), tensor.stride(shorter),
+                       static_cast<uint64_t>(keys[i]), gain[gain.size() == 1 ? 0 : i]});
+    if (batches.back().n == 0) batches.back().count = 0;
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (batches[i].count > 0) batches[i].data = tensors[i].mutable_data_ptr();
+  }
+  return batches;
+}
+
+void make_small_cpu(const std::vector<SmallBatch>& batches) {
+  const cpu::SmallOrthogonalKernels& kernels = INITSTATS_CHOOSE(small_orthogonal_kernels);
+  std::vector<int64_t> first{0};  // matrix of each tensor, counted through all
+  for (const SmallBatch& batch : batches) first.push_back(first.back() + batch.count);
+  torch::stable::parallel_for(0, first.back(), 1, [&](int64_t begin, int64_t end) {
+    size_t i = static_cast<size_t>(std::upper_bound(first.begin(), first.end(), begin) -
+                                   first.begin() - 1);
+    for (int64_t at = begin; at < end; ++at) {
+      while (at >= first[i + 1]) ++i;
+      const SmallBatch& t = batches[i];
+      const int64_t b = at - first[i];
+      char* const data = static_cast<char*>(t.data) + b * t.batch_stride * item_bytes(t.dtype);
+      const auto matrix = [&](auto real) {
+        using Real = decltype(real);
+        return cpu::SmallMatrix<Real>{data,  t.dtype,      t.m,
+                                      t.n,   t.row_stride, t.column_stride,
+                                      t.key, b * t.n,      static_cast<Real>(t.gain)};
+      };
+      if (t.dtype == DType::float64) {
+        kernels.matrix_float64(matrix(0.0));
+      } else {
+        kernels.matrix(matrix(0.0f));
+      }
+    }
+  });
+}
+
+#if defined(INITSTATS_WITH_CUDA)
+void make_small_cuda(const std::string& op, const std::vector<Tensor>& tensors,
+                     const std::vector<SmallBatch>& batches) {
+  if (tensors.empty()) return;
+  const DeviceScope scope(tensors[0]);
+  std::vector<cuda::SmallTask> tasks;
+  tasks.reserve(batches.size());
+  for (const SmallBatch& t : batches) {
+    tasks.push_back({t.data, t.dtype, t.count, t.batch_stride, t.row_stride, t.column_stride, t.key,
+                     t.gain, static_cast<int32_t>(t.m), static_cast<int32_t>(t.n), 0});
+  }
+  check_cuda(op, cuda::launch_small_orthogonal(tasks.data(), static_cast<int64_t>(tasks.size()),
+                                               scope.stream()));
+}
+#endif
+
+template <Path path>
+void small_orthogonal(std::vector<Tensor> tensors, std::vector<int64_t> keys,
+                      std::vector<double> gain) {
+  const std::string op = "small_orthogonal_";
+  const std::vector<SmallBatch> batches = small_batches(op, tensors, keys, gain);
+#if defined(INITSTATS_WITH_CUDA)
+  if constexpr (path == Path::cuda) {
+    make_small_cuda(op, tensors, batches);
+    return;
+  }
+#endif
+  make_small_cpu(batches);
+}
+
+template <Path path>
+void register_orthogonal(torch::stable::detail::StableLibrary& m) {
+  m.impl("reflectors_", TORCH_BOX(&reflectors<path>));
+  m.impl("panel_factors", TORCH_BOX(&panel_factors<path>));
+  m.impl("small_orthogonal_", TORCH_BOX(&small_orthogonal<path>));
+}
+
+}  // namespace
+
+#if defined(INITSTATS_CUDA_ON_CPU)
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_orthogonal<Path::cuda>(m); }
+#else
+STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_orthogonal<Path::cpu>(m); }
+#if defined(INITSTATS_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) { register_orthogonal<Path::cuda>(m); }
+#endif
+#endif
+
+}  // namespace initstats::ops

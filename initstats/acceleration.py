@@ -1,0 +1,81 @@
+"""`fast_init`: code that one does not own initialises its models with the fills of this package."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+from initstats import interception
+from initstats.acceleration_report import AccelerationReport
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class FastInit:
+    """The context manager and decorator that `fast_init` returns.
+
+    Attributes:
+        report: what ran here and what was left to torch, of all blocks and calls so far.
+    """
+
+    def __init__(self) -> None:
+        self.report = AccelerationReport()
+
+    def __enter__(self) -> FastInit:
+        interception.enter(self.report)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        interception.leave(self.report)
+
+    def __call__(self, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        """Return the function, with every call of it inside a block."""
+
+        @functools.wraps(function)
+        def accelerated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            with self:
+                return function(*args, **kwargs)
+
+        return accelerated
+
+
+def fast_init() -> FastInit:
+    """Let the fills of torch.nn.init run on this package, also in code that calls torch directly.
+
+    ```python
+    with initstats.fast_init() as fast:
+        model = GPT2LMHeadModel(config)
+    print(fast.report)
+    ```
+
+    Inside, `torch.nn.init.*`, `Tensor.normal_` and `Tensor.uniform_` give numbers of the same
+    distributions, but other ones: those of the fill of the same name here, with one key per call
+    from the generator given or torch's default CPU generator. `torch.manual_seed` decides them,
+    `torch.random.fork_rng` keeps them from the code around.
+
+    It also holds for references that other modules keep: transformers', timm's, those in
+    `functools.partial`. Guards of the callers, such as transformers' for weights that are loaded,
+    stay in force. Functions that create tensors, such as `torch.randn`, are left alone.
+
+    Left to torch, and counted in the report: tensors on meta, fake tensors, DTensors and other
+    subclasses, other dtypes and devices, and arguments that only torch takes or that it refuses.
+
+    It holds for the thread that is inside, blocks nest, and everything is restored at the end, also
+    after an exception. As a decorator, `@initstats.fast_init()`, it is a block around each call.
+
+    Returns:
+        The context manager, whose `report` tells what ran here.
+
+    Determinism: bitwise, as the fills; `orthogonal_` as documented there.
+    Source: torch.overrides.TorchFunctionMode, for what torch shows to it; the other functions have
+        another body while a block is open.
+    """
+    return FastInit()

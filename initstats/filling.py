@@ -1,0 +1,113 @@
+"""Writes the pieces of a plan: one launch per distribution and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from initstats.fill_checks import check_trunc_normal, check_uniform
+from initstats.fills import foreach_normal_, foreach_trunc_normal_, foreach_uniform_
+from initstats.orthogonal_fills import orthogonal_
+from initstats.plan_entry import Piece, PlanEntry
+from initstats.recipes import Constant, LogUniform, Normal, Orthogonal, TruncNormal, Uniform
+from initstats.recipes.stacked import Simple
+
+_D = TypeVar("_D", bound=Simple)
+
+
+def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None:
+    """Write what is promised to the parameters of some entries.
+
+    Normals take one launch per device, truncated normals one, and uniforms, logarithms of uniforms
+    and constants one together; orthogonal matrices of one gain are made side by side. Keys come
+    from the seed and the names.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        entries: The entries; those that are kept are left out. Meta parameters stay as they are.
+        seed: Seed of all keys.
+
+    Raises:
+        ValueError: If no value of a dtype lies between the bounds of a distribution. Nothing has
+            been written then.
+    """
+    written = [entry for entry in entries if not entry.keep and not entry.parameter.is_meta]
+    pieces = [piece for entry in written for piece in entry.pieces]
+    check_entries(function, written)
+    with torch.no_grad():
+        _fill(pieces, seed)
+        for entry in written:
+            if entry.zero_row is not None:
+                entry.parameter[entry.zero_row].zero_()
+
+
+def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:
+    """Refuse what a fill would refuse, before the first fill.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        entries: The entries; those that are kept are left out.
+
+    Raises:
+        ValueError: If no value of a dtype lies between the bounds of a distribution.
+    """
+    for piece in (piece for entry in entries if not entry.keep for piece in entry.pieces):
+        distribution, dtype = piece.distribution, piece.tensor.dtype
+        if isinstance(distribution, Uniform):
+            check_uniform(function, dtype, distribution.low, distribution.high)
+        elif isinstance(distribution, TruncNormal):
+            d = distribution
+            check_trunc_normal(function, dtype, d.parent_mean, d.parent_std, d.low, d.high)
+
+
+def _fill(pieces: Sequence[Piece], seed: int) -> None:
+    logs = _of(pieces, LogUniform)
+    flat: list[tuple[Piece, float, float]] = [
+        *((piece, d.low, d.high) for piece, d in _of(pieces, Uniform)),
+        *((piece, d.low, d.high) for piece, d in logs),
+        # An interval of one value is that value, rounded once.
+        *((piece, d.value, d.value) for piece, d in _of(pieces, Constant)),
+    ]
+    if flat:
+        foreach_uniform_(
+            [piece.tensor for piece, _, _ in flat],
+            [low for _, low, _ in flat],
+            [high for _, _, high in flat],
+            seed=seed,
+            names=[piece.key_name for piece, _, _ in flat],
+        )
+    for piece, logarithm in logs:
+        piece.tensor.log_().mul_(logarithm.sign)
+    if normals := _of(pieces, Normal):
+        foreach_normal_(
+            [piece.tensor for piece, _ in normals],
+            [d.mean for _, d in normals],
+            [d.std for _, d in normals],
+            seed=seed,
+            names=[piece.key_name for piece, _ in normals],
+        )
+    if cut := _of(pieces, TruncNormal):
+        parameters: list[Callable[[TruncNormal], float]] = [
+            lambda d: d.parent_mean,
+            lambda d: d.parent_std,
+            lambda d: d.low,
+            lambda d: d.high,
+        ]
+        foreach_trunc_normal_(
+            [piece.tensor for piece, _ in cut],
+            *([get(d) for _, d in cut] for get in parameters),
+            seed=seed,
+            names=[piece.key_name for piece, _ in cut],
+        )
+    orthogonal = _of(pieces, Orthogonal)
+    for gain in sorted({d.gain for _, d in orthogonal}):
+        same = [piece for piece, d in orthogonal if d.gain == gain]
+        names = [piece.key_name for piece in same]
+        orthogonal_([piece.tensor for piece in same], gain, seed=seed, name=names)
+
+
+def _of(pieces: Sequence[Piece], kind: type[_D]) -> list[tuple[Piece, _D]]:
+    """Return the pieces of one distribution, with it."""
+    return [(p, p.distribution) for p in pieces if isinstance(p.distribution, kind)]

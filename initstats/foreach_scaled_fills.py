@@ -1,0 +1,279 @@
+"""Fills of many tensors in one call whose stds come from the fans of each tensor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from initstats.fans import Fans, Mode, TorchMode, fans_of
+from initstats.fill_call import Numbers, fill
+from initstats.gains import Function
+from initstats.scaled_fills import Distribution, family_of_std, is_empty, kaiming_std, xavier_std
+from initstats.variance_scaling import variance_scaling_std
+
+
+def foreach_xavier_uniform_(
+    tensors: Iterable[torch.Tensor],
+    gain: Numbers = 1.0,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    names: Sequence[str | None] | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    packed: int = 1,
+) -> None:
+    """Fill many tensors as `xavier_uniform_` does, in one launch per device and dtype.
+
+    Args:
+        tensors: as in `foreach_uniform_`, each as in `xavier_uniform_`.
+        gain: one for all tensors or one per tensor.
+        generator: as in `uniform_`; one draw per tensor, in order.
+        seed: as in `uniform_`.
+        names: with seed, one per tensor; without names the key comes from the tensor's position.
+        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+
+    Raises:
+        ValueError: as `xavier_uniform_` and `foreach_uniform_`.
+
+    Determinism: bitwise; the bits are those of one call per tensor with the same key.
+    Source: as `xavier_uniform_`.
+    """
+    function = "foreach_xavier_uniform_"
+    todo = list(tensors)
+    gains = _per_tensor(gain, len(todo))
+    if len(gains) != len(todo):
+        raise ValueError(
+            f"initstats.{function}: expected one gain per tensor, {len(todo)}, got {len(gains)}"
+        )
+    given = iter(gains)
+
+    def std(tensor: torch.Tensor, fans: Fans) -> float:
+        return xavier_std(function, tensor, "uniform_", next(given), fans)
+
+    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed)
+    _fill(function, "uniform", todo, fans, std, generator, seed, names)
+
+
+def foreach_xavier_normal_(
+    tensors: Iterable[torch.Tensor],
+    gain: Numbers = 1.0,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    names: Sequence[str | None] | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    packed: int = 1,
+) -> None:
+    """Fill many tensors as `xavier_normal_` does, in one launch per device and dtype.
+
+    Args:
+        tensors: as in `foreach_uniform_`, each as in `xavier_normal_`.
+        gain: one for all tensors or one per tensor.
+        generator: as in `uniform_`; one draw per tensor, in order.
+        seed: as in `uniform_`.
+        names: with seed, one per tensor; without names the key comes from the tensor's position.
+        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+
+    Raises:
+        ValueError: as `xavier_normal_` and `foreach_uniform_`.
+
+    Determinism: bitwise; the bits are those of one call per tensor with the same key.
+    Source: as `xavier_normal_`.
+    """
+    function = "foreach_xavier_normal_"
+    todo = list(tensors)
+    gains = _per_tensor(gain, len(todo))
+    if len(gains) != len(todo):
+        raise ValueError(
+            f"initstats.{function}: expected one gain per tensor, {len(todo)}, got {len(gains)}"
+        )
+    given = iter(gains)
+
+    def std(tensor: torch.Tensor, fans: Fans) -> float:
+        return xavier_std(function, tensor, "normal_", next(given), fans)
+
+    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed)
+    _fill(function, "normal", todo, fans, std, generator, seed, names)
+
+
+def foreach_kaiming_uniform_(
+    tensors: Iterable[torch.Tensor],
+    a: float = 0,
+    mode: TorchMode = "fan_in",
+    nonlinearity: str | Function = "leaky_relu",
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    names: Sequence[str | None] | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    packed: int = 1,
+) -> None:
+    """Fill many tensors as `kaiming_uniform_` does, in one launch per device and dtype.
+
+    Args:
+        tensors: as in `foreach_uniform_`, each as in `kaiming_uniform_`.
+        a: as in `kaiming_uniform_`, for all tensors.
+        mode: as in `kaiming_uniform_`, for all tensors.
+        nonlinearity: as in `kaiming_uniform_`, for all tensors.
+        generator: as in `uniform_`; one draw per tensor, in order.
+        seed: as in `uniform_`.
+        names: with seed, one per tensor; without names the key comes from the tensor's position.
+        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+
+    Raises:
+        ValueError: as `kaiming_uniform_` and `foreach_uniform_`.
+
+    Determinism: bitwise; the bits are those of one call per tensor with the same key.
+    Source: as `kaiming_uniform_`.
+    """
+    function = "foreach_kaiming_uniform_"
+
+    def std(_: torch.Tensor, fans: Fans) -> float:
+        return kaiming_std(fans, a, mode, nonlinearity)
+
+    todo = list(tensors)
+    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed, empty=True)
+    _fill(function, "uniform", todo, fans, std, generator, seed, names)
+
+
+def foreach_kaiming_normal_(
+    tensors: Iterable[torch.Tensor],
+    a: float = 0,
+    mode: TorchMode = "fan_in",
+    nonlinearity: str | Function = "leaky_relu",
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    names: Sequence[str | None] | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    packed: int = 1,
+) -> None:
+    """Fill many tensors as `kaiming_normal_` does, in one launch per device and dtype.
+
+    Args:
+        tensors: as in `foreach_uniform_`, each as in `kaiming_normal_`.
+        a: as in `kaiming_normal_`, for all tensors.
+        mode: as in `kaiming_normal_`, for all tensors.
+        nonlinearity: as in `kaiming_normal_`, for all tensors.
+        generator: as in `uniform_`; one draw per tensor, in order.
+        seed: as in `uniform_`.
+        names: with seed, one per tensor; without names the key comes from the tensor's position.
+        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+
+    Raises:
+        ValueError: as `kaiming_normal_` and `foreach_uniform_`.
+
+    Determinism: bitwise; the bits are those of one call per tensor with the same key.
+    Source: as `kaiming_normal_`.
+    """
+    function = "foreach_kaiming_normal_"
+
+    def std(_: torch.Tensor, fans: Fans) -> float:
+        return kaiming_std(fans, a, mode, nonlinearity)
+
+    todo = list(tensors)
+    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed, empty=True)
+    _fill(function, "normal", todo, fans, std, generator, seed, names)
+
+
+def foreach_variance_scaling_(
+    tensors: Iterable[torch.Tensor],
+    scale: float = 1.0,
+    mode: Mode = "fan_in",
+    distribution: Distribution = "normal",
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    names: Sequence[str | None] | None = None,
+    groups: int = 1,
+    transposed: bool = False,
+    packed: int = 1,
+) -> None:
+    """Fill many tensors as `variance_scaling_` does, in one launch per device and dtype.
+
+    LeCun's are `foreach_variance_scaling_(tensors, 1.0, "fan_in", "truncated_normal")` and the same
+    with "uniform".
+
+    Args:
+        tensors: as in `foreach_uniform_`, each as in `variance_scaling_`.
+        scale: as in `variance_scaling_`, for all tensors.
+        mode: as in `variance_scaling_`, for all tensors.
+        distribution: as in `variance_scaling_`, for all tensors.
+        generator: as in `uniform_`; one draw per tensor, in order.
+        seed: as in `uniform_`.
+        names: with seed, one per tensor; without names the key comes from the tensor's position.
+        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+
+    Raises:
+        TypeError: as `variance_scaling_`.
+        ValueError: as `variance_scaling_` and `foreach_uniform_`.
+
+    Determinism: bitwise; the bits are those of one call per tensor with the same key.
+    Source: as `variance_scaling_`.
+    """
+    function = "foreach_variance_scaling_"
+
+    def std(_: torch.Tensor, fans: Fans) -> float:
+        return variance_scaling_std(function, fans, scale, mode, distribution)
+
+    todo = list(tensors)
+    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed, empty=True)
+    _fill(function, distribution, todo, fans, std, generator, seed, names)
+
+
+def _per_tensor(value: Numbers, count: int) -> list[float]:
+    return list(value) if isinstance(value, Sequence) else [value] * count
+
+
+def _fans(
+    function: str,
+    tensors: list[torch.Tensor],
+    *,
+    groups: int,
+    transposed: bool,
+    packed: int,
+    empty: bool = False,
+) -> list[Fans | None]:
+    """Return the fans of each tensor; with `empty`, nothing for one without elements, and warn."""
+    found: list[Fans | None] = []
+    for tensor in tensors:
+        if empty and is_empty(tensor):
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+            found.append(None)
+        else:
+            fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+            found.append(fans)
+    return found
+
+
+def _fill(
+    function: str,
+    distribution: Distribution,
+    tensors: list[torch.Tensor],
+    fans: list[Fans | None],
+    std: Callable[[torch.Tensor, Fans], float],
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: Sequence[str | None] | None,
+) -> None:
+    stds = [
+        0.0 if of is None else std(tensor, of) for tensor, of in zip(tensors, fans, strict=True)
+    ]
+    family, values = family_of_std(distribution, stds)
+    fill(function, family, tensors, values, generator=generator, seed=seed, names=names)

@@ -1,0 +1,202 @@
+"""Judges one measured piece of a parameter against its promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from initstats.bands import Band, mean_band, std_band
+from initstats.causes import Cause, cause_of_constant, cause_of_std
+from initstats.plan_entry import Piece, PlanEntry
+from initstats.recipes import Constant, Orthogonal
+from initstats.record import Stats
+from initstats.record_rows import Groups
+from initstats.shape_bands import extremes_problem, histogram_problem
+from initstats.verify_entry import VerifyEntry
+
+_NO_CAUSE = Cause("", "")
+_INIT_LAST = "call initstats.init_ with this recipe last"
+_TRUNCATED = Cause("another distribution of the same mean and std", _INIT_LAST)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The false-alarm rate of each check, and what the rules of the model promise.
+
+    Attributes:
+        rate: Chance of a false alarm of one check.
+        z: Half width of two-sided bands in standard errors.
+        promises: Label and standard deviation of the rules in the model.
+        may_read: The parameters still hold what was measured, so they may be looked at again.
+    """
+
+    rate: float
+    z: float
+    promises: Sequence[tuple[str, float]]
+    may_read: bool = True
+
+    def entry(self, entry: PlanEntry, piece: Piece, record: Stats) -> VerifyEntry:
+        """Compare the record of a piece with its promise.
+
+        Args:
+            entry: The parameter.
+            piece: The piece.
+            record: Its record, with moments; histogram and fingerprint are used if taken.
+
+        Returns:
+            The verdict.
+        """
+        sample = sample_of(entry, piece, record)
+        distribution = piece.distribution
+        if isinstance(distribution, Constant):
+            # The stored value is the promised one, rounded to the parameter's dtype.
+            value = _rounded(distribution.value, piece.tensor.dtype)
+            means, stds = Band(value, value), Band(0.0, 0.0)
+        else:
+            means = mean_band(distribution, sample.count, self.z)
+            stds = std_band(distribution, sample.count, self.z)
+        kind, problem, cause = self._problem(entry, piece, record, sample, means, stds)
+        return VerifyEntry(
+            name=piece.name,
+            rule=entry.rule,
+            distribution=str(distribution),
+            count=sample.count,
+            mean=sample.mean,
+            std=sample.std,
+            expected_mean=distribution.mean,
+            expected_std=distribution.std,
+            mean_band=means,
+            std_band=stds,
+            problem=problem,
+            kind=kind,
+            cause=cause.cause,
+            fix=cause.fix,
+        )
+
+    def _problem(
+        self,
+        entry: PlanEntry,
+        piece: Piece,
+        record: Stats,
+        sample: Sample,
+        means: Band,
+        stds: Band,
+    ) -> tuple[str, str, Cause]:
+        """Return the kind of problem, the problem in words and its cause; empty ones for none."""
+        distribution = piece.distribution
+        if record.nan or record.pos_inf or record.neg_inf:
+            words = f"{record.nan} NaN and {record.pos_inf + record.neg_inf} infinite values"
+            origin = "memory that was never written, or a computation that overflowed"
+            return "not finite", words, Cause(origin, "initialise it: see initstats.init_")
+        if isinstance(distribution, Constant):
+            if record.min == record.max == means.low:
+                return "", "", _NO_CAUSE
+            return (
+                "constant",
+                f"expected {means.low:g} everywhere",
+                Cause("never written, or initialised like a matrix", _INIT_LAST),
+            )
+        if sample.count > 1 and record.min == record.max:
+            return (
+                "constant",
+                f"{record.min:g} everywhere, expected {distribution}",
+                cause_of_constant(record),
+            )
+        low, high = distribution.bounds
+        # A bound may be missed by the rounding of the bound itself to the parameter's dtype.
+        slack = torch.finfo(piece.tensor.dtype).eps
+        outside = record.min < low - slack * abs(low) or record.max > high + slack * abs(high)
+        if sample.count > 1 and not stds.holds(sample.std):
+            ratio = sample.std / distribution.std
+            words = f"std {sample.std:.4g}, expected {distribution.std:.4g} (x {ratio:.3g})"
+            tolerance = max(1.5 * (stds.high / distribution.std - 1), 0.01)
+            cause = cause_of_std(entry, piece, sample.std, tolerance, self.promises)
+            if not outside:
+                return "std", words, cause
+            words = f"values outside [{low:g}, {high:g}]: {record.min:.4g} to {record.max:.4g}"
+            return "bounds", words, cause
+        if outside:
+            words = f"values outside [{low:g}, {high:g}]: {record.min:.4g} to {record.max:.4g}"
+            return "bounds", words, _TRUNCATED
+        if not means.holds(sample.mean):
+            words = f"mean {sample.mean:.3g}, expected {distribution.mean:.3g}"
+            return "mean", words, Cause("a shift was added, or all signs are equal", "centre it")
+        return self._shape(piece, record, sample)
+
+    def _shape(self, piece: Piece, record: Stats, sample: Sample) -> tuple[str, str, Cause]:
+        """Judge what mean, std and bounds do not tell."""
+        distribution = piece.distribution
+        if isinstance(distribution, Orthogonal):
+            words = _orthogonality_problem(piece.tensor, distribution) if self.may_read else ""
+            cause = "random, but not orthogonal"
+            fix = "use initstats.orthogonal_"
+            return ("orthogonal" if words else ""), words, Cause(cause, fix) if words else _NO_CAUSE
+        if record.groups & Groups.HISTOGRAM:
+            words = histogram_problem(
+                distribution, record.histogram, sample.zeros, piece.tensor.dtype, self.rate
+            )
+            if words:
+                return "shape", words, _TRUNCATED
+        words = extremes_problem(distribution, sample.count, record.min, record.max, self.rate)
+        return ("extremes" if words else ""), words, _TRUNCATED if words else _NO_CAUSE
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Moments of the random values of a record.
+
+    Attributes:
+        count: Number of values.
+        mean: Their mean.
+        std: Their standard deviation, 0 for a single value.
+        zeros: Zeros of the record that are not among them: a padding row.
+    """
+
+    count: int
+    mean: float
+    std: float
+    zeros: int
+
+
+def sample_of(entry: PlanEntry, piece: Piece, record: Stats) -> Sample:
+    """Return the moments of a record without the row of zeros that is no part of the sample."""
+    zeros = 0
+    if entry.zero_row is not None and piece.tensor.dim() > 1:
+        zeros = piece.tensor[0].numel()
+    count = record.count - zeros
+    std = record.std if record.count > 1 else 0.0
+    if not zeros or count < 1 or record.zero < zeros:
+        return Sample(record.count, record.mean, std, 0)
+    # n mean and the sum of squares are those of the whole record: the row adds nothing to them.
+    mean = record.mean * record.count / count
+    squares = std * std * (record.count - 1) + record.count * record.mean**2
+    variance = max(squares - count * mean * mean, 0.0) / max(count - 1, 1)
+    return Sample(count, mean, math.sqrt(variance), zeros)
+
+
+@lru_cache(maxsize=256)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """Return a value as a dtype stores it."""
+    return float(torch.tensor(value, dtype=dtype, device="cpu"))
+
+
+def _orthogonality_problem(tensor: torch.Tensor, promised: Orthogonal) -> str:
+    """Compare the products of up to 64 rows (or columns) with those of orthogonal ones."""
+    matrix = tensor.reshape(tensor.shape[0], -1)
+    if promised.rows > promised.columns:
+        matrix = matrix.t()
+    some = matrix[:_ROWS_COMPARED].double()
+    products = some @ some.t() / promised.gain**2
+    off = (products - torch.eye(len(some), dtype=products.dtype, device=products.device)).abs()
+    # Rounding of n products of size 1/n each, to the dtype of the matrix.
+    allowed = 4 * torch.finfo(tensor.dtype).eps + _FLOAT32_SLACK
+    worst = float(off.max())
+    return "" if worst <= allowed else f"rows are not orthonormal: off by {worst:.2g}"
+
+
+_ROWS_COMPARED = 64
+_FLOAT32_SLACK = 2e-5  # of a product of reflections in float32

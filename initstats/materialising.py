@@ -1,0 +1,144 @@
+"""Gives a model that was built on the meta device memory, with its ties and its buffers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from initstats.planning import Plan
+
+BufferMaker: TypeAlias = torch.Tensor | Callable[[nn.Module], torch.Tensor]
+
+_ZERO = frozenset({"running_mean", "num_batches_tracked", "token_type_ids"})
+_ONE = frozenset({"running_var"})
+
+
+def materialise(
+    function: str,
+    model: nn.Module,
+    planned: Plan,
+    device: torch.device,
+    buffers: Mapping[str, BufferMaker] | None = None,
+) -> tuple[Plan, tuple[str, ...]]:
+    """Replace meta parameters and buffers by ones on a device. Parameters get memory, no values.
+
+    `Module.to_empty` gives each name of a tied parameter a memory of its own; here they stay tied.
+    Buffers get their values: statistics of norms, position numbers, rotary frequencies of
+    transformers, and what `buffers` makes.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        model: The model.
+        planned: The plan for it.
+        device: Where to put what is on meta.
+        buffers: Tensors, or functions from the owner to one, by glob pattern on the name.
+
+    Returns:
+        The plan with the new parameters, and the names of the buffers that were set.
+
+    Raises:
+        ValueError: If a meta parameter would be left without values, or it is not known how to
+            make a buffer. Nothing has been changed then.
+    """
+    empty = [entry for entry in planned if entry.parameter.is_meta]
+    left = [entry.name for entry in empty if entry.keep]
+    left += [name for name in planned.unmatched if model.get_parameter(name).is_meta]
+    if left:
+        raise ValueError(
+            f"initstats.{function}: expected a rule for every parameter on the meta device, "
+            f"got {left} without; build these on a real device"
+        )
+    made = dict(_buffers(function, model, buffers or {}))
+    new: dict[int, nn.Parameter] = {}
+    for entry in empty:
+        old = entry.parameter
+        # Not empty_like, which goes through Python for a meta tensor.
+        memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
+        fresh = nn.Parameter(memory, requires_grad=old.requires_grad)
+        fresh.__dict__.update(old.__dict__)
+        new[id(old)] = fresh
+        for slot in entry.group:
+            slot.module.register_parameter(slot.own_name, fresh)
+    for (module, name), values in made.values():
+        module.register_buffer(
+            name,
+            values.to(device),
+            persistent=name not in module._non_persistent_buffers_set,  # noqa: SLF001  # there is no public way to ask
+        )
+    entries = tuple(
+        dataclasses.replace(e, parameter=new.get(id(e.parameter), e.parameter)) for e in planned
+    )
+    return dataclasses.replace(planned, entries=entries), tuple(made)
+
+
+def reset_norms(model: nn.Module, planned: Plan) -> tuple[str, ...]:
+    """Set the running statistics of norms whose scale the plan sets.
+
+    Args:
+        model: The model.
+        planned: What is initialised.
+
+    Returns:
+        The names of the norms.
+    """
+    written = {id(entry.parameter) for entry in planned if not entry.keep}
+    names = []
+    for name, module in model.named_modules():
+        statistics = getattr(module, "running_mean", None)
+        reset = getattr(module, "reset_running_stats", None)
+        if statistics is None or reset is None or statistics.is_meta:
+            continue
+        own = list(module.parameters(recurse=False))
+        if any(id(p) in written for p in own) or (not own and not planned.recipe.partial):
+            reset()
+            names.append(name)
+    return tuple(names)
+
+
+def _buffers(
+    function: str, model: nn.Module, given: Mapping[str, BufferMaker]
+) -> Iterator[tuple[str, tuple[tuple[nn.Module, str], torch.Tensor]]]:
+    """Yield the name, place and values of every buffer on the meta device."""
+    for path, module in model.named_modules():
+        for own, buffer in module.named_buffers(recurse=False):
+            if not buffer.is_meta:
+                continue
+            name = f"{path}.{own}" if path else own
+            values = _values(name, own, buffer, module, given)
+            if values is None:
+                raise ValueError(
+                    f"initstats.{function}: expected buffers that can be made again, got {name} on "
+                    "the meta device; give it with buffers={'" + name + "': ...}"
+                )
+            yield name, ((module, own), values)
+
+
+def _values(
+    name: str,
+    own: str,
+    buffer: torch.Tensor,
+    module: nn.Module,
+    given: Mapping[str, BufferMaker],
+) -> torch.Tensor | None:
+    """Return the values of a buffer, or None if it is not known how to make them."""
+    for pattern, maker in given.items():
+        if fnmatchcase(name, pattern):
+            return maker if isinstance(maker, torch.Tensor) else maker(module)
+    shape, dtype = buffer.shape, buffer.dtype
+    if own in _ZERO:
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+    if own in _ONE:
+        return torch.ones(shape, dtype=dtype, device="cpu")
+    if own == "position_ids":
+        return torch.arange(shape[-1], dtype=dtype, device="cpu").expand(shape).clone()
+    config = getattr(module, "config", None)
+    if "Rotary" in type(module).__name__ and config is not None:
+        with torch.device("cpu"):
+            again: nn.Module = type(module)(config)
+        return again.get_buffer(own).to(dtype)
+    return None

@@ -1,0 +1,125 @@
+"""A block of an orthogonal matrix without the rest: what one rank of many owns."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+
+from initstats import _ops
+from initstats.fill_call import keys_by_place
+from initstats.fill_checks import has_memory, tensor_to_fill
+from initstats.orthogonal_fills import finite_gain
+from initstats.orthogonal_products import Matrix, write_columns, write_rows
+from initstats.overrides import overridable
+
+_MATRIX_DIMS = 2
+
+
+@overridable
+def orthogonal_block_(
+    tensor: torch.Tensor,
+    offset: Sequence[int],
+    size: Sequence[int],
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str | None = None,
+) -> torch.Tensor:
+    """Fill the tensor with a block of the matrix that `orthogonal_` draws, in place.
+
+    Every rank calls it for the rows or columns that it owns, with the same seed and name (or with
+    generators in the same state). Nothing is sent, and no rank computes the matrix: each draws all
+    reflections and applies them to its block.
+
+    Memory besides the tensor: k times the longer side of the matrix, k being the smaller of the
+    rows and columns of the block as seen with the longer side down, and the vectors of a quarter
+    of the reflections, at most 1024 of them.
+
+    Args:
+        tensor: the block, [rows, ...]; dimensions after the first are flattened to columns.
+            Dtypes and strides as in `orthogonal_`.
+        offset: (row, column) of the block's first element in the matrix.
+        size: (rows, columns) of the whole matrix.
+        gain: factor, finite.
+        generator: as in `uniform_`.
+        seed: as in `uniform_`.
+        name: as in `uniform_`.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        TypeError: offset or size do not hold integers; otherwise as `orthogonal_`.
+        ValueError: offset or size do not hold two numbers, the block does not lie inside the
+            matrix; otherwise as `orthogonal_`.
+        RuntimeError: as `orthogonal_`.
+
+    Determinism: run_to_run. The reflections are bitwise those of the whole matrix; the block equals
+        that of `orthogonal_` within rounding, because other products are rounded.
+    Source: as `orthogonal_`.
+    """
+    function = "orthogonal_block_"
+    tensor_to_fill(function, tensor)
+    if tensor.dim() < _MATRIX_DIMS:
+        raise ValueError(
+            f"initstats.{function}: Only tensors with 2 or more dimensions are supported,"
+            f" got shape={tuple(tensor.shape)}"
+        )
+    first = _two_integers(function, "offset", offset)
+    whole = _two_integers(function, "size", size)
+    shape = (tensor.shape[0], tensor[0].numel() if tensor.shape[0] else 0)
+    if any(a < 0 or a + n > full for a, n, full in zip(first, shape, whole, strict=True)):
+        raise ValueError(
+            f"initstats.{function}: expected a block inside the matrix of size={whole},"
+            f" got offset={first}, shape={shape}"
+        )
+    scale = finite_gain(function, gain)
+    names = None if name is None else [name]
+    if not has_memory(tensor) or tensor.numel() == 0:
+        return tensor
+    _ops.check_memory(function, tensor)
+    (key,) = keys_by_place(function, [0], 1, generator=generator, seed=seed, names=names).values()
+    with torch.no_grad():
+        block = tensor.reshape(shape)  # a copy where no view can flatten the strides
+        if whole[0] < whole[1]:
+            _write_block(block.t(), first[::-1], whole[::-1], key, scale)
+        else:
+            _write_block(block, first, whole, key, scale)
+        if block.data_ptr() != tensor.data_ptr():
+            tensor.copy_(block.view(tensor.shape))
+        torch.autograd.graph.increment_version(tensor)
+    return tensor
+
+
+def _write_block(
+    block: torch.Tensor, first: tuple[int, int], whole: tuple[int, int], key: int, gain: float
+) -> None:
+    """Write a block of a matrix with at least as many rows as columns."""
+    dtype = torch.float64 if block.dtype is torch.float64 else torch.float32
+    (m, n), (rows, columns) = whole, block.shape
+    matrix = Matrix(m, n, key, dtype, block.device)
+    if columns <= rows:
+        out = torch.empty(m, columns, dtype=dtype, device=block.device)
+        write_columns(matrix, first[1], out, gain)
+        block.copy_(out[first[0] : first[0] + rows])
+    else:
+        out = torch.empty(rows, m, dtype=dtype, device=block.device)
+        write_rows(matrix, first[0], out, gain)
+        block.copy_(out[:, first[1] : first[1] + columns])
+
+
+def _two_integers(function: str, name: str, value: Sequence[int]) -> tuple[int, int]:
+    try:
+        numbers = tuple(operator.index(each) for each in value)
+    except TypeError:
+        raise TypeError(
+            f"initstats.{function}: expected {name} to hold integers, got {name}={value!r}"
+        ) from None
+    if len(numbers) != _MATRIX_DIMS:
+        raise ValueError(
+            f"initstats.{function}: expected {name} to be (row, column), got {name}={value!r}"
+        )
+    return numbers[0], numbers[1]

@@ -1,0 +1,165 @@
+"""Products of random reflections as matrix products: a whole matrix, or a block of one.
+
+What the reflections are is Note [Reflectors] in csrc/math/reflectors.h. Everything here sees the
+matrix in its tall orientation, [m, n] with m >= n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from initstats import _ops
+
+# Reflections that are applied together. More are fewer and larger matrix products, at the price of
+# their own Gram matrix and factor: 2 n^2 _WIDE more operations in all.
+_WIDE, _NARROW = 128, 64
+_SMALLEST_FOR_WIDE = 256
+# Panels whose vectors are drawn in one call, and at most which share of the vectors.
+_MOST_PANELS, _SHARE = 8, 4
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """An orthogonal matrix before it is computed: the first n columns of H_0 ... H_(n-1) D.
+
+    Args:
+        m: rows.
+        n: columns, at most m.
+        key: of the stream.
+        dtype: float32 or float64, of the computation.
+        device: where it happens.
+        number: of the matrix in its batch.
+    """
+
+    m: int
+    n: int
+    key: int
+    dtype: torch.dtype
+    device: torch.device
+    number: int = 0
+
+    def panels(self, end: int, *, backwards: bool) -> Iterator[Panel]:
+        """Yield the panels that hold the reflections before `end`, in order or from the last."""
+        width = _WIDE if self.n >= _SMALLEST_FOR_WIDE else _NARROW
+        per_draw = width * max(1, min(_MOST_PANELS, self.n // (_SHARE * width)))
+        whole = self.n // width * width
+        draws = [(begin, min(begin + per_draw, whole)) for begin in range(0, whole, per_draw)]
+        draws += [(whole, self.n)] if whole < self.n else []
+        draws = [(begin, stop) for begin, stop in draws if begin < end]
+        memory = torch.empty(
+            max((stop - begin) * _padded(self.m - begin) for begin, stop in draws),
+            dtype=self.dtype,
+            device=self.device,
+        )
+        for begin, stop in reversed(draws) if backwards else draws:
+            drawn = self._draw(begin, stop, min(width, stop - begin), memory)
+            drawn = [panel for panel in drawn if panel.begin < end]
+            yield from reversed(drawn) if backwards else drawn
+
+    def _draw(self, begin: int, end: int, width: int, memory: torch.Tensor) -> list[Panel]:
+        """Return the panels of reflections begin, ..., end - 1, with their vectors in `memory`."""
+        rows, columns = end - begin, self.m - begin
+        vectors = memory[: rows * _padded(columns)].view(rows, _padded(columns))
+        squares = torch.empty(rows, dtype=torch.float64, device=self.device)
+        diagonal = torch.empty(rows, dtype=self.dtype, device=self.device)
+        _ops.reflectors_(vectors, squares, diagonal, self.key, self.number * self.n, begin, self.m)
+        count = rows // width
+        parts = [vectors[i * width : (i + 1) * width, i * width : columns] for i in range(count)]
+        gram = torch.empty(count, width, width, dtype=self.dtype, device=self.device)
+        for part, products in zip(parts, gram, strict=True):
+            torch.mm(part, part.t(), out=products)
+        factors = _ops.panel_factors(gram, squares)
+        return [
+            Panel(begin + i * width, parts[i], factors[i], diagonal[i * width : (i + 1) * width])
+            for i in range(count)
+        ]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Reflections begin, ..., end - 1, together I - vectors^t factor vectors.
+
+    Args:
+        begin: the first reflection, and the coordinate that its vector starts with.
+        vectors: [end - begin, m - begin], zero before the diagonal.
+        factor: [end - begin, end - begin], upper triangular.
+        diagonal: [end - begin], of D.
+    """
+
+    begin: int
+    vectors: torch.Tensor
+    factor: torch.Tensor
+    diagonal: torch.Tensor
+
+    @property
+    def end(self) -> int:
+        """The first reflection that is not in the panel."""
+        return self.begin + len(self.vectors)
+
+
+def write_batch(tensor: torch.Tensor, key: int, gain: float) -> None:
+    """Fill a tensor, [batch, rows, columns], with orthogonal matrices times gain, one by one."""
+    wide = tensor.shape[1] < tensor.shape[2]
+    dtype = torch.float64 if tensor.dtype is torch.float64 else torch.float32
+    for number, matrix in enumerate(tensor):
+        tall = matrix.t() if wide else matrix
+        fit = matrix.is_contiguous() or matrix.t().is_contiguous()
+        in_place = matrix.dtype is dtype and fit
+        out = tall if in_place else torch.empty(tall.shape, dtype=dtype, device=tall.device)
+        m, n = tall.shape
+        write_columns(Matrix(m, n, key, dtype, tall.device, number), 0, out, gain)
+        if not in_place:
+            tall.copy_(out)
+
+
+def _padded(columns: int) -> int:
+    return (columns + 3) // 4 * 4
+
+
+def write_columns(matrix: Matrix, first: int, out: torch.Tensor, gain: float) -> None:
+    """Write columns first, first + 1, ... of a matrix, times gain, to out, [m, columns].
+
+    From the last panel to the first. Before a panel is applied, the columns that it brings in hold
+    their element of D, all later ones are zero in its rows, and earlier ones it does not touch.
+    """
+    out.zero_()
+    last = first + out.shape[1]
+    widest = min(_WIDE, matrix.n)
+    product, factored = (
+        torch.empty(widest * (last - first), dtype=out.dtype, device=out.device) for _ in range(2)
+    )
+    for panel in matrix.panels(last, backwards=True):
+        begin, end, size = panel.begin, panel.end, len(panel.vectors)
+        low, high = max(begin, first), max(min(end, last), first)  # columns brought in
+        brought = slice(low - begin, max(high, low) - begin)
+        columns = last - low
+        projected = product[: size * columns].view(size, columns)
+        step = factored[: size * columns].view(size, columns)
+        if low < high:
+            diagonal = panel.diagonal[brought] * gain
+            out[low:high, low - first : high - first].diagonal().copy_(diagonal)
+            torch.mul(panel.vectors[:, brought], diagonal, out=projected[:, : high - low])
+        start = max(high, low)
+        if start < last:
+            rest = out[end:, start - first :]
+            torch.mm(panel.vectors[:, size:], rest, out=projected[:, start - low :])
+        torch.mm(panel.factor, projected, out=step)
+        out[begin:, low - first :].addmm_(panel.vectors.t(), step, alpha=-1)
+
+
+def write_rows(matrix: Matrix, first: int, out: torch.Tensor, gain: float) -> None:
+    """Write rows first, first + 1, ... of a matrix, times gain, to out, [rows, m].
+
+    All m columns of the product are computed, of which the first n are the matrix. From the first
+    panel to the last.
+    """
+    out.zero_()
+    out[:, first : first + len(out)].fill_diagonal_(1)
+    for panel in matrix.panels(matrix.n, backwards=False):
+        begin, end = panel.begin, panel.end
+        projected = torch.mm(out[:, begin:], panel.vectors.t())
+        out[:, begin:].addmm_(torch.mm(projected, panel.factor), panel.vectors, alpha=-1)
+        out[:, begin:end].mul_(panel.diagonal * gain)

@@ -1,0 +1,172 @@
+"""What a plan refuses: models and parameters that a fill would not reach, conflicting ties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from initstats.recipes import Constant, Recipe, Slot, by_name
+from initstats.recipes.stacked import Distribution
+
+if TYPE_CHECKING:
+    from initstats.planning import Plan
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Names that the old hooks of torch.nn.utils give to what a weight is computed from.
+_COMPUTED_FROM = ("weight_g", "weight_v", "weight_orig")
+
+
+def resolve(function: str, model: nn.Module, recipe: Recipe | str) -> Recipe:
+    """Check a model and turn the name of a recipe into the recipe.
+
+    Args:
+        function: Public function on whose behalf this is checked, for the message.
+        model: The model.
+        recipe: A recipe or a name.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        TypeError: If either is of another kind.
+        ValueError: If the model has no parameters, one is lazy, or the recipe is unknown.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"initstats.{function}: expected model to be a torch.nn.Module, "
+            f"got model={type(model).__name__}"
+        )
+    if isinstance(recipe, str):
+        recipe = by_name(recipe)
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"initstats.{function}: expected recipe to be a Recipe or its name, "
+            f"got recipe={recipe!r}"
+        )
+    if next(model.parameters(), None) is None:
+        raise ValueError(
+            f"initstats.{function}: expected a model with parameters, "
+            f"got model={type(model).__name__} with none"
+        )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(  # noqa: TRY004  # the kind is right, the value is not there yet
+                f"initstats.{function}: expected a shape, got {name}=lazy; run one batch first"
+            )
+    return recipe
+
+
+def require_complete(function: str, planned: Plan, *, allow_unmatched: bool = False) -> None:
+    """Refuse a plan with parameters that no rule takes, or with a rule that takes nothing.
+
+    Args:
+        function: Public function on whose behalf this is checked, for the message.
+        planned: The plan.
+        allow_unmatched: Parameters that no rule takes are fine.
+
+    Raises:
+        ValueError: Naming the parameters or the rules.
+    """
+    recipe = planned.recipe
+    if planned.unmatched and not (allow_unmatched or recipe.partial):
+        raise ValueError(
+            f"initstats.{function}: expected a rule for every parameter, got "
+            f"unmatched={list(planned.unmatched)} with recipe {recipe.name!r}; "
+            "add a rule, or pass allow_unmatched=True"
+        )
+    required = {rule.label for rule in recipe.rules if not rule.optional}
+    unused = [label for label in planned.unused_rules if label in required]
+    if unused:
+        raise ValueError(
+            f"initstats.{function}: expected every rule to match a parameter, got unused={unused} "
+            f"with recipe {recipe.name!r}; correct the rule, or make it with optional=True"
+        )
+    if not planned.entries:
+        raise ValueError(
+            f"initstats.{function}: expected a model with parameters that recipe {recipe.name!r} "
+            "takes, got none"
+        )
+
+
+def require_fillable(slot: Slot) -> None:
+    """Refuse a parameter whose values a fill would not reach.
+
+    Args:
+        slot: The parameter.
+
+    Raises:
+        ValueError: With the name, the reason and the fix.
+    """
+    parameter = slot.parameter
+    problem = None
+    if ".parametrizations." in f".{slot.name}" or slot.own_name in _COMPUTED_FROM:
+        fix = "remove the parametrization, initialise, register it again"
+        problem = ("a plain parameter", "parametrized", fix)
+    elif parameter.layout is not torch.strided:
+        problem = ("a dense parameter", str(parameter.layout), "make it dense")
+    elif not parameter.dtype.is_floating_point:
+        fix = "initialise before quantising"
+        problem = ("a floating-point parameter", str(parameter.dtype), fix)
+    elif parameter.dtype not in _DTYPES:
+        fix = "initialise before quantising"
+        problem = ("float16, bfloat16, float32 or float64", str(parameter.dtype), fix)
+    elif parameter.numel() == 0:
+        fix = "initialise before partitioning, or gather the parameter"
+        problem = ("at least one element", "an empty one", fix)
+    if problem:
+        rule, got, fix = problem
+        raise ValueError(f"initstats.plan: expected {rule}, got {slot.name}={got}; {fix}")
+
+
+def require_agreeing_ties(promises: Sequence[tuple[Slot, Distribution]]) -> None:
+    """Refuse a tied parameter that must be a constant under one name and random under another.
+
+    Args:
+        promises: What the first rule for each of its names promises.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    first, promised = promises[0]
+    for other, also in promises[1:]:
+        if isinstance(promised, Constant) != isinstance(also, Constant):
+            raise ValueError(
+                f"initstats.plan: expected tied names to agree, got {first.name}={promised} and "
+                f"{other.name}={also}; untie them, or give one of them another rule"
+            )
+
+
+def require_separate_memory(groups: Sequence[Sequence[Slot]]) -> None:
+    """Refuse parameters that share a part of their memory: the last fill would win.
+
+    Args:
+        groups: The distinct parameters, tied names together.
+
+    Raises:
+        ValueError: Naming two parameters that overlap.
+    """
+    spans = []
+    for group in groups:
+        slot = group[0]
+        p = slot.parameter
+        if p.is_meta or p.layout is not torch.strided or not p.numel() or not _has_memory(p):
+            continue
+        steps = sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
+        end = p.data_ptr() + (steps + 1) * p.element_size()
+        spans.append((str(p.device), p.data_ptr(), end, slot.name))
+    spans.sort()
+    for (device, _, end, name), (other_device, begin, _, other) in pairwise(spans):
+        if device == other_device and begin < end:
+            raise ValueError(
+                f"initstats.plan: expected tied parameters to share all of their memory, got "
+                f"{name} and {other} overlapping in part; tie them whole, or copy one"
+            )
+
+
+def _has_memory(parameter: torch.Tensor) -> bool:
+    """Tell whether a tensor owns plain memory, which subclasses such as DTensor do not."""
+    return type(parameter) in {nn.Parameter, torch.Tensor}

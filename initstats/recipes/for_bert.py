@@ -1,0 +1,70 @@
+"""The recipes of BERT: Google's and that of transformers."""
+
+from __future__ import annotations
+
+from initstats.recipes.building import (
+    EMBEDDINGS,
+    MATRICES,
+    biases,
+    norms,
+    require_positive,
+    rule,
+    weights,
+)
+from initstats.recipes.distributions import Normal
+from initstats.recipes.rules import Recipe
+from initstats.recipes.truncated import TruncNormal
+
+
+def bert(*, std: float = 0.02) -> Recipe:
+    """Make the recipe of Google's BERT.
+
+    Matrices and embeddings from a normal of `std` that is cut at two standard deviations and not
+    corrected, so that 0.02 gives 0.0176; biases 0; LayerNorm 1 and 0; padding rows 0.
+
+    Args:
+        std: Standard deviation before truncation, > 0.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If `std` is not finite and > 0.
+
+    Source: google-research/bert `modeling.py`, create_initializer.
+    """
+    require_positive("bert", std=std)
+    cut = TruncNormal.at(std, 2)
+    rules = [
+        *norms(),
+        biases(),
+        rule(weights(*EMBEDDINGS), cut, "embedding"),
+        rule(weights(*MATRICES), cut, "matrix"),
+    ]
+    return Recipe(rules, name="bert", source="google-research/bert modeling.py")
+
+
+def bert_transformers(*, std: float = 0.02) -> Recipe:
+    """Make the recipe of BERT in transformers.
+
+    Matrices and embeddings N(0, std); biases 0; LayerNorm 1 and 0; the padding row 0.
+
+    Args:
+        std: Standard deviation (`initializer_range`), > 0.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If `std` is not finite and > 0.
+
+    Source: transformers `modeling_bert.py` and `PreTrainedModel._init_weights`.
+    """
+    require_positive("bert_transformers", std=std)
+    rules = [
+        *norms(),
+        biases(),
+        rule(weights(*EMBEDDINGS), Normal(std), "embedding"),
+        rule(weights(*MATRICES), Normal(std), "matrix"),
+    ]
+    return Recipe(rules, name="bert_transformers", source="transformers modeling_bert.py")

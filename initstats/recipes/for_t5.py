@@ -1,0 +1,74 @@
+"""The recipe of T5."""
+
+from __future__ import annotations
+
+from initstats.recipes.building import (
+    MATRICES,
+    biases,
+    described,
+    normal_by_fan_in,
+    norms,
+    projection,
+    require_positive,
+    rule,
+    weights,
+)
+from initstats.recipes.distributions import Normal
+from initstats.recipes.rules import Recipe
+from initstats.recipes.slots import Slot
+from initstats.recipes.stacked import Distribution
+
+
+def t5(*, head_width: int | None = None, head_std: float | None = None) -> Recipe:
+    """Make the recipe of T5, whose attention has no 1 / sqrt(d_kv).
+
+    Embedding N(0, 1); q N(0, (d d_kv)^-1/2), all other matrices N(0, fan_in^-1/2): k, v and wi
+    d^-1/2, o (heads d_kv)^-1/2, wo d_ff^-1/2; the relative position bias d^-1/2; T5LayerNorm 1. A
+    head that is not tied to the embedding N(0, d^-1/2).
+
+    Args:
+        head_width: Width d_kv of one head, >= 1; read from the attention modules when None.
+        head_std: Standard deviation of an untied head, > 0. transformers has 1.0, with which the
+            first loss is near 110 (transformers#26441); d^-1/2 when None.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If a number is not > 0, or a module does not state what is needed.
+
+    Source: transformers `modeling_t5.py`, `_init_weights`; Raffel et al. 2019 (mesh_tensorflow).
+    """
+    require_positive("t5", head_width=head_width, head_std=head_std)
+
+    @described("q: N(0, (d d_kv)^-1/2); k, v: N(0, d^-1/2)")
+    def inputs(slot: Slot) -> Distribution:
+        if projection(slot) != "q":
+            return Normal(slot.fans.fan_in**-0.5)
+        d_kv = head_width or slot.head_width
+        if d_kv is None:
+            raise ValueError(
+                "initstats.t5: expected a module that states the width of its heads, "
+                f"got name={slot.name!r} without; give it with t5(head_width=...)"
+            )
+        return Normal((slot.fans.fan_in * d_kv) ** -0.5)
+
+    @described("N(0, d^-1/2), d the width")
+    def relative(slot: Slot) -> Distribution:
+        if slot.model_width is None:
+            raise ValueError(
+                "initstats.t5: expected a module that states the width of the model, "
+                f"got name={slot.name!r} without"
+            )
+        return Normal(slot.model_width**-0.5)
+
+    rules = [
+        *norms(),
+        biases(),
+        rule(weights("position"), relative, "relative position bias"),
+        rule(weights("embedding"), Normal(1.0), "embedding"),
+        rule(weights("attention input"), inputs, "attention input"),
+        rule(weights("head"), Normal(head_std) if head_std else normal_by_fan_in, "untied head"),
+        rule(weights(*MATRICES), normal_by_fan_in, "matrix"),
+    ]
+    return Recipe(rules, name="t5", source="transformers modeling_t5.py; Raffel et al. 2019")

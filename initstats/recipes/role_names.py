@@ -1,0 +1,62 @@
+"""The names by which common code bases call the layers of each role."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+RoleName = Literal[
+    "embedding",
+    "position",
+    "token",
+    "attention input",
+    "attention output",
+    "mlp input",
+    "mlp output",
+    "norm",
+    "head",
+    "convolution",
+    "recurrent",
+    "adapter",
+    "gate",
+    "router",
+    "linear",
+    "other",
+]
+
+# Parts of a path. peft: lora_A, lora_embedding_B; adapter-transformers: adapters; IA3, prompts.
+ADAPTER = re.compile(r"lora_[A-Za-z_]*|adapter\w*|\w*_adapters?|ia3_\w+|prompt_encoder|prefix_\w+")
+# A module that holds attention: self_attn, attn, attention, SelfAttention, EncDecAttention, attn1.
+ATTENTION_PART = re.compile(r"(?i)attn|attention")
+# Leaves.
+ATTENTION_INPUT = re.compile(
+    r"q|k|v|qkv|kv|w[qkv]|[Ww]qkv|c_attn|q_attn|query|key|value|query_key_value"
+    r"|(q|k|v|kv|qkv|qk|in|att|query|key|value)_proj|q_proj_[ab]|kv_proj_[ab]|to_(q|k|v|kv|qkv)"
+    r"|(add_)?[qkv]_lin|linear_(q|k|v|kv|qkv)|in_proj_(weight|bias)|[qkv]_proj_weight|bias_[kv]"
+)
+ATTENTION_OUTPUT = re.compile(r"o|o_proj|attn_out|attn_proj|linear_proj|out_lin|resid_proj|to_out")
+MLP_INPUT = re.compile(
+    r"w1|w3|w12|wi|wi_\d|c_fc|fc1|fc_in|fc_1|lin1|linear1|linear_fc1|ff_proj|ff_in|pwconv1"
+    r"|dense_h_to_4h|(up|gate|gate_up)_proj|intermediate|mlp_in"
+)
+MLP_OUTPUT = re.compile(
+    r"w2|wo|c_proj|fc2|fc_out|fc_2|lin2|linear2|linear_fc2|ff_out|pwconv2|dense_4h_to_h|down_proj"
+    r"|mlp_out|out_proj|proj_out"
+)
+HEAD = re.compile(
+    r"lm_head|head|heads|classifier|score|logits|to_logits|embed_out|qa_outputs|seq_relationship"
+    r"|final_layer|prediction_head|output_layer|predictions"
+)
+# torchtitan, llama2.c: output; torchvision: fc; OLMo: ff_out; only outside the blocks.
+HEAD_OUTSIDE = re.compile(r"output|fc|decoder|cls|out|readout|generator|ff_out")
+ROUTER = re.compile(r"router|gate|switch|gating")
+# Residual gates and layer scale; adaLN makes gates, shifts and scales.
+GATE = re.compile(
+    r"adaLN_modulation|layer_scale\w*|layerscale\w*|ls\d?|gamma(_\d)?|lambda_?\d?|alpha"
+    r"|resweight\w*|re_?zero\w*|skip_?gain|skip_init|\w*_gate|lambda_layer_scale|residual_gate"
+    r"|multiplier"
+)
+TOKEN = re.compile(r"(cls|class|dist|reg|register|mask|distillation)_?(token|embedding)s?")
+POSITION = re.compile(
+    r"wpe|pos_?emb|position|relative_attention_bias|rel_pos|relative_bias|pe$|embed_positions"
+)

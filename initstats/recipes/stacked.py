@@ -1,0 +1,137 @@
+"""Parameters that hold several things: parts along one dimension, each with its own values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from initstats.recipes.distributions import Constant, Normal, Uniform
+from initstats.recipes.matrices import LogUniform, Orthogonal
+from initstats.recipes.truncated import TruncNormal
+
+
+@dataclass(frozen=True)
+class Kept:
+    """No values of a recipe's own: what the model computed itself stays, such as fixed positions.
+
+    Args:
+        what: What the parameter holds, in words.
+    """
+
+    what: str
+
+    @property
+    def mean(self) -> float:
+        """Not promised."""
+        return math.nan
+
+    @property
+    def std(self) -> float:
+        """Not promised."""
+        return math.nan
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Not promised."""
+        return -math.inf, math.inf
+
+    def scaled(self, factor: float) -> Kept:
+        """Return the same: nothing is written."""
+        del factor
+        return self
+
+    def __str__(self) -> str:
+        return f"kept: {self.what}"
+
+
+Simple: TypeAlias = Normal | Uniform | Constant | TruncNormal | Orthogonal | LogUniform
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a `Stacked` parameter.
+
+    Args:
+        distribution: What the part holds.
+        size: Its extent along the dimension, >= 1.
+        label: Name of the part, such as a gate's.
+        key: What distinguishes the key of the part; parts with one key get the same random
+            numbers. The label when empty.
+    """
+
+    distribution: Simple
+    size: int
+    label: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Parts stacked along one dimension: gates of a recurrent layer, packed projections.
+
+    Args:
+        parts: The parts in order; their sizes add up to the parameter's.
+        dim: The dimension.
+
+    Raises:
+        ValueError: If there are no parts, or a size is < 1.
+    """
+
+    parts: Sequence[Part]
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts or any(part.size < 1 for part in self.parts):
+            raise ValueError(
+                "initstats.Stacked: expected parts of size >= 1, "
+                f"got parts={[part.size for part in self.parts]}"
+            )
+
+    def _share(self, part: Part) -> float:
+        return part.size / sum(other.size for other in self.parts)
+
+    @property
+    def mean(self) -> float:
+        """Mean over all parts."""
+        return sum(self._share(part) * part.distribution.mean for part in self.parts)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over all parts, their different means included."""
+        mean = self.mean
+        return math.sqrt(
+            sum(
+                self._share(part)
+                * (part.distribution.std**2 + (part.distribution.mean - mean) ** 2)
+                for part in self.parts
+            )
+        )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest possible value of any part."""
+        lows, highs = zip(*(part.distribution.bounds for part in self.parts), strict=True)
+        return min(lows), max(highs)
+
+    def scaled(self, factor: float) -> Stacked:
+        """Return the parameter with every random part scaled."""
+        parts = [
+            Part(part.distribution.scaled(factor), part.size, part.label, part.key)
+            for part in self.parts
+        ]
+        return Stacked(parts, self.dim)
+
+    def __str__(self) -> str:
+        texts: list[str] = []
+        for part in self.parts:
+            text = str(part.distribution)
+            if not texts or texts[-1] != text:
+                texts.append(text)
+        return " | ".join(texts)
+
+
+Distribution: TypeAlias = Simple | Stacked | Kept
+DISTRIBUTIONS = (Normal, Uniform, Constant, TruncNormal, Orthogonal, LogUniform, Stacked, Kept)

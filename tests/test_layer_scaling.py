@@ -1,0 +1,129 @@
+"""LSUV: outputs of unit variance, passes counted, hooks and modes put back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from initstats.layer_scaling import lsuv_
+
+
+def network(depth: int = 6) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(48, 48), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(48, 10))
+
+
+def batch(n: int = 128) -> Tensor:
+    return torch.randn(n, 48, generator=torch.Generator().manual_seed(0))
+
+
+def output_stds(model: nn.Sequential, x: Tensor) -> list[float]:
+    """Measure the outputs of Linear layers by a plain loop, without hooks."""
+    stds = []
+    with torch.no_grad():
+        for layer in model.eval():
+            x = layer(x)
+            if isinstance(layer, nn.Linear):
+                stds.append(float(x.std()))
+    return stds
+
+
+def test_every_output_has_unit_std() -> None:
+    model = network()
+    report = lsuv_(model, batch(), seed=0)
+    assert report.ok
+    assert report.dead == ()
+    assert all(abs(std - 1) <= 0.1 for std in output_stds(model, batch()))
+    # The first pass scales each layer as it runs; the second finds nothing to do.
+    assert report.passes == 2
+
+
+def test_weights_stay_orthonormal_up_to_their_factor() -> None:
+    model = network()
+    report = lsuv_(model, batch(), seed=0)
+    for name, factor in report.factors.items():
+        matrix = model.get_submodule(name).weight.detach().double() / factor
+        gram = matrix @ matrix.T
+        assert torch.allclose(gram, torch.eye(len(gram), dtype=gram.dtype), atol=1e-4), name
+
+
+def test_a_seed_decides_lsuv() -> None:
+    first, second, third = network(), network(), network()
+    for model, seed in ((first, 1), (second, 1), (third, 2)):
+        lsuv_(model, batch(), seed=seed)
+    assert torch.allclose(first[0].weight, second[0].weight)
+    assert not torch.allclose(first[0].weight, third[0].weight)
+
+
+def test_convolutions_and_layers_with_more_inputs_are_scaled() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, factor: float) -> Tensor:
+            out: Tensor = self.fc(torch.relu(self.conv(x)).mean((2, 3)) * factor)
+            return out
+
+    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for inputs in ((x, 5.0), {"x": x, "factor": 5.0}):
+        report = lsuv_(Two(), inputs, seed=0)
+        assert report.ok
+        assert set(report.stds) == {"conv", "fc"}
+
+
+def test_hooks_and_modes_are_put_back_also_after_an_exception() -> None:
+    model = network()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    lsuv_(model, batch(), seed=0)
+    with pytest.raises(RuntimeError):
+        lsuv_(model, torch.zeros(2, 3), seed=0)
+    assert [module.training for module in model.modules()] == modes
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_whose_output_does_not_vary_is_reported() -> None:
+    model = nn.Sequential(nn.Linear(48, 48), nn.ReLU6(), nn.Linear(48, 4))
+    report = lsuv_(model, torch.zeros(8, 48), seed=0)
+    assert report.dead == ("0", "2")
+    assert report.factors == {}
+
+
+def test_a_layer_that_is_called_twice_is_scaled_once_per_pass() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(48, 48)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.fc(x))
+            return out
+
+    report = lsuv_(Twice(), 7 * batch(), seed=0)
+    assert report.ok
+    assert report.passes == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.0}, "expected tolerance finite and > 0, got tolerance=0.0"),
+        ({"tries": 0}, "expected tries >= 1, got tries=0"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, float], message: str) -> None:
+    model = network()
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=f"^initstats.lsuv_: {message}$"):
+        lsuv_(model, batch(), **options)  # type: ignore[arg-type]
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^initstats.lsuv_: expected a model with Linear layers"):
+        lsuv_(nn.LayerNorm(4), torch.zeros(2, 4))

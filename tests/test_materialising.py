@@ -1,0 +1,143 @@
+"""From the meta device to values: ties, buffers, and what is refused before anything changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from initstats.initialising import init_
+from initstats.recipes import Constant, Normal, Recipe, Rule
+from initstats.verifying import verify
+from tests import named_models
+from tests.named_models import Tree
+
+
+def on_meta(make: Any) -> Any:
+    with torch.device("meta"):
+        return make()
+
+
+def test_a_model_from_meta_is_the_one_that_was_built_on_the_cpu() -> None:
+    built, empty = named_models.nano_gpt(), on_meta(named_models.nano_gpt)
+    init_(built, "gpt2", seed=3)
+    receipt = init_(empty, "gpt2", seed=3, device="cpu")
+    for (name, p), (other, q) in zip(
+        built.named_parameters(), empty.named_parameters(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(p, q), name
+    assert receipt.check(built) == {}
+    assert verify(empty, "gpt2").ok
+
+
+def test_ties_survive_the_way_from_meta() -> None:
+    model = on_meta(named_models.nano_gpt)
+    init_(model, "gpt2", seed=0, device="cpu")
+    assert model["lm_head"].weight is model["transformer"]["wte"].weight
+    # to_empty, the usual way, breaks the tie: that is why init_ does not use it.
+    broken = on_meta(named_models.nano_gpt).to_empty(device="cpu")
+    assert broken["lm_head"].weight is not broken["transformer"]["wte"].weight
+
+
+def test_attributes_and_gradient_flags_survive_the_way_from_meta() -> None:
+    model = on_meta(lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    model[0].weight.requires_grad_(False)
+    model[1].weight.my_mark = "here"
+    init_(model, "mlp", seed=0, device="cpu")
+    assert not model[0].weight.requires_grad
+    assert model[1].weight.requires_grad
+    assert model[1].weight.my_mark == "here"
+
+
+def test_statistics_of_norms_are_set_with_the_norm() -> None:
+    model = on_meta(named_models.resnet)
+    receipt = init_(model, "resnet", seed=0, device="cpu")
+    norm = model["bn1"]
+    assert torch.equal(norm.running_mean, torch.zeros(16))
+    assert torch.equal(norm.running_var, torch.ones(16))
+    assert norm.num_batches_tracked == 0
+    assert "bn1.running_mean" in receipt.buffers
+    with torch.no_grad():
+        norm.running_mean.fill_(3.0)
+        norm.num_batches_tracked.fill_(9)
+    receipt = init_(model, "resnet", seed=0)
+    assert not norm.running_mean.any()
+    assert norm.num_batches_tracked == 0
+    assert "bn1" in receipt.buffers
+
+
+def test_a_partial_recipe_leaves_the_statistics_of_norms() -> None:
+    model = named_models.resnet()
+    model["bn1"].running_mean.fill_(3.0)
+    init_(model, "new_head", seed=0)
+    assert model["bn1"].running_mean[0] == 3.0
+
+
+def test_buffers_of_transformers_are_made_again() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 16}
+    config = transformers.LlamaConfig(**small, intermediate_size=48)
+    built = transformers.LlamaForCausalLM(config)
+    empty = on_meta(lambda: transformers.LlamaForCausalLM(config))
+    init_(empty, "llama", seed=0, device="cpu")
+    expected = dict(built.named_buffers())
+    assert expected
+    for name, buffer in empty.named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+    assert set(empty.state_dict()) == set(built.state_dict())
+    text = torch.arange(8)[None]
+    assert torch.isfinite(empty(text).logits).all()
+    bert = on_meta(
+        lambda: transformers.BertModel(transformers.BertConfig(**small, intermediate_size=48))
+    )
+    init_(bert, "bert", seed=0, device="cpu")
+    assert torch.equal(bert.embeddings.position_ids, torch.arange(512)[None])
+    assert not bert.embeddings.token_type_ids.any()
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.ones(4, 4).tril(), persistent=False)
+
+
+def test_an_unknown_buffer_is_refused_and_can_be_given() -> None:
+    model = on_meta(Masked)
+    with pytest.raises(
+        ValueError,
+        match=r"^initstats.init_: expected buffers that can be made again, got mask on the meta",
+    ):
+        init_(model, "mlp", seed=0, device="cpu")
+    assert all(p.is_meta for p in model.parameters())
+    mask = torch.ones(4, 4).tril()
+    for maker in (mask, lambda module: torch.ones(module.fc.weight.shape).tril()):
+        model = on_meta(Masked)
+        receipt = init_(model, "mlp", seed=0, device="cpu", buffers={"mask": maker})
+        assert torch.equal(model.mask, mask)
+        assert receipt.buffers == ("mask",)
+        assert "mask" not in model.state_dict()
+
+
+def test_a_parameter_that_would_be_left_without_values_is_refused() -> None:
+    model = on_meta(named_models.dit)
+    with pytest.raises(
+        ValueError, match=r"^initstats.init_: expected a rule for every .* got \['pos_embed'\]"
+    ):
+        init_(model, "dit", seed=0, device="cpu")
+    recipe = Recipe([Rule("weight", Normal(1.0))])
+    linear = on_meta(lambda: nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"on the meta device, got \['bias'\] without"):
+        init_(linear, recipe, seed=0, device="cpu", allow_unmatched=True)
+    assert linear.weight.is_meta
+
+
+def test_only_what_is_on_meta_moves() -> None:
+    model = Tree(a=nn.Linear(2, 2), b=on_meta(lambda: nn.Linear(2, 2)))
+    kept = model["a"].weight
+    init_(model, Recipe([Rule("*", Constant(1.0))]), seed=0, device="cpu")
+    assert model["a"].weight is kept
+    assert all(bool((p == 1).all()) for p in model.parameters())

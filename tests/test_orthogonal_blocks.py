@@ -1,0 +1,168 @@
+"""orthogonal_block_: a block is that of the whole matrix within rounding, in little memory."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import initstats
+from initstats import orthogonal_products
+from initstats.orthogonal_products import Matrix, write_columns, write_rows
+
+BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("size", [(300, 300), (330, 140), (140, 330), (20, 20), (5, 1)])
+def test_a_block_is_that_of_the_whole_matrix(
+    size: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> None:
+    m, n = size
+    whole = initstats.orthogonal_(torch.empty(m, n, dtype=dtype, device=device), 1.5, seed=1)
+    for top, left, rows, columns in (
+        (0, 0, m, n),
+        (0, 0, max(m // 3, 1), n),
+        (m // 3, 0, m - m // 3, n),
+        (0, n // 4, m, n - n // 4),
+        (m // 5, n // 2, max(m // 7, 1), max(n // 3, 1)),
+        (m - 1, 0, 1, n),
+        (0, n - 1, m, 1),
+        (m - 1, n - 1, 1, 1),
+    ):
+        block = torch.full((rows, columns), 7.0, dtype=dtype, device=device)
+        assert initstats.orthogonal_block_(block, (top, left), size, 1.5, seed=1) is block
+        expected = whole[top : top + rows, left : left + columns]
+        error = float((block.double() - expected.double()).abs().max())
+        assert error <= 1.5 * BOUNDS[dtype]
+
+
+def test_ranks_put_together_an_orthogonal_matrix() -> None:
+    rows = [torch.empty(75, 300) for _ in range(4)]
+    for rank, shard in enumerate(rows):
+        initstats.orthogonal_block_(shard, (75 * rank, 0), (300, 300), seed=2, name="w")
+    q = torch.cat(rows).double()
+    assert float((q.t() @ q - torch.eye(300)).norm()) / math.sqrt(300) <= 1.5e-6
+
+
+def test_dimensions_after_the_first_are_flattened() -> None:
+    whole = initstats.orthogonal_(torch.empty(8, 3, 5, 5), seed=3)
+    part = torch.empty(2, 3, 5, 5)
+    initstats.orthogonal_block_(part, (4, 0), (8, 75), seed=3)
+    assert torch.allclose(part, whole[4:6], atol=1.5e-6)
+    folded = torch.zeros(2, 5, 3, 5).transpose(1, 2)  # no view can flatten it
+    initstats.orthogonal_block_(folded, (4, 0), (8, 75), seed=3)
+    assert torch.equal(folded, part)
+
+
+def test_generators_in_the_same_state_give_the_same_matrix() -> None:
+    whole = initstats.orthogonal_(torch.empty(9, 9), generator=torch.Generator().manual_seed(4))
+    part = torch.empty(9, 2)
+    initstats.orthogonal_block_(part, (0, 7), (9, 9), generator=torch.Generator().manual_seed(4))
+    assert torch.allclose(part, whole[:, 7:], atol=1.5e-6)
+
+
+def peak_bytes(call: object) -> int:
+    """Return the most memory that torch's CPU allocator held during a call, beyond before it."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()  # type: ignore[operator]
+    held = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "bound"),
+    [
+        ((1024, 1024), torch.float32, 1.1),
+        ((2048, 512), torch.float32, 1.1),
+        ((512, 2048), torch.float32, 1.1),
+        ((1024, 1024), torch.float64, 1.1),
+        ((1024, 1024), torch.bfloat16, 2 + 2 * 1.1),  # in float32: twice the bytes
+    ],
+)
+def test_a_matrix_needs_little_more_memory_than_its_own(
+    shape: tuple[int, int], dtype: torch.dtype, bound: float
+) -> None:
+    w = torch.empty(shape, dtype=dtype)
+    assert 0 < peak_bytes(lambda: initstats.orthogonal_(w)) <= bound * w.nbytes
+
+
+@pytest.mark.backends("cpu")
+def test_a_block_of_a_large_matrix_needs_a_fraction_of_its_memory() -> None:
+    n, rows = 2048, 16
+    whole_bytes = 4 * n * n
+    for shape, offset in (((rows, n), (100, 0)), ((n, rows), (0, 100))):
+        w = torch.empty(shape)
+        peak = peak_bytes(lambda w=w, offset=offset: initstats.orthogonal_block_(w, offset, (n, n)))
+        assert 0 < peak <= whole_bytes / 4 + 8 * w.nbytes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("_NARROW", 12), ("_SHARE", 1), ("_SMALLEST_FOR_WIDE", 1)]
+)
+def test_panels_of_any_width_drawn_in_any_number_give_the_same_matrix(
+    name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        matrix = Matrix(210, 205, 7, torch.float64, torch.device("cpu"))
+        columns, rows = (torch.empty(k).double() for k in ((210, 205), (100, 210)))
+        write_columns(matrix, 0, columns, 1.0)
+        write_rows(matrix, 110, rows, 1.0)
+        return columns, rows
+
+    expected = both()
+    monkeypatch.setattr(orthogonal_products, name, value)
+    if name == "_SHARE":  # three panels of 64, then what is left
+        panels = Matrix(210, 205, 7, torch.float64, torch.device("cpu")).panels(205, backwards=True)
+        assert [panel.begin for panel in panels] == [192, 128, 64, 0]
+    for mine, other in zip(both(), expected, strict=True):
+        assert torch.allclose(mine, other, atol=5e-15)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offset", "size", "arguments", "error", "message"),
+    [
+        ((3,), (0, 0), (3, 3), {}, ValueError, "Only tensors with 2 or more dimensions"),
+        ((3, 3), (1, 0), (3, 3), {}, ValueError, "expected a block inside the matrix of size="),
+        ((3, 3), (0, 1), (3, 3), {}, ValueError, "expected a block inside the matrix of size="),
+        ((3, 3), (-1, 0), (3, 3), {}, ValueError, "expected a block inside the matrix of size="),
+        ((3, 3), (0,), (3, 3), {}, ValueError, r"expected offset to be \(row, column\)"),
+        ((3, 3), (0, 0), (3, 3, 3), {}, ValueError, r"expected size to be \(row, column\)"),
+        ((3, 3), (0, 0.0), (3, 3), {}, TypeError, "expected offset to hold integers"),
+        ((3, 3), (0, 0), 3, {}, TypeError, "expected size to hold integers"),
+        ((3, 3), (0, 0), (3, 3), {"gain": math.inf}, ValueError, "expected gain to be finite"),
+        ((3, 3), (0, 0), (3, 3), {"name": "x"}, ValueError, "expected a seed with name"),
+    ],
+)
+def test_bad_blocks_are_refused_before_anything_is_written(
+    shape: tuple[int, ...],
+    offset: tuple[int, ...],
+    size: tuple[int, ...],
+    arguments: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    w = torch.full(shape, 7.0)
+    with pytest.raises(error, match=f"initstats.orthogonal_block_: {message}"):
+        initstats.orthogonal_block_(w, offset, size, **arguments)  # type: ignore[arg-type]
+    assert bool((w == 7).all())
+
+
+def test_shared_memory_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="do not share memory"):
+        initstats.orthogonal_block_(torch.zeros(3, 1).expand(3, 3), (0, 0), (3, 3))
+
+
+def test_empty_and_meta_blocks_are_fine() -> None:
+    empty = torch.empty(0, 4)
+    assert initstats.orthogonal_block_(empty, (0, 0), (4, 0)) is empty
+    meta = torch.empty(3, 4, device="meta")
+    assert initstats.orthogonal_block_(meta, (0, 0), (4, 4)) is meta
