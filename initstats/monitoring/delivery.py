@@ -13,6 +13,7 @@ from initstats.monitoring.reader import read_window
 from initstats.monitoring.windows import Window
 
 _WAITING_WINDOWS = 8
+_TURN_SECONDS = 0.05
 
 
 class Delivery:
@@ -48,9 +49,13 @@ class Delivery:
         until = time.monotonic() + timeout
         self._windows.put(None)
         self._thread.join(timeout)
-        for feed in self.feeds:
-            if not feed.close(max(0.0, until - time.monotonic())):
-                LOG.warning("%s blocks and is left behind", type(feed.sink).__name__)
+        left = list(self.feeds)
+        while True:  # in turns, so that one that blocks takes no time from the others
+            left = [feed for feed in left if not feed.close(_TURN_SECONDS)]
+            if not left or time.monotonic() >= until:
+                break
+        for feed in left:
+            LOG.warning("%s blocks and is left behind", type(feed.sink).__name__)
 
     def _run(self) -> None:
         while (window := self._windows.get()) is not None:

@@ -45,6 +45,7 @@ class Feed:
         self.lost = 0
         self.failures = 0
         self.error: Exception | None = None
+        self._stopping = False
         self._queue: queue.Queue[Any] = queue.Queue(_QUEUED_ROWS)
         name = f"initstats {type(sink).__name__}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -68,7 +69,7 @@ class Feed:
                 LOG.warning("%s is too slow: rows are lost", type(self.sink).__name__)
 
     def close(self, timeout: float) -> bool:
-        """Let the thread finish.
+        """Let the thread finish; may be called again when it has not.
 
         Args:
             timeout: Seconds to wait at most.
@@ -76,10 +77,12 @@ class Feed:
         Returns:
             True when the thread has ended.
         """
-        try:
-            self._queue.put(_STOP, timeout=timeout)
-        except queue.Full:
-            return False
+        if not self._stopping:
+            try:
+                self._queue.put(_STOP, timeout=timeout)
+            except queue.Full:
+                return False
+            self._stopping = True
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
