@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -141,3 +144,36 @@ def test_only_what_is_on_meta_moves() -> None:
     init_(model, Recipe([Rule("*", Constant(1.0))]), seed=0, device="cpu")
     assert model["a"].weight is kept
     assert all(bool((p == 1).all()) for p in model.parameters())
+
+
+PEAK = """
+import torch
+from torch import nn
+import initstats
+
+def status(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+def build(width, layers):
+    with torch.device("meta"):
+        return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+
+initstats.init_(build(64, 2), "mlp", seed=0, device="cpu").to_dict()
+before = status("VmRSS")
+model = build(2048, 16)
+initstats.init_(model, "mlp", seed=0, device="cpu").to_dict()
+print((status("VmHWM") - before) / sum(p.nbytes for p in model.parameters()))
+"""
+
+
+def test_the_peak_of_memory_is_that_of_the_parameters() -> None:
+    # 268 MB of parameters; a second copy of a single matrix would make it 1.06.
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) <= 1.02

@@ -64,14 +64,16 @@ def test_shorter_side_is_orthonormal(shape: tuple[int, ...], dtype: torch.dtype)
     assert defect(q) <= bound
 
 
-def product_of_reflections(key: int, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+def product_of_reflections(
+    key: int, m: int, n: int, dtype: torch.dtype, number: int = 0
+) -> torch.Tensor:
     """Return the first n columns of H_0 ... H_(n-1) D in float64, one dense reflection by one.
 
     An oracle for how the panels are put together: it shares only the normals with the code.
     """
     pitch = -(-m // 4) * 4
     x = torch.empty(n, pitch, dtype=dtype)
-    _ops.normal_([x], [key], [0.0], [1.0])
+    _ops.normal_([x], [key], [0.0], [1.0], [number * n, 0, (number + 1) * n, pitch])
     x = x[:, :m].double().triu()
     product, signs = torch.eye(m, dtype=torch.float64), []
     for r in range(n):

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 import initstats
-from test_orthogonal import defect
+from test_orthogonal import defect, product_of_reflections, signed_key
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -66,6 +66,20 @@ def test_each_matrix_of_a_batch_is_orthonormal_and_its_own(
             assert all(not torch.equal(matrix, other) for other in matrices[:i])
     alone = initstats.orthogonal_(torch.empty(shape[batch_dims:], dtype=dtype), seed=4)
     assert torch.equal(matrices[0], alone)
+
+
+@pytest.mark.parametrize(("m", "n"), [(20, 13), (140, 30)])
+def test_a_matrix_of_a_batch_takes_its_own_rows_of_the_stream(
+    m: int, n: int, device: torch.device
+) -> None:
+    tall = torch.empty(3, m, n, dtype=torch.float64, device=device)
+    wide = torch.empty(3, n, m, dtype=torch.float64, device=device)
+    initstats.orthogonal_(tall, batch_dims=1, seed=9)
+    initstats.orthogonal_(wide, batch_dims=1, seed=9)
+    for number in range(3):
+        expected = product_of_reflections(signed_key(9), m, n, torch.float64, number)
+        assert float((tall[number].cpu() - expected).abs().max()) < 5e-15
+        assert float((wide[number].cpu().t() - expected).abs().max()) < 5e-15
 
 
 def test_matrices_of_a_batch_are_independent() -> None:

@@ -120,6 +120,14 @@ def test_roles_in_transformers() -> None:
     }
 
 
+def test_heads_of_many_names_are_heads_outside_the_blocks_only() -> None:
+    outside = ("proj_out", "fc", "output", "decoder", "vocab_projector", "cls_classifier", "score")
+    model = Tree(**{name: linear(4, 4) for name in outside})
+    assert set(roles_of(model).values()) == {"head"}
+    inside = Tree(layers=nn.ModuleList([Tree(proj_out=linear(4, 4), mlp=Tree(fc1=linear(4, 4)))]))
+    assert roles_of(inside)["layers.*.proj_out.weight"] == "mlp output"
+
+
 def test_experts_and_routers_have_roles() -> None:
     model = Tree(
         mlp=Tree(

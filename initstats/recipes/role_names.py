@@ -44,11 +44,11 @@ MLP_OUTPUT = re.compile(
     r"|mlp_out|out_proj|proj_out"
 )
 HEAD = re.compile(
-    r"lm_head|head|heads|classifier|score|logits|to_logits|embed_out|qa_outputs|seq_relationship"
+    r"lm_head|head|heads|(\w+_)?classifier|vocab_(projector|transform)|score|logits|to_logits|embed_out|qa_outputs|seq_relationship"
     r"|final_layer|prediction_head|output_layer|predictions"
 )
-# torchtitan, llama2.c: output; torchvision: fc; OLMo: ff_out; only outside the blocks.
-HEAD_OUTSIDE = re.compile(r"output|fc|decoder|cls|out|readout|generator|ff_out")
+# torchtitan: output; torchvision: fc; OLMo: ff_out; Whisper: proj_out; outside the blocks only.
+HEAD_OUTSIDE = re.compile(r"output|fc|decoder|cls|out|readout|generator|ff_out|proj_out")
 ROUTER = re.compile(r"router|gate|switch|gating")
 # Residual gates and layer scale; adaLN makes gates, shifts and scales.
 GATE = re.compile(
