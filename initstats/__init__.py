@@ -1,7 +1,7 @@
 """Fast initialisers, fused statistics of every layer, an audit of how a model starts."""
 
 from initstats import compiled_fills as _compiled_fills  # noqa: F401  # registers its op
-from initstats import recipes
+from initstats import recipes, sinks
 from initstats.acceleration import FastInit, fast_init
 from initstats.acceleration_report import AccelerationReport
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
@@ -41,6 +41,7 @@ from initstats.initialising import Receipt, init_
 from initstats.keys import key_of
 from initstats.layer_scaling import LsuvReport, lsuv_
 from initstats.measuring import stats
+from initstats.monitoring import Monitor
 from initstats.orthogonal_blocks import orthogonal_block_
 from initstats.orthogonal_fills import delta_orthogonal_, orthogonal_
 from initstats.planning import Plan, plan
@@ -78,6 +79,7 @@ __all__ = [
     "Finding",
     "LsuvReport",
     "Match",
+    "Monitor",
     "Plan",
     "Receipt",
     "Recipe",
@@ -127,6 +129,7 @@ __all__ = [
     "orthogonal_block_",
     "plan",
     "recipes",
+    "sinks",
     "sparse",
     "sparse_",
     "stats",

@@ -20,6 +20,7 @@ from initstats.auditing.demo import run_demo, save_demo
 from initstats.auditing.demo_model import DemoConfig
 from initstats.auditing.plotting import require_matplotlib
 from initstats.auditing.printing import findings_group, layer_table, loss_table
+from initstats.monitoring.commands import add_commands
 from initstats.skeletons import load_model
 from initstats.tables import PLAIN_WIDTH
 from initstats.verifying import verify as verify_model
@@ -170,6 +171,9 @@ def doctor() -> None:
         text = value if isinstance(value, str) else ", ".join(map(str, value))
         table.add_row(name, Text(text or "-"))
     _console().print(table)
+
+
+add_commands(app)
 
 
 def main() -> None:

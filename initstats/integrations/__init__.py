@@ -1,0 +1,6 @@
+"""The monitor in other libraries' training loops: `for_lightning`, `for_transformers`.
+
+Each module needs its library, and is imported by its own name. Accelerate needs nothing here: give
+`initstats.Monitor` the prepared model and optimizer, and call `step()` where gradients are synced
+(see docs/monitoring.md).
+"""

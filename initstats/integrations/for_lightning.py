@@ -1,0 +1,49 @@
+"""The monitor as a callback of Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from initstats.monitoring import Monitor
+from initstats.sinks.extras import require
+
+_lightning = require("lightning.pytorch", "integrations.for_lightning", "lightning")
+
+
+class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
+    """Watch the LightningModule while `Trainer.fit` runs; one optimizer.
+
+    Args:
+        **settings: Arguments of `initstats.Monitor` but model and optimizer.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self._settings = settings
+        self._monitor: Monitor | None = None
+        self._steps = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach."""
+        self._steps = trainer.global_step
+        self._monitor = Monitor(
+            pl_module,
+            optimizer=trainer.optimizers[0],
+            first_step=trainer.global_step + 1,
+            **self._settings,
+        ).attach()
+
+    def on_train_batch_end(self, trainer: Any, *_args: Any) -> None:
+        """Step when the optimizer has stepped, not for every accumulated batch."""
+        if self._monitor is not None and trainer.global_step != self._steps:
+            self._steps = trainer.global_step
+            self._monitor.step()
+
+    def on_train_end(self, *_args: Any) -> None:
+        """Write what is left."""
+        if self._monitor is not None:
+            self._monitor.close()
+
+    def on_exception(self, *_args: Any) -> None:
+        """Write what is left."""
+        self.on_train_end()

@@ -1,0 +1,30 @@
+"""The monitor: statistics of every layer during training."""
+
+from __future__ import annotations
+
+from initstats.monitoring.alert_rules import (
+    DeadLayer,
+    FirstNotFinite,
+    GradientSpike,
+    VanishingGradient,
+    default_rules,
+)
+from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
+from initstats.monitoring.feeds import Sink
+from initstats.monitoring.monitor import Monitor
+from initstats.monitoring.rows import Row, Table
+
+__all__ = [
+    "DeadLayer",
+    "FirstNotFinite",
+    "FromAudit",
+    "GradientSpike",
+    "Monitor",
+    "MonitorRule",
+    "Row",
+    "Sink",
+    "Subject",
+    "Table",
+    "VanishingGradient",
+    "default_rules",
+]

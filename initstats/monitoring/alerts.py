@@ -1,0 +1,206 @@
+"""Rules that watch every row, and the alerts that they raise once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import nn
+
+from initstats.auditing.depth import Series, depth_series, has_normalisation
+from initstats.auditing.evidence import Evidence, LayerReport, LossReport, ParameterReport
+from initstats.auditing.findings import AuditRule, Finding, Severity
+from initstats.monitoring.reader import Measured
+from initstats.monitoring.rows import Row
+from initstats.record import Stats
+
+LOG = logging.getLogger("initstats.monitor")
+_Key = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What rules know of the model.
+
+    Attributes:
+        shapes: Shapes of parameters by name.
+        kinds: Class names of modules by name.
+        series: Layers by depth.
+        normalised: True when the model holds normalisation layers.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    series: tuple[Series, ...] = ()
+    normalised: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Subject:
+        """Describe a model."""
+        kinds = {name: type(module).__name__ for name, module in model.named_modules() if name}
+        return cls(
+            {name: tuple(p.shape) for name, p in model.named_parameters()},
+            kinds,
+            depth_series(model, list(kinds)),
+            has_normalisation(model),
+        )
+
+    def is_matrix(self, name: str) -> bool:
+        """Tell whether more than one dimension of a parameter is longer than 1."""
+        shape = self.shapes.get(name, ())
+        return math.prod(shape) > max(shape, default=1)
+
+
+class MonitorRule(ABC):
+    """A check of every row. It may keep what it needs of earlier rows.
+
+    Attributes:
+        id: Short name, as shown in findings.
+        source: Where the threshold comes from.
+    """
+
+    id: ClassVar[str]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def check(
+        self, row: Row, measured: Mapping[str, Measured], subject: Subject
+    ) -> Iterator[Finding]:
+        """Judge a row.
+
+        Args:
+            row: The row.
+            measured: The same by step.
+            subject: The model.
+
+        Yields:
+            Findings.
+        """
+
+    def finding(
+        self,
+        severity: Severity,
+        where: str,
+        value: float,
+        threshold: float,
+        *,
+        cause: str,
+        fix: str,
+        also: tuple[str, ...] = (),
+    ) -> Finding:
+        """Make a finding of this rule."""
+        return Finding(self.id, severity, where, value, threshold, cause, fix, self.source, also)
+
+
+class FromAudit(MonitorRule):
+    """A rule of the audit, applied to every n-th row.
+
+    Args:
+        rule: A rule that looks at weights, activations, gradients and updates; gradients of
+            activations, the loss and recipes are not there.
+        rows: n; such a rule needs a few milliseconds of Python.
+    """
+
+    def __init__(self, rule: AuditRule, rows: int = 10) -> None:
+        self.rule = rule
+        self.rows = rows
+        self._seen = 0
+        self._last: tuple[Finding, ...] = ()
+
+    def check(
+        self,
+        row: Row,
+        measured: Mapping[str, Measured],  # noqa: ARG002  # the interface
+        subject: Subject,
+    ) -> Iterator[Finding]:
+        """Build the evidence and ask the rule; between the rows the last answer stands."""
+        if self._seen % self.rows == 0:
+            self._last = tuple(self.rule.check(evidence_of(row, subject)))
+        self._seen += 1
+        yield from self._last
+
+
+def evidence_of(row: Row, subject: Subject) -> Evidence:
+    """Return a row as the audit sees a model.
+
+    Args:
+        row: The row.
+        subject: The model.
+
+    Returns:
+        Evidence without losses, gradients of activations and verification.
+    """
+    tables = row.tables
+    none: Mapping[str, Stats] = {}
+    gradients, updates = tables.get("gradients", none), tables.get("updates", none)
+    parameters = {
+        name: ParameterReport(
+            name,
+            subject.shapes.get(name, ()),
+            weight,
+            None,
+            gradients.get(name),
+            updates.get(name),
+            trained=name in gradients,
+        )
+        for name, weight in tables.get("weights", none).items()
+    }
+    layers = {}
+    for name, activation in tables.get("activations", none).items():
+        own = tuple(p for n, p in parameters.items() if n.rpartition(".")[0] == name)
+        kind = subject.kinds.get(name, "")
+        layers[name] = LayerReport(name, kind, False, activation, None, row.measured, own)
+    series = tuple(s for s in subject.series if all(name in layers for name in s.layers))
+    return Evidence(layers, parameters, LossReport((), ()), series, subject.normalised)
+
+
+class Alerts:
+    """Asks the rules, and tells of each finding when it begins.
+
+    Args:
+        rules: The rules.
+        subject: The model.
+        callback: Called with each new finding and its row, in the reader's thread.
+    """
+
+    def __init__(
+        self,
+        rules: tuple[MonitorRule, ...],
+        subject: Subject,
+        callback: Callable[[Finding, Row], None] | None,
+    ) -> None:
+        self._rules = rules
+        self._subject = subject
+        self._callback = callback
+        self._open: set[_Key] = set()
+        self._broken: set[int] = set()
+        self.recent: deque[Finding] = deque(maxlen=100)
+
+    def judge(self, row: Row, measured: Mapping[str, Measured]) -> Row:
+        """Return the row with the findings that are new in it."""
+        found: dict[_Key, Finding] = {}
+        for i, rule in enumerate(self._rules):
+            if i in self._broken:
+                continue
+            try:
+                for finding in rule.check(row, measured, self._subject):
+                    found.setdefault((finding.rule, finding.where), finding)
+            except Exception:  # a rule must never end training
+                LOG.exception("rule %s is given up", type(rule).__name__)
+                self._broken.add(i)
+        new = tuple(finding for key, finding in found.items() if key not in self._open)
+        self._open = set(found)
+        self.recent.extend(new)
+        row = replace(row, alerts=new)
+        if self._callback is not None:
+            for finding in new:
+                try:
+                    self._callback(finding, row)
+                except Exception:  # noqa: PERF203  # one that raises must not silence the next
+                    LOG.exception("the alert callback raised")
+        return row

@@ -1,0 +1,50 @@
+"""What a monitor accepts, checked before anything is hooked."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import Optimizer
+
+from initstats.monitoring.feeds import Sink
+
+KINDS = ("weights", "gradients", "activations", "inputs", "updates", "moments")
+
+
+def check_arguments(
+    model: object,
+    optimizer: object,
+    every: int,
+    window: int,
+    watch: tuple[str, ...],
+    sinks: tuple[object, ...],
+) -> None:
+    """Refuse wrong arguments of `initstats.Monitor`.
+
+    Raises:
+        TypeError: If the model, the optimizer or a sink is of the wrong kind.
+        ValueError: If a number is too small, or `watch` holds an unknown kind.
+    """
+    if not isinstance(model, nn.Module):
+        msg = f"initstats.Monitor: expected a module, got model={type(model).__name__}"
+        raise TypeError(msg)
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        msg = (
+            "initstats.Monitor: expected a torch optimizer, got"
+            f" optimizer={type(optimizer).__name__}"
+        )
+        raise TypeError(msg)
+    for name, value in (("every", every), ("window", window)):
+        if value < 1:
+            msg = f"initstats.Monitor: expected {name} >= 1, got {name}={value}"
+            raise ValueError(msg)
+    unknown = [kind for kind in watch if kind not in KINDS]
+    if unknown or not watch:
+        msg = f"initstats.Monitor: expected watch to name some of {KINDS}, got watch={watch}"
+        raise ValueError(msg)
+    if "moments" in watch and optimizer is None:
+        msg = "initstats.Monitor: expected an optimizer to watch its moments, got optimizer=None"
+        raise ValueError(msg)
+    for sink in sinks:
+        if not isinstance(sink, Sink):
+            msg = f"initstats.Monitor: expected sinks with a method write, got {sink!r}"
+            raise TypeError(msg)

@@ -1,0 +1,71 @@
+"""The thread that reads windows, and what it hands the rows to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from queue import SimpleQueue
+
+from initstats.monitoring.alerts import LOG, Alerts
+from initstats.monitoring.feeds import Feed, Sink
+from initstats.monitoring.reader import read_window
+from initstats.monitoring.windows import Window
+
+_WAITING_WINDOWS = 8
+_TURN_SECONDS = 0.05
+
+
+class Delivery:
+    """Reads windows in a thread of its own, and feeds one more thread per sink.
+
+    Args:
+        sinks: The sinks.
+        alerts: Judges every row.
+    """
+
+    def __init__(self, sinks: Iterable[Sink], alerts: Alerts) -> None:
+        self.feeds = tuple(Feed(sink) for sink in sinks)
+        self._alerts = alerts
+        self._windows: SimpleQueue[Window | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="initstats reader", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_behind(self) -> bool:
+        """True when as many windows wait as should."""
+        return self._windows.qsize() >= _WAITING_WINDOWS
+
+    def put(self, window: Window) -> None:
+        """Take a closed window; never waits."""
+        self._windows.put(window)
+
+    def close(self, timeout: float) -> None:
+        """Read and write what is left.
+
+        Args:
+            timeout: Seconds to wait at most, for all threads together.
+        """
+        until = time.monotonic() + timeout
+        self._windows.put(None)
+        self._thread.join(timeout)
+        left = list(self.feeds)
+        while True:  # in turns, so that one that blocks takes no time from the others
+            left = [feed for feed in left if not feed.close(_TURN_SECONDS)]
+            if not left or time.monotonic() >= until:
+                break
+        for feed in left:
+            LOG.warning("%s blocks and is left behind", type(feed.sink).__name__)
+
+    def _run(self) -> None:
+        while (window := self._windows.get()) is not None:
+            self._deliver(window)
+
+    def _deliver(self, window: Window) -> None:
+        try:
+            row = self._alerts.judge(*read_window(window))
+        except Exception:  # noqa: BLE001  # reading must never end training
+            LOG.exception("a row could not be read")
+        else:
+            for feed in self.feeds:
+                feed.put(row)

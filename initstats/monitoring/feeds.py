@@ -1,0 +1,116 @@
+"""Threads that carry rows to sinks, each sink with a bounded queue of its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from typing import Any, Protocol, runtime_checkable
+
+from initstats.monitoring.rows import Row
+
+LOG = logging.getLogger("initstats.monitor")
+_QUEUED_ROWS = 64
+_FAILURES = 3
+_STOP = object()
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where rows go. A method `close()` is called at the end if there is one."""
+
+    def write(self, row: Row) -> None:
+        """Take one row; called from a thread of its own, row by row, and may raise or block."""
+
+
+class Feed:
+    """The queue and the thread of one sink.
+
+    A sink that raises is told to the log `initstats.monitor`, and is left alone after three rows in
+    a row; one that is too slow loses the newest rows, which are counted.
+
+    Args:
+        sink: The sink.
+
+    Attributes:
+        written: Rows that the sink took.
+        lost: Rows that found the queue full or the sink given up.
+        failures: Rows in a row at which it raised.
+        error: What it raised last.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.written = 0
+        self.lost = 0
+        self.failures = 0
+        self.error: Exception | None = None
+        self._stopping = False
+        self._queue: queue.Queue[Any] = queue.Queue(_QUEUED_ROWS)
+        name = f"initstats {type(sink).__name__}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def given_up(self) -> bool:
+        """True when the sink raised too often."""
+        return self.failures >= _FAILURES
+
+    def put(self, row: Row) -> None:
+        """Queue a row, or count it as lost; never waits."""
+        if self.given_up:
+            self.lost += 1
+            return
+        try:
+            self._queue.put_nowait(row)
+        except queue.Full:
+            self.lost += 1
+            if self.lost == 1:
+                LOG.warning("%s is too slow: rows are lost", type(self.sink).__name__)
+
+    def close(self, timeout: float) -> bool:
+        """Let the thread finish; may be called again when it has not.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            True when the thread has ended.
+        """
+        if not self._stopping:
+            try:
+                self._queue.put(_STOP, timeout=timeout)
+            except queue.Full:
+                return False
+            self._stopping = True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (row := self._queue.get()) is not _STOP:
+            if self.given_up:
+                self.lost += 1
+                continue
+            try:
+                self.sink.write(row)
+            except Exception as error:  # noqa: BLE001  # a sink must never end training
+                self._failed(error)
+            else:
+                self.written += 1
+                self.failures = 0
+            row = None
+        close = getattr(self.sink, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self.error = error
+        self.failures += 1
+        self.lost += 1
+        name = type(self.sink).__name__
+        LOG.warning("%s raised %s: %s", name, type(error).__name__, error)
+        if self.failures == _FAILURES:
+            LOG.warning("%s is given up after %d failures in a row", name, _FAILURES)

@@ -1,0 +1,288 @@
+"""The monitor: what happens when in a step of training."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from initstats.auditing.findings import Finding
+from initstats.monitoring.alert_rules import default_rules
+from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
+from initstats.monitoring.arguments import check_arguments
+from initstats.monitoring.delivery import Delivery
+from initstats.monitoring.feeds import Sink
+from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Parameters
+from initstats.monitoring.rows import Row
+from initstats.monitoring.taps import Chosen, Taps
+from initstats.monitoring.windows import Factor, Layout, Window
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SILENT = (
+    "initstats.Monitor: expected the forward pass to run hooks, got none in a measured step; attach"
+    " the monitor before torch.compile, keep model.train() on, and capture no CUDA graph"
+)
+
+
+class Monitor:
+    """Watch weights, gradients, activations and updates of a model during training.
+
+    Call `step()` once per training step, after `optimizer.step()` and before `zero_grad()`. With
+    `optimizer` given, gradients are measured just before each step of the optimizer, weights too,
+    and `zero_grad()` may come before `step()`. A row covers `window` measured steps: its records
+    are merged over them, and it keeps the smallest, largest and mean value in any of them.
+
+    Nothing in the training thread waits for the device or for a sink: see docs/monitoring.md. What
+    it costs is measured by benchmarks/bench_monitor.py. "updates" keeps a copy of the trained
+    parameters during a measured step (longer if `every` is below 10); everything else stays below
+    10 KB per tensor.
+
+    Args:
+        model: The model; its forward pass is `model(...)`.
+        optimizer: The optimizer, needed for "moments", useful for gradients and updates.
+        every: Steps from one measured step to the next, >= 1. The first step is measured.
+        window: Measured steps per row, >= 1.
+        watch: Some of "weights", "gradients", "activations", "inputs" (of modules), "updates",
+            "moments" (Adam's first and second, and g^2 / v).
+        sinks: Objects with a method `write(row)`, such as those of `initstats.sinks`.
+        modules: Tells by name and module whose outputs and inputs to watch; None for all that have
+            no children, own parameters or are a block of a stack.
+        parameters: Tells by name and parameter what to watch; None for all.
+        histograms: Keep histograms.
+        unscale: What gradients are to be multiplied by, or a function that returns it; a tensor on
+            the device is not waited for. `GradScaler.step` has unscaled them when `optimizer` is
+            given.
+        on_alert: Called with a finding and its row, in another thread, when a rule finds something
+            new.
+        rules: Rules to apply; None for `default_rules()`.
+        first_step: Number of the first step, for a run that goes on.
+        held_bytes: Outputs of modules are read together when they hold so many bytes, at the latest
+            at the end of the forward pass.
+
+    Raises:
+        TypeError: If the model, the optimizer, a sink or a parameter is of the wrong kind.
+        ValueError: If a number is too small, or `watch` holds an unknown kind.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Optimizer | None = None,
+        every: int = 100,
+        window: int = 1,
+        watch: Iterable[str] = ("weights", "gradients", "activations", "updates"),
+        sinks: Iterable[Sink] = (),
+        modules: Chosen | None = None,
+        parameters: ChosenParameter | None = None,
+        histograms: bool = True,
+        unscale: Factor | Callable[[], Factor] | None = None,
+        on_alert: Callable[[Finding, Row], None] | None = None,
+        rules: Iterable[MonitorRule] | None = None,
+        first_step: int = 1,
+        held_bytes: int = 1 << 26,
+    ) -> None:
+        self.watch = tuple(watch)
+        self._sinks = tuple(sinks)
+        self._optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
+        check_arguments(model, self._optimizer, every, window, self.watch, self._sinks)
+        self._model = model
+        self._every = every
+        self._window_length = window
+        self._unscale = unscale
+        self._on_alert = on_alert
+        self._rules = tuple(default_rules() if rules is None else rules)
+        self._step = self._first = first_step
+        self._histograms = histograms
+        self._parameters = Parameters(model, parameters, every)
+        kinds = tuple(kind for kind in ("activations", "inputs") if kind in self.watch)
+        self._taps = Taps(
+            model, kinds, modules, held_bytes, self._measure_flow, histograms=histograms
+        )
+        self._taps.on_traced = self._add_flow  # type: ignore[method-assign]
+        self._window = Window(histograms)
+        self._measured = 0
+        self._taken = self._moments_taken = False
+        self._warned = False
+        self._handles: list[RemovableHandle] = []
+        self._delivery: Delivery | None = None
+        self._process = os.getpid()
+
+    def attach(self) -> Self:
+        """Hook the model and start the threads; a second call changes nothing.
+
+        Returns:
+            The monitor.
+        """
+        if self._delivery is None:
+            self._process = os.getpid()
+            self._taps.attach()
+            if self._optimizer is not None:
+                before = self._optimizer.register_step_pre_hook(self._before_update)
+                after = self._optimizer.register_step_post_hook(self._after_update)
+                self._handles = [before, after]
+            alerts = Alerts(self._rules, Subject.of(self._model), self._on_alert)
+            self._delivery = Delivery(self._sinks, alerts)
+            _OPEN.add(self)
+            self._prepare()
+        return self
+
+    def step(self) -> None:
+        """Say that a step of training is over. Never waits."""
+        if self._delivery is None or os.getpid() != self._process:
+            return
+        if self._due:
+            if not self._taken:
+                self._before_update(with_weights_copy=False)
+                if "updates" in self.watch and self._optimizer is None:
+                    self._after_update()
+            self._finish_step()
+        self._step += 1
+        self._prepare()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Remove the hooks, write what is left and stop the threads; a second call does nothing.
+
+        Args:
+            timeout: Seconds to wait for the reader and for each sink at most. A sink that blocks
+                longer is left behind, and logged.
+        """
+        delivery, self._delivery = self._delivery, None
+        if delivery is None:
+            return
+        _OPEN.discard(self)
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._taps.active = False
+        self._taps.detach()
+        if os.getpid() == self._process:
+            if self._window.last_step:
+                self._window.close()
+                delivery.put(self._window)
+                self._window = Window(self._histograms)
+            delivery.close(timeout)
+
+    def __enter__(self) -> Self:
+        return self.attach()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        msg = "initstats.Monitor: expected no copy or pickle of a monitor, got one"
+        raise TypeError(msg)
+
+    # ---- a measured step, in order
+
+    @property
+    def _due(self) -> bool:
+        return (self._step - self._first) % self._every == 0
+
+    def _prepare(self) -> None:
+        """Get ready for the step that begins."""
+        self._taken = self._moments_taken = False
+        due = self._due
+        if due:
+            self._taps.refresh()
+            self._taps.begin()
+            self._parameters.refresh()
+            if "updates" in self.watch and self._optimizer is None:
+                self._parameters.remember()
+        self._taps.active = due and bool({"activations", "inputs"} & set(self.watch))
+
+    def _measure_flow(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
+        """Take records of what flowed through modules."""
+        with torch.no_grad():
+            self._window.measure(kind, layout, tensors, self._step)
+
+    def _add_flow(self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Add records that a compiled graph took."""
+        self._window.add(kind, layout, self._step, rows)
+
+    @torch.no_grad()
+    def _before_update(self, *_hook: Any, with_weights_copy: bool = True) -> None:
+        """Measure gradients and weights, just before the optimizer changes them."""
+        if self._taken or not self._due or os.getpid() != self._process:
+            return
+        self._taken = True
+        window, parameters, step = self._window, self._parameters, self._step
+        if "weights" in self.watch:
+            window.measure("weights", parameters.weights.names, parameters.weights.tensors, step)
+        if "gradients" in self.watch:
+            gradients = parameters.gradients()
+            factor = self._unscale() if callable(self._unscale) else self._unscale
+            factor = 1.0 if factor is None else factor
+            window.measure("gradients", gradients.names, gradients.tensors, step, factor)
+            window.expected["gradients"] = parameters.trained
+        if with_weights_copy and "updates" in self.watch:
+            parameters.remember()
+
+    @torch.no_grad()
+    def _after_update(self, *_hook: Any) -> None:
+        """Measure how the optimizer changed the weights, and its moments."""
+        if not self._taken or os.getpid() != self._process:
+            return
+        updates = self._parameters.updates()
+        if updates is not None:
+            self._window.measure("updates", updates.names, updates.tensors, self._step)
+            self._parameters.forget()
+        if "moments" in self.watch and not self._moments_taken:
+            self._moments_taken = True
+            self._measure_moments()
+
+    def _measure_moments(self) -> None:
+        """Measure the state of the optimizer."""
+        assert self._optimizer is not None
+        for kind, listed in self._parameters.moments(self._optimizer).items():
+            self._window.measure(kind, listed.names, listed.tensors, self._step)
+
+    def _finish_step(self) -> None:
+        """Read what is still remembered, and close the window when it is full."""
+        window, taps = self._window, self._taps
+        taps.flush()
+        taps.active = False
+        for kind in ("activations", "inputs"):
+            if kind in self.watch:
+                window.expected[kind] = taps.names
+                window.reasons.setdefault(kind, {}).update(taps.reasons.get(kind, {}))
+                if taps.seen == 0 and taps.names and not self._warned:
+                    self._warned = True
+                    warnings.warn(_SILENT, UserWarning, stacklevel=3)
+        if "updates" in self.watch:
+            window.expected["updates"] = self._parameters.trained
+            window.reasons.setdefault(
+                "updates", dict.fromkeys(self._parameters.trained, NOT_STEPPED)
+            )
+        window.first_step = window.first_step or self._step
+        window.last_step = self._step
+        self._measured += 1
+        if self._measured >= self._window_length and self._delivery is not None:
+            if self._delivery.is_behind:
+                return  # the next row covers more steps: nothing is lost, and nothing waits
+            self._window = Window(self._histograms)
+            self._measured = 0
+            window.close()  # the one place where records leave the training thread
+            self._delivery.put(window)
+
+
+_OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Write what is left when the program ends."""
+    for monitor in list(_OPEN):
+        monitor.close()
+
+
+atexit.register(_close_all)

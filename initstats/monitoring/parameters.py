@@ -1,0 +1,191 @@
+"""The parameters of a model as lists for one launch: weights, gradients, updates, moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from initstats.monitoring.windows import Layout
+
+ChosenParameter = Callable[[str, nn.Parameter], bool]
+NOT_STEPPED = "the optimizer did not step"
+NO_GRADIENT = "no gradient"
+NO_STATE = "not in the state of the optimizer"
+STEP_ON_DEVICE = "the optimizer keeps its step count on the device"
+_KEPT_BELOW = 10
+
+
+@dataclass(eq=False)
+class Listed:
+    """Tensors by name, in the order of the model."""
+
+    names: Layout
+    tensors: list[Tensor]
+
+
+class Parameters:
+    """The watched parameters of a model.
+
+    Args:
+        model: The model.
+        chosen: Tells by name and parameter what to watch; None for all.
+        every: Steps between two measurements: the copy for updates is kept only when it is small.
+    """
+
+    def __init__(self, model: nn.Module, chosen: ChosenParameter | None, every: int) -> None:
+        self._model = model
+        self._chosen = chosen
+        self._keep = every < _KEPT_BELOW
+        self._layouts: dict[Layout, Layout] = {}
+        self._all: list[tuple[str, nn.Parameter]] = []
+        self._before: list[Tensor] = []
+        self._copied: Listed | None = None
+        self.weights = Listed((), [])
+        self.trained: Layout = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Follow parameters that were added, removed, replaced, frozen or thawed."""
+        found = list(self._model.named_parameters())
+        if len(found) != len(self._all) or any(
+            a[1] is not b[1] for a, b in zip(found, self._all, strict=True)
+        ):
+            self._all = found
+            named = [(name.replace("_orig_mod.", ""), p) for name, p in found]
+            if self._chosen is not None:
+                named = [(name, p) for name, p in named if self._chosen(name, p)]
+            for name, parameter in named:
+                check(name, parameter)
+            self.weights = Listed(tuple(n for n, _ in named), [p for _, p in named])
+            self.forget()
+        self.trained = self._layout(
+            [n for n, p in zip(*self._pairs(), strict=True) if p.requires_grad]
+        )
+
+    def gradients(self) -> Listed:
+        """Return the gradients that there are; sparse ones are made dense."""
+        names, tensors = [], []
+        for name, parameter in zip(*self._pairs(), strict=True):
+            gradient = parameter.grad
+            if gradient is not None:
+                names.append(name)
+                dense = gradient.layout is torch.strided
+                tensors.append(gradient if dense else gradient.to_dense())
+        return Listed(self._layout(names), tensors)
+
+    def remember(self) -> None:
+        """Copy the trained weights, to see later how they changed."""
+        pairs = [(n, p) for n, p in zip(*self._pairs(), strict=True) if p.requires_grad]
+        names, tensors = self._layout([n for n, _ in pairs]), [p.detach() for _, p in pairs]
+        fits = len(self._before) == len(tensors) and all(
+            b.shape == t.shape and b.device == t.device and b.dtype == t.dtype
+            for b, t in zip(self._before, tensors, strict=True)
+        )
+        if not fits:
+            self._before = [torch.empty_like(t) for t in tensors]
+        if tensors:
+            torch._foreach_copy_(self._before, tensors)  # one launch
+        self._copied = Listed(names, tensors)
+
+    def updates(self) -> Listed | None:
+        """Return weights before minus weights after, in the memory of the copy; None without."""
+        if self._copied is None:
+            return None
+        names, tensors = self._copied.names, self._copied.tensors
+        self._copied = None
+        if tensors:
+            torch._foreach_sub_(self._before, tensors)  # one launch
+        return Listed(names, self._before)
+
+    def forget(self) -> None:
+        """Give the copy back unless the next measurement comes soon."""
+        self._copied = None
+        if not self._keep:
+            self._before = []
+
+    def moments(self, optimizer: Optimizer) -> dict[str, Listed]:
+        """Return Adam's moments, and the ratio of the squared gradient to the second one.
+
+        Args:
+            optimizer: Any optimizer; only state with `exp_avg_sq` counts.
+
+        Returns:
+            Lists by kind: "exp_avg", "exp_avg_sq" as the optimizer keeps them, and
+            "square_gradient_ratio", g^2 / v with the bias of v corrected, a temporary of the size
+            of the gradients.
+        """
+        beta = {
+            id(p): float(group["betas"][1])
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if "betas" in group
+        }
+        first, second, ratios = Listed((), []), Listed((), []), Listed((), [])
+        names: dict[str, list[str]] = {"first": [], "second": [], "ratio": []}
+        bias: list[float] = []
+        second_of_ratio: list[Tensor] = []
+        for name, parameter in zip(*self._pairs(), strict=True):
+            state: dict[str, Any] = optimizer.state.get(parameter, {})
+            if "exp_avg" in state:
+                names["first"].append(name)
+                first.tensors.append(state["exp_avg"])
+            if "exp_avg_sq" not in state:
+                continue
+            names["second"].append(name)
+            second.tensors.append(state["exp_avg_sq"])
+            steps = state.get("step")
+            gradient = parameter.grad
+            known = not (isinstance(steps, Tensor) and steps.is_cuda) and id(parameter) in beta
+            if known and steps is not None and gradient is not None:
+                names["ratio"].append(name)
+                bias.append(1.0 - beta[id(parameter)] ** float(steps))
+                ratios.tensors.append(gradient.detach().float())
+                second_of_ratio.append(state["exp_avg_sq"])
+        if ratios.tensors:
+            ratios.tensors = list(torch._foreach_mul(ratios.tensors, ratios.tensors))  # noqa: SLF001
+            floor = torch._foreach_clamp_min(second_of_ratio, _SMALLEST)  # noqa: SLF001
+            torch._foreach_div_(ratios.tensors, floor)
+            torch._foreach_mul_(ratios.tensors, bias)
+        first.names, second.names = self._layout(names["first"]), self._layout(names["second"])
+        ratios.names = self._layout(names["ratio"])
+        return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
+
+    def _pairs(self) -> tuple[Layout, list[Tensor]]:
+        return self.weights.names, self.weights.tensors
+
+    def _layout(self, names: list[str]) -> Layout:
+        """Return one and the same tuple for the same names, so that it is compared by identity."""
+        layout = tuple(names)
+        return self._layouts.setdefault(layout, layout)
+
+
+# Under the smallest second moment that the eps of Adam, 1e-8, leaves to matter: 1e-8 squared.
+_SMALLEST = 1e-16
+
+
+def check(name: str, parameter: Tensor) -> None:
+    """Refuse a parameter that has no statistics here.
+
+    Raises:
+        TypeError: If it is a DTensor, sparse, complex or quantized, or on the meta device.
+    """
+    what = None
+    if hasattr(parameter, "to_local") and hasattr(parameter, "placements"):
+        what = "a DTensor; monitors of several processes are not there yet"
+    elif parameter.layout is not torch.strided:
+        what = f"layout={parameter.layout}"
+    elif not parameter.is_floating_point():
+        what = f"dtype={parameter.dtype}"
+    elif parameter.is_meta:
+        what = "one on the meta device"
+    if what is not None:
+        msg = (
+            "initstats.Monitor: expected dense floating-point parameters with data, got"
+            f" {name!r}: {what}; leave it out with parameters="
+        )
+        raise TypeError(msg)

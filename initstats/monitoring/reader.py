@@ -1,0 +1,193 @@
+"""Turns closed windows into rows, all tensors at once, away from the training thread."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from initstats.monitoring.arrays import (
+    NAN,
+    NEG_INF,
+    POS_INF,
+    WINDOWED,
+    Floats,
+    Integers,
+    Records,
+    empty,
+    merge,
+    merge_first_axis,
+    negated,
+    negated_places,
+    scaled,
+    shifted_places,
+)
+from initstats.monitoring.rows import Places, Row, Table
+from initstats.monitoring.windows import Factor, Layout, Segment, Window
+
+_HALF = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One kind in one window: merged, and step by step."""
+
+    table: Table
+    steps: tuple[int, ...]
+    by_step: Records  # [steps, names]
+
+
+def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
+    """Turn a window into a row.
+
+    Args:
+        window: A closed window.
+
+    Returns:
+        The row, and what was measured by kind and step.
+    """
+    window.wait()
+    segments: dict[str, list[Segment]] = {}
+    for (kind, _), segment in window.segments.items():
+        segments.setdefault(kind, []).append(segment)
+    measured = {kind: _read_kind(kind, found, window.scale) for kind, found in segments.items()}
+    steps = sorted({step for found in measured.values() for step in found.steps})
+    norms = np.empty(0)
+    if "gradients" in measured:
+        norms = gradient_norms(measured["gradients"].by_step)
+    row = Row(
+        step=window.last_step,
+        first_step=window.first_step,
+        measured=len(steps),
+        time=window.wall_time,
+        tables={kind: found.table for kind, found in measured.items()},
+        gradient_norm=norms,
+        steps=tuple(steps),
+        missing=_missing(window, measured),
+    )
+    return row, measured
+
+
+def gradient_norms(by_step: Records) -> Floats:
+    """Return the global norm of each step from the records of the gradients, `[steps]`."""
+    norms: Floats = np.sqrt((by_step.column("l2") ** 2).sum(axis=1))
+    infinite = (by_step.counts[..., POS_INF] + by_step.counts[..., NEG_INF]).any(axis=1)
+    norms[infinite] = math.inf
+    norms[by_step.counts[..., NAN].any(axis=1)] = math.nan
+    return norms
+
+
+def _read_kind(kind: str, segments: list[Segment], scale: int) -> Measured:
+    """Merge the segments of one kind."""
+    names = tuple(dict.fromkeys(name for segment in segments for name in segment.layout))
+    steps = tuple(sorted({step for segment in segments for step in segment.steps}))
+    index = {name: i for i, name in enumerate(names)}
+    one = segments[0]
+    if len(segments) == 1 and one.layout == names and one.steps == list(steps):
+        records, places = _host(one, scale)
+        by_step = records
+    else:
+        by_step = empty(len(steps), len(names))
+        places = None
+        for segment in segments:
+            records, its_places = _host(segment, scale)
+            rows = np.array([index[name] for name in segment.layout])
+            for k, step in enumerate(segment.steps):
+                _merge_into(by_step, steps.index(step), rows, records[k])
+            if its_places is not None:
+                if places is None:
+                    places = np.zeros((len(names), its_places.shape[1]), dtype=np.int64)
+                np.add.at(places, rows, its_places)
+    if kind == "updates":  # taken as before minus after
+        by_step = negated(by_step)
+        places = None if places is None else negated_places(places)
+    with np.errstate(all="ignore"):
+        table = _table(names, by_step, places, scale)
+    return Measured(table, steps, by_step)
+
+
+def _table(names: Layout, by_step: Records, places: Integers | None, scale: int) -> Table:
+    followed = {name: by_step.column(name) for name in WINDOWED}
+    if len(by_step.moments) == 1:
+        only = {name: column[0] for name, column in followed.items()}
+        low, high, average = only, only, only
+    else:
+        low = {name: np.fmin.reduce(column) for name, column in followed.items()}
+        high = {name: np.fmax.reduce(column) for name, column in followed.items()}
+        average = {name: _nan_mean(column) for name, column in followed.items()}
+    return Table(
+        names,
+        merge_first_axis(by_step),
+        None if places is None else Places.cut(places, scale),
+        low,
+        high,
+        average,
+    )
+
+
+def _nan_mean(column: Floats) -> Floats:
+    """Return the mean over the first axis of what is not NaN."""
+    known = ~np.isnan(column)
+    mean: Floats = np.where(known, column, 0.0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def _merge_into(by_step: Records, k: int, rows: Integers, records: Records) -> None:
+    """Merge records into those of one step; a name that comes several times, one after another."""
+    left = np.arange(len(rows))
+    while left.size:
+        _, first = np.unique(rows[left], return_index=True)
+        now = left[first]
+        target = rows[now]
+        merged = merge(by_step[k, target], records[now])
+        by_step.moments[k, target], by_step.counts[k, target] = merged.moments, merged.counts
+        left = np.delete(left, first)
+
+
+def _host(segment: Segment, scale: int) -> tuple[Records, Integers | None]:
+    """Return the measurements of a segment as arrays `[k, n, 8]`, and its histograms."""
+    records = Records(_stacked(segment.moments), _stacked(segment.counts))
+    places = None
+    if segment.places is not None and segment.places.numel():
+        places = segment.places.numpy()
+    factors = np.array([_number(factor) for factor in segment.factors])
+    if (factors != 1.0).any():
+        records = scaled(records, factors)
+        if places is not None:
+            mantissas, exponents = np.frexp(factors)
+            exact = (mantissas == _HALF).all() and (exponents == exponents[0]).all()
+            places = shifted_places(places, int(exponents[0]) - 1, scale) if exact else None
+    return records, places
+
+
+def _stacked(tensors: list[torch.Tensor]) -> Any:
+    parts = [t.numpy() if t.ndim > 2 else t.numpy()[None] for t in tensors]  # noqa: PLR2004
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _number(factor: Factor) -> float:
+    return float(factor)
+
+
+def _missing(window: Window, measured: dict[str, Measured]) -> dict[str, dict[str, str]]:
+    """Say of every name that is expected and was never measured why."""
+    missing: dict[str, dict[str, str]] = {}
+    for kind, names in window.expected.items():
+        found = measured[kind].table.index if kind in measured else {}
+        lost = [name for name in names if name not in found]
+        known = window.reasons.get(kind, {})
+        if lost:
+            why = _REASON.get(kind, "not measured")
+            missing[kind] = {name: known.get(name, why) for name in lost}
+    return missing
+
+
+_REASON = {
+    "gradients": "no gradient",
+    "activations": "not called in a measured step",
+    "inputs": "not called in a measured step",
+    "updates": "the optimizer did not step",
+}

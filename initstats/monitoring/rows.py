@@ -1,0 +1,194 @@
+"""What sinks get: a row, with one table of merged records per kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from initstats.auditing.findings import Finding
+from initstats.histograms import Histogram
+from initstats.monitoring.arrays import Floats, Integers, Records
+from initstats.record import Stats
+from initstats.record_rows import Groups
+from initstats.record_rows import Row as Numbers
+
+_PLACES = 256
+_BIAS = 127
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Histograms of many records, cut to the places that any of them uses.
+
+    Attributes:
+        first: Place of the first column.
+        counts: int64 `[n, 2, width]`, positive values, then negative ones.
+        scale: Scale of the histograms.
+    """
+
+    first: int
+    counts: Integers
+    scale: int = 0
+
+    @classmethod
+    def cut(cls, places: Integers, scale: int) -> Places:
+        """Cut histograms `[n, 512 << scale]`."""
+        sides = places.reshape(len(places), 2, _PLACES << scale)
+        used = np.flatnonzero(sides.any(axis=(0, 1)))
+        first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+        return cls(first, sides[:, :, first:end].copy(), scale)
+
+    def full(self, i: int) -> Integers:
+        """Return the counts of one record, `[2, 256 << scale]`."""
+        counts = np.zeros((2, _PLACES << self.scale), dtype=np.int64)
+        counts[:, self.first : self.first + self.counts.shape[2]] = self.counts[i]
+        return counts
+
+    def dense(self, i: int) -> tuple[list[float], list[int]]:
+        """Return one record as an ordinary histogram of neighbouring buckets, infinities apart.
+
+        Returns:
+            Upper edges in ascending order, and how many values lie at or below each and above the
+            one before. The first bucket is empty: its edge is where the histogram begins. The
+            bucket with edge 0 is for zeros; it is left empty here.
+        """
+        scale = self.scale
+        width = self.counts.shape[2]
+        place = np.arange(self.first, self.first + width)
+        step = 2.0**-scale
+        with np.errstate(over="ignore"):
+            high = 2.0 ** ((place - (_BIAS << scale) + 1) * step)
+            low = 2.0 ** ((place - (_BIAS << scale)) * step)
+        low[place < 1 << scale] = _TINY
+        high[place >= (_PLACES - 1) << scale] = _HUGE
+        if width == 0:
+            return [-_TINY, 0.0], [0, 0]
+        edges = np.concatenate(([-high[-1]], -low[::-1], [0.0], low[:1], high))
+        negative, positive = self.counts[i, 1][::-1], self.counts[i, 0]
+        counts = np.concatenate(([0], negative, [0, 0], positive))
+        return edges.tolist(), counts.tolist()
+
+
+_TINY = 5e-324
+_HUGE = 1.7976931348623157e308
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Mapping[str, Stats]):
+    """The records of one kind, merged over a window.
+
+    Attributes:
+        names: Names of the tensors, n of them.
+        records: Merged records, `[n]`.
+        places: Merged histograms, None without.
+        low: Smallest value in any measured step, by field of `WINDOWED`, float64 `[n]`.
+        high: Largest value, likewise.
+        average: Mean over the measured steps, likewise.
+    """
+
+    names: tuple[str, ...]
+    records: Records
+    places: Places | None = None
+    low: Mapping[str, Floats] = field(default_factory=dict)
+    high: Mapping[str, Floats] = field(default_factory=dict)
+    average: Mapping[str, Floats] = field(default_factory=dict)
+
+    def column(self, name: str) -> Floats:
+        """Return a field of `Stats` for all records, float64 `[n]`."""
+        return self.records.column(name)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Row by name."""
+        return {name: i for i, name in enumerate(self.names)}
+
+    def __getitem__(self, name: str) -> Stats:
+        i = self.index[name]
+        mean, m2, m3, m4, l1, low, high, min_abs = self.records.moments[i].tolist()
+        count, nan, pos_inf, neg_inf, zero = self.records.counts[i, :5].tolist()
+        histogram = None
+        if self.places is not None:
+            full = self.places.full(i)
+            histogram = Histogram(self.places.scale, full, zero, pos_inf, neg_inf)
+        numbers = Numbers(
+            count=count,
+            nan=nan,
+            pos_inf=pos_inf,
+            neg_inf=neg_inf,
+            zero=zero,
+            mean=mean,
+            m2=m2,
+            m3=m3,
+            m4=m4,
+            l1=l1,
+            min=low,
+            max=high,
+            min_abs=min_abs,
+            histogram=histogram,
+        )
+        groups = Groups.MOMENTS if histogram is None else Groups.MOMENTS | Groups.HISTOGRAM
+        return Stats(numbers, groups=groups)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What was measured in one window of steps.
+
+    Attributes:
+        step: Last measured step of the window, from 1.
+        first_step: First measured step.
+        measured: Number of measured steps.
+        time: Seconds since the epoch.
+        tables: By kind: "weights", "gradients", "activations", "inputs", "updates", "exp_avg",
+            "exp_avg_sq", "square_gradient_ratio".
+        gradient_norm: Global gradient norm of each measured step, float64 `[measured]`; empty
+            without gradients. NaN or infinite when any gradient is.
+        steps: The measured steps.
+        missing: Why something is not there, by kind and name.
+        alerts: Findings that are new in this row.
+    """
+
+    step: int
+    first_step: int
+    measured: int
+    time: float
+    tables: Mapping[str, Table]
+    gradient_norm: Floats = field(default_factory=lambda: np.empty(0))
+    steps: tuple[int, ...] = ()
+    missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    alerts: tuple[Finding, ...] = ()
+
+    def update_ratios(self) -> dict[str, float]:
+        """Return rms of the update / rms of the weights by name, without weights that are 0."""
+        updates, weights = self.tables.get("updates"), self.tables.get("weights")
+        if updates is None or weights is None:
+            return {}
+        size, change = weights.column("rms"), updates.column("rms")
+        ratios = {}
+        for name, i in updates.index.items():
+            j = weights.index.get(name)
+            if j is not None and size[j] > 0:
+                ratios[name] = float(change[i] / size[j])
+        return ratios
+
+    def scalars(self) -> dict[str, float]:
+        """Return the few numbers of a row that are not about one tensor."""
+        found = {"step": float(self.step), "measured": float(self.measured)}
+        if self.gradient_norm.size:
+            norms = self.gradient_norm
+            found["gradient_norm"] = float(norms.mean())
+            found["gradient_norm_max"] = float(norms.max())
+        ratios = [r for r in self.update_ratios().values() if math.isfinite(r) and r > 0]
+        if ratios:
+            found["update_ratio_median"] = float(np.median(ratios))
+        return found

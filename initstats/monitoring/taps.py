@@ -1,0 +1,269 @@
+"""Forward hooks that remember outputs and inputs of modules until one launch reads them all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from initstats import _ops
+from initstats.auditing.collecting import floating_tensors
+from initstats.monitoring.windows import Layout
+from initstats.recipes.slots import stack_blocks
+from initstats.record_rows import Groups
+
+Chosen = Callable[[str, nn.Module], bool]
+IN_PLACE = "changed in place after the module returned; recorded at once from now on"
+NO_TENSOR = "no floating-point tensor"
+
+
+class Measure(Protocol):
+    """Takes the records of tensors now."""
+
+    def __call__(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
+        """Take the records of the tensors that the layout names."""
+
+
+class Taps:
+    """The hooks of one model.
+
+    Args:
+        model: The model.
+        kinds: "activations", "inputs", or both.
+        chosen: Tells by name and module what to watch; None for every module that has no children,
+            owns parameters or is a block of a stack.
+        held_bytes: Remembered tensors are read when they hold so many bytes, at the latest at the
+            end of the forward pass.
+        measure: Called with what is to be read.
+        histograms: What a compiled graph records.
+
+    Attributes:
+        active: True in a step that is measured.
+        names: Watched modules.
+        seen: How many outputs were remembered since `begin`.
+        reasons: Why a name is not there, by kind and name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kinds: tuple[str, ...],
+        chosen: Chosen | None,
+        held_bytes: int,
+        measure: Measure,
+        *,
+        histograms: bool,
+    ) -> None:
+        self.active = False
+        self.names: Layout = ()
+        self.seen = 0
+        self.reasons: dict[str, dict[str, str]] = {}
+        self.traced: list[tuple[str, str, Tensor, Tensor, Tensor]] = []
+        self.groups = Groups.HISTOGRAM if histograms else Groups.MOMENTS
+        self._model = model
+        self._kinds = kinds
+        self._chosen = chosen or _default_choice(model)
+        self._held_bytes = held_bytes
+        self._measure = measure
+        self._held: list[tuple[str, str, Tensor, int]] = []
+        self._bytes = 0
+        self._at_once: set[str] = set()
+        self._lock = threading.RLock()
+        self._handles: list[RemovableHandle] = []
+        self._modules: list[nn.Module] = []
+
+    def attach(self) -> None:
+        """Hook the modules; again after the model has changed."""
+        self.detach()
+        self._modules = list(self._model.modules())
+        names = []
+        for name, module in self._model.named_modules():
+            if module is not self._model and self._chosen(_plain(name), module):
+                names.append(_plain(name))
+                self._handles.append(
+                    module.register_forward_hook(OutputHook(self, _plain(name)), with_kwargs=True)
+                )
+                if getattr(module, "inplace", False):
+                    hook = BeforeInPlace(self)
+                    self._handles.append(module.register_forward_pre_hook(hook))
+        self._handles.append(self._model.register_forward_hook(EndHook(self)))
+        self.names = tuple(names)
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._held.clear()
+
+    def refresh(self) -> None:
+        """Follow modules that were added or removed."""
+        modules = list(self._model.modules())
+        same = len(modules) == len(self._modules)
+        if not same or any(a is not b for a, b in zip(modules, self._modules, strict=True)):
+            self.attach()
+
+    def listens(self) -> bool:
+        """Tell whether this forward pass is recorded: a measured step, in training, not again.
+
+        What gradient checkpointing computes again runs inside a backward pass.
+        """
+        return (
+            self.active and self._model.training and torch._C._current_graph_task_id() == -1  # noqa: SLF001  # no public way to ask
+        )
+
+    def remember(self, name: str, value: Any, inputs: Any) -> None:
+        """Remember what a module returned and what it was given."""
+        for kind in self._kinds:
+            tensor = _first_tensor(value if kind == "activations" else inputs)
+            if tensor is None:
+                self.reasons.setdefault(kind, {})[name] = NO_TENSOR
+                continue
+            if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+                msg = (
+                    f"initstats.Monitor: expected no CUDA graph capture while {kind} are watched,"
+                    f" got one in {name!r}; hooks do not run in replays: watch only weights,"
+                    " gradients and updates"
+                )
+                raise RuntimeError(msg)
+            self.seen += 1
+            if name in self._at_once:
+                self._measure(kind, (name,), [tensor])
+                continue
+            with self._lock:
+                self._held.append((kind, name, tensor, _version(tensor)))
+                self._bytes += tensor.nbytes
+            if self._bytes > self._held_bytes:
+                self.flush()
+
+    def flush(self) -> None:
+        """Read everything that is remembered: one launch per kind and device."""
+        with self._lock:
+            held, self._held, self._bytes = self._held, [], 0
+            traced = self.traced[:]
+            self.traced.clear()
+        for kind in self._kinds:
+            names, tensors = [], []
+            for its_kind, name, tensor, version in held:
+                if its_kind != kind:
+                    continue
+                if _version(tensor) != version:
+                    self._at_once.add(name)
+                    self.reasons.setdefault(kind, {})[name] = IN_PLACE
+                    continue
+                names.append(name)
+                tensors.append(tensor)
+            if tensors:
+                self._measure(kind, tuple(names), tensors)
+        for kind, name, *rows in traced:
+            self.seen += 1
+            self.on_traced(kind, (name,), (rows[0], rows[1], rows[2]))
+
+    def on_traced(
+        self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]
+    ) -> None:  # replaced by the monitor
+        """Take records that a compiled graph made."""
+
+    def begin(self) -> None:
+        """Start a measured step: whatever an aborted forward pass left is forgotten."""
+        with self._lock:
+            self._held.clear()
+            self.traced.clear()
+            self._bytes = 0
+        self.seen = 0
+        self.reasons = {}
+
+    def trace(self, name: str, value: Any, inputs: Any) -> None:
+        """Put the op itself into the graph that torch.compile is building."""
+        for kind in self._kinds:
+            tensor = _first_tensor(value if kind == "activations" else inputs)
+            if tensor is not None:
+                rows = _ops.stats([tensor.detach()], self.groups, 0)
+                self.traced.append((kind, name, *rows))
+
+
+class _Hook:
+    """A hook whose copies (of a copied, pickled or saved model) do nothing."""
+
+    def __init__(self, taps: Taps) -> None:
+        self.taps = taps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_inert, ())
+
+
+class OutputHook(_Hook):
+    """Remembers the output of a module."""
+
+    def __init__(self, taps: Taps, name: str) -> None:
+        super().__init__(taps)
+        self.name = name
+
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Remember, or put the op into the graph that is being built."""
+        taps = self.taps
+        if not taps.active:
+            return
+        if torch.compiler.is_compiling():
+            taps.trace(self.name, output, (args, kwargs))
+        elif taps.listens():
+            taps.remember(self.name, output, (args, kwargs))
+
+
+class EndHook(_Hook):
+    """Reads everything when the model has finished its forward pass."""
+
+    def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Read."""
+        if self.taps.active and not torch.compiler.is_compiling() and self.taps.listens():
+            self.taps.flush()
+
+
+class BeforeInPlace(_Hook):
+    """Reads everything before a module overwrites its input."""
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        """Read."""
+        if self.taps.active and not torch.compiler.is_compiling() and self.taps.listens():
+            self.taps.flush()
+
+
+def _inert() -> Callable[..., None]:
+    """Return the hook that a copy gets."""
+    return _do_nothing
+
+
+def _do_nothing(*_args: Any) -> None:
+    """Do nothing."""
+
+
+def _default_choice(model: nn.Module) -> Chosen:
+    """Return the choice of the audit: leaves, owners of parameters, blocks of stacks."""
+
+    def chosen(_name: str, module: nn.Module) -> bool:
+        owns = next(module.parameters(recurse=False), None) is not None
+        leaf = next(module.children(), None) is None
+        return leaf or owns or any(module in stack_blocks(m).values() for m in model.modules())
+
+    return chosen
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    """Return the first floating-point tensor of a nested value."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else None
+    return next(floating_tensors(value), None)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; inference tensors do not count."""
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001  # torch's own name
+
+
+def _plain(name: str) -> str:
+    """Return a name without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "").replace("_orig_mod", "")

@@ -1,0 +1,154 @@
+"""What the training thread keeps between two rows: records on their device, one launch per kind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from initstats import _ops
+from initstats.record_rows import Groups
+
+Layout = tuple[str, ...]
+Factor = float | Tensor
+# Measurements of one layout that stay on a device before they are moved: 128 bytes per tensor each.
+_PAGE = 8
+
+
+@dataclass(eq=False)
+class Segment:
+    """Measurements of the same tensors within one window.
+
+    Attributes:
+        layout: Names of the tensors, one per row; a name that was called twice comes twice.
+        steps: Step of each measurement; a step with several calls comes several times.
+        moments: float64, one `[n, 8]` per measurement, or `[k, n, 8]` once moved.
+        counts: int64, likewise.
+        places: Sum of the histograms, int64 `[n, 512 << scale]`, or `[0, 0]` without.
+        factors: What the values of each measurement are to be multiplied by.
+    """
+
+    layout: Layout
+    steps: list[int] = field(default_factory=list)
+    moments: list[Tensor] = field(default_factory=list)
+    counts: list[Tensor] = field(default_factory=list)
+    places: Tensor | None = None
+    factors: list[Factor] = field(default_factory=list)
+    on_device: int = 0
+
+    def add(self, step: int, rows: tuple[Tensor, Tensor, Tensor], factor: Factor) -> None:
+        """Add one measurement, without a sync."""
+        moments, counts, places = rows
+        self.steps.append(step)
+        self.factors.append(factor)
+        self.moments.append(moments)
+        self.counts.append(counts)
+        self.places = places if self.places is None else self.places.add_(places)
+        self.on_device += 1
+        if self.on_device == _PAGE and moments.is_cuda:
+            self.move()
+
+    def move(self) -> None:
+        """Start copying what is on a device to pinned memory."""
+        for rows in (self.moments, self.counts):
+            if self.on_device and rows[-1].is_cuda:
+                rows[-self.on_device :] = [_to_pinned(torch.stack(rows[-self.on_device :]))]
+        self.on_device = 0
+
+
+@dataclass(eq=False)
+class Window:
+    """Everything measured since the last row. This is what would be reduced over processes.
+
+    Attributes:
+        segments: By kind and layout.
+        expected: Names that a kind should show, by kind.
+        reasons: Why a name of a kind is not there, by kind and name.
+        first_step: First measured step, 0 before there is one.
+        last_step: Last measured step.
+        wall_time: Seconds since the epoch when the window was closed.
+        events: CUDA events after which the data are on the host.
+    """
+
+    histograms: bool
+    scale: int = 0
+    segments: dict[tuple[str, Layout], Segment] = field(default_factory=dict)
+    expected: dict[str, Layout] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+    first_step: int = 0
+    last_step: int = 0
+    wall_time: float = 0.0
+    events: list[torch.cuda.Event] = field(default_factory=list)
+
+    def measure(
+        self, kind: str, layout: Layout, tensors: Sequence[Tensor], step: int, factor: Factor = 1.0
+    ) -> None:
+        """Take the records of many tensors: one launch per device, no sync.
+
+        Args:
+            kind: Such as "weights".
+            layout: Names of the tensors.
+            tensors: Dense tensors, as many as there are names.
+            step: Step of training.
+            factor: What their values are to be multiplied by.
+        """
+        devices = {tensor.device for tensor in tensors}
+        if len(devices) > 1:
+            for device in devices:
+                mine = [i for i, tensor in enumerate(tensors) if tensor.device == device]
+                names = tuple(layout[i] for i in mine)
+                self.measure(kind, names, [tensors[i] for i in mine], step, factor)
+            return
+        if tensors:
+            groups = Groups.HISTOGRAM if self.histograms else Groups.MOMENTS
+            self.add(kind, layout, step, _ops.stats(tensors, groups, self.scale), factor)
+
+    def add(
+        self,
+        kind: str,
+        layout: Layout,
+        step: int,
+        rows: tuple[Tensor, Tensor, Tensor],
+        factor: Factor = 1.0,
+    ) -> None:
+        """Add records that are taken already."""
+        key = (kind, layout)
+        segment = self.segments.get(key)
+        if segment is None:
+            segment = self.segments[key] = Segment(layout)
+        segment.add(step, rows, factor)
+
+    def close(self) -> None:
+        """Note the time, and start the copies to the host: the one place where a window ends."""
+        self.wall_time = time.time()
+        devices = set()
+        for segment in self.segments.values():
+            segment.move()
+            if segment.places is not None and segment.places.is_cuda:
+                devices.add(segment.places.device)
+                segment.places = _to_pinned(segment.places)
+            segment.factors = [
+                _to_pinned(f) if isinstance(f, Tensor) and f.is_cuda else f for f in segment.factors
+            ]
+        for device in devices:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(device))
+            self.events.append(event)
+
+    def wait(self, pause: Callable[[float], None] = time.sleep) -> None:
+        """Wait until the copies have arrived. Not for the training thread."""
+        for event in self.events:
+            while not event.query():  # type: ignore[no-untyped-call]
+                pause(_POLL_SECONDS)
+
+
+_POLL_SECONDS = 5e-4
+
+
+def _to_pinned(tensor: Tensor) -> Tensor:
+    """Start a copy to pinned memory, which torch's allocator reuses from row to row."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

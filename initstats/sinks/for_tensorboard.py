@@ -1,0 +1,90 @@
+"""Rows as scalars and histograms in TensorBoard's event files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from initstats.monitoring.rows import Row, Table
+from initstats.sinks.extras import require
+
+DEFAULT_FIELDS = ("std", "abs_max")
+
+
+class TensorBoard:
+    """Write scalars and ready-made histograms; nothing is counted or copied again.
+
+    Tags are `gradients/h.0.attn.weight` for histograms and `gradients_std/h.0.attn.weight` for
+    fields; the largest value of a field in the window is drawn for "abs_max", else its mean.
+
+    Args:
+        target: A folder, or a `SummaryWriter` that is used as it is and not closed.
+        fields: Fields of `Stats` drawn per tensor.
+        histograms: Write histograms.
+
+    Raises:
+        ImportError: If tensorboard is not installed (extra `tensorboard`).
+    """
+
+    def __init__(
+        self, target: Any, *, fields: Iterable[str] = DEFAULT_FIELDS, histograms: bool = True
+    ) -> None:
+        module = require("torch.utils.tensorboard", "sinks.TensorBoard", "tensorboard")
+        self._owns = not hasattr(target, "add_histogram_raw")
+        self._writer = module.SummaryWriter(str(target)) if self._owns else target
+        self._fields = tuple(fields)
+        self._histograms = histograms
+
+    def write(self, row: Row) -> None:
+        """Write the scalars and histograms of a row at its step."""
+        for name, value in row.scalars().items():
+            if name != "step":
+                self._writer.add_scalar(f"initstats/{name}", value, row.step, row.time)
+        for kind, table in row.tables.items():
+            for field in self._fields:
+                values = drawn(table, field)
+                for name, value in zip(table.names, values, strict=True):
+                    if math.isfinite(value):
+                        self._writer.add_scalar(f"{kind}_{field}/{name}", value, row.step, row.time)
+            if self._histograms and table.places is not None:
+                self._write_histograms(kind, table, row)
+        for finding in row.alerts:
+            text = f"{finding.severity} {finding.rule} at {finding.where}: {finding.cause}"
+            self._writer.add_text("initstats/alerts", text, row.step, row.time)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file if this sink opened it."""
+        if self._owns:
+            self._writer.close()
+
+    def _write_histograms(self, kind: str, table: Table, row: Row) -> None:
+        assert table.places is not None
+        finite, zeros = table.records.finite.tolist(), table.records.counts[:, 4].tolist()
+        mean, rms = table.column("mean"), table.column("rms")
+        low, high = table.column("min"), table.column("max")
+        for i, name in enumerate(table.names):
+            if not finite[i]:
+                continue
+            edges, counts = table.places.dense(i)
+            counts[edges.index(0.0)] += zeros[i]
+            self._writer.add_histogram_raw(
+                f"{kind}/{name}",
+                min=low[i],
+                max=high[i],
+                num=finite[i],
+                sum=mean[i] * finite[i],
+                sum_squares=rms[i] ** 2 * finite[i],
+                bucket_limits=edges,
+                bucket_counts=counts,
+                global_step=row.step,
+                walltime=row.time,
+            )
+
+
+def drawn(table: Table, field: str) -> list[float]:
+    """Return the values of a field that stand for a window: the largest size, else the mean."""
+    columns = table.high if field == "abs_max" else table.average
+    values: list[float] = (columns[field] if field in columns else table.column(field)).tolist()
+    return values

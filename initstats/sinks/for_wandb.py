@@ -1,0 +1,69 @@
+"""Rows as metrics and ready-made histograms of Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from initstats.monitoring.rows import Row
+from initstats.sinks.extras import require
+from initstats.sinks.for_tensorboard import DEFAULT_FIELDS, drawn
+
+# wandb refuses more.
+_MOST_BUCKETS = 512
+
+
+class WandB:
+    """Log scalars and histograms to a run.
+
+    The step is logged as the metric `initstats/step` and is the x axis of everything here, so that
+    the run's own `log` calls keep their own steps.
+
+    Args:
+        run: A run; None for the current one, or a new one in the mode that WANDB_MODE tells.
+        fields: Fields of `Stats` drawn per tensor.
+        histograms: Log histograms.
+
+    Raises:
+        ImportError: If wandb is not installed (extra `wandb`).
+    """
+
+    def __init__(
+        self,
+        run: Any = None,
+        *,
+        fields: Iterable[str] = DEFAULT_FIELDS,
+        histograms: bool = True,
+    ) -> None:
+        self._wandb = require("wandb", "sinks.WandB", "wandb")
+        self._owns = run is None and self._wandb.run is None
+        self._run = run or self._wandb.run or self._wandb.init(project="initstats")
+        self._fields = tuple(fields)
+        self._histograms = histograms
+        self._run.define_metric("initstats/step", hidden=True)
+        self._run.define_metric("initstats/*", step_metric="initstats/step")
+
+    def write(self, row: Row) -> None:
+        """Log a row in one call."""
+        values: dict[str, Any] = {f"initstats/{k}": v for k, v in row.scalars().items()}
+        for kind, table in row.tables.items():
+            for field in self._fields:
+                for name, value in zip(table.names, drawn(table, field), strict=True):
+                    if math.isfinite(value):
+                        values[f"initstats/{kind}_{field}/{name}"] = value
+            if not self._histograms or table.places is None:
+                continue
+            zeros = table.records.counts[:, 4].tolist()
+            for i, name in enumerate(table.names):
+                edges, counts = table.places.dense(i)
+                counts[edges.index(0.0)] += zeros[i]
+                if len(counts) <= _MOST_BUCKETS and any(counts):
+                    histogram = self._wandb.Histogram(np_histogram=(counts[1:], edges))
+                    values[f"initstats/{kind}/{name}"] = histogram
+        self._run.log(values)
+
+    def close(self) -> None:
+        """Finish the run if this sink started it."""
+        if self._owns:
+            self._run.finish()

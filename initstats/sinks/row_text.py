@@ -1,0 +1,176 @@
+"""A row as lines of JSON, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from initstats.auditing.findings import Finding
+from initstats.monitoring.arrays import WINDOWED, Floats, Integers, Records
+from initstats.monitoring.rows import Places, Row, Table
+
+SCHEMA = "initstats.monitor/1"
+_MOMENTS = ("mean", "m2", "m3", "m4", "l1", "min", "max", "min_abs")
+_COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
+
+
+def layout_key(names: tuple[str, ...]) -> str:
+    """Return a short name for a list of names: the CRC-32 of its text."""
+    return f"{zlib.crc32(json.dumps(names).encode()):08x}"
+
+
+def to_lines(row: Row, written: set[str]) -> Iterator[str]:
+    """Write a row as lines without line ends: names that are new, then the row.
+
+    Args:
+        row: The row.
+        written: Keys of the names that the file holds; new ones are added.
+
+    Yields:
+        Lines of JSON. NaN and infinities become null.
+    """
+    tables = {}
+    for kind, table in row.tables.items():
+        key = layout_key(table.names)
+        if key not in written:
+            written.add(key)
+            yield json.dumps({"schema": SCHEMA, "names": table.names, "layout": key})
+        tables[kind] = {"layout": key, **_columns(table)}
+    yield json.dumps(
+        {
+            "schema": SCHEMA,
+            "step": row.step,
+            "first_step": row.first_step,
+            "steps": row.steps,
+            "time": row.time,
+            "gradient_norm": _numbers(row.gradient_norm),
+            "missing": row.missing,
+            "alerts": [_finding(finding) for finding in row.alerts],
+            "tables": tables,
+        },
+        allow_nan=False,
+    )
+
+
+def from_lines(lines: Iterable[str]) -> Iterator[Row]:
+    """Read what `to_lines` wrote.
+
+    Args:
+        lines: Lines of JSON, with or without line ends.
+
+    Yields:
+        The rows; a line that is no row is passed over.
+    """
+    layouts: dict[str, tuple[str, ...]] = {}
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            continue
+        if "names" in value:
+            layouts[value["layout"]] = tuple(value["names"])
+        elif all(table["layout"] in layouts for table in value["tables"].values()):
+            yield _row(value, layouts)
+
+
+def _columns(table: Table) -> dict[str, Any]:
+    records = table.records
+    out: dict[str, Any] = {name: _numbers(records.moments[:, i]) for i, name in enumerate(_MOMENTS)}
+    out |= {name: records.counts[:, i].tolist() for i, name in enumerate(_COUNTS)}
+    if any(table.low[name] is not table.high[name] for name in table.low):
+        for label, columns in (("low", table.low), ("high", table.high), ("avg", table.average)):
+            out[label] = {name: _numbers(column) for name, column in columns.items()}
+    if table.places is not None:
+        out["histogram"] = _sparse(table.places)
+    return out
+
+
+def _sparse(places: Places) -> dict[str, Any]:
+    """Write each side of each histogram as the place of its first bucket, then counts."""
+    used = places.counts.astype(bool)
+    width = used.shape[2]
+    first = np.where(used.any(axis=2), used.argmax(axis=2), 0)
+    end = np.where(used.any(axis=2), width - used[:, :, ::-1].argmax(axis=2), 0)
+    sides: dict[str, list[list[int]]] = {"positive": [], "negative": []}
+    for s, side in enumerate(sides.values()):
+        starts, ends = first[:, s].tolist(), end[:, s].tolist()
+        rows = places.counts[:, s].tolist()
+        side.extend(
+            [places.first + a, *row[a:b]] if b else []
+            for a, b, row in zip(starts, ends, rows, strict=True)
+        )
+    return {"scale": places.scale, **sides}
+
+
+def _numbers(column: Floats) -> list[float | None]:
+    values: list[float | None] = column.tolist()
+    if not np.isfinite(column).all():
+        values = [v if v is not None and math.isfinite(v) else None for v in values]
+    return values
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    values = finding.to_dict()
+    for name in ("value", "threshold"):
+        values[name] = values[name] if math.isfinite(values[name]) else None
+    return values
+
+
+def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
+    return Row(
+        step=value["step"],
+        first_step=value["first_step"],
+        measured=len(value["steps"]),
+        time=value["time"],
+        tables={k: _table(t, layouts[t["layout"]]) for k, t in value["tables"].items()},
+        gradient_norm=_array(value["gradient_norm"]),
+        steps=tuple(value["steps"]),
+        missing=value["missing"],
+        alerts=tuple(_finding_of(a) for a in value["alerts"]),
+    )
+
+
+def _finding_of(values: dict[str, Any]) -> Finding:
+    known = {k: math.nan if values[k] is None else values[k] for k in ("value", "threshold")}
+    return Finding(**{**values, **known, "also": tuple(values["also"])})
+
+
+def _table(value: dict[str, Any], names: tuple[str, ...]) -> Table:
+    moments = np.column_stack([_array(value[name]) for name in _MOMENTS])
+    counts = np.zeros((len(names), 8), dtype=np.int64)
+    for i, name in enumerate(_COUNTS):
+        counts[:, i] = value[name]
+    records = Records(moments.reshape(len(names), 8), counts)
+    if "low" in value:
+        low, high, average = (
+            {name: _array(column) for name, column in value[label].items()}
+            for label in ("low", "high", "avg")
+        )
+    else:
+        low = high = average = {name: records.column(name) for name in WINDOWED}
+    places = None
+    if "histogram" in value:
+        places = _dense(value["histogram"])
+    return Table(names, records, places, low, high, average)
+
+
+def _dense(value: dict[str, Any]) -> Places:
+    scale = value["scale"]
+    sides = (value["positive"], value["negative"])
+    full: Integers = np.zeros((len(sides[0]), 2, 256 << scale), dtype=np.int64)
+    for s, side in enumerate(sides):
+        for i, row in enumerate(side):
+            if row:
+                full[i, s, row[0] : row[0] + len(row) - 1] = row[1:]
+    return Places.cut(full.reshape(len(sides[0]), -1), scale)
+
+
+def _array(values: list[float | None]) -> Floats:
+    return np.array([math.nan if v is None else v for v in values], dtype=np.float64)

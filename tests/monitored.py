@@ -1,0 +1,43 @@
+"""What the tests of the monitor share: a sink that keeps rows, small models, training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from initstats.monitoring import Monitor, Row
+
+
+class Kept:
+    """A sink that keeps the rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+
+def small_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def batch(seed: int) -> Tensor:
+    return torch.randn(5, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    monitor: Monitor,
+    steps: int,
+    inputs: Callable[[int], Tensor] = batch,
+) -> None:
+    for i in range(steps):
+        optimizer.zero_grad()
+        model(inputs(i)).square().mean().backward()
+        optimizer.step()
+        monitor.step()

@@ -1,0 +1,158 @@
+"""Alerts: each rule finds what it is for, once, and says nothing of a healthy model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from initstats.auditing import Finding, NotFinite, UpdateRatio
+from initstats.monitoring import FromAudit, Monitor, Row, Subject
+from initstats.monitoring.alerts import evidence_of
+from monitored import Kept, batch, small_model, train
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.findings: list[tuple[int, Finding]] = []
+
+    def __call__(self, finding: Finding, row: Row) -> None:
+        self.findings.append((row.step, finding))
+
+    @property
+    def rules(self) -> list[str]:
+        return [finding.rule for _, finding in self.findings]
+
+
+def test_a_healthy_run_raises_nothing() -> None:
+    heard = Heard()
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer=optimizer, every=1, window=5, on_alert=heard) as monitor:
+        train(model, optimizer, monitor, 60)
+    assert heard.findings == []
+
+
+def test_nan_names_the_first_layer_and_step_and_is_told_once() -> None:
+    heard, kept = Heard(), Kept()
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(
+        model, optimizer=optimizer, every=1, window=4, on_alert=heard, sinks=[kept]
+    ) as monitor:
+        train(model, optimizer, monitor, 2)
+        hook = model[1].register_forward_hook(lambda _m, _i, output: output.mul_(math.nan))
+        train(model, optimizer, monitor, 6)
+        hook.remove()
+    step, finding = heard.findings[0]
+    assert (step, finding.rule, finding.severity) == (4, "not-finite", "error")
+    # The hook changes the output of layer 1 in place after it was remembered, so that its record
+    # is left out of the first bad step: layer 2 is the first that shows it.
+    assert finding.where == "2"
+    assert "activations: 40 values are NaN or infinite in step 3" in finding.cause
+    assert kept.rows[0].alerts[:1] == (finding,)
+    assert heard.rules.count("not-finite") == 2  # a second place: the weights, in the next row
+    assert heard.findings[1][1].where == "0.weight"
+
+
+def test_nan_that_begins_in_the_gradients_names_the_last_parameter() -> None:
+    class Poison(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * math.nan
+
+    heard = Heard()
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    hook = model[1].register_forward_hook(lambda _m, _i, output: Poison.apply(output))
+    with Monitor(model, optimizer=optimizer, every=1, on_alert=heard) as monitor:
+        train(model, optimizer, monitor, 1)
+    hook.remove()
+    _, finding = heard.findings[0]
+    assert finding.where == "1.bias"
+    assert set(finding.also) == {"1.weight", "0.bias", "0.weight"}
+    assert finding.cause.startswith("gradients: 8 values")
+
+
+def test_a_spike_inside_a_window_is_found() -> None:
+    heard = Heard()
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with Monitor(model, optimizer=optimizer, every=1, window=10, on_alert=heard) as monitor:
+        train(
+            model,
+            optimizer,
+            monitor,
+            40,
+            lambda i: batch(i) * (100.0 if i == 33 else 1.0),
+        )
+    spikes = [(step, f) for step, f in heard.findings if f.rule == "gradient-spike"]
+    assert [step for step, _ in spikes] == [40]
+    assert spikes[0][1].where == "all parameters"
+    assert spikes[0][1].value > spikes[0][1].threshold > 0
+
+
+def test_a_dead_layer_is_named() -> None:
+    heard = Heard()
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer=optimizer, every=1, on_alert=heard) as monitor:
+        train(model, optimizer, monitor, 3)
+    dead = [(step, f.where) for step, f in heard.findings if f.rule == "dead-layer"]
+    assert dead == [(1, "1")]
+
+
+def test_vanishing_gradients_are_named_only_next_to_others() -> None:
+    heard = Heard()
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+    with Monitor(model, every=1, watch=("gradients",), on_alert=heard) as monitor:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 1e-9)  # small everywhere: the loss is scaled, no more
+        monitor.step()
+        assert heard.findings == []
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        model[0].weight.grad = torch.full((8, 8), 1e-9)
+        model[0].bias.grad = torch.zeros(8)  # a vector may have none by design
+        monitor.step()
+    assert [(f.rule, f.where) for _, f in heard.findings] == [("vanishing-gradient", "0.weight")]
+
+
+def test_rules_of_the_audit_judge_a_row() -> None:
+    heard, kept = Heard(), Kept()
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=50.0)
+    rules = [FromAudit(UpdateRatio(), rows=2), FromAudit(NotFinite())]
+    with Monitor(
+        model, optimizer=optimizer, every=1, on_alert=heard, rules=rules, sinks=[kept]
+    ) as monitor:
+        train(model, optimizer, monitor, 1)
+    assert heard.rules == ["update-ratio"]
+    finding = heard.findings[0][1]
+    assert finding.value == pytest.approx(kept.rows[0].update_ratios()[finding.where])
+    evidence = evidence_of(kept.rows[0], Subject.of(model))
+    assert evidence.layers["0"].matrix is not None
+    assert evidence.parameters["0.weight"].shape == (16, 8)
+
+
+def test_a_rule_that_raises_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(FromAudit):
+        def check(self, *_: object) -> object:  # type: ignore[override]
+            raise KeyError("mine")
+
+    model = small_model()
+    kept = Kept()
+    rules = [Broken(NotFinite())]
+    with Monitor(model, every=1, watch=("weights",), rules=rules, sinks=[kept]) as monitor:
+        monitor.step()
+        monitor.step()
+    assert len(kept.rows) == 2
+    assert caplog.text.count("rule Broken is given up") == 1
