@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 
 import stream_model as model
+from conftest import output_with_capability
 from initstats import _ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,20 +141,10 @@ def test_bits_do_not_depend_on_thread_count(set_thread_count: Callable[[int], No
 @pytest.mark.backends("cpu")
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_bits_do_not_depend_on_cpu_capability(capability: str) -> None:
-    if capability not in _ops.build_info()["cpu_capabilities"]:
-        pytest.skip("not built for this processor")
-    code = "import test_orthogonal_reflectors as t; t.print_golden()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "INITSTATS_CPU_CAPABILITY": capability, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
+    printed = output_with_capability(
+        "import test_orthogonal_reflectors as t; t.print_golden()", capability
     )
-    if "at most" in done.stderr:
-        pytest.skip(f"this processor has no {capability}")
-    assert dict(line.split() for line in done.stdout.splitlines()) == golden(), done.stderr
+    assert dict(line.split() for line in printed.splitlines()) == golden()
 
 
 def print_golden() -> None:

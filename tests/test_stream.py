@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import torch
 
 import initstats
 import stream_model as model
+from conftest import output_with_capability
 from initstats import _C, _ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,20 +104,8 @@ def test_bits_do_not_depend_on_thread_count(
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_bits_do_not_depend_on_cpu_capability(capability: str) -> None:
-    if capability not in _ops.build_info()["cpu_capabilities"]:
-        pytest.skip("not built for this processor")
-    code = "import test_stream; test_stream.print_golden()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "INITSTATS_CPU_CAPABILITY": capability, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "at most" in done.stderr:
-        pytest.skip(f"this processor has no {capability}")
-    assert dict(line.split() for line in done.stdout.splitlines()) == golden_hashes(), done.stderr
+    printed = output_with_capability("import test_stream; test_stream.print_golden()", capability)
+    assert dict(line.split() for line in printed.splitlines()) == golden_hashes()
 
 
 @pytest.mark.parametrize("name", FILLS)
