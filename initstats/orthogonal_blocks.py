@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from initstats import _ops
-from initstats.fill_call import keys_by_place
 from initstats.fill_checks import has_memory, tensor_to_fill
+from initstats.keys import draw_key
 from initstats.orthogonal_fills import finite_gain
 from initstats.orthogonal_products import Matrix, write_columns, write_rows
 from initstats.overrides import overridable
@@ -77,11 +77,10 @@ def orthogonal_block_(
             f" got offset={first}, shape={shape}"
         )
     scale = finite_gain(function, gain)
-    names = None if name is None else [name]
     if not has_memory(tensor) or tensor.numel() == 0:
         return tensor
     _ops.check_memory(function, tensor)
-    (key,) = keys_by_place(function, [0], 1, generator=generator, seed=seed, names=names).values()
+    key = draw_key(function, generator=generator, seed=seed, name=name)
     with torch.no_grad():
         block = tensor.reshape(shape)  # a copy where no view can flatten the strides
         if whole[0] < whole[1]:

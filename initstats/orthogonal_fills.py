@@ -11,6 +11,7 @@ import torch
 from initstats import _ops
 from initstats.fill_call import keys_by_place
 from initstats.fill_checks import has_memory, number, tensor_to_fill
+from initstats.keys import draw_key
 from initstats.orthogonal_products import write_batch
 from initstats.overrides import overridable
 
@@ -177,11 +178,10 @@ def delta_orthogonal_(
             f" got in={inputs}, out={outputs // groups}"
         )
     scale = finite_gain(function, gain)
-    names = None if name is None else [name]
     if not has_memory(tensor) or tensor.numel() == 0:
         return tensor
     _ops.check_memory(function, tensor)
-    (key,) = keys_by_place(function, [0], 1, generator=generator, seed=seed, names=names).values()
+    key = draw_key(function, generator=generator, seed=seed, name=name)
     with torch.no_grad():
         tensor.zero_()
         centre = tensor

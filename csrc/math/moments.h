@@ -8,10 +8,8 @@ namespace initstats {
 // Note [Tile order]. A tile is 4096 consecutive elements of a tensor in C order: 256 rows of 16
 // columns, cut into four quarters of 64 rows. A sum over a tile is taken in this order, on every
 // device:
-//   1. row k of a quarter belongs to step k / R and lane row k % R, R = lane_rows(type): the rows
-//   that
-//      32 threads with 16-byte loads read at once. The steps of a lane row are added one after
-//      another;
+//   1. row k of a quarter belongs to step k / R and lane row k % R, R = lane_rows(type): what 32
+//      threads with 16-byte loads read at once. The steps of a lane row are added in order;
 //   2. the R lane rows are added as a balanced binary tree over adjacent pairs;
 //   3. the quarters are added as (0 + 1) + (2 + 3);
 //   4. the columns are added by halving: column c + column c + 8, then + 4, + 2, + 1.
