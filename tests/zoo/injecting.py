@@ -36,7 +36,7 @@ class Fault:
         owner, _, leaf = place.rpartition(".")
         owns = leaf in ("weight", "bias") and where == owner
         inside = where.startswith((f"{place}.", f"{place} "))
-        return place == ANYWHERE or where == place or inside or owns
+        return place in (ANYWHERE, where) or inside or owns
 
 
 def fault(name: str, model: str, inject: Injection, rules: str, places: str = ANYWHERE) -> Fault:

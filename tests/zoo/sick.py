@@ -6,12 +6,13 @@ import torch
 
 from zoo.healthy import HEALTHY
 from zoo.injecting import Fault
+from zoo.sick_roles import ROLE_FAULTS
 from zoo.sick_signals import SIGNAL_FAULTS
 from zoo.sick_training import TRAINING_FAULTS
 from zoo.sick_weights import WEIGHT_FAULTS
 from zoo.specimens import Size, Specimen
 
-SICK: tuple[Fault, ...] = (*WEIGHT_FAULTS, *SIGNAL_FAULTS, *TRAINING_FAULTS)
+SICK: tuple[Fault, ...] = (*WEIGHT_FAULTS, *ROLE_FAULTS, *SIGNAL_FAULTS, *TRAINING_FAULTS)
 TOP = 3
 
 

@@ -138,7 +138,7 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         "double-softmax initial-loss loss-sign",
     ),
     fault("rate of 1", "gpt2", stepping(rate=1.0), RATE),
-    fault("rate of 100", "resnet18", stepping(rate=100.0), RATE),
+    fault("rate of 100", "resnet18", stepping(rate=100.0), "loss-trajectory"),
     fault("rate of 0.3", "vit", stepping(rate=0.3), RATE),
     fault("rate of 1e-9", "gpt2", stepping(rate=1e-9), RATE),
     fault("rate of 1e-9", "mlp_relu", stepping(name="sgd", rate=1e-9), RATE),
@@ -147,13 +147,13 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
     fault(
         "updates round away",
         "gpt2_bfloat16",
-        stepping(rate=1e-6),
+        stepping(rate=1e-5),
         "lost-update",
     ),
     fault(
         "updates round away",
         "mlp_relu",
-        combined(as_type(torch.bfloat16), stepping(name="sgd", rate=1e-4)),
+        combined(as_type(torch.bfloat16), stepping(rate=1e-4)),
         "lost-update",
     ),
     fault(
@@ -167,7 +167,7 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         "mlp_relu",
         combined(everywhere(lambda p: p.mul_(30)), as_type(torch.float16)),
         "not-finite",
-        "6 8 10 12",
+        "2 4 6 8 10 12",
     ),
     fault("optimizer of the head alone", "mlp_relu", _only_head, f"{RATE} missing-gradient"),
 )
