@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from initstats.auditing.collecting import floating_tensors
+from initstats.auditing.flows import floating_tensors
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 

@@ -11,43 +11,17 @@ from torch.optim import Optimizer
 
 from initstats.auditing.batches import LossFunction, require_device
 from initstats.auditing.findings import AuditRule, by_severity
+from initstats.auditing.gathering import gather
 from initstats.auditing.report import AuditReport
-from initstats.auditing.signal_rules import (
-    ActivationGrowth,
-    ActivationScale,
-    ActivationStd,
-    GradientGrowth,
-    NotFinite,
-)
+from initstats.auditing.rules import DEFAULT_RULES
 from initstats.auditing.snapshot import Snapshot
-from initstats.auditing.stepping import FirstSteps, gather
-from initstats.auditing.training_rules import (
-    GradientRatio,
-    InitialLoss,
-    LossTrajectory,
-    MissingGradient,
-    UpdateRatio,
-)
-from initstats.auditing.weight_rules import WeightsAgainstRecipe
+from initstats.auditing.stepping import FirstSteps
 from initstats.planning import plan
 from initstats.recipes import Recipe
 
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 
 DEFAULT_LEARNING_RATE = 1e-4
-DEFAULT_RULES: tuple[AuditRule, ...] = (
-    NotFinite(),
-    WeightsAgainstRecipe(),
-    InitialLoss(),
-    ActivationStd(),
-    ActivationScale(),
-    ActivationGrowth(),
-    GradientGrowth(),
-    GradientRatio(),
-    MissingGradient(),
-    LossTrajectory(),
-    UpdateRatio(),
-)
 
 
 def audit(
@@ -122,6 +96,8 @@ def audit(
             run.step()
             if on_step is not None:
                 on_step(step)
+        run.finish()
+        run.compare_halves()
     evidence = gather(model, run, planned)
     findings = by_severity([finding for rule in rules for finding in rule.check(evidence)])
     settings = {
