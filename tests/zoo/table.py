@@ -15,16 +15,16 @@ from zoo.sick import SICK, TOP, infected
 from zoo.specimens import Size
 
 
-def described(report: AuditReport, most: int) -> list[str]:
+def described(report: AuditReport, most: int, *, why: bool) -> list[str]:
     """Return one line per finding: severity, rule, place, and the value against its limit."""
     return [
         f"{finding.severity[0].upper()} {finding.rule} @ {finding.where} "
-        f"({finding.value:.3g} / {finding.threshold:.3g})"
+        f"({finding.value:.3g} / {finding.threshold:.3g})" + (f": {finding.cause}" if why else "")
         for finding in report.findings[:most]
     ]
 
 
-def healthy_table(names: list[str], size: Size) -> None:
+def healthy_table(names: list[str], size: Size, *, why: bool) -> None:
     """Print the findings of healthy models."""
     severities: Counter[str] = Counter()
     began = time.perf_counter()
@@ -33,7 +33,7 @@ def healthy_table(names: list[str], size: Size) -> None:
         severities.update(finding.severity for finding in report.findings)
         losses = report.loss.values
         row = f"{name:22} loss {losses[0]:.3g} -> {losses[-1]:.3g}"
-        print(row, *described(report, 9), sep="\n    ", flush=True)
+        print(row, *described(report, 9, why=why), sep="\n    ", flush=True)
     print(
         f"healthy, {size}: {len(names)} models, {severities['error']} errors (bar 0), "
         f"{severities['warning']} warnings (bar {len(names)}), "
@@ -50,7 +50,7 @@ def verdict(fault: Fault, report: AuditReport) -> tuple[str, bool]:
     return (f"rank {ranks[0]}", True) if ranks[0] <= TOP else (f"LATE {ranks[0]}", False)
 
 
-def sick_table(faults: list[Fault], size: Size, *, missed: bool) -> None:
+def sick_table(faults: list[Fault], size: Size, *, missed: bool, why: bool) -> None:
     """Print the findings of sick models."""
     found = 0
     began = time.perf_counter()
@@ -61,7 +61,7 @@ def sick_table(faults: list[Fault], size: Size, *, missed: bool) -> None:
         if right and missed:
             continue
         row = f"{said:8} {fault.model}: {fault.name}"
-        lines = described(report, max(TOP, 6))
+        lines = described(report, max(TOP, 6), why=why)
         if not right:
             lines.append(f"wanted {' '.join(fault.rules)} @ {' '.join(fault.places)}")
         print(row, *lines, sep="\n    ", flush=True)
@@ -82,12 +82,13 @@ def main() -> None:
     parser.add_argument("--depth", type=float, default=1.0, help="factor on the depths")
     parser.add_argument("--batch", type=float, default=1.0, help="factor on the batch size")
     parser.add_argument("--missed", action="store_true", help="of the sick, only what is missed")
+    parser.add_argument("--why", action="store_true", help="with the causes")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for seed in given.seeds:
         size = Size(seed, given.width, given.depth, given.batch)
         if given.zoo != "sick":
-            healthy_table([name for name in HEALTHY if given.only in name], size)
+            healthy_table([name for name in HEALTHY if given.only in name], size, why=given.why)
         if given.zoo != "healthy":
             faults = [fault for fault in SICK if given.only in f"{fault.model}: {fault.name}"]
-            sick_table(faults, size, missed=given.missed)
+            sick_table(faults, size, missed=given.missed, why=given.why)
