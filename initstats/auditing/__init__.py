@@ -13,7 +13,7 @@ from initstats.auditing.evidence import (
     ParameterReport,
 )
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.auditing.input_rules import FirstLayer, InputScale
+from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
 from initstats.auditing.loss_rules import (
     DoubleSoftmax,
     InitialLoss,
@@ -62,6 +62,7 @@ __all__ = [
     "CrossEntropyReport",
     "DeadUnits",
     "DoubleSoftmax",
+    "DropoutShare",
     "Evidence",
     "Finding",
     "FirstLayer",

@@ -83,6 +83,7 @@ class Collector:
         self.running: list[str] = []
         self._model = model
         self._calls: list[_Call] = []
+        self._outside = _Call("", model, watched=False)
         self._handles: list[RemovableHandle] = []
         self._known = WeakTensorKeyDictionary()
         self._stack = ExitStack()
@@ -184,9 +185,9 @@ class Collector:
 
     def _on_function(self, name: str, inputs: tuple[Any, ...], output: Tensor, scale: Any) -> None:
         """Record a non-linearity that a module calls as a function."""
-        call = self._calls[-1] if self._calls else None
-        if call is None or self.in_backward:
+        if self.in_backward:
             return
+        call = self._calls[-1] if self._calls else self._outside  # the loss
         is_module = call.watched and next(call.module.children(), None) is None
         if is_module and next(call.module.parameters(recurse=False), None) is None:
             return  # a module such as nn.ReLU, which has a record of its own

@@ -164,7 +164,14 @@ class LossReduction(AuditRule):
 
 @dataclass(frozen=True)
 class LossSign(AuditRule):
-    """A loss with the wrong sign, or an optimizer that climbs."""
+    """A loss with the wrong sign, or an optimizer that climbs.
+
+    Attributes:
+        near: Relative distance from -ln C at which a loss of no function of torch is a
+            log-likelihood.
+    """
+
+    near: float = 0.35
 
     id: ClassVar[str] = "loss-sign"
     source: ClassVar[str] = "a cross-entropy and a mean square are never negative"
@@ -177,7 +184,17 @@ class LossSign(AuditRule):
         if negated:
             cause = f"the loss is {number(loss.values[0])}, minus what {negated[0].name} returned"
             yield self.finding("error", "loss", loss.values[0], 0.0, cause=cause, fix=fix)
-        elif loss.maximised and all(value >= 0 for value in loss.values):
+            return
+        for classes in loss.log_softmaxes if not loss.calls else ():
+            expected = math.log(max(classes, 2))
+            if abs(loss.values[0] + expected) < self.near * expected:
+                cause = (
+                    f"the loss is {number(loss.values[0])}, minus the {number(expected)} nats of a "
+                    f"uniform guess among {classes}: a log-likelihood is minimised"
+                )
+                yield self.finding("error", "loss", loss.values[0], 0.0, cause=cause, fix=fix)
+                return
+        if loss.maximised and all(value >= 0 for value in loss.values):
             cause = "the optimizer has maximize=True, so that every step raises the loss"
             yield self.finding("error", "loss", loss.values[-1], 0.0, cause=cause, fix=fix)
 
@@ -188,9 +205,11 @@ class DoubleSoftmax(AuditRule):
 
     Attributes:
         tolerance: Relative difference of the mean from 1 / C up to which rows add up to 1.
+        fewest: Number of binary scores below which their range says nothing.
     """
 
     tolerance: float = 1e-4
+    fewest: int = 16
 
     id: ClassVar[str] = "double-softmax"
     source: ClassVar[str] = "UMLAUT: extra softmax; torch.nn.functional.cross_entropy takes logits"
@@ -200,6 +219,18 @@ class DoubleSoftmax(AuditRule):
         for call in evidence.loss.calls:
             scores = call.scores
             if scores is None or call.classes is None or not scores.count:
+                continue
+            if call.name.startswith("binary"):
+                if scores.min > 0 and scores.max < 1 and scores.count >= self.fewest:
+                    yield self.finding(
+                        "error",
+                        "loss",
+                        scores.max,
+                        1.0,
+                        cause=f"what enters {call.name} lies in [{number(scores.min)}, "
+                        f"{number(scores.max)}]: it went through a sigmoid already",
+                        fix="remove the sigmoid at the end of the model",
+                    )
                 continue
             sums = scores.mean * call.classes
             if scores.min >= 0 and scores.max <= 1 and abs(sums - 1) < self.tolerance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from initstats.auditing.findings import AuditRule
-from initstats.auditing.input_rules import FirstLayer, InputScale
+from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
 from initstats.auditing.loss_rules import (
     DoubleSoftmax,
     InitialLoss,
@@ -47,6 +47,7 @@ DEFAULT_RULES: tuple[AuditRule, ...] = (
     InputScale(),
     WeightPeers(),
     BiasScale(),
+    DropoutShare(),
     LostUpdate(),
     DeadUnits(),
     SaturatedUnits(),
