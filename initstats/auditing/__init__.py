@@ -10,8 +10,10 @@ from initstats.auditing.evidence import (
     ParameterReport,
 )
 from initstats.auditing.findings import AuditRule, Finding
+from initstats.auditing.lottery import Lottery, SeedResult, Spread
 from initstats.auditing.report import AuditReport
 from initstats.auditing.running import DEFAULT_RULES, audit
+from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
     ActivationScale,
@@ -44,9 +46,13 @@ __all__ = [
     "LayerReport",
     "LossReport",
     "LossTrajectory",
+    "Lottery",
     "MissingGradient",
     "NotFinite",
     "ParameterReport",
+    "SeedResult",
+    "SeedSpread",
+    "Spread",
     "UpdateRatio",
     "WeightsAgainstRecipe",
     "audit",

@@ -56,11 +56,11 @@ class FirstSteps:
         self.weights = parameter_records(before)
         self.optimizer.zero_grad()
         with Collector(self.model) as collector:
+            self.flows = collector.flows  # also for the note on an exception
             with self.watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)
             collector.in_backward = True
             loss.backward()  # type: ignore[no-untyped-call]
-        self.flows = collector.flows
         parameters = dict(self.model.named_parameters())
         gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
         self.gradients = parameter_records(gradients)
