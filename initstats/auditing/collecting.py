@@ -76,10 +76,14 @@ class Collector:
             # Also of a recomputed output: with reentrant checkpoints only that one gets a gradient,
             # with the others it gets none.
             if tensor.requires_grad:
-                handle = tensor.register_hook(  # type: ignore[no-untyped-call]
-                    lambda gradient: flow.gradients.append(stats(gradient, histogram=False))
-                )
+                handle = tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
                 self._handles.append(handle)
+
+        def on_gradient(gradient: Tensor) -> None:
+            # Gradients that a model takes in its forward pass, as for a penalty on them, are others.
+            if self.in_backward:
+                flow = self.flows[name]
+                flow.gradients.append(stats(gradient.detach(), histogram=False))
 
         self._handles.append(module.register_forward_hook(on_output))
 

@@ -6,9 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from initstats.auditing.collecting import merged
@@ -91,7 +89,7 @@ def explanation(error: BaseException, run: FirstSteps) -> str:
             bad = record.nan + record.pos_inf + record.neg_inf
             cells = (number(record.mean), number(record.std), number(record.abs_max), str(bad))
             table.add_row(name, str(len(flow.outputs)), *cells)
-    return render(Group(Text(f"{text}:"), table))
+    return f"{text}:\n{render(table)}"
 
 
 def _place(error: BaseException, model: nn.Module) -> str:
