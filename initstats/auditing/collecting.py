@@ -149,9 +149,15 @@ class Collector:
         # with the others it gets none.
         if tensor.requires_grad:
             handle = tensor.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: flow.gradients.append(stats(gradient))
+                lambda gradient: self._on_gradient(flow, gradient)
             )
             self._handles.append(handle)
+
+    def _on_gradient(self, flow: Flow, gradient: Tensor) -> None:
+        """Record the gradient of an output."""
+        # Gradients that a model takes in its forward pass, as for a penalty on them, are others.
+        if self.in_backward:
+            flow.gradients.append(stats(gradient.detach()))
 
     def _keep(self, flow: Flow, call: _Call, output: Tensor, known: _Known | None) -> None:
         """Keep the records of an output and of the input that made it."""

@@ -12,6 +12,7 @@ from initstats.auditing.loss_rules import (
     LossTrajectory,
 )
 from initstats.auditing.precision_rules import LostUpdate, Underflow
+from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
     ActivationScale,
@@ -64,4 +65,5 @@ DEFAULT_RULES: tuple[AuditRule, ...] = (
     Underflow(),
     LossTrajectory(),
     UpdateRatio(),
+    SeedSpread(),
 )

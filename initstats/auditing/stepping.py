@@ -67,12 +67,12 @@ class FirstSteps:
         self.copies = equal_weights(before, self.weights)
         self.optimizer.zero_grad()
         with Collector(self.model) as collector:
+            self.flows = collector.flows  # also for the note on an exception
             watch = LossWatch(with_scores=True)
             with collector.functions(), watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)
             collector.in_backward = True
             loss.backward()  # type: ignore[no-untyped-call]
-        self.flows = collector.flows
         self.calls.append(watch.calls)
         self.log_softmaxes = watch.log_softmaxes
         self.gradients = self._gradients()
