@@ -13,7 +13,7 @@ from initstats.auditing.evidence import (
     ParameterReport,
 )
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.auditing.input_rules import FirstLayer, InputScale
+from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
 from initstats.auditing.loss_rules import (
     DoubleSoftmax,
     InitialLoss,
@@ -21,10 +21,12 @@ from initstats.auditing.loss_rules import (
     LossSign,
     LossTrajectory,
 )
+from initstats.auditing.lottery import Lottery, SeedResult, Spread
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
 from initstats.auditing.rules import DEFAULT_RULES
 from initstats.auditing.running import audit
+from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
     ActivationScale,
@@ -62,6 +64,7 @@ __all__ = [
     "CrossEntropyReport",
     "DeadUnits",
     "DoubleSoftmax",
+    "DropoutShare",
     "Evidence",
     "Finding",
     "FirstLayer",
@@ -78,6 +81,7 @@ __all__ = [
     "LossSign",
     "LossTrajectory",
     "LostUpdate",
+    "Lottery",
     "MissingGradient",
     "NormIdentity",
     "NotFinite",
@@ -85,6 +89,9 @@ __all__ = [
     "ResidualPath",
     "RowReport",
     "SaturatedUnits",
+    "SeedResult",
+    "SeedSpread",
+    "Spread",
     "Symmetry",
     "Underflow",
     "UnitRecords",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils.data import DataLoader, Dataset
 
 from initstats.auditing.flows import floating_tensors
 
@@ -55,6 +58,76 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
     return loss
 
 
+def require_batch(batch: Any) -> None:
+    """Refuse what is not one batch of examples.
+
+    Args:
+        batch: The batch.
+
+    Raises:
+        TypeError: If it is None, a function, a loader, a dataset or another iterator.
+        ValueError: If it is empty, or a tensor of it was made in inference mode or has a graph.
+    """
+    if batch is None:
+        raise TypeError("initstats.audit: expected a batch, got batch=None")
+    kind = type(batch).__name__
+    if isinstance(batch, (DataLoader, Dataset, Iterator)):
+        fix = "next(loader)" if isinstance(batch, Iterator) else "next(iter(loader))"
+        raise TypeError(f"initstats.audit: expected one batch, got batch={kind}; pass {fix}")
+    tensors = batch_tensors(batch)
+    if isinstance(batch, type) or (callable(batch) and not tensors):
+        raise TypeError(
+            f"initstats.audit: expected a batch, got batch={kind} "
+            f"{getattr(batch, '__name__', '')!r}; call it and pass what it returns"
+        )
+    sized = isinstance(batch, (Mapping, tuple, list))
+    if (sized and not batch) or (tensors and not any(tensor.numel() for tensor in tensors)):
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        raise ValueError(
+            f"initstats.audit: expected a batch of at least one example, got batch={kind} with "
+            f"shapes {shapes}"
+        )
+    if any(tensor.is_inference() for tensor in tensors):
+        raise ValueError(
+            "initstats.audit: expected a batch that autograd can use, got an inference tensor; "
+            "make the batch outside torch.inference_mode(), or clone it there"
+        )
+    if any(not tensor.is_leaf for tensor in tensors):
+        raise ValueError(
+            "initstats.audit: expected a batch without a graph, because every step uses it again, "
+            "got a tensor with a grad_fn; detach it"
+        )
+
+
+def require_values(model: nn.Module) -> None:
+    """Refuse parameters and buffers without values that can be trained.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: If one is on the meta device, not yet initialised (lazy modules), or was made in
+            inference mode.
+    """
+    held: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in held:
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise ValueError(  # noqa: TRY004  # it is of the right kind, but not ready
+                f"initstats.audit: expected parameters with shapes, got {type(tensor).__name__} "
+                f"{name!r} of a lazy module; run the model on the batch once before"
+            )
+        if tensor.device.type == "meta":
+            raise ValueError(
+                f"initstats.audit: expected parameters with values, got device=meta for {name!r}; "
+                "call to_empty and init_ first"
+            )
+        if tensor.is_inference():
+            raise ValueError(
+                "initstats.audit: expected parameters that autograd can use, got inference tensor "
+                f"{name!r}; build the model outside torch.inference_mode()"
+            )
+
+
 def require_device(model: nn.Module, batch: Any) -> None:
     """Refuse a batch that is on another device than the model.
 
@@ -63,21 +136,35 @@ def require_device(model: nn.Module, batch: Any) -> None:
         batch: The batch.
 
     Raises:
-        ValueError: If the model is on one device and a tensor of the batch on another, or the
-            model is on the meta device.
+        ValueError: If the model is on one device and a tensor of the batch on another.
     """
     devices = {parameter.device for parameter in model.parameters()}
-    if any(device.type == "meta" for device in devices):
-        raise ValueError(
-            "initstats.audit: expected parameters with values, got device=meta; "
-            "call to_empty and init_ first"
-        )
-    wrong = [tensor.device for tensor in _tensors(batch) if tensor.device not in devices]
+    wrong = [tensor.device for tensor in batch_tensors(batch) if tensor.device not in devices]
     if len(devices) == 1 and wrong:
         raise ValueError(
             f"initstats.audit: expected the batch on the device of the model, {devices.pop()}, "
             f"got device={wrong[0]}; move it with .to()"
         )
+
+
+def batch_tensors(value: Any) -> list[Tensor]:
+    """Return the tensors of a nested batch.
+
+    Args:
+        value: Tensors in mappings, tuples, lists and dataclasses.
+
+    Returns:
+        The tensors, in order.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in batch_tensors(item)]
+    return []
 
 
 def _own_loss(output: Any) -> Any:
@@ -99,14 +186,3 @@ def _own_loss(output: Any) -> Any:
             f"got output={type(output).__name__} without one; pass loss_fn, or targets in the batch"
         )
     return loss
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """Return the tensors of a nested batch."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []

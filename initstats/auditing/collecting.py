@@ -83,6 +83,7 @@ class Collector:
         self.running: list[str] = []
         self._model = model
         self._calls: list[_Call] = []
+        self._outside = _Call("", model, watched=False)
         self._handles: list[RemovableHandle] = []
         self._known = WeakTensorKeyDictionary()
         self._stack = ExitStack()
@@ -148,9 +149,15 @@ class Collector:
         # with the others it gets none.
         if tensor.requires_grad:
             handle = tensor.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: flow.gradients.append(stats(gradient))
+                lambda gradient: self._on_gradient(flow, gradient)
             )
             self._handles.append(handle)
+
+    def _on_gradient(self, flow: Flow, gradient: Tensor) -> None:
+        """Record the gradient of an output."""
+        # Gradients that a model takes in its forward pass, as for a penalty on them, are others.
+        if self.in_backward:
+            flow.gradients.append(stats(gradient.detach()))
 
     def _keep(self, flow: Flow, call: _Call, output: Tensor, known: _Known | None) -> None:
         """Keep the records of an output and of the input that made it."""
@@ -184,9 +191,9 @@ class Collector:
 
     def _on_function(self, name: str, inputs: tuple[Any, ...], output: Tensor, scale: Any) -> None:
         """Record a non-linearity that a module calls as a function."""
-        call = self._calls[-1] if self._calls else None
-        if call is None or self.in_backward:
+        if self.in_backward:
             return
+        call = self._calls[-1] if self._calls else self._outside  # the loss
         is_module = call.watched and next(call.module.children(), None) is None
         if is_module and next(call.module.parameters(recurse=False), None) is None:
             return  # a module such as nn.ReLU, which has a record of its own

@@ -33,6 +33,7 @@ class ParameterReport:
         block: Index of its block in the outermost stack, None outside.
         is_bias: True for a vector that is called so.
         fan_in: Number of inputs of one output, 0 for a vector.
+        fan_out: Number of outputs of one input, 0 for a vector.
         rows: How its rows differ, None for a vector.
         copy_of: Name of an earlier parameter with the same values, or empty.
     """
@@ -51,6 +52,7 @@ class ParameterReport:
     block: int | None = None
     is_bias: bool = False
     fan_in: float = 0.0
+    fan_out: float = 0.0
     rows: RowReport | None = None
     copy_of: str = ""
 
@@ -202,6 +204,7 @@ class LossReport:
         by_step: Values of the cross-entropy by step when there is one per step, else empty.
         halves: Loss of the batch and of its two halves after the steps, or empty.
         maximised: True when the optimizer climbs.
+        log_softmaxes: Number of classes of every log_softmax of the first forward pass.
     """
 
     values: tuple[float, ...]
@@ -210,6 +213,7 @@ class LossReport:
     by_step: tuple[float, ...] = ()
     halves: tuple[float, ...] = ()
     maximised: bool = False
+    log_softmaxes: tuple[int, ...] = ()
 
     @property
     def expected(self) -> float | None:
@@ -229,8 +233,8 @@ class Evidence:
         series: Layers by depth.
         normalised: True when the model holds normalisation layers.
         verification: Weights against the recipe, None without a recipe.
-        stacks: Names and classes of the modules inside each block, by path of the block, by path
-            of the stack.
+        stacks: Names and classes of the modules inside each block, by path of the block, by class
+            of the blocks (by path of the stack where they are plain containers).
         idle: Modules that were not called.
     """
 

@@ -26,6 +26,7 @@ from initstats.recipes.slots import Slot, slots, stack_blocks
 from initstats.verifying import compare
 
 _MATRIX_DIMS = 2
+_FEWEST_BLOCKS = 3
 
 
 def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
@@ -86,18 +87,19 @@ def _parameters(
             layer=name.rpartition(".")[0],
             block=slot.block,
             is_bias=slot.kind == "bias",
-            fan_in=_fan_in(slot),
+            fan_in=_fans(slot)[0],
+            fan_out=_fans(slot)[1],
             rows=run.rows.get(name),
             copy_of=run.copies.get(name, ""),
         )
     return reports
 
 
-def _fan_in(slot: Slot) -> float:
-    """Return the number of inputs of one output, 0 for a vector and for a table of vectors."""
+def _fans(slot: Slot) -> tuple[float, float]:
+    """Return the fans of a weight, 0 for a vector and for a table of vectors."""
     if slot.parameter.dim() < _MATRIX_DIMS or slot.role.name in {"embedding", "position", "token"}:
-        return 0.0
-    return float(slot.fans.fan_in)
+        return 0.0, 0.0
+    return float(slot.fans.fan_in), float(slot.fans.fan_out)
 
 
 def _layers(
@@ -177,20 +179,21 @@ def _losses(run: FirstSteps) -> LossReport:
         calls=calls,
         by_step=tuple(float(c.value) for c in single) if len(single) == len(run.calls) else (),
         halves=tuple(float(loss) for loss in run.half_losses),
+        log_softmaxes=tuple(run.log_softmaxes),
         maximised=any(group.get("maximize", False) for group in run.optimizer.param_groups),
     )
 
 
 def _stacks(named: Mapping[str, nn.Module]) -> dict[str, dict[str, dict[str, str]]]:
     """List what is inside the blocks of every stack."""
-    found = {}
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for path, module in named.items():
-        blocks = stack_blocks(module)
-        if len(blocks) >= 3:  # noqa: PLR2004  # as many as a series needs
-            found[path] = {
-                f"{path}.{name}" if path else name: {
-                    inner: type(child).__name__ for inner, child in block.named_modules() if inner
-                }
-                for name, block in blocks.items()
-            }
-    return found
+        for name, block in stack_blocks(module).items():
+            kind = type(block).__name__
+            # Of a class of their own blocks are alike anywhere, containers only in one place.
+            group = path if kind in {"Sequential", "ModuleList", "ModuleDict"} else kind
+            place = f"{path}.{name}" if path else name
+            inside = {n: type(child).__name__ for n, child in block.named_modules() if n}
+            if inside:
+                found.setdefault(group, {})[place] = inside
+    return {group: blocks for group, blocks in found.items() if len(blocks) >= _FEWEST_BLOCKS}

@@ -79,6 +79,8 @@ class FirstLayer(AuditRule):
         first = first_layer(evidence)
         if first is None or first.input is None or not 0 < first.input.rms < math.inf:
             return
+        if first.matrix is not None and first.matrix.role == "recurrent":
+            return  # what it returns went through gates
         ratio = first.activation.rms / first.input.rms
         if self.low <= ratio <= self.high or not math.isfinite(ratio):
             return
@@ -105,3 +107,40 @@ def first_layer(evidence: Evidence) -> LayerReport | None:
             return None
         return layer if "" in layer.producers else None
     return None
+
+
+@dataclass(frozen=True)
+class DropoutShare(AuditRule):
+    """Dropout that leaves too little.
+
+    Attributes:
+        share: Share of dropped values that is a finding.
+        severe: Share that is an error.
+    """
+
+    share: float = 0.7
+    severe: float = 0.9
+
+    id: ClassVar[str] = "dropout"
+    source: ClassVar[str] = "UMLAUT: dropout > 0.5; Srivastava et al. 2014: 0.5 in hidden layers"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Compare the zeros behind every dropout with those before it."""
+        shares = {
+            layer.name: 1 - (1 - layer.zero_share) / (1 - layer.input.zero / layer.input.count)
+            for layer in evidence.layers.values()
+            if "Dropout" in layer.kind
+            if layer.input is not None and layer.input.zero < layer.input.count
+        }
+        bad = {name: share for name, share in shares.items() if share > self.share}
+        if bad:
+            where = max(bad, key=lambda name: bad[name])
+            yield self.finding(
+                "error" if bad[where] > self.severe else "warning",
+                where,
+                bad[where],
+                self.share,
+                cause=f"{where} drops {bad[where]:.0%} of its input",
+                fix="check whether p is meant to be the share that is kept",
+                also=tuple(name for name in bad if name != where),
+            )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence
+from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding, Severity
+from initstats.record import Stats
 from initstats.tables import number
 
 
@@ -164,7 +165,14 @@ class LossReduction(AuditRule):
 
 @dataclass(frozen=True)
 class LossSign(AuditRule):
-    """A loss with the wrong sign, or an optimizer that climbs."""
+    """A loss with the wrong sign, or an optimizer that climbs.
+
+    Attributes:
+        near: Relative distance from -ln C at which a loss of no function of torch is a
+            log-likelihood.
+    """
+
+    near: float = 0.35
 
     id: ClassVar[str] = "loss-sign"
     source: ClassVar[str] = "a cross-entropy and a mean square are never negative"
@@ -177,7 +185,17 @@ class LossSign(AuditRule):
         if negated:
             cause = f"the loss is {number(loss.values[0])}, minus what {negated[0].name} returned"
             yield self.finding("error", "loss", loss.values[0], 0.0, cause=cause, fix=fix)
-        elif loss.maximised and all(value >= 0 for value in loss.values):
+            return
+        for classes in loss.log_softmaxes if not loss.calls else ():
+            expected = math.log(max(classes, 2))
+            if abs(loss.values[0] + expected) < self.near * expected:
+                cause = (
+                    f"the loss is {number(loss.values[0])}, minus the {number(expected)} nats of a "
+                    f"uniform guess among {classes}: a log-likelihood is minimised"
+                )
+                yield self.finding("error", "loss", loss.values[0], 0.0, cause=cause, fix=fix)
+                return
+        if loss.maximised and all(value >= 0 for value in loss.values):
             cause = "the optimizer has maximize=True, so that every step raises the loss"
             yield self.finding("error", "loss", loss.values[-1], 0.0, cause=cause, fix=fix)
 
@@ -201,6 +219,18 @@ class DoubleSoftmax(AuditRule):
             scores = call.scores
             if scores is None or call.classes is None or not scores.count:
                 continue
+            if call.name.startswith("binary"):
+                if any(_is_sigmoid_of(layer, scores) for layer in evidence.layers.values()):
+                    yield self.finding(
+                        "error",
+                        "loss",
+                        scores.max,
+                        1.0,
+                        cause=f"what enters {call.name} lies in [{number(scores.min)}, "
+                        f"{number(scores.max)}]: it went through a sigmoid already",
+                        fix="remove the sigmoid at the end of the model",
+                    )
+                continue
             sums = scores.mean * call.classes
             if scores.min >= 0 and scores.max <= 1 and abs(sums - 1) < self.tolerance:
                 yield self.finding(
@@ -212,6 +242,14 @@ class DoubleSoftmax(AuditRule):
                     f"{number(scores.max)}] and adds up to 1: it went through a softmax already",
                     fix="remove the softmax at the end of the model",
                 )
+
+
+def _is_sigmoid_of(layer: LayerReport, scores: Stats) -> bool:
+    """Tell whether scores are what a sigmoid returned."""
+    record = layer.activation
+    if "sigmoid" not in layer.kind.lower() or record.count != scores.count:
+        return False
+    return (record.mean, record.min, record.max) == (scores.mean, scores.min, scores.max)
 
 
 def _same(first: float, second: float) -> bool:

@@ -25,6 +25,11 @@ _NAMES: dict[Any, str] = {
     functional.huber_loss: "huber_loss",
     functional.kl_div: "kl_div",
 }
+_LOG_SOFTMAX: tuple[Any, ...] = (functional.log_softmax, torch.log_softmax, Tensor.log_softmax)
+_TAKE_SCORES: tuple[Any, ...] = (
+    functional.cross_entropy,
+    functional.binary_cross_entropy_with_logits,
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ class LossWatch(TorchFunctionMode):
 
     Attributes:
         calls: One per call, in order.
+        log_softmaxes: Number of classes of every log_softmax that ran.
     """
 
     def __init__(self, *, with_scores: bool) -> None:
         super().__init__()
         self.calls: list[LossCall] = []
+        self.log_softmaxes: list[int] = []
         self._with_scores = with_scores
 
     def __torch_function__(
@@ -72,6 +79,9 @@ class LossWatch(TorchFunctionMode):
         name = _NAMES.get(func)
         if name is not None and isinstance(result, Tensor) and result.dim() == 0:
             self._note(func, name, args, kwargs, result)
+        elif func in _LOG_SOFTMAX:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+            self.log_softmaxes.append(result.shape[-1 if dim is None else dim])
         return result
 
     def _note(
@@ -92,7 +102,7 @@ class LossWatch(TorchFunctionMode):
             classes = 2
         reduction = kwargs.get("reduction", "mean")
         record = None
-        if self._with_scores and func is functional.cross_entropy:
+        if self._with_scores and func in _TAKE_SCORES:
             record = stats(scores.detach(), histogram=False)
         self.calls.append(
             LossCall(name, reduction, classes, result.detach(), targets.detach(), record)

@@ -71,7 +71,8 @@ class Underflow(AuditRule):
     Attributes:
         share: Share of a tensor below the smallest normal number of its own type.
         severe: Share that is an error.
-        would: Share that would round to 0 in float16, for a hint.
+        would: Share of a gradient that would round to 0 in float16, and share of layers where it
+            is so, for a hint.
     """
 
     share: float = 0.3
@@ -103,13 +104,15 @@ class Underflow(AuditRule):
                 also=tuple(name for name in small if name != where),
             )
             return
-        lost = {
-            name: record.fraction_below(_FLOAT16_ZERO) - record.zero / record.count
-            for name, dtype, record in self._records(evidence)
-            if dtype == "float32" and record.count > record.nan
+        shares = {
+            layer.name: layer.output_gradient.fraction_below(_FLOAT16_ZERO)
+            - layer.output_gradient.zero / layer.output_gradient.count
+            for layer in evidence.layers.values()
+            if layer.dtype == "float32" and layer.output_gradient is not None
+            if layer.output_gradient.count > layer.output_gradient.nan
         }
-        lost = {name: share for name, share in lost.items() if share > self.would}
-        if lost:
+        lost = {name: share for name, share in shares.items() if share > self.would}
+        if len(lost) > self.would * len(shares):
             where = max(lost, key=lambda name: lost[name])
             yield self.finding(
                 "info",

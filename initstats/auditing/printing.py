@@ -63,10 +63,14 @@ def report_group(report: AuditReport, title: str | None = None) -> Group:
     if title is None:
         recipe = f", recipe {settings['recipe']}" if settings["recipe"] else ""
         title = f"audit of {settings['model']}{recipe}"
+    lottery: list[RenderableType] = []
+    if report.lottery is not None:
+        lottery = [report.lottery.table(), Text()]
     return Group(
         layer_table(report, title),
         loss_table({"loss": report}),
         Text(),
+        *lottery,
         findings_group(report.findings),
     )
 

@@ -13,6 +13,7 @@ from rich.console import Group
 
 from initstats.auditing.evidence import Evidence, LayerReport, LossReport, ParameterReport
 from initstats.auditing.findings import Finding
+from initstats.auditing.lottery import Lottery
 from initstats.auditing.plotting import plot_depth, require_matplotlib
 from initstats.auditing.printing import report_group
 from initstats.record import Stats
@@ -42,11 +43,13 @@ class AuditReport:
         evidence: Everything that was measured.
         findings: What is wrong or odd, worst first.
         settings: What was audited and how: model, steps, optimizer, recipe, versions.
+        lottery: The spread over several seeds, None when one was audited.
     """
 
     evidence: Evidence
     findings: tuple[Finding, ...]
     settings: Mapping[str, Any]
+    lottery: Lottery | None = None
 
     @property
     def layers(self) -> tuple[LayerReport, ...]:
@@ -85,6 +88,7 @@ class AuditReport:
             "layers": [_layer(layer) for layer in self.layers],
             "parameters": [_parameter(p) for p in evidence.parameters.values()],
             "series": [{"name": s.name, "layers": list(s.layers)} for s in evidence.series],
+            "lottery": None if self.lottery is None else self.lottery.to_dict(),
             "weights": None if evidence.verification is None else evidence.verification.to_dict(),
         }
         strict: dict[str, Any] = _strict(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from initstats.auditing.findings import AuditRule
-from initstats.auditing.input_rules import FirstLayer, InputScale
+from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
 from initstats.auditing.loss_rules import (
     DoubleSoftmax,
     InitialLoss,
@@ -12,6 +12,7 @@ from initstats.auditing.loss_rules import (
     LossTrajectory,
 )
 from initstats.auditing.precision_rules import LostUpdate, Underflow
+from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
     ActivationScale,
@@ -47,6 +48,7 @@ DEFAULT_RULES: tuple[AuditRule, ...] = (
     InputScale(),
     WeightPeers(),
     BiasScale(),
+    DropoutShare(),
     LostUpdate(),
     DeadUnits(),
     SaturatedUnits(),
@@ -63,4 +65,5 @@ DEFAULT_RULES: tuple[AuditRule, ...] = (
     Underflow(),
     LossTrajectory(),
     UpdateRatio(),
+    SeedSpread(),
 )

@@ -9,13 +9,22 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from initstats.auditing.batches import LossFunction, require_device
+from initstats.auditing.batches import (
+    LossFunction,
+    batch_tensors,
+    require_batch,
+    require_device,
+    require_values,
+)
+from initstats.auditing.failing import Explained
 from initstats.auditing.findings import AuditRule, by_severity
 from initstats.auditing.gathering import gather
 from initstats.auditing.report import AuditReport
 from initstats.auditing.rules import DEFAULT_RULES
+from initstats.auditing.seeding import audit_seeds
 from initstats.auditing.snapshot import Snapshot
 from initstats.auditing.stepping import FirstSteps
+from initstats.auditing.wrapping import Training, unwrapped
 from initstats.planning import plan
 from initstats.recipes import Recipe
 
@@ -25,7 +34,7 @@ DEFAULT_LEARNING_RATE = 1e-4
 
 
 def audit(
-    model: nn.Module,
+    model: nn.Module | Callable[[], nn.Module],
     batch: Any,
     *,
     loss_fn: LossFunction | None = None,
@@ -33,6 +42,7 @@ def audit(
     steps: int = 10,
     recipe: Recipe | str | None = None,
     seeds: int = 1,
+    seed: int = 0,
     rules: Sequence[AuditRule] = DEFAULT_RULES,
     on_step: Callable[[int], None] | None = None,
 ) -> AuditReport:
@@ -40,13 +50,19 @@ def audit(
 
     The first step is recorded: outputs of the layers and their gradients by hooks that keep fused
     records and no tensor, weights, their gradients and their first update. Further steps give
-    losses only. Afterwards parameters, gradients, buffers, train and eval modes, the optimizer and
-    torch's random generators are as before, also when something raises. The model is put in train
-    mode meanwhile. Nothing is initialised: call `init_` before.
+    losses only. Afterwards parameters, gradients, buffers, attributes of the modules, train and
+    eval modes, the optimizer, the batch and the random generators of torch, numpy and Python are
+    as before, also when something raises. The model is put in train mode meanwhile. A model that
+    is given is audited with the weights it has: call `init_` before.
+
+    With `seeds`, weights are drawn afresh for each seed, and the spread over the seeds is reported
+    as well: by the recipe if there is one, else by the function that builds the model, else by
+    each module's own `reset_parameters`. The weights of a given model are as before afterwards.
 
     Args:
-        model: The model, as it would start training. Of a compiled model the original is audited,
-            because hooks set after compilation do not run.
+        model: The model, as it would start training, or a function that builds one. Of a model
+            inside DataParallel, DistributedDataParallel or torch.compile the original is audited,
+            and nothing runs compiled, because hooks do not run in compiled code.
         batch: A mapping (passed as keywords), a tuple or list (passed in order), or one argument.
         loss_fn: Called with the output and the target: the last item of a tuple or list, which
             the model then does not get; the whole batch otherwise. None when the output of the
@@ -55,18 +71,21 @@ def audit(
             parameters to one; AdamW with learning rate 1e-4 when None.
         steps: Number of steps on the batch, >= 1.
         recipe: What the weights should be, or the name of a recipe; not checked when None.
-        seeds: Must be 1 in this version.
+        seeds: Number of seeds, >= 1: `seed`, `seed + 1`, and so on.
+        seed: The first seed, >= 0. Used when `seeds` is above 1 or `model` is a function.
         rules: The checks, for example `[InitialLoss(severe=3.0)]`.
-        on_step: Called with the number of finished steps after each step.
+        on_step: Called with the number of finished steps after each step, of all seeds.
 
     Returns:
-        The report.
+        The report: of the first seed, with `lottery` for all, when `seeds` is above 1.
 
     Raises:
-        NotImplementedError: If `seeds` is above 1.
         TypeError: If an argument is of another kind, or no loss is found.
-        ValueError: If a number is out of range, nothing is trainable, the batch is on another
-            device, the optimizer is that of another model, or the loss is not a scalar.
+        ValueError: If a number is out of range, nothing is trainable, the batch is empty or on
+            another device, the optimizer is that of another model, the loss is not a scalar, or
+            weights cannot be drawn afresh.
+        Exception: What the model, the loss or the optimizer raises, with a note on where, and the
+            layers that had finished.
 
     Determinism: not_guaranteed. As far as the model's own operations are deterministic.
 
@@ -79,24 +98,53 @@ def audit(
         >>> report.ok
         True
     """
-    model = getattr(model, "_orig_mod", model)
-    _require_arguments(model, batch, steps, seeds)
+    _require_arguments(model, batch, loss_fn, steps, seeds, seed)
+
+    def audit_one(candidate: nn.Module, draw: int = 0) -> AuditReport:
+        told = None if on_step is None else lambda step: on_step(draw * steps + step)
+        return _audit(candidate, batch, loss_fn, optimizer, steps, recipe, rules, told)
+
+    if isinstance(model, nn.Module) and seeds == 1:
+        return audit_one(model)
+    drawn = range(seed, seed + seeds)
+    return audit_seeds(audit_one, model, drawn, recipe=recipe, optimizer=optimizer, rules=rules)
+
+
+def _audit(
+    model: nn.Module,
+    batch: Any,
+    loss_fn: LossFunction | None,
+    optimizer: Optimizer | OptimizerFactory | None,
+    steps: int,
+    recipe: Recipe | str | None,
+    rules: Sequence[AuditRule],
+    on_step: Callable[[int], None] | None,
+) -> AuditReport:
+    """Audit a model with the weights it has. As `audit`."""
+    model = unwrapped(model)
+    _require_trainable(model)
+    require_values(model)
     require_device(model, batch)
     planned = None if recipe is None else plan(model, recipe)
     trained = [p for p in model.parameters() if p.requires_grad]
     given = optimizer if isinstance(optimizer, Optimizer) else None
     stepper = _optimizer(optimizer, trained)
     run = FirstSteps(model, batch, loss_fn, stepper)
-    with Snapshot(model, given) as before:
+    others = [loss_fn] if isinstance(loss_fn, nn.Module) else []
+    snapshot = Snapshot(model, given, others, batch_tensors(batch))
+    with Training(), snapshot as before, Explained(run):
         model.train()
         run.first_step(before.weights)
         if on_step is not None:
             on_step(1)
         for step in range(2, steps + 1):
+            torch.clear_autocast_cache()  # it holds casts of the weights before the last step
+            before.restore_inputs()
             run.step()
             if on_step is not None:
                 on_step(step)
         run.finish()
+        before.restore_inputs()
         run.compare_halves()
     evidence = gather(model, run, planned)
     findings = by_severity([finding for rule in rules for finding in rule.check(evidence)])
@@ -139,30 +187,38 @@ def _optimizer(
     return made
 
 
-def _require_arguments(model: nn.Module, batch: Any, steps: int, seeds: int) -> None:
+def _require_arguments(
+    model: Any, batch: Any, loss_fn: Any, steps: int, seeds: int, seed: int
+) -> None:
     """Refuse bad arguments before anything runs.
 
     Raises:
-        NotImplementedError: If `seeds` is above 1.
-        TypeError: If `model` or `batch` is of another kind.
-        ValueError: If a number is out of range or nothing is trainable.
+        TypeError: If an argument is of another kind.
+        ValueError: If a number is out of range, or the batch cannot be used.
     """
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) and not callable(model):
         raise TypeError(
-            "initstats.audit: expected model to be a torch.nn.Module, "
-            f"got model={type(model).__name__}"
+            "initstats.audit: expected model to be a torch.nn.Module or a function that builds "
+            f"one, got model={type(model).__name__}"
         )
-    if batch is None:
-        raise TypeError("initstats.audit: expected a batch, got batch=None")
-    if steps < 1:
-        raise ValueError(f"initstats.audit: expected steps >= 1, got steps={steps}")
-    if seeds < 1:
-        raise ValueError(f"initstats.audit: expected seeds >= 1, got seeds={seeds}")
-    if seeds > 1:
-        raise NotImplementedError(
-            "initstats.audit: expected seeds=1 (the spread over several seeds is not in this "
-            f"version), got seeds={seeds}; call init_ and audit once per seed"
+    require_batch(batch)
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(
+            f"initstats.audit: expected loss_fn to be callable, got loss_fn={loss_fn!r}"
         )
+    for name, value, least in (("steps", steps, 1), ("seeds", seeds, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"initstats.audit: expected {name} to be an int, got {name}={value!r}")
+        if value < least:
+            raise ValueError(f"initstats.audit: expected {name} >= {least}, got {name}={value}")
+
+
+def _require_trainable(model: nn.Module) -> None:
+    """Refuse a model of which nothing is trained.
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
+    """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "initstats.audit: expected a model with trainable parameters, "

@@ -35,6 +35,7 @@ class FirstSteps:
         calls: Loss functions that ran, by step.
         half_losses: Loss of the batch and of its halves after the steps, or empty.
         half_error: Why the halves could not run, or empty.
+        log_softmaxes: Number of classes of every log_softmax of the first step.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class FirstSteps:
     calls: list[list[LossCall]] = field(default_factory=list)
     half_losses: list[Tensor] = field(default_factory=list)
     half_error: str = ""
+    log_softmaxes: list[int] = field(default_factory=list)
 
     def first_step(self, before: Mapping[str, Tensor]) -> None:
         """Run one step with hooks.
@@ -65,13 +67,14 @@ class FirstSteps:
         self.copies = equal_weights(before, self.weights)
         self.optimizer.zero_grad()
         with Collector(self.model) as collector:
+            self.flows = collector.flows  # also for the note on an exception
             watch = LossWatch(with_scores=True)
             with collector.functions(), watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)
             collector.in_backward = True
             loss.backward()  # type: ignore[no-untyped-call]
-        self.flows = collector.flows
         self.calls.append(watch.calls)
+        self.log_softmaxes = watch.log_softmaxes
         self.gradients = self._gradients()
         self.optimizer.step()
         self.losses.append(loss.detach())

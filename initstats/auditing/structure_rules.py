@@ -24,10 +24,14 @@ class ResidualPath(AuditRule):
     Attributes:
         slope: Slope, at least 0, above which the input is found in the output.
         cosine: Cosine above which it is found.
+        multiple: Slope above which a block multiplies its input.
+        rms: Rms of the output that it must have as well.
     """
 
     slope: float = 0.5
     cosine: float = 0.15
+    multiple: float = 5.0
+    rms: float = 3.0
 
     id: ClassVar[str] = "residual-path"
     source: ClassVar[str] = "He et al. 2016, Identity mappings, eq. 4: x_(l+1) = x_l + F(x_l)"
@@ -38,6 +42,7 @@ class ResidualPath(AuditRule):
             layers = (evidence.layers.get(name) for name in blocks)
             carried = {x.name: x.carried for x in layers if x is not None and x.carried is not None}
             lost = [name for name, value in carried.items() if not self._passes(value)]
+            yield from self._multiplied(evidence, carried)
             if not lost or len(carried) < 2:  # noqa: PLR2004  # nothing to compare with
                 continue
             attends = any("ttention" in kind for kind in blocks[lost[0]].values())
@@ -59,6 +64,26 @@ class ResidualPath(AuditRule):
                 f"{number(value.cosine)}); {others}",
                 fix="add the input of the block to its output: x = x + f(x)",
                 also=tuple(lost[1:]),
+            )
+
+    def _multiplied(self, evidence: Evidence, carried: Mapping[str, Carried]) -> Iterator[Finding]:
+        """Find blocks that multiply their input: a post-norm does, and returns an rms near 1."""
+        big = {
+            name: value.slope
+            for name, value in carried.items()
+            if value.slope > self.multiple and evidence.layers[name].activation.rms > self.rms
+        }
+        if big and len(big) <= len(carried) / 2:
+            where = max(big, key=lambda name: big[name])
+            yield self.finding(
+                "error",
+                where,
+                big[where],
+                self.multiple,
+                cause=f"{where} returns its input times {number(big[where])}; "
+                f"{len(carried) - len(big)} other blocks do not",
+                fix="add the branch to the input, and scale the branch, not the sum",
+                also=tuple(name for name in big if name != where),
             )
 
     def _passes(self, value: Carried) -> bool:
@@ -89,28 +114,45 @@ class BlockStructure(AuditRule):
         self, evidence: Evidence, blocks: Mapping[str, Mapping[str, str]]
     ) -> Iterator[Finding]:
         """Find norms and non-linearities that most blocks have and run, and few do not."""
-        for name in dict.fromkeys(name for modules in blocks.values() for name in modules):
-            ran = {
-                block: modules.get(name, "nothing")
-                if f"{block}.{name}" not in evidence.idle
-                else f"an idle {modules[name]}"
-                for block, modules in blocks.items()
+        ran = {
+            block: {
+                name: "an idle " + kind if f"{block}.{name}" in evidence.idle else kind
+                for name, kind in modules.items()
             }
-            usual, times = Counter(ran.values()).most_common(1)[0]
-            odd = [block for block, kind in ran.items() if kind != usual]
-            if not odd or len(odd) > self.share * len(blocks) or times < 2:  # noqa: PLR2004
-                continue
-            if not ("Norm" in usual or _is_non_linear(usual)):
+            for block, modules in blocks.items()
+        }
+        names = dict.fromkeys(name for modules in ran.values() for name in modules)
+        usual = {
+            name: Counter(m.get(name, "nothing") for m in ran.values()).most_common(1)[0]
+            for name in names
+        }
+        stacks: dict[str, list[str]] = {}
+        for block in blocks:
+            stacks.setdefault(block.rpartition(".")[0], []).append(block)
+        ends = {block for stack in stacks.values() for block in (stack[0], stack[-1])}
+        odd: dict[str, list[str]] = {}
+        for block, modules in ran.items():
+            differs = [n for n in names if modules.get(n, "nothing") != usual[n][0]]
+            # Of another make (it widens, or samples down) when more than this differs; the last
+            # non-linearity often comes after the sum.
+            if all("Norm" in usual[n][0] for n in differs) or (
+                all(_is_non_linear(usual[n][0]) for n in differs) and block not in ends
+            ):
+                for name in differs:
+                    odd.setdefault(name, []).append(block)
+        for name, where in odd.items():
+            kind, times = usual[name]
+            if len(where) > self.share * len(blocks) or times < 2:  # noqa: PLR2004
                 continue
             yield self.finding(
-                "error" if "Norm" in usual else "warning",
-                f"{odd[0]}.{name}" if name in blocks[odd[0]] else odd[0],
-                float(len(odd)),
+                "error" if "Norm" in kind else "warning",
+                f"{where[0]}.{name}" if name in blocks[where[0]] else where[0],
+                float(len(where)),
                 0.0,
-                cause=f"{odd[0]} has {ran[odd[0]]} where {times} sibling blocks have {usual} "
-                f"({name})",
+                cause=f"{where[0]} has {ran[where[0]].get(name, 'nothing')} where {times} sibling "
+                f"blocks have {kind} ({name})",
                 fix="build every block of the stack alike",
-                also=tuple(odd),
+                also=tuple(where),
             )
 
     def _frozen(self, evidence: Evidence, blocks: list[str]) -> Iterator[Finding]:

@@ -166,15 +166,18 @@ class SaturatedUnits(AuditRule):
 class BiasScale(AuditRule):
     """Biases larger than what the weights contribute: all inputs look alike behind them.
 
-    The last layer is left out (its bias may hold the frequencies of the classes), recurrent layers
-    too (a forget bias of 1 is usual).
+    The last layer is left out (its bias may hold the frequencies of the classes); in recurrent
+    layers only what shuts a gate is a finding (a forget bias of 1 is usual).
 
     Attributes:
         ratio: Rms of a bias / rms over units of the std over examples that is a finding.
         least: Rms of a bias below which nothing is found.
         severe: Ratio that is an error.
+        gate: Size of a bias of a recurrent layer that shuts or opens a gate for good (chrono
+            initialisation reaches ln(3000) for sequences of 3000).
     """
 
+    gate: float = 8.0
     ratio: float = 1.5
     least: float = 0.5
     severe: float = 10.0
@@ -187,7 +190,11 @@ class BiasScale(AuditRule):
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Compare every bias with the spread over examples of what it is added to."""
         layers = [layer for layer in evidence.layers.values() if layer.matrix is not None]
-        ratios: dict[str, float] = {}
+        ratios = {
+            p.name: p.weight.abs_max / self.gate
+            for p in evidence.parameters.values()
+            if p.is_bias and p.role == "recurrent" and self.gate < p.weight.abs_max < math.inf
+        }
         for layer in layers[:-1]:
             bias = next((p for p in layer.parameters if p.is_bias), None)
             if bias is None or not layer.units or bias.role in {"recurrent", "gate"}:
@@ -204,8 +211,9 @@ class BiasScale(AuditRule):
             where,
             ratios[where],
             self.ratio,
-            cause=f"{where} has rms {number(rms)}, {number(ratios[where])} times what the weights "
-            "make of the examples",
+            cause=f"{where} has rms {number(rms)} and values up to "
+            f"{number(evidence.parameters[where].weight.abs_max)}: it drowns what the weights make "
+            "of the examples",
             fix="fill biases with 0",
             also=tuple(name for name in ratios if name != where),
         )

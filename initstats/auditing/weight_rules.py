@@ -85,6 +85,8 @@ class Symmetry(AuditRule):
         for p in evidence.parameters.values():
             if p.rows is None or not p.trained or not p.is_matrix or p.weight.abs_max == 0:
                 continue
+            if p.role == "other" and p.weight.std > 0:
+                continue  # a table of its own, such as the decay rates of a state space
             share = 1 - (p.rows.distinct - 1) / (p.rows.rows - 1)
             if share > self.share:
                 bad[p.name] = share
@@ -106,7 +108,9 @@ class Symmetry(AuditRule):
                 fix="fill it with random values",
                 also=tuple(name for name in bad if name != where),
             )
-        copies = [p for p in evidence.parameters.values() if p.copy_of and p.trained]
+        copies = [
+            p for p in evidence.parameters.values() if p.copy_of and p.trained and p.role != "other"
+        ]
         if copies:
             first = copies[0]
             yield self.finding(
@@ -134,51 +138,80 @@ class WeightPeers(AuditRule):
         far: Factor from the median that is one, too.
         severe: Factor that is an error.
         largest: Gain that no published initialiser gives.
+        recurrent: Gain of a recurrent matrix that makes the state explode (orthogonal: 1).
+        vectors: Std of embeddings and positions that drowns all else (torch: 1).
     """
 
     apart: float = 2.0
     far: float = 4.0
     severe: float = 5.0
     largest: float = 5.0
+    recurrent: float = 2.0
+    vectors: float = 3.0
 
     id: ClassVar[str] = "weight-peers"
     source: ClassVar[str] = "SageMaker PoorWeightInitialization: variance ratio over layers > 10"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Compare every weight with its peers."""
-        groups: dict[str, list[ParameterReport]] = defaultdict(list)
+        groups: dict[tuple[object, ...], list[ParameterReport]] = defaultdict(list)
         for p in evidence.parameters.values():
             if p.weight.count > 1 and p.role not in {"norm", "adapter"}:
-                groups[re.sub(r"\d+", "*", p.name)].append(p)
+                alike = re.sub(r"\d+", "*", p.name), p.role, len(p.shape)
+                groups[alike].append(p)
         factors: dict[str, tuple[float, float]] = {}
         for peers in groups.values():
-            factors.update(self._against_peers(peers))
+            # The size of a bias may follow the width of its layer.
+            if not peers[0].is_bias or len({p.shape for p in peers}) == 1:
+                factors.update(self._against_peers(peers))
         for p in evidence.parameters.values():
-            if p.name not in factors and p.is_matrix and p.fan_in > 1 and p.gain > self.largest:
-                factors[p.name] = p.gain / self.largest * self.apart, 1.0
+            size, limit = self._absolute(p)
+            if p.name not in factors and p.is_matrix and limit < size < math.inf:
+                factors[p.name] = size / limit * self.apart, 1.0
         if not factors:
             return
         where = max(factors, key=lambda name: _apart(factors[name][0]))
         factor, usual = factors[where]
         p = evidence.parameters[where]
-        size = "gain std * sqrt(fan_in)" if p.fan_in else "std"
+        what = "gain std * sqrt(fan_in)" if p.fan_in else "std"
         own = p.gain if p.fan_in else p.weight.std
         yield self.finding(
             "error" if _apart(factor) > self.severe else "warning",
             where,
             own,
             usual,
-            cause=f"{where} has {size} {number(own)}, the same weight elsewhere {number(usual)}",
+            cause=f"{where} has {what} {number(own)}, the same weight elsewhere {number(usual)}",
             fix="initialise it like the others",
             also=tuple(name for name in factors if name != where),
         )
 
+    def _absolute(self, p: ParameterReport) -> tuple[float, float]:
+        """Return the size of a weight that has no peers, and the largest that is known."""
+        if p.role in {"embedding", "position", "token"}:
+            return p.weight.std, self.vectors
+        gain = p.weight.std * math.sqrt(min(p.fan_in, p.fan_out))
+        recurs = p.role == "recurrent" and "_hh" in p.name
+        return gain, self.recurrent if recurs else self.largest
+
     def _against_peers(self, peers: list[ParameterReport]) -> dict[str, tuple[float, float]]:
-        """Return the factor and the usual size for the weights that stand apart."""
-        sizes = [p.gain if p.fan_in else p.weight.std for p in peers]
+        """Return the factor and the usual size for the weights that stand apart.
+
+        One std for all layers and one gain for all layers are both usual: a weight stands apart
+        when it does in both.
+        """
+        if len(peers) < 3 or not all(math.isfinite(p.weight.std) for p in peers):  # noqa: PLR2004
+            return {}
+        by_std = self._apart_in(peers, [p.weight.std for p in peers])
+        if not peers[0].fan_in:
+            return by_std
+        by_gain = self._apart_in(peers, [p.gain for p in peers])
+        return {name: by_gain[name] for name in by_gain if name in by_std}
+
+    def _apart_in(
+        self, peers: list[ParameterReport], sizes: list[float]
+    ) -> dict[str, tuple[float, float]]:
+        """Return the factor and the usual size for the weights whose sizes stand apart."""
         found: dict[str, tuple[float, float]] = {}
-        if len(peers) < 3 or not all(math.isfinite(size) for size in sizes):  # noqa: PLR2004
-            return found
         usual = median(sizes)
         for i, (p, size) in enumerate(zip(peers, sizes, strict=True)):
             near = [sizes[k] for k in (i - 1, i + 1) if 0 <= k < len(sizes)]
@@ -209,11 +242,15 @@ class NormIdentity(AuditRule):
         low: Mean gain below which a gain that varies is an error.
         high: Mean gain above which it is one.
         bias: Size of a bias that is an error.
+        output: Rms of the output of a norm with equal gains that is a finding.
+        around: Distance from 1 within which gains may vary (DCGAN draws them from N(1, 0.02^2)).
     """
 
     low: float = 0.2
     high: float = 5.0
     bias: float = 1.0
+    output: float = 1.5
+    around: float = 0.1
 
     id: ClassVar[str] = "norm-identity"
     source: ClassVar[str] = "Ioffe and Szegedy 2015, section 3: gain 1 and bias 0 at the start"
@@ -222,14 +259,30 @@ class NormIdentity(AuditRule):
         """Look at the gain and the bias of every norm."""
         bad: dict[str, tuple[bool, str]] = {}
         norms = [p for p in evidence.parameters.values() if p.role == "norm" and p.trained]
+        biased = {p.layer: p.weight.abs_max > 0 for p in norms if p.is_bias}
+        zeros = sum(1 for p in norms if not p.is_bias and p.weight.abs_max == 0)
+        gains = sum(1 for p in norms if not p.is_bias)
         for p in norms:
             mean, spread = p.weight.mean, p.weight.std if p.weight.count > 1 else 0.0
-            if p.is_bias and p.weight.abs_max > 0:
-                severe = p.weight.abs_max > self.bias
-                bad[p.name] = severe, f"a bias of rms {number(p.weight.rms)}"
-            elif not p.is_bias and (spread > 0 or not _usual_gain(mean)):
-                severe = not self.low < abs(mean) < self.high
-                bad[p.name] = severe, f"gains of mean {number(mean)} and std {number(spread)}"
+            layer = evidence.layers.get(p.layer)
+            output = 1.0 if layer is None else layer.activation.rms
+            if p.is_bias:
+                if p.weight.abs_max > 0:
+                    severe = p.weight.abs_max > self.bias
+                    bad[p.name] = severe, f"a bias of rms {number(p.weight.rms)}"
+            elif spread > 0:
+                if abs(mean - 1) > self.around or spread > self.around:
+                    severe = not self.low < abs(mean) < self.high
+                    bad[p.name] = severe, f"gains of mean {number(mean)} and std {number(spread)}"
+            elif output > self.output and not biased.get(p.layer):
+                # Whether it multiplies by the gain or by 1 + gain, a norm returns an rms of 1.
+                severe = output > self.high
+                bad[p.name] = (
+                    severe,
+                    f"gains of {number(mean)}: it returns an rms of {number(output)}",
+                )
+            elif mean == 0 and p.block is None and output == 0 and zeros <= gains / 2:
+                bad[p.name] = True, "gains of 0 outside a residual branch: nothing passes"
         if not bad:
             return
         worst = [name for name, (is_severe, _) in bad.items() if is_severe]
@@ -246,11 +299,6 @@ class NormIdentity(AuditRule):
             "that fills every parameter",
             also=tuple(name for name in bad if name != where),
         )
-
-
-def _usual_gain(value: float) -> bool:
-    """Tell a constant gain that is usual."""
-    return value == 0 or 0.5 <= value <= 2  # noqa: PLR2004  # 1, and 1/sqrt(depth) of few layers
 
 
 def _ratio(size: float, other: float) -> float:
