@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from initstats.auditing.evidence import (
+    Carried,
     CrossEntropyReport,
     Evidence,
     LayerReport,
+    LogitReport,
+    LossCallReport,
     LossReport,
     ParameterReport,
 )
 from initstats.auditing.findings import AuditRule, Finding
+from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
+from initstats.auditing.loss_rules import (
+    DoubleSoftmax,
+    InitialLoss,
+    LossReduction,
+    LossSign,
+    LossTrajectory,
+)
 from initstats.auditing.lottery import Lottery, SeedResult, Spread
+from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
-from initstats.auditing.running import DEFAULT_RULES, audit
+from initstats.auditing.rules import DEFAULT_RULES
+from initstats.auditing.running import audit
 from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
@@ -21,14 +34,22 @@ from initstats.auditing.signal_rules import (
     GradientGrowth,
     NotFinite,
 )
-from initstats.auditing.training_rules import (
-    GradientRatio,
-    InitialLoss,
-    LossTrajectory,
+from initstats.auditing.structure_rules import (
+    BlockStructure,
     MissingGradient,
-    UpdateRatio,
+    ResidualPath,
+    ZeroGradient,
 )
-from initstats.auditing.weight_rules import WeightsAgainstRecipe
+from initstats.auditing.training_rules import GradientRatio, GradientSpread, UpdateRatio
+from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
+from initstats.auditing.units import UnitRecords
+from initstats.auditing.weight_rules import (
+    NormIdentity,
+    Symmetry,
+    WeightPeers,
+    WeightsAgainstRecipe,
+)
+from initstats.auditing.weights import RowReport
 
 __all__ = [
     "DEFAULT_RULES",
@@ -37,23 +58,46 @@ __all__ = [
     "ActivationStd",
     "AuditReport",
     "AuditRule",
+    "BiasScale",
+    "BlockStructure",
+    "Carried",
     "CrossEntropyReport",
+    "DeadUnits",
+    "DoubleSoftmax",
+    "DropoutShare",
     "Evidence",
     "Finding",
+    "FirstLayer",
     "GradientGrowth",
     "GradientRatio",
+    "GradientSpread",
     "InitialLoss",
+    "InputScale",
     "LayerReport",
+    "LogitReport",
+    "LossCallReport",
+    "LossReduction",
     "LossReport",
+    "LossSign",
     "LossTrajectory",
+    "LostUpdate",
     "Lottery",
     "MissingGradient",
+    "NormIdentity",
     "NotFinite",
     "ParameterReport",
+    "ResidualPath",
+    "RowReport",
+    "SaturatedUnits",
     "SeedResult",
     "SeedSpread",
     "Spread",
+    "Symmetry",
+    "Underflow",
+    "UnitRecords",
     "UpdateRatio",
+    "WeightPeers",
     "WeightsAgainstRecipe",
+    "ZeroGradient",
     "audit",
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from initstats.auditing.flows import Flow, Logits, dot_products, floating_tensors, unit_axis
+from initstats.auditing.functions import ActivationFunctions
+from initstats.auditing.units import unit_records
 from initstats.measuring import stats
 from initstats.recipes.slots import stack_blocks
 from initstats.record import Stats
@@ -21,132 +24,202 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-@dataclass
-class Flow:
-    """Records of one module: one per call, of its output and of the gradient of its output."""
+# Modules that pass values on: what they return was made by what came before.
+_PASSING_KINDS = ("Dropout", "Identity", "Flatten", "Unflatten")
+_NO_UNITS = (
+    *_PASSING_KINDS,
+    "MaxPool",
+    "AvgPool",
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
+    "Embedding",
+)
 
-    outputs: list[Stats] = field(default_factory=list)
-    gradients: list[Stats] = field(default_factory=list)
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a tensor that is still alive: nothing is measured twice."""
+
+    version: int
+    record: Stats
+    producer: str
+    axis: int | None
+
+
+@dataclass
+class _Call:
+    """A module that is running, with its input while it runs."""
+
+    name: str
+    module: nn.Module
+    watched: bool
+    input: Tensor | None = None
+    version: int = 0
+    functions: dict[str, int] = field(default_factory=dict)
 
 
 class Collector:
-    """Context manager that records the output of modules, and its gradient.
+    """Context manager that records what enters and leaves modules, and gradients on the way back.
 
-    It watches every module that has no children, owns parameters, or is a block of a stack; of
-    several output tensors the first floating-point one. Hooks are removed at the end, also after
-    an exception. What gradient checkpointing computes again during backward is not recorded twice.
+    It watches every module that has no children, owns parameters, or is a block of a stack, and
+    non-linearities that are called as functions; of several tensors the first floating-point one.
+    Hooks are removed at the end, also after an exception. What gradient checkpointing computes
+    again during backward is not recorded twice.
 
     Args:
         model: The model.
 
     Attributes:
-        flows: Records by module name, in the order of the first calls' ends.
+        flows: Records by module name, in the order of the first calls' ends. A function that
+            module `path` calls is `path.relu()`, its second call in one run `path.relu()[2]`.
+        in_backward: To be set when backward begins.
+        running: Names of the modules that are running, outermost first; after an exception those
+            that it left.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.flows: dict[str, Flow] = {}
         self.in_backward = False
+        self.running: list[str] = []
         self._model = model
+        self._calls: list[_Call] = []
+        self._outside = _Call("", model, watched=False)
         self._handles: list[RemovableHandle] = []
+        self._known = WeakTensorKeyDictionary()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        blocks = {b for m in self._model.modules() for b in stack_blocks(m).values()}
+        self._blocks = {b for m in self._model.modules() for b in stack_blocks(m).values()}
         for name, module in self._model.named_modules():
-            owns = next(module.parameters(recurse=False), None) is not None
-            leaf = next(module.children(), None) is None
-            if name and (leaf or owns or module in blocks):
-                self._watch(name, module)
+            self._watch(name, module)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._known.clear()
+        self._calls.clear()
+
+    def functions(self) -> ActivationFunctions:
+        """Return a context manager inside which functions are recorded too."""
+        return ActivationFunctions(self._on_function)
 
     def _watch(self, name: str, module: nn.Module) -> None:
         """Hook one module."""
+        owns = next(module.parameters(recurse=False), None) is not None
+        leaf = next(module.children(), None) is None
+        watched = bool(name) and (leaf or owns or module in self._blocks)
 
-        def on_output(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = next(floating_tensors(output), None)
-            if tensor is None:
+        def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            call = _Call(name, module, watched)
+            if watched and not self.in_backward:
+                call.input = next(floating_tensors((args, kwargs)), None)
+                call.version = 0 if call.input is None else _version(call.input)
+            self._calls.append(call)
+            self.running = [running.name for running in self._calls]
+
+        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            while self._calls and self._calls[-1].name != name:
+                self._calls.pop()  # left by an exception that the model caught
+            if not self._calls:
                 return
-            flow = self.flows.setdefault(name, Flow())
-            if not self.in_backward:
-                flow.outputs.append(stats(tensor.detach(), histogram=False))
-            # Also of a recomputed output: with reentrant checkpoints only that one gets a gradient,
-            # with the others it gets none.
-            if tensor.requires_grad:
-                handle = tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-                self._handles.append(handle)
+            call = self._calls.pop()
+            if output is not None:
+                self.running = [running.name for running in self._calls]
+            tensor = next(floating_tensors(output), None) if watched else None
+            if tensor is not None:
+                self._on_output(call, tensor)
 
-        def on_gradient(gradient: Tensor) -> None:
-            # Gradients that a model takes in its forward pass, as for a penalty on them, are others.
-            if self.in_backward:
-                flow = self.flows[name]
-                flow.gradients.append(stats(gradient.detach(), histogram=False))
+        self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(leave))
 
-        self._handles.append(module.register_forward_hook(on_output))
+    def _on_output(self, call: _Call, tensor: Tensor) -> None:
+        """Record what left a module."""
+        flow = self.flows.setdefault(call.name, Flow(type(call.module).__name__))
+        if not self.in_backward:
+            x = call.input
+            if x is not None and _version(x) != call.version:
+                x = None  # changed in place meanwhile
+            known = None if x is None else self._record(x)
+            self._keep(flow, call, tensor, known)
+            if x is not None and call.module in self._blocks and x.shape == tensor.shape:
+                flow.products.append(dot_products(x, tensor))
+        # Also of a recomputed output: with reentrant checkpoints only that one gets a gradient,
+        # with the others it gets none.
+        if tensor.requires_grad:
 
+            def on_gradient(gradient: Tensor) -> None:
+                # Gradients that a model takes in its forward pass, for a penalty, are others.
+                if self.in_backward:
+                    flow.gradients.append(stats(gradient.detach()))
 
-@dataclass(frozen=True)
-class CrossEntropy:
-    """One call of a cross-entropy during the first forward pass.
+            handle = tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
 
-    Attributes:
-        classes: Number of classes, C.
-        value: The loss in nats, a scalar tensor; reading it syncs.
-    """
+    def _keep(self, flow: Flow, call: _Call, output: Tensor, known: _Known | None) -> None:
+        """Keep the records of an output and of the input that made it."""
+        producer = ""
+        if known is not None:
+            flow.inputs.append(known.record)
+            producer = known.producer
+            flow.producers[producer] = None
+        inherited = None if known is None else known.axis
+        axis = unit_axis(call.module, output, inherited) if output.dim() > 0 else None
+        made_by = producer if flow.kind.startswith(_PASSING_KINDS) else call.name
+        record = self._record(output, made_by, axis)
+        flow.outputs.append(record.record)
+        flow.dtype = str(output.dtype).removeprefix("torch.")
+        if axis is not None and _has_units(call.module):
+            flow.add_units(producer, unit_records(output.detach(), axis))
 
-    classes: int
-    value: Tensor
+    def _record(self, tensor: Tensor, producer: str = "", axis: int | None = None) -> _Known:
+        """Return the record of a tensor, taken now or when it was made."""
+        base = tensor._base  # noqa: SLF001  # a view of everything has the same record
+        key = base if base is not None and base.numel() == tensor.numel() else tensor
+        known: _Known | None = self._known.get(key)  # type: ignore[no-untyped-call]
+        if known is None or known.version != _version(key) or producer:
+            if known is not None and known.version == _version(key):
+                record = known.record
+            else:
+                record = stats(tensor.detach())
+            known = _Known(_version(key), record, producer, axis)
+            self._known[key] = known
+        return known
 
-
-class CrossEntropyWatch(TorchFunctionMode):
-    """Context manager that notes the cross-entropies a model and its loss compute.
-
-    Only means over targets are noted, because only they can be compared with ln C.
-
-    Attributes:
-        calls: One per call, in order.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[CrossEntropy] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Run the function, and note it when it is a cross-entropy."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func in (functional.cross_entropy, functional.nll_loss) and isinstance(result, Tensor):
-            scores = args[0] if args else kwargs["input"]
-            if result.dim() == 0 and kwargs.get("reduction", "mean") == "mean":
-                classes = scores.shape[1] if scores.dim() > 1 else scores.shape[0]
-                self.calls.append(CrossEntropy(classes, result.detach()))
-        return result
-
-
-def floating_tensors(value: Any) -> Iterator[Tensor]:
-    """Walk through nested outputs of a module.
-
-    Args:
-        value: A tensor, or tuples, lists and mappings of them (the outputs of transformers are
-            mappings).
-
-    Yields:
-        The floating-point tensors, in order.
-    """
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from floating_tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from floating_tensors(item)
+    def _on_function(self, name: str, inputs: tuple[Any, ...], output: Tensor, scale: Any) -> None:
+        """Record a non-linearity that a module calls as a function."""
+        if self.in_backward:
+            return
+        call = self._calls[-1] if self._calls else self._outside  # the loss
+        is_module = call.watched and next(call.module.children(), None) is None
+        if is_module and next(call.module.parameters(recurse=False), None) is None:
+            return  # a module such as nn.ReLU, which has a record of its own
+        count = call.functions[name] = call.functions.get(name, 0) + 1
+        path = f"{call.name}." if call.name else ""
+        place = f"{path}{name}()" + (f"[{count}]" if count > 1 else "")
+        flow = self.flows.setdefault(place, Flow(name))
+        if name == "scaled_dot_product_attention":
+            query, key = inputs[0], inputs[1]
+            width = query.shape[-1]
+            factor = width**0.5 * (width**-0.5 if scale is None else float(scale))
+            records = (self._record(query).record, self._record(key).record)
+            flow.logits.append(Logits(*records, factor))
+        elif name == "softmax":
+            flow.row_length = output.shape[scale]
+        known = self._record(inputs[0]) if inputs[0] is not output else None
+        flow.dtype = str(output.dtype).removeprefix("torch.")
+        producer = "" if known is None else known.producer
+        axis = None
+        if known is not None:
+            flow.inputs.append(known.record)
+            flow.producers[producer] = None
+            axis = known.axis
+        if axis is None and output.dim() > 0:
+            axis = 1 if output.dim() > 3 else output.dim() - 1  # noqa: PLR2004  # images
+        flow.outputs.append(self._record(output, place, axis).record)
+        if axis is not None and name not in {"softmax", "scaled_dot_product_attention"}:
+            flow.add_units(producer, unit_records(output.detach(), axis))
 
 
 def merged(records: list[Stats]) -> Stats | None:
@@ -171,4 +244,17 @@ def parameter_records(tensors: Mapping[str, Tensor]) -> dict[str, Stats]:
         The records by name.
     """
     dense = {n: t.to_dense() if t.layout is not torch.strided else t for n, t in tensors.items()}
-    return dict(stats(dense, histogram=False).items()) if dense else {}
+    return dict(stats(dense).items()) if dense else {}
+
+
+def _has_units(module: nn.Module) -> bool:
+    """Tell whether a module is a weight layer or a non-linearity."""
+    if type(module).__name__.startswith(_NO_UNITS):
+        return False
+    owned = [parameter.dim() for parameter in module.parameters(recurse=False)]
+    return max(owned) > 1 if owned else next(module.children(), None) is None
+
+
+def _version(tensor: Tensor) -> int:
+    """Return the counter of in-place changes; 0 for inference tensors, which have none."""
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001

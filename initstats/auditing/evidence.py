@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from initstats.auditing.collecting import merged
 from initstats.auditing.depth import Series
+from initstats.auditing.units import UnitRecords
+from initstats.auditing.weights import RowReport
 from initstats.record import Stats
 from initstats.verifying import VerifyReport
 
@@ -24,6 +26,16 @@ class ParameterReport:
         gradient: Record of its first gradient, None when no gradient arrived.
         update: Record of the change by the first optimizer step, None when it is not trained.
         trained: True when it requires a gradient.
+        last_gradient: Record of its gradient in the last step, None with one step or none.
+        dtype: Its type, without "torch.".
+        role: Its part in the model, one of `initstats.recipes.ROLES`.
+        layer: Path of the module that owns it.
+        block: Index of its block in the outermost stack, None outside.
+        is_bias: True for a vector that is called so.
+        fan_in: Number of inputs of one output, 0 for a vector.
+        fan_out: Number of outputs of one input, 0 for a vector.
+        rows: How its rows differ, None for a vector.
+        copy_of: Name of an earlier parameter with the same values, or empty.
     """
 
     name: str
@@ -33,6 +45,16 @@ class ParameterReport:
     gradient: Stats | None
     update: Stats | None
     trained: bool
+    last_gradient: Stats | None = None
+    dtype: str = ""
+    role: str = "other"
+    layer: str = ""
+    block: int | None = None
+    is_bias: bool = False
+    fan_in: float = 0.0
+    fan_out: float = 0.0
+    rows: RowReport | None = None
+    copy_of: str = ""
 
     @property
     def is_matrix(self) -> bool:
@@ -45,6 +67,11 @@ class ParameterReport:
         if self.update is None or not self.weight.rms > 0:
             return None
         return float(self.update.rms / self.weight.rms)
+
+    @property
+    def gain(self) -> float:
+        """Std of the weight * sqrt(fan_in): what it multiplies the rms of its input by."""
+        return self.weight.std * math.sqrt(self.fan_in)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +86,13 @@ class LayerReport:
         output_gradient: Record of the gradient of its output, None when none arrived.
         calls: How often it was called.
         parameters: Its own parameters; for a block all parameters inside.
+        input: Record of its first floating-point input over all calls, None without one.
+        units: Records of the units of its output, one for every module that made an input.
+        producers: Modules that made its inputs; "" for one that no module made.
+        is_function: True for a non-linearity that a module calls as a function.
+        dtype: Type of the output, without "torch.".
+        carried: What part of the input of a block is found in its output, None for others.
+        logits: Attention logits, None elsewhere.
     """
 
     name: str
@@ -68,6 +102,13 @@ class LayerReport:
     output_gradient: Stats | None
     calls: int
     parameters: tuple[ParameterReport, ...]
+    input: Stats | None = None
+    units: tuple[UnitRecords, ...] = ()
+    producers: tuple[str, ...] = ()
+    is_function: bool = False
+    dtype: str = ""
+    carried: Carried | None = None
+    logits: LogitReport | None = None
 
     @property
     def matrix(self) -> ParameterReport | None:
@@ -84,6 +125,54 @@ class LayerReport:
     def weight_gradient(self) -> Stats | None:
         """Record of the gradients of its parameters together."""
         return merged([p.gradient for p in self.parameters if p.gradient is not None])
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How much of the input x of a block is in its output y: 1, the input, for a residual path.
+
+    Attributes:
+        slope: (x, y) / (x, x): 1 for y = x + f(x) whatever the size of f, 0 without a residual.
+        cosine: (x, y) / (|x| |y|).
+    """
+
+    slope: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class LogitReport:
+    """How peaked an attention is.
+
+    Attributes:
+        std: Std of the logits of independent queries and keys, None when only weights are seen.
+        peak: Mean over rows of the sum of squared weights: 1 when each looks at a single place;
+            None when only queries and keys are seen.
+    """
+
+    std: float | None
+    peak: float | None
+
+
+@dataclass(frozen=True)
+class LossCallReport:
+    """One call of a loss function of torch in the first forward pass.
+
+    Attributes:
+        name: Name of the function.
+        reduction: "mean" or "sum".
+        classes: Number of classes of a cross-entropy, else None.
+        value: The loss.
+        targets: Number of targets.
+        scores: Record of what entered a cross-entropy, else None.
+    """
+
+    name: str
+    reduction: str
+    classes: int | None
+    value: float
+    targets: int
+    scores: Stats | None = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -110,11 +199,21 @@ class LossReport:
 
     Attributes:
         values: Loss before each step, in the unit of the loss.
-        cross_entropies: The cross-entropies of the first forward pass.
+        cross_entropies: The cross-entropies of the first forward pass that average.
+        calls: All loss functions of torch that ran in the first forward pass.
+        by_step: Values of the cross-entropy by step when there is one per step, else empty.
+        halves: Loss of the batch and of its two halves after the steps, or empty.
+        maximised: True when the optimizer climbs.
+        log_softmaxes: Number of classes of every log_softmax of the first forward pass.
     """
 
     values: tuple[float, ...]
     cross_entropies: tuple[CrossEntropyReport, ...]
+    calls: tuple[LossCallReport, ...] = ()
+    by_step: tuple[float, ...] = ()
+    halves: tuple[float, ...] = ()
+    maximised: bool = False
+    log_softmaxes: tuple[int, ...] = ()
 
     @property
     def expected(self) -> float | None:
@@ -134,6 +233,9 @@ class Evidence:
         series: Layers by depth.
         normalised: True when the model holds normalisation layers.
         verification: Weights against the recipe, None without a recipe.
+        stacks: Names and classes of the modules inside each block, by path of the block, by class
+            of the blocks (by path of the stack where they are plain containers).
+        idle: Modules that were not called.
     """
 
     layers: Mapping[str, LayerReport]
@@ -142,3 +244,5 @@ class Evidence:
     series: tuple[Series, ...] = ()
     normalised: bool = False
     verification: VerifyReport | None = field(default=None)
+    stacks: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    idle: frozenset[str] = frozenset()

@@ -196,6 +196,8 @@ def _block_update_ratio(layer: LayerReport) -> float | None:
 
 def _is_shown(layer: LayerReport) -> bool:
     """Tell whether a layer gets a row."""
+    if layer.is_function:
+        return False
     if layer.is_block or layer.matrix is not None:
         return True
     return not layer.parameters and not any(kind in layer.kind for kind in _QUIET_KINDS)

@@ -18,26 +18,12 @@ from initstats.auditing.batches import (
 )
 from initstats.auditing.failing import Explained
 from initstats.auditing.findings import AuditRule, by_severity
+from initstats.auditing.gathering import gather
 from initstats.auditing.report import AuditReport
-from initstats.auditing.seed_rules import SeedSpread
+from initstats.auditing.rules import DEFAULT_RULES
 from initstats.auditing.seeding import audit_seeds
-from initstats.auditing.signal_rules import (
-    ActivationGrowth,
-    ActivationScale,
-    ActivationStd,
-    GradientGrowth,
-    NotFinite,
-)
 from initstats.auditing.snapshot import Snapshot
-from initstats.auditing.stepping import FirstSteps, gather
-from initstats.auditing.training_rules import (
-    GradientRatio,
-    InitialLoss,
-    LossTrajectory,
-    MissingGradient,
-    UpdateRatio,
-)
-from initstats.auditing.weight_rules import WeightsAgainstRecipe
+from initstats.auditing.stepping import FirstSteps
 from initstats.auditing.wrapping import Training, unwrapped
 from initstats.planning import plan
 from initstats.recipes import Recipe
@@ -45,20 +31,6 @@ from initstats.recipes import Recipe
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 
 DEFAULT_LEARNING_RATE = 1e-4
-DEFAULT_RULES: tuple[AuditRule, ...] = (
-    NotFinite(),
-    WeightsAgainstRecipe(),
-    InitialLoss(),
-    ActivationStd(),
-    ActivationScale(),
-    ActivationGrowth(),
-    GradientGrowth(),
-    GradientRatio(),
-    MissingGradient(),
-    LossTrajectory(),
-    UpdateRatio(),
-    SeedSpread(),
-)
 
 
 def audit(
@@ -171,6 +143,9 @@ def _audit(
             run.step()
             if on_step is not None:
                 on_step(step)
+        run.finish()
+        before.restore_inputs()
+        run.compare_halves()
     evidence = gather(model, run, planned)
     findings = by_severity([finding for rule in rules for finding in rule.check(evidence)])
     settings = {

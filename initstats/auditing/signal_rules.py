@@ -102,7 +102,8 @@ class ActivationStd(AuditRule):
     Attributes:
         low: Smallest useful standard deviation.
         high: Largest useful standard deviation.
-        relative: Factor between a hidden layer and the first one that makes it a finding.
+        relative: Factor between a hidden layer and the first one that makes it a finding; times
+            sqrt(L / relative) in more than `relative` layers (see DepthGrowth).
     """
 
     low: float = 0.1
@@ -146,7 +147,8 @@ class ActivationStd(AuditRule):
         for series in evidence.series:
             layers = [evidence.layers[name] for name in series.layers]
             first = layers[0].activation.std
-            bad = [layer for layer in layers if self._factor(layer, first) > self.relative]
+            limit = self.relative * max(1.0, math.sqrt(len(layers) / self.relative))
+            bad = [layer for layer in layers if self._factor(layer, first) > limit]
             if bad:
                 worst = max(bad, key=lambda layer: self._factor(layer, first))
                 std = worst.activation.std
@@ -177,8 +179,9 @@ class DepthGrowth(AuditRule):
     """Base of the rules on a signal that grows or shrinks exponentially with depth.
 
     The growth exponent of a series of L layers is lambda = ln(size_last / size_first) / L. A sum
-    of L independent residual branches may grow by sqrt(L) on top of `factor`, so the limit is
-    (ln factor + ln(L) / 2) / L. It is scale free; only the total change decides.
+    of L independent residual branches may grow by sqrt(L) on top of `factor`, and a critical tanh
+    network shrinks by about as much, so the limit is (ln factor + ln(L) / 2) / L. It is scale free;
+    only the total change decides.
 
     Attributes:
         factor: Total change that is normal.
@@ -212,7 +215,7 @@ class DepthGrowth(AuditRule):
             return
         length = len(series.layers)
         total = math.log(last / first)
-        allowed = math.log(self.factor) + (math.log(length) / 2 if total > 0 else 0.0)
+        allowed = math.log(self.factor) + math.log(length) / 2
         if abs(total) <= allowed:
             return
         verb, gain = ("grow", "lower") if total > 0 else ("shrink", "raise")

@@ -1,4 +1,4 @@
-"""The steps of an audit: the first one recorded, and the evidence that they leave."""
+"""The steps of an audit: the first one recorded, further ones for their losses."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.auditing.batches import LossFunction, forward_loss
-from initstats.auditing.collecting import (
-    Collector,
-    CrossEntropyWatch,
-    Flow,
-    merged,
-    parameter_records,
-)
-from initstats.auditing.depth import depth_series, has_normalisation
-from initstats.auditing.evidence import (
-    CrossEntropyReport,
-    Evidence,
-    LayerReport,
-    LossReport,
-    ParameterReport,
-)
+from initstats.auditing.collecting import Collector, parameter_records
+from initstats.auditing.flows import Flow
+from initstats.auditing.halving import halves
+from initstats.auditing.losses import LossCall, LossWatch
+from initstats.auditing.weights import RowReport, equal_weights, row_report
 from initstats.measuring import stats
-from initstats.planning import Plan
-from initstats.recipes.slots import stack_blocks
 from initstats.record import Stats
-from initstats.verifying import compare
 
 
 @dataclass
 class FirstSteps:
-    """The steps of an audit, and the records they leave. Nothing here reads a record."""
+    """The steps of an audit, and the records they leave.
+
+    Attributes:
+        losses: Loss before each step.
+        flows: Records of the modules in the first step.
+        weights: Records of the parameters before the first step.
+        rows: Counts of their different rows.
+        copies: Name of an earlier parameter with the same values.
+        gradients: Records of the first gradients.
+        last_gradients: Records of the gradients of the last step.
+        updates: Records of the change by the first step.
+        calls: Loss functions that ran, by step.
+        half_losses: Loss of the batch and of its halves after the steps, or empty.
+        half_error: Why the halves could not run, or empty.
+        log_softmaxes: Number of classes of every log_softmax of the first step.
+    """
 
     model: nn.Module
     batch: Any
@@ -43,9 +45,15 @@ class FirstSteps:
     losses: list[Tensor] = field(default_factory=list)
     flows: dict[str, Flow] = field(default_factory=dict)
     weights: dict[str, Stats] = field(default_factory=dict)
+    rows: dict[str, RowReport] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     gradients: dict[str, Stats] = field(default_factory=dict)
+    last_gradients: dict[str, Stats] = field(default_factory=dict)
     updates: dict[str, Stats] = field(default_factory=dict)
-    watch: CrossEntropyWatch = field(default_factory=CrossEntropyWatch)
+    calls: list[list[LossCall]] = field(default_factory=list)
+    half_losses: list[Tensor] = field(default_factory=list)
+    half_error: str = ""
+    log_softmaxes: list[int] = field(default_factory=list)
 
     def first_step(self, before: Mapping[str, Tensor]) -> None:
         """Run one step with hooks.
@@ -54,102 +62,67 @@ class FirstSteps:
             before: Copies of the parameters, by name.
         """
         self.weights = parameter_records(before)
+        reports = {name: row_report(weight) for name, weight in before.items()}
+        self.rows = {name: report for name, report in reports.items() if report is not None}
+        self.copies = equal_weights(before, self.weights)
         self.optimizer.zero_grad()
         with Collector(self.model) as collector:
-            self.flows = collector.flows  # also for the note on an exception
-            with self.watch:
+            self.flows = collector.flows  # at once, for the note on an exception
+            watch = LossWatch(with_scores=True)
+            with collector.functions(), watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)
             collector.in_backward = True
             loss.backward()  # type: ignore[no-untyped-call]
-        parameters = dict(self.model.named_parameters())
-        gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
-        self.gradients = parameter_records(gradients)
+        self.calls.append(watch.calls)
+        self.log_softmaxes = watch.log_softmaxes
+        self.gradients = self._gradients()
         self.optimizer.step()
         self.losses.append(loss.detach())
         # One tensor at a time: a difference lives only until its record is taken.
         self.updates = {
             name: stats(p.detach() - before[name], histogram=False)
-            for name, p in parameters.items()
+            for name, p in self.model.named_parameters()
             if p.requires_grad
         }
 
     def step(self) -> None:
         """Run one step without hooks."""
         self.optimizer.zero_grad()
-        loss = forward_loss(self.model, self.batch, self.loss_fn)
+        watch = LossWatch(with_scores=False)
+        with watch:
+            loss = forward_loss(self.model, self.batch, self.loss_fn)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.calls.append(watch.calls)
         self.optimizer.step()
         self.losses.append(loss.detach())
 
+    def finish(self) -> None:
+        """Record the last gradients."""
+        if len(self.losses) > 1:
+            self.last_gradients = self._gradients()
 
-def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
-    """Read all records of the steps, and put them in order.
+    def compare_halves(self) -> None:
+        """Run the batch and its halves once more, to tell a sum over examples from a mean.
 
-    Args:
-        model: The model, with its weights of before the steps or not: only names are read.
-        run: The steps.
-        planned: What the weights should be, or None.
+        Not when the first step shows it, because the loss is what one loss function of torch
+        returned, nor when the batch has no halves or the model does not take them.
+        """
+        total = float(self.losses[0])
+        parts = halves(self.batch)
+        known = any(abs(float(call.value) - total) <= 1e-6 * abs(total) for call in self.calls[0])
+        if known or parts is None:
+            return
+        try:
+            losses = [
+                forward_loss(self.model, part, self.loss_fn).detach()
+                for part in (self.batch, *parts)
+            ]
+        except Exception as error:  # noqa: BLE001  # a batch of another size may not be wanted
+            self.half_error = f"{type(error).__name__}: {error}"
+        else:
+            self.half_losses = losses
 
-    Returns:
-        The evidence.
-    """
-    parameters = _parameters(model, run, planned)
-    layers = _layers(model, run, parameters)
-    verification = None
-    if planned is not None:
-        weights = {e.name: parameters[id(e.parameter)].weight for e in planned}
-        verification = compare(planned, weights)
-    return Evidence(
-        layers=layers,
-        parameters={report.name: report for report in parameters.values()},
-        loss=LossReport(
-            tuple(float(loss) for loss in run.losses),
-            tuple(CrossEntropyReport(c.classes, float(c.value)) for c in run.watch.calls),
-        ),
-        series=depth_series(model, list(layers)),
-        normalised=has_normalisation(model),
-        verification=verification,
-    )
-
-
-def _parameters(
-    model: nn.Module, run: FirstSteps, planned: Plan | None
-) -> dict[int, ParameterReport]:
-    """Return one report per parameter, by its identity: tied names share one."""
-    promised = {} if planned is None else {id(e.parameter): e for e in planned if not e.keep}
-    reports = {}
-    for name, parameter in model.named_parameters():
-        entry = promised.get(id(parameter))
-        reports[id(parameter)] = ParameterReport(
-            name=name,
-            shape=tuple(parameter.shape),
-            weight=run.weights[name],
-            expected_std=None if entry is None else entry.distribution.std,
-            gradient=run.gradients.get(name),
-            update=run.updates.get(name),
-            trained=parameter.requires_grad,
-        )
-    return reports
-
-
-def _layers(
-    model: nn.Module, run: FirstSteps, parameters: dict[int, ParameterReport]
-) -> dict[str, LayerReport]:
-    """Return one report per module that was called, in order."""
-    blocks = {b for m in model.modules() for b in stack_blocks(m).values()}
-    layers = {}
-    for name, flow in run.flows.items():
-        module = model.get_submodule(name)
-        is_block = module in blocks and next(module.children(), None) is not None
-        activation = merged(flow.outputs)
-        if activation is not None:
-            layers[name] = LayerReport(
-                name=name,
-                kind=type(module).__name__,
-                is_block=is_block,
-                activation=activation,
-                output_gradient=merged(flow.gradients),
-                calls=len(flow.outputs),
-                parameters=tuple(parameters[id(p)] for p in module.parameters(recurse=is_block)),
-            )
-    return layers
+    def _gradients(self) -> dict[str, Stats]:
+        """Return the records of the gradients that arrived."""
+        parameters = self.model.named_parameters()
+        return parameter_records({n: p.grad for n, p in parameters if p.grad is not None})

@@ -1,38 +1,16 @@
-"""Rules on the first steps of training: parameter gradients, losses and updates."""
+"""Rules on the gradients of parameters and on the first update."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 from typing import ClassVar
 
 from initstats.auditing.evidence import Evidence
 from initstats.auditing.findings import AuditRule, Finding, Severity
 from initstats.tables import number
-
-
-@dataclass(frozen=True)
-class MissingGradient(AuditRule):
-    """Parameters that should be trained and that no gradient reaches."""
-
-    id: ClassVar[str] = "missing-gradient"
-    source: ClassVar[str] = "untrained weight of TheDeepChecker"
-
-    def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Find trained parameters without a gradient."""
-        lost = [p.name for p in evidence.parameters.values() if p.trained and p.gradient is None]
-        if lost:
-            yield self.finding(
-                "warning",
-                lost[0],
-                float(len(lost)),
-                0.0,
-                cause=f"no loss depends on {len(lost)} of {len(evidence.parameters)} parameters",
-                fix="use them, freeze them with requires_grad_(False), or remove them",
-                also=tuple(lost[1:]),
-            )
 
 
 @dataclass(frozen=True)
@@ -82,108 +60,6 @@ class GradientRatio(AuditRule):
                 yield self.finding(
                     severity, series.layers[0], ratio, self.high, cause=cause, fix=fix
                 )
-
-
-@dataclass(frozen=True)
-class InitialLoss(AuditRule):
-    """First cross-entropy against that of a uniform guess, ln C.
-
-    Attributes:
-        excess: Nats above ln C that are normal; scores of std s cost about s^2 / 2.
-        severe: Multiple of ln C above which this is an error.
-        leak: Multiple of ln C below which the model knows the answer already.
-    """
-
-    excess: float = 1.0
-    severe: float = 2.0
-    leak: float = 0.5
-
-    id: ClassVar[str] = "initial-loss"
-    source: ClassVar[str] = "initial loss of TheDeepChecker: ln C, off by 100 %"
-
-    def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Judge every cross-entropy of the first forward pass."""
-        for call in evidence.loss.cross_entropies:
-            if call.uniform == 0 or not math.isfinite(call.value):
-                continue
-            limit = call.uniform + self.excess
-            measured = (
-                f"cross-entropy {number(call.value)} before training, uniform guess "
-                f"ln({call.classes}) = {number(call.uniform)}"
-            )
-            if call.value > limit:
-                severity: Severity = (
-                    "error" if call.value > self.severe * call.uniform else "warning"
-                )
-                fix = "lower the std of the head (and of an embedding tied to it)"
-                yield self.finding(severity, "step 1", call.value, limit, cause=measured, fix=fix)
-            elif call.value < self.leak * call.uniform:
-                cause = (
-                    f"{measured}: the weights are trained already, or the input shows the target"
-                )
-                fix = "check that targets are shifted and that no future token is visible"
-                yield self.finding(
-                    "info", "step 1", call.value, self.leak * call.uniform, cause=cause, fix=fix
-                )
-
-
-@dataclass(frozen=True)
-class LossTrajectory(AuditRule):
-    """Losses of the first steps on one batch: not finite, rising, or flat.
-
-    Attributes:
-        flat: Share of the first loss by which it must fall at least.
-        rising: Share of the first loss by which the last three may lie above it.
-        severe: Multiple of the first loss above which a rise is an error.
-        shortest: Number of losses below which the trend is not judged.
-    """
-
-    flat: float = 1e-3
-    rising: float = 0.02
-    severe: float = 2.0
-    shortest: int = 5
-
-    id: ClassVar[str] = "loss-trajectory"
-    source: ClassVar[str] = "loss checks of TheDeepChecker and SageMaker LossNotDecreasing"
-
-    def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Judge the losses in the order of the steps."""
-        losses = evidence.loss.values
-        for step, loss in enumerate(losses, 1):
-            if not math.isfinite(loss):
-                yield self.finding(
-                    "error",
-                    f"step {step}",
-                    loss,
-                    math.inf,
-                    cause=f"the loss is {loss} at step {step}",
-                    fix="see not-finite; after the first step also lower the learning rate",
-                )
-                return
-        if len(losses) < self.shortest:
-            return
-        first, last = losses[0], fmean(losses[-3:])
-        size = abs(first)
-        measured = f"loss {number(first)} at step 1, {number(last)} over the last three steps"
-        where = f"step {len(losses)}"
-        if last > first + self.rising * size:
-            yield self.finding(
-                "error" if last > first + (self.severe - 1) * size else "warning",
-                where,
-                last,
-                first + self.rising * size,
-                cause=f"{measured}: it rises on one and the same batch",
-                fix="lower the learning rate, or warm it up",
-            )
-        elif first - min(losses) < self.flat * size:
-            yield self.finding(
-                "warning",
-                where,
-                first - min(losses),
-                self.flat * size,
-                cause=f"{measured}: it stands still on one and the same batch",
-                fix="raise the learning rate; check that gradients reach the parameters",
-            )
 
 
 @dataclass(frozen=True)
@@ -246,3 +122,51 @@ class UpdateRatio(AuditRule):
     def _apart(ratio: float, typical: float) -> float:
         """Return the factor between two ratios, >= 1."""
         return max(ratio / typical, typical / ratio) if ratio > 0 and typical > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class GradientSpread(AuditRule):
+    """Weight gradients of very different size in the blocks of one stack.
+
+    Attributes:
+        factor: Largest useful ratio between two blocks.
+        severe: Ratio that is an error.
+        signal: Ratio of the gradients of the outputs that must be there as well: weight gradients
+            alone may differ by design (a branch scaled by 1e-6 as in ConvNeXt).
+    """
+
+    factor: float = 300.0
+    severe: float = 1e5
+    signal: float = 10.0
+
+    id: ClassVar[str] = "gradient-spread"
+    source: ClassVar[str] = "Glorot and Bengio 2010, section 4.2: equal gradients across layers"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Compare the blocks of every series with their median."""
+        for series in evidence.series:
+            sizes, signals = {}, []
+            for name in series.layers:
+                layer = evidence.layers[name]
+                record, signal = layer.weight_gradient, layer.output_gradient
+                if record is not None and 0 < record.rms < math.inf:
+                    sizes[name] = record.rms
+                    if signal is not None and signal.l2 > 0:
+                        signals.append(signal.l2)
+            if len(signals) < 3:  # noqa: PLR2004  # nothing to stand out from
+                continue
+            usual = median(sizes.values())
+            factors = {name: max(size / usual, usual / size) for name, size in sizes.items()}
+            spread = max(sizes.values()) / min(sizes.values())
+            if spread > self.factor and max(signals) > self.signal * min(signals):
+                where = max(factors, key=lambda name: factors[name])
+                yield self.finding(
+                    "error" if spread > self.severe else "warning",
+                    where,
+                    spread,
+                    self.factor,
+                    cause=f"weight gradients have rms {number(min(sizes.values()))} to "
+                    f"{number(max(sizes.values()))} over {len(sizes)} layers; {where} has "
+                    f"{number(sizes[where])}, the median is {number(usual)}",
+                    fix="give all blocks the same gain, and normalise or add residual paths",
+                )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence
+from initstats.auditing.evidence import Evidence, ParameterReport
 from initstats.auditing.findings import AuditRule, Finding
+from initstats.tables import number
 from initstats.verifying import VerifyEntry
 
 
@@ -56,3 +60,253 @@ def _distance(entry: VerifyEntry) -> float:
     if not (entry.std > 0 and math.isfinite(entry.std)):
         return math.inf
     return abs(math.log(entry.std / entry.expected_std))
+
+
+@dataclass(frozen=True)
+class Symmetry(AuditRule):
+    """Weights whose rows are equal: their units compute the same and learn the same for ever.
+
+    A weight that is 0 everywhere is left to zero-gradient: heads, gates and adapters start so.
+
+    Attributes:
+        share: Share of rows with an equal row that is a finding.
+        severe: Share that is an error.
+    """
+
+    share: float = 0.1
+    severe: float = 0.5
+
+    id: ClassVar[str] = "symmetry"
+    source: ClassVar[str] = "Goodfellow et al. 2016, Deep Learning, section 8.4: break symmetry"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Find constant weights, equal rows, and equal matrices."""
+        bad: dict[str, float] = {}
+        for p in evidence.parameters.values():
+            if p.rows is None or not p.trained or not p.is_matrix or p.weight.abs_max == 0:
+                continue
+            if p.role == "other" and p.weight.std > 0:
+                continue  # a table of its own, such as the decay rates of a state space
+            share = 1 - (p.rows.distinct - 1) / (p.rows.rows - 1)
+            if share > self.share:
+                bad[p.name] = share
+        if bad:
+            where = max(bad, key=lambda name: bad[name])
+            p = evidence.parameters[where]
+            assert p.rows is not None
+            what = (
+                f"every value of {where} is {number(p.weight.mean)}"
+                if p.weight.std == 0
+                else f"{where} has {p.rows.distinct} different rows of {p.rows.rows}"
+            )
+            yield self.finding(
+                "error" if bad[where] > self.severe else "warning",
+                where,
+                bad[where],
+                self.share,
+                cause=f"{what}: units with equal weights get equal gradients",
+                fix="fill it with random values",
+                also=tuple(name for name in bad if name != where),
+            )
+        copies = [
+            p for p in evidence.parameters.values() if p.copy_of and p.trained and p.role != "other"
+        ]
+        if copies:
+            first = copies[0]
+            yield self.finding(
+                "warning",
+                first.name,
+                float(len(copies)),
+                0.0,
+                cause=f"{first.name} holds the values of {first.copy_of}, and {len(copies) - 1} "
+                "more weights those of another (copy.deepcopy of a layer copies its weights)",
+                fix="initialise each of them on its own",
+                also=(*(p.name for p in copies[1:]), first.copy_of),
+            )
+
+
+@dataclass(frozen=True)
+class WeightPeers(AuditRule):
+    """A weight whose size stands apart from the same weight in the neighbouring blocks.
+
+    Weights are the same when their names are, up to numbers. Sizes are gains, std * sqrt(fan_in),
+    and stds where there is no fan_in. A scale that changes smoothly with depth is no finding; the
+    last of a sequence may be small (heads start so).
+
+    Attributes:
+        apart: Factor from both neighbours that is a finding.
+        far: Factor from the median that is one, too.
+        severe: Factor that is an error.
+        largest: Gain that no published initialiser gives.
+        recurrent: Gain of a recurrent matrix that makes the state explode (orthogonal: 1).
+        vectors: Std of embeddings and positions that drowns all else (torch: 1).
+    """
+
+    apart: float = 2.0
+    far: float = 4.0
+    severe: float = 5.0
+    largest: float = 5.0
+    recurrent: float = 2.0
+    vectors: float = 3.0
+
+    id: ClassVar[str] = "weight-peers"
+    source: ClassVar[str] = "SageMaker PoorWeightInitialization: variance ratio over layers > 10"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Compare every weight with its peers."""
+        groups: dict[tuple[object, ...], list[ParameterReport]] = defaultdict(list)
+        for p in evidence.parameters.values():
+            if p.weight.count > 1 and p.role not in {"norm", "adapter"}:
+                alike = re.sub(r"\d+", "*", p.name), p.role, len(p.shape)
+                groups[alike].append(p)
+        factors: dict[str, tuple[float, float]] = {}
+        for peers in groups.values():
+            # The size of a bias may follow the width of its layer.
+            if not peers[0].is_bias or len({p.shape for p in peers}) == 1:
+                factors.update(self._against_peers(peers))
+        for p in evidence.parameters.values():
+            size, limit = self._absolute(p)
+            if p.name not in factors and p.is_matrix and limit < size < math.inf:
+                factors[p.name] = size / limit * self.apart, 1.0
+        if not factors:
+            return
+        where = max(factors, key=lambda name: _apart(factors[name][0]))
+        factor, usual = factors[where]
+        p = evidence.parameters[where]
+        size = "gain std * sqrt(fan_in)" if p.fan_in else "std"
+        own = p.gain if p.fan_in else p.weight.std
+        yield self.finding(
+            "error" if _apart(factor) > self.severe else "warning",
+            where,
+            own,
+            usual,
+            cause=f"{where} has {size} {number(own)}, the same weight elsewhere {number(usual)}",
+            fix="initialise it like the others",
+            also=tuple(name for name in factors if name != where),
+        )
+
+    def _absolute(self, p: ParameterReport) -> tuple[float, float]:
+        """Return the size of a weight that has no peers, and the largest that is known."""
+        if p.role in {"embedding", "position", "token"}:
+            return p.weight.std, self.vectors
+        gain = p.weight.std * math.sqrt(min(p.fan_in, p.fan_out))
+        recurs = p.role == "recurrent" and "_hh" in p.name
+        return gain, self.recurrent if recurs else self.largest
+
+    def _against_peers(self, peers: list[ParameterReport]) -> dict[str, tuple[float, float]]:
+        """Return the factor and the usual size for the weights that stand apart.
+
+        One std for all layers and one gain for all layers are both usual: a weight stands apart
+        when it does in both.
+        """
+        if len(peers) < 3 or not all(math.isfinite(p.weight.std) for p in peers):  # noqa: PLR2004
+            return {}
+        by_std = self._apart_in(peers, [p.weight.std for p in peers])
+        if not peers[0].fan_in:
+            return by_std
+        by_gain = self._apart_in(peers, [p.gain for p in peers])
+        return {name: by_gain[name] for name in by_gain if name in by_std}
+
+    def _apart_in(
+        self, peers: list[ParameterReport], sizes: list[float]
+    ) -> dict[str, tuple[float, float]]:
+        """Return the factor and the usual size for the weights whose sizes stand apart."""
+        found: dict[str, tuple[float, float]] = {}
+        usual = median(sizes)
+        for i, (p, size) in enumerate(zip(peers, sizes, strict=True)):
+            near = [sizes[k] for k in (i - 1, i + 1) if 0 <= k < len(sizes)]
+            if len(near) == 1:  # an end: the next two
+                near.append(sizes[2 if i == 0 else -3])
+            noise = 1 + 4 / math.sqrt(2 * p.weight.count)
+            ratios = [_ratio(size, other) for other in near]
+            alike = all(r > self.apart * noise for r in ratios) or all(
+                r < 1 / (self.apart * noise) for r in ratios
+            )
+            ratio = _ratio(size, usual)
+            steep = max(map(_apart, ratios)) > self.apart * noise and _apart(ratio) > self.far
+            small_end = i == len(peers) - 1 and ratio < 1 and not p.block
+            if (alike or steep) and not small_end:
+                found[p.name] = ratio if not math.isnan(ratio) else math.inf, usual
+        # Not when they are many: then the median is no norm.
+        return found if len(found) <= max(1, len(peers) // 3) else {}
+
+
+@dataclass(frozen=True)
+class NormIdentity(AuditRule):
+    """Normalisation layers that do not start as the identity.
+
+    Gains of 1 everywhere, or 0 everywhere (the last norm of a residual branch; norms that multiply
+    by 1 + gain), and biases of 0 are usual. Trained norms vary around a gain well above 0.
+
+    Attributes:
+        low: Mean gain below which a gain that varies is an error.
+        high: Mean gain above which it is one.
+        bias: Size of a bias that is an error.
+        output: Rms of the output of a norm with equal gains that is a finding.
+        around: Distance from 1 within which gains may vary (DCGAN draws them from N(1, 0.02^2)).
+    """
+
+    low: float = 0.2
+    high: float = 5.0
+    bias: float = 1.0
+    output: float = 1.5
+    around: float = 0.1
+
+    id: ClassVar[str] = "norm-identity"
+    source: ClassVar[str] = "Ioffe and Szegedy 2015, section 3: gain 1 and bias 0 at the start"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Look at the gain and the bias of every norm."""
+        bad: dict[str, tuple[bool, str]] = {}
+        norms = [p for p in evidence.parameters.values() if p.role == "norm" and p.trained]
+        zeros = sum(1 for p in norms if not p.is_bias and p.weight.abs_max == 0)
+        gains = sum(1 for p in norms if not p.is_bias)
+        for p in norms:
+            mean, spread = p.weight.mean, p.weight.std if p.weight.count > 1 else 0.0
+            layer = evidence.layers.get(p.layer)
+            output = 1.0 if layer is None else layer.activation.rms
+            if p.is_bias:
+                if p.weight.abs_max > 0:
+                    severe = p.weight.abs_max > self.bias
+                    bad[p.name] = severe, f"a bias of rms {number(p.weight.rms)}"
+            elif spread > 0:
+                if abs(mean - 1) > self.around or spread > self.around:
+                    severe = not self.low < abs(mean) < self.high
+                    bad[p.name] = severe, f"gains of mean {number(mean)} and std {number(spread)}"
+            elif output > self.output:
+                # Whether it multiplies by the gain or by 1 + gain, a norm returns an rms of 1.
+                severe = output > self.high
+                bad[p.name] = (
+                    severe,
+                    f"gains of {number(mean)}: it returns an rms of {number(output)}",
+                )
+            elif mean == 0 and p.block is None and output == 0 and zeros <= gains / 2:
+                bad[p.name] = True, "gains of 0 outside a residual branch: nothing passes"
+        if not bad:
+            return
+        worst = [name for name, (is_severe, _) in bad.items() if is_severe]
+        where = worst[0] if worst else next(iter(bad))
+        trained = len(bad) > len(norms) / 2 and not worst
+        yield self.finding(
+            "error" if worst else "info" if trained else "warning",
+            where,
+            evidence.parameters[where].weight.mean,
+            0.0 if evidence.parameters[where].is_bias else 1.0,
+            cause=f"{where} has {bad[where][1]}; {len(bad)} of {len(norms)} parameters of norms "
+            "are not at the identity" + (": the model seems to be trained" if trained else ""),
+            fix="fill gains of norms with 1 and their biases with 0; leave them out of a loop "
+            "that fills every parameter",
+            also=tuple(name for name in bad if name != where),
+        )
+
+
+def _ratio(size: float, other: float) -> float:
+    """Return size / other, with 0 / 0 = 1."""
+    if size == other:
+        return 1.0
+    return size / other if other > 0 else math.inf
+
+
+def _apart(ratio: float) -> float:
+    """Return a ratio or its inverse, >= 1."""
+    return math.inf if ratio <= 0 else max(ratio, 1 / ratio)

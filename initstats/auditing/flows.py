@@ -1,0 +1,132 @@
+"""What one module leaves behind while a model runs: records, never a tensor that it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from initstats.auditing.units import UnitRecords
+from initstats.record import Stats
+
+_SAMPLE = 1 << 16
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,  # noqa: SLF001  # the base of all convolutions
+    nn.modules.batchnorm._NormBase,  # noqa: SLF001  # the base of batch and instance norms
+    nn.GroupNorm,
+)
+_IMAGE_DIMS = 4
+
+
+class Logits(NamedTuple):
+    """Query and key of an attention, and what their product is multiplied by.
+
+    Attributes:
+        query: Record of the queries.
+        key: Record of the keys.
+        factor: sqrt(head width) times the scale of the attention, so that factor * rms(query) *
+            rms(key) is the std of logits of independent queries and keys.
+    """
+
+    query: Stats
+    key: Stats
+    factor: float
+
+
+@dataclass
+class Flow:
+    """Records of one module: one per call.
+
+    Attributes:
+        kind: Class of the module, or name of the function.
+        outputs: Of its output.
+        gradients: Of the gradient of its output.
+        inputs: Of its first floating-point input.
+        units: Of the units of its output, by the module that made the input, merged over calls.
+        producers: Modules that made its inputs.
+        dtype: Type of the output, without "torch.".
+        products: Dot products (x, x), (x, y), (y, y) of samples of input x and output y, [3].
+        logits: Of an attention.
+        row_length: Length of the rows of a softmax, 0 otherwise.
+    """
+
+    kind: str
+    outputs: list[Stats] = field(default_factory=list)
+    gradients: list[Stats] = field(default_factory=list)
+    inputs: list[Stats] = field(default_factory=list)
+    units: dict[tuple[str, int], UnitRecords] = field(default_factory=dict)
+    producers: dict[str, None] = field(default_factory=dict)
+    dtype: str = ""
+    products: list[Tensor] = field(default_factory=list)
+    logits: list[Logits] = field(default_factory=list)
+    row_length: int = 0
+
+    def add_units(self, producer: str, records: UnitRecords | None) -> None:
+        """Merge records of units into those with the same producer."""
+        if records is not None:
+            place = (producer, len(records))
+            known = self.units.get(place)
+            self.units[place] = records if known is None else known.merge(records)
+
+
+def unit_axis(module: nn.Module, tensor: Tensor, inherited: int | None) -> int:
+    """Tell which dimension of an output counts units.
+
+    Args:
+        module: The module that made it.
+        tensor: The output, of one dimension or more.
+        inherited: The dimension in its input when it has the same number of dimensions.
+
+    Returns:
+        The dimension, >= 0: channels come second after convolutions and batch norms and last
+        elsewhere; a module without parameters keeps the dimension of its input.
+    """
+    last = tensor.dim() - 1
+    if isinstance(module, _CHANNELS_FIRST):
+        return min(1, last)
+    if next(module.parameters(recurse=False), None) is not None:
+        return last
+    if inherited is not None:
+        return min(inherited, last)
+    return 1 if tensor.dim() >= _IMAGE_DIMS else last
+
+
+def dot_products(x: Tensor, y: Tensor) -> Tensor:
+    """Return (x, x), (x, y) and (y, y) of the same 65,536 elements or fewer, [3]. Asynchronous."""
+    a, b = _sample(x), _sample(y)
+    return torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
+
+
+def floating_tensors(value: object) -> Iterator[Tensor]:
+    """Walk through nested outputs of a module.
+
+    Args:
+        value: A tensor, or tuples, lists and mappings of them (the outputs of transformers are
+            mappings).
+
+    Yields:
+        The floating-point tensors, in order.
+    """
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from floating_tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from floating_tensors(item)
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Return the first elements of a tensor, flat, in float32."""
+    tensor = tensor.detach()
+    while tensor.numel() > _SAMPLE and tensor.dim() > 1:
+        rows = max(1, _SAMPLE * tensor.shape[0] // tensor.numel())
+        tensor = tensor[0] if rows == 1 else tensor[:rows]
+        if rows > 1:
+            break
+    return tensor.reshape(-1)[:_SAMPLE].float()

@@ -1,0 +1,199 @@
+"""From the records of the first steps to evidence: everything is read here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import nn
+
+from initstats.auditing.collecting import merged
+from initstats.auditing.depth import depth_series, has_normalisation
+from initstats.auditing.evidence import (
+    Carried,
+    CrossEntropyReport,
+    Evidence,
+    LayerReport,
+    LogitReport,
+    LossCallReport,
+    LossReport,
+    ParameterReport,
+)
+from initstats.auditing.flows import Flow
+from initstats.auditing.stepping import FirstSteps
+from initstats.planning import Plan
+from initstats.recipes.slots import Slot, slots, stack_blocks
+from initstats.verifying import compare
+
+_MATRIX_DIMS = 2
+_FEWEST_BLOCKS = 3
+
+
+def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
+    """Read all records of the steps, and put them in order.
+
+    Args:
+        model: The model, with its weights of before the steps or not: only names are read.
+        run: The steps.
+        planned: What the weights should be, or None.
+
+    Returns:
+        The evidence.
+    """
+    parameters = _parameters(model, run, planned)
+    layers = _layers(model, run, parameters)
+    verification = None
+    if planned is not None:
+        weights = {e.name: parameters[id(e.parameter)].weight for e in planned}
+        verification = compare(planned, weights)
+    named = dict(model.named_modules())
+    return Evidence(
+        layers=layers,
+        parameters={report.name: report for report in parameters.values()},
+        loss=_losses(run),
+        series=depth_series(model, [name for name in layers if name in named]),
+        normalised=has_normalisation(model),
+        verification=verification,
+        stacks=_stacks(named),
+        idle=frozenset(
+            name
+            for name, module in named.items()
+            if name and name not in run.flows and next(module.children(), None) is None
+        ),
+    )
+
+
+def _parameters(
+    model: nn.Module, run: FirstSteps, planned: Plan | None
+) -> dict[int, ParameterReport]:
+    """Return one report per parameter, by its identity: tied names share one."""
+    promised = {} if planned is None else {id(e.parameter): e for e in planned if not e.keep}
+    places = {id(slot.parameter): slot for group in slots(model) for slot in reversed(group)}
+    reports = {}
+    for name, parameter in model.named_parameters():
+        entry = promised.get(id(parameter))
+        slot = places[id(parameter)]
+        reports[id(parameter)] = ParameterReport(
+            name=name,
+            shape=tuple(parameter.shape),
+            weight=run.weights[name],
+            expected_std=None if entry is None else entry.distribution.std,
+            gradient=run.gradients.get(name),
+            update=run.updates.get(name),
+            trained=parameter.requires_grad,
+            last_gradient=run.last_gradients.get(name),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+            role=slot.role.name,
+            layer=name.rpartition(".")[0],
+            block=slot.block,
+            is_bias=slot.kind == "bias",
+            fan_in=_fans(slot)[0],
+            fan_out=_fans(slot)[1],
+            rows=run.rows.get(name),
+            copy_of=run.copies.get(name, ""),
+        )
+    return reports
+
+
+def _fans(slot: Slot) -> tuple[float, float]:
+    """Return the fans of a weight, 0 for a vector and for a table of vectors."""
+    if slot.parameter.dim() < _MATRIX_DIMS or slot.role.name in {"embedding", "position", "token"}:
+        return 0.0, 0.0
+    return float(slot.fans.fan_in), float(slot.fans.fan_out)
+
+
+def _layers(
+    model: nn.Module, run: FirstSteps, parameters: Mapping[int, ParameterReport]
+) -> dict[str, LayerReport]:
+    """Return one report per module that was called, in order."""
+    blocks = {b for m in model.modules() for b in stack_blocks(m).values()}
+    modules = dict(model.named_modules())
+    layers = {}
+    for name, flow in run.flows.items():
+        module = modules.get(name)
+        is_block = module in blocks and module is not None and any(True for _ in module.children())
+        own = () if module is None else module.parameters(recurse=is_block)
+        activation = merged(flow.outputs)
+        if activation is not None:
+            layers[name] = LayerReport(
+                name=name,
+                kind=flow.kind,
+                is_block=is_block,
+                activation=activation,
+                output_gradient=merged(flow.gradients),
+                calls=len(flow.outputs),
+                parameters=tuple(parameters[id(p)] for p in own if id(p) in parameters),
+                input=merged(flow.inputs),
+                units=tuple(flow.units.values()),
+                producers=tuple(flow.producers),
+                is_function=module is None,
+                dtype=flow.dtype,
+                carried=_carried(flow),
+                logits=_logits(flow),
+            )
+    return layers
+
+
+def _carried(flow: Flow) -> Carried | None:
+    """Read how much of its input a block returns."""
+    if not flow.products:
+        return None
+    xx, xy, yy = (sum(values) for values in zip(*(p.tolist() for p in flow.products), strict=True))
+    if not (xx > 0 and yy > 0):
+        return None
+    return Carried(xy / xx, xy / math.sqrt(xx * yy))
+
+
+def _logits(flow: Flow) -> LogitReport | None:
+    """Read how peaked an attention is."""
+    if flow.logits:
+        stds = [call.factor * call.query.rms * call.key.rms for call in flow.logits]
+        return LogitReport(max(stds), None)
+    if flow.row_length > 1:
+        peaks = [record.rms**2 * flow.row_length for record in flow.outputs]
+        return LogitReport(None, max(peaks))
+    return None
+
+
+def _losses(run: FirstSteps) -> LossReport:
+    """Read the losses."""
+    calls = tuple(
+        LossCallReport(
+            call.name,
+            call.reduction,
+            call.classes,
+            float(call.value),
+            int(call.targets),
+            call.scores,
+        )
+        for call in run.calls[0]
+    )
+    single = [step[0] for step in run.calls if len(step) == 1 and step[0].classes is not None]
+    return LossReport(
+        values=tuple(float(loss) for loss in run.losses),
+        cross_entropies=tuple(
+            CrossEntropyReport(call.classes, call.value)
+            for call in calls
+            if call.classes is not None and call.reduction == "mean"
+        ),
+        calls=calls,
+        by_step=tuple(float(c.value) for c in single) if len(single) == len(run.calls) else (),
+        halves=tuple(float(loss) for loss in run.half_losses),
+        log_softmaxes=tuple(run.log_softmaxes),
+        maximised=any(group.get("maximize", False) for group in run.optimizer.param_groups),
+    )
+
+
+def _stacks(named: Mapping[str, nn.Module]) -> dict[str, dict[str, dict[str, str]]]:
+    """List what is inside the blocks of every stack."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for path, module in named.items():
+        for name, block in stack_blocks(module).items():
+            kind = type(block).__name__
+            # Of a class of their own blocks are alike anywhere, containers only in one place.
+            group = path if kind in {"Sequential", "ModuleList", "ModuleDict"} else kind
+            place = f"{path}.{name}" if path else name
+            inside = {n: type(child).__name__ for n, child in block.named_modules() if n}
+            if inside:
+                found.setdefault(group, {})[place] = inside
+    return {group: blocks for group, blocks in found.items() if len(blocks) >= _FEWEST_BLOCKS}

@@ -1,0 +1,37 @@
+"""The audit names the rule and the place of faults that were injected into healthy models."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from initstats.auditing import AuditReport
+from zoo.healthy import HEALTHY
+from zoo.sick import SICK, TOP, infected
+from zoo.specimens import Size
+
+LEAST = 50
+SHARE = 0.95
+
+
+def test_faults_are_named_with_rule_and_place_in_the_first_findings() -> None:
+    missed = []
+    for fault in SICK:
+        findings = infected(fault, Size()).audited().findings[:TOP]
+        if not any(fault.named_by(finding) for finding in findings):
+            missed.append((fault.model, fault.name, [(f.rule, f.where) for f in findings]))
+    assert len(SICK) >= LEAST
+    assert len(missed) <= (1 - SHARE) * len(SICK), missed
+
+
+def test_no_fault_is_named_in_the_model_that_does_not_have_it() -> None:
+    @cache
+    def healthy(model: str) -> AuditReport:
+        return HEALTHY[model](Size()).audited()
+
+    found = [
+        (fault.model, fault.name, finding.rule)
+        for fault in SICK
+        for finding in healthy(fault.model).findings[:TOP]
+        if fault.named_by(finding)
+    ]
+    assert found == []

@@ -1,0 +1,16 @@
+"""The healthy zoo: models that start well, by name."""
+
+from __future__ import annotations
+
+from zoo import convolutional, language, mixtures, perceptrons, recurrent, unets, vision
+from zoo.specimens import Builder
+
+HEALTHY: dict[str, Builder] = {
+    **perceptrons.MODELS,
+    **mixtures.MODELS,
+    **recurrent.MODELS,
+    **convolutional.MODELS,
+    **unets.MODELS,
+    **vision.MODELS,
+    **language.MODELS,
+}
