@@ -148,6 +148,7 @@ class Collector:
         # Also of a recomputed output: with reentrant checkpoints only that one gets a gradient,
         # with the others it gets none.
         if tensor.requires_grad:
+<<<<<<< HEAD
 
             def on_gradient(gradient: Tensor) -> None:
                 # Gradients that a model takes in its forward pass, for a penalty, are others.
@@ -155,7 +156,18 @@ class Collector:
                     flow.gradients.append(stats(gradient.detach()))
 
             handle = tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+=======
+            handle = tensor.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: self._on_gradient(flow, gradient)
+            )
+>>>>>>> main
             self._handles.append(handle)
+
+    def _on_gradient(self, flow: Flow, gradient: Tensor) -> None:
+        """Record the gradient of an output."""
+        # Gradients that a model takes in its forward pass, as for a penalty on them, are others.
+        if self.in_backward:
+            flow.gradients.append(stats(gradient.detach()))
 
     def _keep(self, flow: Flow, call: _Call, output: Tensor, known: _Known | None) -> None:
         """Keep the records of an output and of the input that made it."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence
+from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding, Severity
+from initstats.record import Stats
 from initstats.tables import number
 
 
@@ -205,11 +206,9 @@ class DoubleSoftmax(AuditRule):
 
     Attributes:
         tolerance: Relative difference of the mean from 1 / C up to which rows add up to 1.
-        fewest: Number of binary scores below which their range says nothing.
     """
 
     tolerance: float = 1e-4
-    fewest: int = 16
 
     id: ClassVar[str] = "double-softmax"
     source: ClassVar[str] = "UMLAUT: extra softmax; torch.nn.functional.cross_entropy takes logits"
@@ -221,7 +220,7 @@ class DoubleSoftmax(AuditRule):
             if scores is None or call.classes is None or not scores.count:
                 continue
             if call.name.startswith("binary"):
-                if scores.min > 0 and scores.max < 1 and scores.count >= self.fewest:
+                if any(_is_sigmoid_of(layer, scores) for layer in evidence.layers.values()):
                     yield self.finding(
                         "error",
                         "loss",
@@ -243,6 +242,14 @@ class DoubleSoftmax(AuditRule):
                     f"{number(scores.max)}] and adds up to 1: it went through a softmax already",
                     fix="remove the softmax at the end of the model",
                 )
+
+
+def _is_sigmoid_of(layer: LayerReport, scores: Stats) -> bool:
+    """Tell whether scores are what a sigmoid returned."""
+    record = layer.activation
+    if "sigmoid" not in layer.kind.lower() or record.count != scores.count:
+        return False
+    return (record.mean, record.min, record.max) == (scores.mean, scores.min, scores.max)
 
 
 def _same(first: float, second: float) -> bool:

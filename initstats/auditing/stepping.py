@@ -67,7 +67,7 @@ class FirstSteps:
         self.copies = equal_weights(before, self.weights)
         self.optimizer.zero_grad()
         with Collector(self.model) as collector:
-            self.flows = collector.flows  # at once, for the note on an exception
+            self.flows = collector.flows  # also for the note on an exception
             watch = LossWatch(with_scores=True)
             with collector.functions(), watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)

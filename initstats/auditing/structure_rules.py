@@ -126,7 +126,10 @@ class BlockStructure(AuditRule):
             name: Counter(m.get(name, "nothing") for m in ran.values()).most_common(1)[0]
             for name in names
         }
-        ends = {next(iter(blocks)), list(blocks)[-1]}
+        stacks: dict[str, list[str]] = {}
+        for block in blocks:
+            stacks.setdefault(block.rpartition(".")[0], []).append(block)
+        ends = {block for stack in stacks.values() for block in (stack[0], stack[-1])}
         odd: dict[str, list[str]] = {}
         for block, modules in ran.items():
             differs = [n for n in names if modules.get(n, "nothing") != usual[n][0]]

@@ -173,14 +173,14 @@ class WeightPeers(AuditRule):
         where = max(factors, key=lambda name: _apart(factors[name][0]))
         factor, usual = factors[where]
         p = evidence.parameters[where]
-        size = "gain std * sqrt(fan_in)" if p.fan_in else "std"
+        what = "gain std * sqrt(fan_in)" if p.fan_in else "std"
         own = p.gain if p.fan_in else p.weight.std
         yield self.finding(
             "error" if _apart(factor) > self.severe else "warning",
             where,
             own,
             usual,
-            cause=f"{where} has {size} {number(own)}, the same weight elsewhere {number(usual)}",
+            cause=f"{where} has {what} {number(own)}, the same weight elsewhere {number(usual)}",
             fix="initialise it like the others",
             also=tuple(name for name in factors if name != where),
         )
@@ -259,6 +259,7 @@ class NormIdentity(AuditRule):
         """Look at the gain and the bias of every norm."""
         bad: dict[str, tuple[bool, str]] = {}
         norms = [p for p in evidence.parameters.values() if p.role == "norm" and p.trained]
+        biased = {p.layer: p.weight.abs_max > 0 for p in norms if p.is_bias}
         zeros = sum(1 for p in norms if not p.is_bias and p.weight.abs_max == 0)
         gains = sum(1 for p in norms if not p.is_bias)
         for p in norms:
@@ -273,7 +274,7 @@ class NormIdentity(AuditRule):
                 if abs(mean - 1) > self.around or spread > self.around:
                     severe = not self.low < abs(mean) < self.high
                     bad[p.name] = severe, f"gains of mean {number(mean)} and std {number(spread)}"
-            elif output > self.output:
+            elif output > self.output and not biased.get(p.layer):
                 # Whether it multiplies by the gain or by 1 + gain, a norm returns an rms of 1.
                 severe = output > self.high
                 bad[p.name] = (
