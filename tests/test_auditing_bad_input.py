@@ -59,7 +59,9 @@ def note_of(model: nn.Module, error: type[Exception], **options: Any) -> str:
 
 def test_the_layers_seen_so_far_are_shown_with_an_exception() -> None:
     note = note_of(Fragile("itself"), Broken)
-    assert note.startswith("initstats.audit: raised in the model itself (Fragile) of step 1; layers")
+    assert note.startswith(
+        "initstats.audit: raised in the model itself (Fragile) of step 1; layers"
+    )
     rows = [line.split()[0] for line in note.splitlines()[3:]]
     assert rows == ["first", "second"]
     assert "output std" in note
@@ -78,7 +80,9 @@ def test_an_exception_before_any_layer_says_so() -> None:
 def test_an_exception_in_a_later_step_shows_the_recorded_one() -> None:
     model = Fragile("itself", call=3)
     note = note_of(model, Broken)
-    assert "raised in the model itself (Fragile) of step 3; layers that had finished in step 1" in note
+    assert (
+        "raised in the model itself (Fragile) of step 3; layers that had finished in step 1" in note
+    )
     assert "last" in note
     assert model.calls == 0
 
@@ -147,7 +151,11 @@ def a_batch() -> Any:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batch": LOADER}, TypeError, r"expected one batch, got batch=DataLoader; pass next\(iter"),
+        (
+            {"batch": LOADER},
+            TypeError,
+            r"expected one batch, got batch=DataLoader; pass next\(iter",
+        ),
         ({"batch": iter(LOADER)}, TypeError, r"expected one batch, got .*; pass next\(loader\)"),
         ({"batch": TensorDataset(*labelled())}, TypeError, "expected one batch, got batch=TensorD"),
         ({"batch": (x for x in [1])}, TypeError, "expected one batch, got batch=generator; pass n"),

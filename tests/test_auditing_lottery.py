@@ -78,7 +78,7 @@ def test_a_builder_is_called_under_each_seed_of_torch_numpy_and_python() -> None
     def build() -> nn.Module:
         model = nn.Linear(8, 4)
         with torch.no_grad():
-            model.weight += float(np.random.rand()) + random.random()  # noqa: NPY002, S311
+            model.weight += float(np.random.rand()) + random.random()  # noqa: NPY002
         return model
 
     states = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
@@ -222,7 +222,9 @@ def test_healthy_models_are_no_lottery() -> None:
 
 def results(*losses: float, activations: tuple[float, ...] = (1.0, 1.0)) -> Lottery:
     pairs = zip(losses, activations, strict=True)
-    return Lottery(tuple(SeedResult(i, 2.0, b, {"a": a}, {}, 0, 0) for i, (b, a) in enumerate(pairs)))
+    return Lottery(
+        tuple(SeedResult(i, 2.0, b, {"a": a}, {}, 0, 0) for i, (b, a) in enumerate(pairs))
+    )
 
 
 def test_a_last_loss_that_the_seed_decides_is_found() -> None:
@@ -253,9 +255,12 @@ def test_the_spread_is_in_the_text_and_in_the_values() -> None:
     assert [spread["min"], spread["median"], spread["max"]] == losses
     logs = torch.tensor(losses, dtype=torch.float64).log()
     assert spread["log_std"] == pytest.approx(float(logs.std()), rel=1e-9)
-    assert audit(classifier(), labelled(), loss_fn=functional.cross_entropy, steps=1).to_dict()[
-        "lottery"
-    ] is None
+    assert (
+        audit(classifier(), labelled(), loss_fn=functional.cross_entropy, steps=1).to_dict()[
+            "lottery"
+        ]
+        is None
+    )
 
 
 def test_a_table_of_many_blocks_and_seeds_stays_small() -> None:

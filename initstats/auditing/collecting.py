@@ -148,19 +148,9 @@ class Collector:
         # Also of a recomputed output: with reentrant checkpoints only that one gets a gradient,
         # with the others it gets none.
         if tensor.requires_grad:
-<<<<<<< HEAD
-
-            def on_gradient(gradient: Tensor) -> None:
-                # Gradients that a model takes in its forward pass, for a penalty, are others.
-                if self.in_backward:
-                    flow.gradients.append(stats(gradient.detach()))
-
-            handle = tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-=======
             handle = tensor.register_hook(  # type: ignore[no-untyped-call]
                 lambda gradient: self._on_gradient(flow, gradient)
             )
->>>>>>> main
             self._handles.append(handle)
 
     def _on_gradient(self, flow: Flow, gradient: Tensor) -> None:

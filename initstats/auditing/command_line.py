@@ -95,8 +95,12 @@ def audit(
     demo: Annotated[
         bool, typer.Option("--demo", help="Audit a small GPT on the text of Python's help.")
     ] = False,
-    layers: Annotated[int, typer.Option(min=1, help="Blocks of the demo model.")] = 6,
-    width: Annotated[int, typer.Option(min=8, help="Width of the demo model, 4 heads.")] = 256,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Blocks of the demo model; 6, broken 4.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Width of the demo model, 4 heads; 256, broken 128.")
+    ] = None,
 ) -> None:
     """Train a model for a few steps, and report how it starts, layer by layer.
 

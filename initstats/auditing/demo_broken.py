@@ -22,6 +22,8 @@ from initstats.auditing.report import AuditReport
 from initstats.auditing.running import audit
 from initstats.initialising import init_
 
+# Smaller than the healthy demo: nine models are trained, in well under a minute on two cores.
+BROKEN_CONFIG = DemoConfig(context=64, layers=4, width=128, batch=4)
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -147,7 +149,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a ReLU with a bias of -10: dead units", _dead),
     Fault("a stray detach() in one branch", _detached),
     Fault("loss summed over tokens, not averaged", _SummedLoss),
-    Fault("learning rate 300 times too high", lambda model: model, rate=300.0),
+    Fault("learning rate 1000 times too high", lambda model: model, rate=1000.0),
     Fault("residual scaling forgotten", _unscaled_residuals, compared=True),
 )
 

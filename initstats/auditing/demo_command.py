@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from initstats import recipes as known_recipes
 from initstats.auditing.demo import run_demo, save_demo
-from initstats.auditing.demo_broken import FAULTS, run_broken, tour_group
+from initstats.auditing.demo_broken import BROKEN_CONFIG, FAULTS, run_broken, tour_group
 from initstats.auditing.demo_model import DemoConfig
 from initstats.auditing.plotting import require_matplotlib
 from initstats.auditing.printing import findings_group, layer_table, loss_table
@@ -31,7 +32,14 @@ DEMOS = ("healthy", "broken")
 
 
 def run_demo_command(
-    name: str, *, recipe: str, steps: int, seed: int, output: Path, layers: int, width: int
+    name: str,
+    *,
+    recipe: str,
+    steps: int,
+    seed: int,
+    output: Path,
+    layers: int | None,
+    width: int | None,
 ) -> None:
     """Run a demo, and print what it shows.
 
@@ -41,8 +49,8 @@ def run_demo_command(
         steps: Steps per audit, >= 1.
         seed: Seed of weights and batch.
         output: Folder for the report of the healthy demo.
-        layers: Blocks of the model.
-        width: Width of the model.
+        layers: Blocks of the model; that of the demo when None.
+        width: Width of the model; that of the demo when None.
 
     Raises:
         typer.Exit: With status 2 for bad usage; with status 1 if the healthy model has an error,
@@ -54,7 +62,9 @@ def run_demo_command(
             f"initstats.audit: expected --demo with one of {', '.join(DEMOS)}, got {name!r}; "
             f"the nearest is {near[0]!r}"
         )
-    if width % 4:
+    config = BROKEN_CONFIG if name == "broken" else DemoConfig()
+    config = replace(config, layers=layers or config.layers, width=width or config.width)
+    if config.width % config.heads:
         refuse(f"initstats.audit: expected --width to be a multiple of 4, got width={width}")
     try:
         known_recipes.by_name(recipe)
@@ -62,7 +72,6 @@ def run_demo_command(
             require_matplotlib("audit")
     except (ImportError, ValueError) as error:
         refuse(str(error))
-    config = DemoConfig(layers=layers, width=width)
     if name == "broken":
         _broken(recipe, steps=steps, seed=seed, config=config)
     else:
