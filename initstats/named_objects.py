@@ -82,7 +82,7 @@ def call_with_seed(function: str, option: str, made: Callable[..., Any], seed: i
         TypeError: If it needs other arguments.
     """
     try:
-        parameters = inspect.signature(made).parameters
+        parameters = dict(inspect.signature(made).parameters)
     except (TypeError, ValueError):  # some builtins have none
         parameters = {}
     needed = [

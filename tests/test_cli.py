@@ -104,7 +104,7 @@ def test_doctor_runs_on_this_build() -> None:
     [
         (
             ["audit"],
-            "initstats.audit: expected a model as package.module:name with --batch, or --demo",
+            "initstats.audit: expected a model as package.module:name with --batch, or -",
         ),
         ([*SMALL, "--recipe", "gpt"], "got name='gpt'; the nearest is 'gpt2'"),
         ([*SMALL, "--width", "30"], "expected --width to be a multiple of 4, got width=30"),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ MODEL = "training.project:build_model"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Write the project into a folder, and go there; what it imports is forgotten afterwards."""
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "__init__.py").touch()
@@ -142,18 +143,18 @@ def test_rules_are_set_and_ignored_and_decide_the_status() -> None:
         (["training.project:build_modle", *OPTIONS], "did you mean 'build_model'"),
         (
             ["training.project", *OPTIONS],
-            "expected model as package.module:name, got model='traini",
+            "expected model as package.module:name, got model='train",
         ),
         (["training.project:number", *OPTIONS], "got int from 'training.project:number'"),
-        (["training.project:build_nothing", *OPTIONS], "expected model to build a torch.nn.Module"),
+        (["training.project:build_nothing", *OPTIONS], "expected model to build a torch.nn.Modul"),
         (["training.project:build_with_more", *OPTIONS], "got 'build_with_more' that takes width;"),
-        ([MODEL], "expected --batch package.module:name, got none for 'training.project:build_mod"),
+        ([MODEL], "expected --batch package.module:name, got none for 'training.project:build_mo"),
         ([MODEL, *OPTIONS, "--init"], "expected --recipe with --init, got none"),
         ([MODEL, *OPTIONS, "--recipe", "gtp2"], "got name='gtp2'; the nearest is 'gpt2'"),
         ([MODEL, *OPTIONS, "--device", "warp"], "expected --device to be here, got 'warp'"),
         ([MODEL, *OPTIONS, "--steps", "0"], "--steps"),
         ([MODEL, *OPTIONS, "--set", "initial-loss"], "expected --set rule.threshold=value, got"),
-        ([MODEL, *OPTIONS, "--set", "initial-los.low=1"], "got 'initial-los'; the nearest is 'ini"),
+        ([MODEL, *OPTIONS, "--set", "initial-los.low=1"], "got 'initial-los'; the nearest is 'in"),
         (
             [MODEL, *OPTIONS, "--set", "initial-loss.sever=1"],
             "got 'sever'; the nearest is 'severe'",
@@ -161,21 +162,21 @@ def test_rules_are_set_and_ignored_and_decide_the_status() -> None:
         ([MODEL, *OPTIONS, "--set", "initial-loss.severe=x"], "to be of kind float, got 'x'"),
         (
             [MODEL, *OPTIONS, "--ignore", "initial"],
-            "expected --ignore with one of the rules not-fi",
+            "expected --ignore with one of the rules not-",
         ),
         ([MODEL, *OPTIONS, "--output", "training/project.py/x"], "'training/project.py/x', and"),
         (
             [MODEL, "--batch", "training.project:make_nothing"],
-            "got None from 'training.project:mak",
+            "got None from 'training.project:ma",
         ),
         (
             [MODEL, "--batch", "training.project:make_loader"],
-            "expected one batch, got batch=list_i",
+            "expected one batch, got batch=list_",
         ),
         ([MODEL, "--batch", "training.project:build_with_more"], "expected batch to take no argum"),
         (
             [MODEL, *OPTIONS, "--optimizer", "training.project:number"],
-            "expected optimizer to be a function from a list of parameters to an optimizer, got int",
+            "expected optimizer to be a function from a list of parameters to an optimizer, got",
         ),
         (
             ["training.project:model", *OPTIONS, "--seeds", "2", "--recipe", "torch_default"],
@@ -183,7 +184,7 @@ def test_rules_are_set_and_ignored_and_decide_the_status() -> None:
         ),
         (
             ["--demo", "brokn"],
-            "expected --demo with one of healthy, broken, got 'brokn'; the neare",
+            "expected --demo with one of healthy, broken, got 'brokn'; the nea",
         ),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -186,11 +187,10 @@ def run_broken(
             torch.manual_seed(seed)
             model = DemoGPT(config)
         init_(model, recipe, seed=seed, fingerprints=False)
-        rate = config.learning_rate * fault.rate
         report = audit(
             fault.break_(model),
             tokens,
-            optimizer=lambda parameters, rate=rate: torch.optim.AdamW(parameters, lr=rate),
+            optimizer=partial(torch.optim.AdamW, lr=config.learning_rate * fault.rate),
             steps=steps,
             recipe=recipe if fault.compared else None,
             on_step=None if on_step is None else lambda _step: on_step(),
