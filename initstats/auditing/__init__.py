@@ -22,6 +22,7 @@ from initstats.auditing.loss_rules import (
     LossTrajectory,
 )
 from initstats.auditing.lottery import Lottery, SeedResult, Spread
+from initstats.auditing.norm_rules import NormIdentity
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
 from initstats.auditing.rules import DEFAULT_RULES
@@ -44,7 +45,6 @@ from initstats.auditing.training_rules import GradientRatio, GradientSpread, Upd
 from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
 from initstats.auditing.units import UnitRecords
 from initstats.auditing.weight_rules import (
-    NormIdentity,
     Symmetry,
     WeightPeers,
     WeightsAgainstRecipe,

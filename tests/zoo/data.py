@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from initstats.auditing import demo_text
 
+SPECIAL = 3  # the first tokens are left for padding, begin and end
 Pair = tuple[Tensor, Tensor]
 
 
@@ -41,8 +42,8 @@ def _stream(vocabulary: int) -> Tensor:
 
 
 def text(count: int, context: int, seed: int, vocabulary: int = 256) -> Tensor:
-    """Sequences of word tokens of English text, [count, context]."""
-    stream = _stream(vocabulary)
+    """Sequences of word tokens of English text, [count, context], in [SPECIAL, vocabulary)."""
+    stream = _stream(vocabulary - SPECIAL) + SPECIAL
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(len(stream) - context, (count,), generator=generator)
     return torch.stack([stream[start : start + context] for start in starts.tolist()])

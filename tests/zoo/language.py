@@ -124,7 +124,7 @@ def bert(size: Size) -> Specimen:
     tokens = specimen.batch["input_ids"]
     hidden = torch.rand(tokens.shape) < 0.15
     batch = {
-        "input_ids": tokens.masked_fill(hidden, 3),
+        "input_ids": tokens.masked_fill(hidden, 1),
         "labels": tokens.masked_fill(~hidden, -100),
     }
     return specimen.but(batch=batch)
@@ -135,7 +135,7 @@ def roberta_classifier(size: Size) -> Specimen:
     specimen = causal(
         "RobertaForSequenceClassification", size, max_position_embeddings=64, num_labels=3
     )
-    tokens = specimen.batch["input_ids"].clamp(min=3)
+    tokens = specimen.batch["input_ids"]
     lengths = torch.randint(CONTEXT // 2, CONTEXT + 1, (len(tokens), 1))
     mask = torch.arange(CONTEXT).view(1, -1) < lengths
     labels = torch.randint(3, (len(tokens),))
