@@ -9,9 +9,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -24,6 +23,7 @@ from initstats.auditing.demo_command import run_demo_command
 from initstats.auditing.own_model import OwnModel
 from initstats.auditing.plotting import require_matplotlib
 from initstats.auditing.report import AuditReport
+from initstats.auditing.report_comparing import compare_reports
 from initstats.auditing.rules import DEFAULT_RULES
 from initstats.auditing.thresholds import changed_rules
 from initstats.terminal import FOUND_ERRORS, USAGE_ERROR, make_console, refuse
@@ -182,14 +182,11 @@ def _run(own: OwnModel) -> AuditReport:
 
 def _compare(first: Path, second: Path) -> None:
     """Show how two reports differ; fail when the second has errors that the first has not."""
-    auditing: Any = import_module("initstats.auditing")
     with _refusals():
-        reports = [auditing.load_report(path) for path in (first, second)]
-    make_console().print(auditing.compare_reports(*reports))
-    known, found = (
-        {(f.rule, f.where) for f in report.findings if f.severity == "error"} for report in reports
-    )
-    if found - known:
+        comparison = compare_reports(first, second)
+    make_console().print(comparison)
+    severities = [change.severities for change in comparison.findings]
+    if any(before != "error" and after == "error" for before, after in severities):
         raise typer.Exit(FOUND_ERRORS)
 
 
