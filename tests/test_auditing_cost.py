@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import FunctionType, ModuleType
 
 import torch
 from torch import Tensor
@@ -15,14 +16,21 @@ from initstats.auditing.losses import LossWatch
 SHARE = 0.01  # of the activations
 
 
-def living_bytes() -> int:
-    """Sum the memory of all tensors that are alive, each storage once."""
-    gc.collect()
-    storages = {}
-    for found in gc.get_objects():
-        if issubclass(type(found), Tensor):
+def held_bytes(root: object) -> int:
+    """Sum the memory of all tensors that can be reached, each storage once."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    left = [root]
+    while left:
+        found = left.pop()
+        if id(found) in seen or isinstance(found, (type, ModuleType, FunctionType)):
+            continue
+        seen.add(id(found))
+        if isinstance(found, Tensor):
             storage = found.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
+        else:
+            left += gc.get_referents(found)
     return sum(storages.values())
 
 
@@ -43,17 +51,12 @@ def test_records_hold_at_most_a_hundredth_of_the_activations() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(tokens, targets)[1]
     activations = sum(saved.values())
-    loss.backward()
-    model.zero_grad(set_to_none=False)
-    del loss
-    before = living_bytes()
     with Collector(model) as collector:
         with collector.functions(), LossWatch(with_scores=True):
             loss = model(tokens, targets)[1]
         collector.in_backward = True
         loss.backward()
-    del loss
-    held = living_bytes() - before
+    held = held_bytes(collector.flows)
     records = sum(len(flow.outputs) + len(flow.gradients) for flow in collector.flows.values())
     assert records > 40
     assert 0 < held < SHARE * activations
