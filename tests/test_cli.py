@@ -57,6 +57,7 @@ def test_the_demo_runs_as_a_program_of_its_own(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "initstats-audit").iterdir()) == [
         "audit.json",
         "audit.png",
+        "index.html",
     ]
 
 
