@@ -33,7 +33,9 @@ def sick() -> AuditReport:
 def one_layer() -> AuditReport:
     torch.manual_seed(0)
     batch = torch.randn(8, 16), torch.randint(4, (8,))
-    return audit(nn.Linear(16, 4), batch, loss_fn=nn.functional.cross_entropy, steps=2)
+    return audit(
+        nn.Sequential(nn.Linear(16, 4)), batch, loss_fn=nn.functional.cross_entropy, steps=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +95,7 @@ def test_every_chart_is_visible_and_every_series_is_drawn(
         "[...document.querySelectorAll('.chart svg')].map(svg =>"
         " [...svg.querySelectorAll('.series')].map(s => s.querySelectorAll('[data-tip]').length))"
     )
-    drawn = [count for chart in series for count in chart]
-    assert drawn
-    assert all(sum(chart) > 0 for chart in series), series
+    assert all(chart and min(chart) > 0 for chart in series), series
     assert tab.value(
         "[...document.querySelectorAll('svg path')].every(p => p.getTotalLength() > 0)"
     )
@@ -138,11 +138,10 @@ def test_light_and_dark_apply_and_all_text_can_be_read(
     assert (luminance(ground) < 0.2) == ((scheme == "dark") != clicked)
     for selector in TEXTS:
         ink, behind = tab.value(
-            "(() => { const first = document.querySelector('%s'); let at = first;"
+            f"(() => {{ const first = document.querySelector('{selector}'); let at = first;"
             "while (getComputedStyle(at).backgroundColor === 'rgba(0, 0, 0, 0)')"
             " at = at.parentElement;"
             "return [getComputedStyle(first).color, getComputedStyle(at).backgroundColor] })()"
-            % selector
         )
         assert contrast(ink, behind) >= CONTRAST, (selector, ink, behind)
 

@@ -1,4 +1,4 @@
-"""Line charts of the audit's page, as SVG without any colour of its own: page_style.css has them."""
+"""Line charts of the audit's page, as SVG; the colours are in page_style.css."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def _small(what: str, record: Mapping[str, Any], colour: int, where: str) -> str
 
 
 def _area(bars: Sequence[Sequence[float]], count: int, colour: int) -> str:
-    """Draw the bars between the two tails, zeros as a bar of their own, and the ends of the axis."""
+    """Draw what lies between the two tails, zeros as a bar of their own, and the axis."""
     zeros = sum(n for low, high, n in bars if low == high)
     others = [(low, high, n) for low, high, n in bars if low < high]
     parts = [f'<line class="axis" x1="2" x2="{_WIDTH - 2}" y1="{_BASE}" y2="{_BASE}"/>']

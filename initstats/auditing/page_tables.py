@@ -51,9 +51,8 @@ def severities(values: Mapping[str, Any]) -> dict[str, str]:
 def marked_layers(values: Mapping[str, Any]) -> set[str]:
     """Return the layers that a finding names, also through one of their parameters."""
     places = severities(values)
-    marked = {place for place in places}
     owners = [layer for layer in values["layers"] if not layer["is_block"]]
-    return marked | {o["name"] for o in owners if any(p in places for p in o["parameters"])}
+    return set(places) | {o["name"] for o in owners if any(p in places for p in o["parameters"])}
 
 
 def layer_rows(values: Mapping[str, Any], identity: str) -> str:
