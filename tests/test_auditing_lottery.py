@@ -83,7 +83,7 @@ def test_a_builder_is_called_under_each_seed_of_torch_numpy_and_python() -> None
         return model
 
     a = lottery_of(over_seeds(build)).seeds
-    random.random()  # noqa: S311  # another state than that of the first audit
+    random.random()  # another state than that of the first audit
     np.random.rand()  # noqa: NPY002
     states = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
     b = lottery_of(over_seeds(build)).seeds
