@@ -22,10 +22,18 @@ from initstats.auditing.loss_rules import (
     LossTrajectory,
 )
 from initstats.auditing.lottery import Lottery, SeedResult, Spread
+from initstats.auditing.norm_rules import NormIdentity
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
+from initstats.auditing.report_comparing import (
+    FindingChange,
+    LayerComparison,
+    ReportComparison,
+    compare_reports,
+)
 from initstats.auditing.rules import DEFAULT_RULES
 from initstats.auditing.running import audit
+from initstats.auditing.schema import SavedReport, load_report
 from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
@@ -44,7 +52,6 @@ from initstats.auditing.training_rules import GradientRatio, GradientSpread, Upd
 from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
 from initstats.auditing.units import UnitRecords
 from initstats.auditing.weight_rules import (
-    NormIdentity,
     Symmetry,
     WeightPeers,
     WeightsAgainstRecipe,
@@ -67,12 +74,14 @@ __all__ = [
     "DropoutShare",
     "Evidence",
     "Finding",
+    "FindingChange",
     "FirstLayer",
     "GradientGrowth",
     "GradientRatio",
     "GradientSpread",
     "InitialLoss",
     "InputScale",
+    "LayerComparison",
     "LayerReport",
     "LogitReport",
     "LossCallReport",
@@ -86,9 +95,11 @@ __all__ = [
     "NormIdentity",
     "NotFinite",
     "ParameterReport",
+    "ReportComparison",
     "ResidualPath",
     "RowReport",
     "SaturatedUnits",
+    "SavedReport",
     "SeedResult",
     "SeedSpread",
     "Spread",
@@ -100,4 +111,6 @@ __all__ = [
     "WeightsAgainstRecipe",
     "ZeroGradient",
     "audit",
+    "compare_reports",
+    "load_report",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +12,9 @@ from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch
 from initstats.auditing.report import AuditReport, save_reports
 from initstats.auditing.running import audit
+from initstats.auditing.schema import DEMO_SCHEMA
 from initstats.initialising import init_
 
-DEMO_SCHEMA = "initstats.demo/1"
 TORCH_DEFAULT = "torch default"
 
 
@@ -73,7 +72,7 @@ def run_demo(
 
 
 def save_demo(reports: dict[str, AuditReport], folder: str | Path, *, seed: int) -> list[Path]:
-    """Write both reports as `audit.json`, and both in one picture as `audit.png`.
+    """Write both reports as `audit.json`, on one page and in one picture.
 
     Args:
         reports: The reports by label.
@@ -86,9 +85,4 @@ def save_demo(reports: dict[str, AuditReport], folder: str | Path, *, seed: int)
     Raises:
         ImportError: If matplotlib is missing; install `initstats[plot]`.
     """
-    values: dict[str, Any] = {
-        "schema": DEMO_SCHEMA,
-        "seed": seed,
-        "reports": {label: report.to_dict() for label, report in reports.items()},
-    }
-    return save_reports(reports, values, folder, plot=True)
+    return save_reports(reports, {"schema": DEMO_SCHEMA, "seed": seed}, folder, plot=True)

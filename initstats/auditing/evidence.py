@@ -182,10 +182,12 @@ class CrossEntropyReport:
     Attributes:
         classes: Number of classes, C >= 1.
         value: The loss, in nats.
+        in_batch: True when the classes are the examples of the batch (contrastive losses).
     """
 
     classes: int
     value: float
+    in_batch: bool = False
 
     @property
     def uniform(self) -> float:

@@ -172,7 +172,7 @@ def _losses(run: FirstSteps) -> LossReport:
     return LossReport(
         values=tuple(float(loss) for loss in run.losses),
         cross_entropies=tuple(
-            CrossEntropyReport(call.classes, call.value)
+            CrossEntropyReport(call.classes, call.value, call.targets == call.classes)
             for call in calls
             if call.classes is not None and call.reduction == "mean"
         ),

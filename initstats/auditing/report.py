@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +9,14 @@ from typing import Any
 
 from rich.console import Group
 
-from initstats.auditing.evidence import Evidence, LayerReport, LossReport, ParameterReport
+from initstats.auditing.evidence import Evidence, LayerReport, LossReport
 from initstats.auditing.findings import Finding
 from initstats.auditing.lottery import Lottery
+from initstats.auditing.page import audit_page, write_page
 from initstats.auditing.plotting import plot_depth, require_matplotlib
 from initstats.auditing.printing import report_group
-from initstats.record import Stats
+from initstats.auditing.schema import FILE_NAME, json_text, report_values
 from initstats.tables import render
-
-AUDIT_SCHEMA = "initstats.audit/1"
-_RECORD_FIELDS = (
-    "count",
-    "nan",
-    "pos_inf",
-    "neg_inf",
-    "zero",
-    "min",
-    "max",
-    "abs_max",
-    "mean",
-    "std",
-    "rms",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,37 +53,16 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values for strict JSON, with the schema's name and version.
 
-        NaN and infinities become the strings "nan", "inf" and "-inf".
+        NaN and infinities become the strings "nan", "inf" and "-inf". docs/audit.md has the fields.
         """
-        evidence = self.evidence
-        report = {
-            "schema": AUDIT_SCHEMA,
-            "settings": dict(self.settings),
-            "ok": self.ok,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "loss": {
-                "values": list(self.loss.values),
-                "expected": self.loss.expected,
-                "cross_entropies": [
-                    {"classes": c.classes, "value": c.value, "uniform": c.uniform}
-                    for c in self.loss.cross_entropies
-                ],
-            },
-            "layers": [_layer(layer) for layer in self.layers],
-            "parameters": [_parameter(p) for p in evidence.parameters.values()],
-            "series": [{"name": s.name, "layers": list(s.layers)} for s in evidence.series],
-            "lottery": None if self.lottery is None else self.lottery.to_dict(),
-            "weights": None if evidence.verification is None else evidence.verification.to_dict(),
-        }
-        strict: dict[str, Any] = _strict(report)
-        return strict
+        return report_values(self)
 
     def save(self, folder: str | Path, *, plot: bool = True) -> list[Path]:
-        """Write `audit.json`, and `audit.png` with scales by depth and losses.
+        """Write `index.html`, `audit.json`, and `audit.png` with scales by depth and losses.
 
         Args:
             folder: Made when it does not exist.
-            plot: Write the PNG, which needs the extra `plot`.
+            plot: Write the PNG, which needs the extra `plot`; the page needs none.
 
         Returns:
             The files.
@@ -107,7 +70,7 @@ class AuditReport:
         Raises:
             ImportError: If `plot` and matplotlib is missing. Nothing has been written then.
         """
-        return save_reports({str(self.settings["model"]): self}, self.to_dict(), folder, plot=plot)
+        return save_reports({str(self.settings["model"]): self}, None, folder, plot=plot)
 
     def __rich__(self) -> Group:
         return report_group(self)
@@ -117,13 +80,18 @@ class AuditReport:
 
 
 def save_reports(
-    reports: Mapping[str, AuditReport], values: dict[str, Any], folder: str | Path, *, plot: bool
+    reports: Mapping[str, AuditReport],
+    wrapper: Mapping[str, Any] | None,
+    folder: str | Path,
+    *,
+    plot: bool,
 ) -> list[Path]:
     """Write the files of one or several reports.
 
     Args:
-        reports: The reports by label, for the picture.
-        values: What goes into the JSON file.
+        reports: The reports by label.
+        wrapper: What the JSON file holds beside `reports`, their values by label; None for a file
+            with the values of a single report.
         folder: Made when it does not exist.
         plot: Write the PNG.
 
@@ -135,56 +103,13 @@ def save_reports(
     """
     if plot:
         require_matplotlib("AuditReport.save")
+    values = {label: report.to_dict() for label, report in reports.items()}
+    whole = next(iter(values.values())) if wrapper is None else {**wrapper, "reports": values}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "audit.json"]
-    files[0].write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    page, data, picture = (folder / name for name in ("index.html", FILE_NAME, "audit.png"))
+    write_page(page, audit_page(values))
+    data.write_text(json_text(whole), encoding="utf-8")
     if plot:
-        files.append(folder / "audit.png")
-        plot_depth(reports, files[1])
-    return files
-
-
-def _layer(layer: LayerReport) -> dict[str, Any]:
-    """Return a layer as JSON-able values."""
-    return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "is_block": layer.is_block,
-        "calls": layer.calls,
-        "activation": _record(layer.activation),
-        "zero_share": layer.zero_share,
-        "output_gradient": _record(layer.output_gradient),
-        "weight_gradient": _record(layer.weight_gradient),
-        "parameters": [parameter.name for parameter in layer.parameters],
-    }
-
-
-def _parameter(parameter: ParameterReport) -> dict[str, Any]:
-    """Return a parameter as JSON-able values."""
-    return {
-        "name": parameter.name,
-        "shape": list(parameter.shape),
-        "trained": parameter.trained,
-        "weight": _record(parameter.weight),
-        "expected_std": parameter.expected_std,
-        "gradient": _record(parameter.gradient),
-        "update": _record(parameter.update),
-        "update_ratio": parameter.update_ratio,
-    }
-
-
-def _record(record: Stats | None) -> dict[str, Any] | None:
-    """Return the fields of a record that the schema names."""
-    return None if record is None else {name: getattr(record, name) for name in _RECORD_FIELDS}
-
-
-def _strict(value: Any) -> Any:
-    """Replace numbers that JSON does not have by strings."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    return value
+        plot_depth(reports, picture)
+    return [page, data, picture] if plot else [page, data]

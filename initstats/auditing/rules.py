@@ -11,6 +11,7 @@ from initstats.auditing.loss_rules import (
     LossSign,
     LossTrajectory,
 )
+from initstats.auditing.norm_rules import NormIdentity
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
@@ -29,7 +30,6 @@ from initstats.auditing.structure_rules import (
 from initstats.auditing.training_rules import GradientRatio, GradientSpread, UpdateRatio
 from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
 from initstats.auditing.weight_rules import (
-    NormIdentity,
     Symmetry,
     WeightPeers,
     WeightsAgainstRecipe,

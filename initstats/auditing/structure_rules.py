@@ -88,7 +88,7 @@ class ResidualPath(AuditRule):
 
     def _passes(self, value: Carried) -> bool:
         """Tell whether the input is found in the output, with its sign."""
-        return value.cosine > self.cosine or (self.slope < value.slope < 1 / self.slope)
+        return value.cosine > self.cosine or value.slope > self.slope
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _negative(weight: Tensor) -> None:
 
 
 def _dropped(specimen: Specimen) -> Specimen:
-    specimen.model.get_submodule("3").p = 0.99
+    specimen.model.get_submodule("2").p = 0.99
     return specimen
 
 

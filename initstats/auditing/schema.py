@@ -1,0 +1,270 @@
+"""The values of audit.json: written from a report, and read back from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from initstats.auditing.evidence import LayerReport, LossReport, ParameterReport
+from initstats.auditing.units import UnitRecords
+from initstats.histograms import Histogram
+from initstats.record import Stats
+from initstats.record_rows import Groups
+
+if TYPE_CHECKING:
+    from initstats.auditing.report import AuditReport
+
+AUDIT_SCHEMA = "initstats.audit/2"
+DEMO_SCHEMA = "initstats.demo/1"
+FILE_NAME = "audit.json"
+MOST_BARS = 64
+_RECORD_FIELDS = (
+    "count",
+    "nan",
+    "pos_inf",
+    "neg_inf",
+    "zero",
+    "min",
+    "max",
+    "abs_max",
+    "mean",
+    "std",
+    "rms",
+)
+_FEW_ZEROS = 0.999  # A unit that is 0 more often than this counts as dead in the summary.
+
+
+def report_values(report: AuditReport) -> dict[str, Any]:
+    """Return a report as values for strict JSON; docs/audit.md describes each field.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The values; NaN and infinities are the strings "nan", "inf" and "-inf".
+    """
+    evidence = report.evidence
+    verification = evidence.verification
+    values = {
+        "schema": AUDIT_SCHEMA,
+        "settings": dict(report.settings),
+        "ok": report.ok,
+        "findings": [finding.to_dict() for finding in report.findings],
+        "loss": _loss(report.loss),
+        "layers": [_layer(layer) for layer in report.layers],
+        "parameters": [_parameter(p) for p in evidence.parameters.values()],
+        "series": [{"name": s.name, "layers": list(s.layers)} for s in evidence.series],
+        "lottery": None if report.lottery is None else report.lottery.to_dict(),
+        "weights": None if verification is None else verification.to_dict(),
+    }
+    strict: dict[str, Any] = _strict(values)
+    return strict
+
+
+@dataclass(frozen=True)
+class SavedReport:
+    """Reports that were read from a file.
+
+    Attributes:
+        path: The file.
+        reports: Values of `AuditReport.to_dict` by label: one, or those of the demo.
+    """
+
+    path: Path
+    reports: Mapping[str, dict[str, Any]]
+
+
+def load_report(path: str | Path) -> SavedReport:
+    """Read a saved audit, or a saved demo.
+
+    Args:
+        path: An `audit.json`, or the folder that holds it.
+
+    Returns:
+        The reports in it. Those of the demo keep their labels; else the label is the model's name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else, or an audit of another version of the schema.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"initstats.load_report: expected an {FILE_NAME} or its folder, got path={path}"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"initstats.load_report: expected a JSON file, got path={path}: {error}"
+        ) from error
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema == DEMO_SCHEMA:
+        reports = dict(values["reports"])
+    elif isinstance(values, dict):
+        reports = {"": values}
+    else:
+        reports = {"": {}}
+    for report in reports.values():
+        found = report.get("schema")
+        if found != AUDIT_SCHEMA:
+            raise ValueError(
+                f"initstats.load_report: expected schema {AUDIT_SCHEMA!r}, got schema={found!r} "
+                f"in {path}; save it again with this version of initstats"
+            )
+    labelled = {label or str(r["settings"]["model"]): r for label, r in reports.items()}
+    return SavedReport(path, labelled)
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Write values as JSON with one line per layer, parameter and finding.
+
+    Args:
+        values: What `AuditReport.to_dict` returned, or a mapping that holds such under "reports".
+
+    Returns:
+        The text of the file.
+    """
+    parts = []
+    for key, value in values.items():
+        if key == "reports":
+            inner = ",\n".join(f"{json.dumps(k)}: {json_text(v).strip()}" for k, v in value.items())
+            text = f"{{\n{inner}\n}}"
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines = ",\n".join(json.dumps(item, allow_nan=False) for item in value)
+            text = f"[\n{lines}\n]"
+        else:
+            text = json.dumps(value, allow_nan=False)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number of audit.json as a float.
+
+    Args:
+        value: A number, None, or one of "nan", "inf" and "-inf".
+    """
+    return None if value is None else float(value)
+
+
+def _layer(layer: LayerReport) -> dict[str, Any]:
+    """Return a layer as JSON-able values."""
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "is_block": layer.is_block,
+        "is_function": layer.is_function,
+        "calls": layer.calls,
+        "dtype": layer.dtype,
+        "producers": list(layer.producers),
+        "input": _record(layer.input),
+        "activation": _record(layer.activation),
+        "zero_share": layer.zero_share,
+        "units": [_units(records) for records in layer.units],
+        "output_gradient": _record(layer.output_gradient),
+        "weight_gradient": _record(layer.weight_gradient),
+        "parameters": [parameter.name for parameter in layer.parameters],
+        "carried": None if layer.carried is None else dict(vars(layer.carried)),
+        "logits": None if layer.logits is None else dict(vars(layer.logits)),
+    }
+
+
+def _units(records: UnitRecords) -> dict[str, Any]:
+    """Return a summary of the units of a layer as JSON-able values."""
+    constant = records.std == 0
+    return {
+        "units": len(records),
+        "values_per_unit": records.count,
+        "zero": int((records.zero > _FEW_ZEROS).sum()),
+        "constant": int(constant.sum()),
+        "std_min": float(records.std.min()),
+        "std_max": float(records.std.max()),
+    }
+
+
+def _parameter(parameter: ParameterReport) -> dict[str, Any]:
+    """Return a parameter as JSON-able values."""
+    return {
+        "name": parameter.name,
+        "shape": list(parameter.shape),
+        "dtype": parameter.dtype,
+        "role": parameter.role,
+        "trained": parameter.trained,
+        "is_matrix": parameter.is_matrix,
+        "copy_of": parameter.copy_of,
+        "weight": _record(parameter.weight),
+        "expected_std": parameter.expected_std,
+        "gradient": _record(parameter.gradient),
+        "update": _record(parameter.update),
+        "update_ratio": parameter.update_ratio,
+    }
+
+
+def _loss(loss: LossReport) -> dict[str, Any]:
+    """Return the losses as JSON-able values."""
+    return {
+        "values": list(loss.values),
+        "expected": loss.expected,
+        "cross_entropies": [
+            {"classes": c.classes, "value": c.value, "uniform": c.uniform}
+            for c in loss.cross_entropies
+        ],
+    }
+
+
+def _record(record: Stats | None) -> dict[str, Any] | None:
+    """Return the fields of a record that the schema names."""
+    if record is None:
+        return None
+    values: dict[str, Any] = {name: getattr(record, name) for name in _RECORD_FIELDS}
+    has_histogram = bool(record.groups & Groups.HISTOGRAM)
+    values["histogram"] = histogram_bars(record.histogram) if has_histogram else None
+    return values
+
+
+def histogram_bars(histogram: Histogram, most: int = MOST_BARS) -> list[list[float | int]]:
+    """Return the non-empty buckets of a histogram, coarsened: neighbours with few values join.
+
+    Args:
+        histogram: The histogram.
+        most: Number of bars that remain at most, >= 3: one per sign, and one for zeros.
+
+    Returns:
+        [low edge, high edge, count] per bar, ascending; zeros are [0, 0, count]; infinities are
+        left out, they are counted in the record. Bars never span both signs.
+    """
+    finite = [b for b in histogram.buckets if math.isfinite(b.low) and math.isfinite(b.high)]
+    sides = [
+        [b for b in finite if b.high <= 0 and b.low < 0],
+        [b for b in finite if b.low == b.high == 0],
+        [b for b in finite if b.low >= 0 and b.high > 0],
+    ]
+    low = np.array([b.low for side in sides for b in side])
+    high = np.array([b.high for side in sides for b in side])
+    count = np.array([b.count for side in sides for b in side], dtype=np.int64)
+    sign = np.repeat([-1, 0, 1], [len(side) for side in sides])
+    while len(count) > most:
+        joint = np.where(sign[1:] == sign[:-1], count[1:] + count[:-1], np.iinfo(np.int64).max)
+        i = int(joint.argmin())
+        high[i], count[i] = high[i + 1], joint[i]
+        low, high, count, sign = (np.delete(a, i + 1) for a in (low, high, count, sign))
+    return [[float(a), float(b), int(n)] for a, b, n in zip(low, high, count, strict=True)]
+
+
+def _strict(value: Any) -> Any:
+    """Replace numbers that JSON does not have by strings."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value
