@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from initstats.recipes.slots import stack_blocks
+from initstats.recipes.slots import slots, stack_blocks
 
 SHORTEST_SERIES = 3
 
@@ -25,6 +25,13 @@ class Series:
     layers: tuple[str, ...]
 
 
+# Weights that do not pass the signal on by themselves: tables, gates, and queries and keys, whose
+# gradients are small while attention is even.
+_BESIDE = frozenset(
+    {"embedding", "position", "token", "attention input", "gate", "router", "adapter", "norm"}
+)
+
+
 def depth_series(model: nn.Module, called: Sequence[str]) -> tuple[Series, ...]:
     """Find the layers along which scales can be compared by depth.
 
@@ -34,8 +41,9 @@ def depth_series(model: nn.Module, called: Sequence[str]) -> tuple[Series, ...]:
 
     Returns:
         One series per stack of at least three blocks that is not inside a block of another stack.
-        Without one, the modules that own a weight of two or more dimensions, without embeddings
-        and without the last (a head has a scale of its own); none when there are fewer than three.
+        Without one, the modules that own a weight of two or more dimensions and pass the signal
+        on with it, without the last (a head has a scale of its own); none when there are fewer
+        than three.
     """
     order = {name: i for i, name in enumerate(called)}
     series: list[Series] = []
@@ -49,7 +57,18 @@ def depth_series(model: nn.Module, called: Sequence[str]) -> tuple[Series, ...]:
             series.append(Series(path or "the model", tuple(sorted(names, key=order.__getitem__))))
     if series:
         return tuple(series)
-    weighted = [name for name in called if _owns_matrix(model.get_submodule(name))][:-1]
+    passing = {
+        id(slot.parameter)
+        for group in slots(model)
+        for slot in group
+        if slot.parameter.dim() > 1 and slot.role.name not in _BESIDE
+    }
+    modules = dict(model.named_modules())
+    weighted = [
+        name
+        for name in called
+        if any(id(p) in passing for p in modules[name].parameters(recurse=False))
+    ][:-1]
     return (Series("layers", tuple(weighted)),) if len(weighted) >= SHORTEST_SERIES else ()
 
 
@@ -61,10 +80,3 @@ def has_normalisation(model: nn.Module) -> bool:
 def _is_deep(module: nn.Module) -> bool:
     """Tell whether a block holds parameters."""
     return next(module.parameters(), None) is not None
-
-
-def _owns_matrix(module: nn.Module) -> bool:
-    """Tell whether a module owns a weight that multiplies its input."""
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return False
-    return any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))

@@ -134,10 +134,12 @@ class Carried:
     Attributes:
         slope: (x, y) / (x, x): 1 for y = x + f(x) whatever the size of f, 0 without a residual.
         cosine: (x, y) / (|x| |y|).
+        noise: Standard error of the slope, |y| / (|x| sqrt(n)), for n independent elements.
     """
 
     slope: float
     cosine: float
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)

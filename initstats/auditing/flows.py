@@ -48,7 +48,8 @@ class Flow:
         units: Of the units of its output, by the module that made the input, merged over calls.
         producers: Modules that made its inputs.
         dtype: Type of the output, without "torch.".
-        products: Dot products (x, x), (x, y), (y, y) of samples of input x and output y, [3].
+        products: Size n and dot products (x, x), (x, y), (y, y) of a sample of input x and output
+            y, [4].
         logits: Of an attention.
         row_length: Length of the rows of a softmax, 0 otherwise.
     """
@@ -95,9 +96,10 @@ def unit_axis(module: nn.Module, tensor: Tensor, inherited: int | None) -> int:
 
 
 def dot_products(x: Tensor, y: Tensor) -> Tensor:
-    """Return (x, x), (x, y) and (y, y) of the same 65,536 elements or fewer, [3]. Asynchronous."""
+    """Return n, (x, x), (x, y) and (y, y) of the same n <= 65,536 elements, [4]. Asynchronous."""
     a, b = _sample(x), _sample(y)
-    return torch.stack([torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
+    count = torch.full_like(a[:1], float(len(a))).squeeze(0) if len(a) else a.sum()
+    return torch.stack([count, torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
 
 
 def floating_tensors(value: object) -> Iterator[Tensor]:

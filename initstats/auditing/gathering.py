@@ -138,10 +138,11 @@ def _carried(flow: Flow) -> Carried | None:
     """Read how much of its input a block returns."""
     if not flow.products:
         return None
-    xx, xy, yy = (sum(values) for values in zip(*(p.tolist() for p in flow.products), strict=True))
+    rows = [products.tolist() for products in flow.products]
+    count, xx, xy, yy = (sum(values) for values in zip(*rows, strict=True))
     if not (xx > 0 and yy > 0):
         return None
-    return Carried(xy / xx, xy / math.sqrt(xx * yy))
+    return Carried(xy / xx, xy / math.sqrt(xx * yy), math.sqrt(yy / (xx * count)))
 
 
 def _logits(flow: Flow) -> LogitReport | None:

@@ -24,12 +24,14 @@ class ResidualPath(AuditRule):
     Attributes:
         slope: Slope, at least 0, above which the input is found in the output.
         cosine: Cosine above which it is found.
+        noise: Standard error of the slope above which nothing is found.
         multiple: Slope above which a block multiplies its input.
         rms: Rms of the output that it must have as well.
     """
 
     slope: float = 0.5
     cosine: float = 0.15
+    noise: float = 0.1
     multiple: float = 5.0
     rms: float = 3.0
 
@@ -88,7 +90,8 @@ class ResidualPath(AuditRule):
 
     def _passes(self, value: Carried) -> bool:
         """Tell whether the input is found in the output, with its sign."""
-        return value.cosine > self.cosine or value.slope > self.slope
+        unclear = value.noise > self.noise
+        return value.cosine > self.cosine or value.slope > self.slope or unclear
 
 
 @dataclass(frozen=True)

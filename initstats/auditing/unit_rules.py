@@ -91,7 +91,7 @@ class SaturatedUnits(AuditRule):
         peak: Mean over rows of the sum of squared attention weights that is a finding.
     """
 
-    share: float = 0.5
+    share: float = 0.4
     severe: float = 0.75
     logits: float = 8.0
     severe_logits: float = 20.0

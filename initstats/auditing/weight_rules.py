@@ -15,6 +15,8 @@ from initstats.auditing.findings import AuditRule, Finding
 from initstats.tables import number
 from initstats.verifying import VerifyEntry
 
+_FEWEST_PEERS = 3
+
 
 @dataclass(frozen=True)
 class WeightsAgainstRecipe(AuditRule):
@@ -199,13 +201,25 @@ class WeightPeers(AuditRule):
         One std for all layers and one gain for all layers are both usual: a weight stands apart
         when it does in both.
         """
-        if len(peers) < 3 or not all(math.isfinite(p.weight.std) for p in peers):  # noqa: PLR2004
+        if not all(math.isfinite(p.weight.std) for p in peers):
             return {}
+        if len(peers) < _FEWEST_PEERS:
+            return self._larger_of_two(peers)
         by_std = self._apart_in(peers, [p.weight.std for p in peers])
         if not peers[0].fan_in:
             return by_std
         by_gain = self._apart_in(peers, [p.gain for p in peers])
         return {name: by_gain[name] for name in by_gain if name in by_std}
+
+    def _larger_of_two(self, peers: list[ParameterReport]) -> dict[str, tuple[float, float]]:
+        """Return the larger of two weights of one shape when they are far apart."""
+        small, large = min(peers, key=_std), max(peers, key=_std)
+        alike = small.shape == large.shape and small.block is not None and small is not large
+        if not alike or small.weight.std == 0:
+            return {}
+        ratio = large.weight.std / small.weight.std
+        usual = small.gain if small.fan_in else small.weight.std
+        return {large.name: (ratio, usual)} if ratio > self.far else {}
 
     def _apart_in(
         self, peers: list[ParameterReport], sizes: list[float]
@@ -229,6 +243,11 @@ class WeightPeers(AuditRule):
                 found[p.name] = ratio if not math.isnan(ratio) else math.inf, usual
         # Not when they are many: then the median is no norm.
         return found if len(found) <= max(1, len(peers) // 3) else {}
+
+
+def _std(parameter: ParameterReport) -> float:
+    """Return the std of a weight."""
+    return parameter.weight.std
 
 
 def _ratio(size: float, other: float) -> float:
