@@ -204,19 +204,23 @@ class ZeroGradient(AuditRule):
     """Weights whose gradient is exactly 0 in the first step and still in the last.
 
     A gradient of 0 in the first step alone is usual: behind a head, a gate or an adapter that
-    starts at 0 gradients arrive in the second or third step.
+    starts at 0 gradients arrive in the second or third step. Hence nothing is judged after fewer.
 
     Attributes:
         share: Share of the parameters of a model above which this is an error.
+        steps: Number of steps below which nothing is judged.
     """
 
     share: float = 0.1
+    steps: int = 3
 
     id: ClassVar[str] = "zero-gradient"
     source: ClassVar[str] = "AutoTrainer monitor.py: share of zero gradients; two zero factors"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Find weights that nothing trains."""
+        if len(evidence.loss.values) < self.steps:
+            return
         trained = [p for p in evidence.parameters.values() if p.trained and p.gradient is not None]
         stuck = [p for p in trained if _all_zero(p)]
         if not stuck:
