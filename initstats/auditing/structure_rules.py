@@ -142,7 +142,7 @@ class BlockStructure(AuditRule):
                     odd.setdefault(name, []).append(block)
         for name, where in odd.items():
             kind, times = usual[name]
-            if len(where) > self.share * len(blocks) or times < 2:  # noqa: PLR2004
+            if len(where) > self.share * len(blocks) or times <= len(blocks) / 2:
                 continue
             yield self.finding(
                 "error" if "Norm" in kind else "warning",
