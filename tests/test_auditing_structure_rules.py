@@ -248,16 +248,28 @@ def test_branches_scaled_down_are_no_spread(branch: float) -> None:
     "rule",
     [
         ResidualPath(slope=0.9, cosine=0.9999),
-        BlockStructure(share=0.6),
         GradientSpread(factor=1.01, signal=1.0),
     ],
 )
 def test_a_changed_threshold_makes_a_finding_of_a_healthy_model(rule: AuditRule) -> None:
     def start(model: Blocks) -> None:
         model.blocks[0].skip = 0.6  # cosine and slope alike are below 0.9
-        for i in (1, 2):
-            model.blocks[i].act = nn.ReLU()
 
     report = judged(blocks(start))
     assert silent(type(rule)(), report)
     assert not silent(rule, report)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        (BlockStructure(share=0.2), without("norm")),
+        (ResidualPath(slope=-2.0), lambda m: put("skip", -1.0)(m.blocks[2])),
+        (ResidualPath(multiple=100.0), lambda m: put("skip", 8.0)(m.blocks[2])),
+        (ZeroGradient(steps=11), lambda m: [p.zero_() for p in m.parameters()]),
+    ],
+)
+def test_a_changed_threshold_lets_a_fault_pass(rule: AuditRule, fault: Change) -> None:
+    report = judged(blocks(fault))
+    assert not silent(type(rule)(), report)
+    assert silent(rule, report)
