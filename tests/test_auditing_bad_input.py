@@ -15,7 +15,7 @@ from audited_models import classifier, labelled
 from initstats.auditing import audit
 
 
-class Broken(ArithmeticError):
+class BrokenError(ArithmeticError):
     """An exception of the model's own."""
 
 
@@ -33,7 +33,7 @@ class Fragile(nn.Module):
         self.calls += 1
         x = self.second(self.first(x))
         if self.where == "itself" and self.calls == self.call:
-            raise Broken("no way")
+            raise BrokenError("no way")
         if self.where == "last":
             return self.last(x[:, :3])  # type: ignore[no-any-return]
         if self.where == "backward":
@@ -58,8 +58,10 @@ def note_of(model: nn.Module, error: type[Exception], **options: Any) -> str:
 
 
 def test_the_layers_seen_so_far_are_shown_with_an_exception() -> None:
-    note = note_of(Fragile("itself"), Broken)
-    assert note.startswith("initstats.audit: raised in the model itself (Fragile) of step 1; layers")
+    note = note_of(Fragile("itself"), BrokenError)
+    assert note.startswith(
+        "initstats.audit: raised in the model itself (Fragile) of step 1; layers"
+    )
     rows = [line.split()[0] for line in note.splitlines()[3:]]
     assert rows == ["first", "second"]
     assert "output std" in note
@@ -77,8 +79,10 @@ def test_an_exception_before_any_layer_says_so() -> None:
 
 def test_an_exception_in_a_later_step_shows_the_recorded_one() -> None:
     model = Fragile("itself", call=3)
-    note = note_of(model, Broken)
-    assert "raised in the model itself (Fragile) of step 3; layers that had finished in step 1" in note
+    note = note_of(model, BrokenError)
+    assert (
+        "raised in the model itself (Fragile) of step 3; layers that had finished in step 1" in note
+    )
     assert "last" in note
     assert model.calls == 0
 
@@ -87,9 +91,9 @@ def test_the_pass_that_raised_is_named() -> None:
     assert "raised in the backward pass of step 1" in note_of(Fragile("backward"), RuntimeError)
 
     def loss(_out: Tensor, _y: Tensor) -> Tensor:
-        raise Broken
+        raise BrokenError
 
-    assert "raised in the loss of step 1" in note_of(Fragile("-"), Broken, loss_fn=loss)
+    assert "raised in the loss of step 1" in note_of(Fragile("-"), BrokenError, loss_fn=loss)
     wrong = nn.CrossEntropyLoss(weight=torch.ones(9))
     assert "raised in the loss (CrossEntropyLoss) of" in note_of(
         Fragile("-"), RuntimeError, loss_fn=wrong
@@ -97,9 +101,9 @@ def test_the_pass_that_raised_is_named() -> None:
 
     class Steps(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:  # noqa: ARG002
-            raise Broken
+            raise BrokenError
 
-    assert "raised in" in note_of(Fragile("-"), Broken, optimizer=Steps)
+    assert "raised in" in note_of(Fragile("-"), BrokenError, optimizer=Steps)
 
 
 def test_a_long_list_of_layers_is_cut() -> None:
@@ -110,7 +114,7 @@ def test_a_long_list_of_layers_is_cut() -> None:
 
 
 def test_the_note_is_part_of_the_traceback() -> None:
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(BrokenError) as caught:
         audit(Fragile("itself"), labelled(), loss_fn=functional.cross_entropy)
     text = "".join(traceback.format_exception(caught.value))
     assert "no way" in text
@@ -147,7 +151,11 @@ def a_batch() -> Any:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batch": LOADER}, TypeError, r"expected one batch, got batch=DataLoader; pass next\(iter"),
+        (
+            {"batch": LOADER},
+            TypeError,
+            r"expected one batch, got batch=DataLoader; pass next\(ite",
+        ),
         ({"batch": iter(LOADER)}, TypeError, r"expected one batch, got .*; pass next\(loader\)"),
         ({"batch": TensorDataset(*labelled())}, TypeError, "expected one batch, got batch=TensorD"),
         ({"batch": (x for x in [1])}, TypeError, "expected one batch, got batch=generator; pass n"),

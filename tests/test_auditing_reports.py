@@ -24,7 +24,7 @@ def example() -> AuditReport:
 
 def test_a_report_is_strict_json_with_a_schema() -> None:
     values = json.loads(json.dumps(example().to_dict(), allow_nan=False))
-    assert values["schema"] == "initstats.audit/1"
+    assert values["schema"] == "initstats.audit/2"
     assert values["ok"] is True
     assert values["settings"]["recipe"] == "gpt2"
     assert len(values["loss"]["values"]) == 3
@@ -46,10 +46,11 @@ def test_a_report_is_saved_as_json_and_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     report = example()
     files = report.save(tmp_path / "new" / "folder")
-    assert [file.name for file in files] == ["audit.json", "audit.png"]
-    assert json.loads(files[0].read_text()) == json.loads(json.dumps(report.to_dict()))
-    assert files[1].read_bytes().startswith(b"\x89PNG")
-    assert report.save(tmp_path / "no plot", plot=False) == [tmp_path / "no plot" / "audit.json"]
+    assert [file.name for file in files] == ["index.html", "audit.json", "audit.png"]
+    assert json.loads(files[1].read_text()) == json.loads(json.dumps(report.to_dict()))
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    bare = tmp_path / "no plot"
+    assert report.save(bare, plot=False) == [bare / "index.html", bare / "audit.json"]
 
 
 @pytest.mark.parametrize(("value", "words"), [(math.nan, "not-finite"), (0.0, "no findings")])

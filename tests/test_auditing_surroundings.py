@@ -1,4 +1,4 @@
-"""The audit works on what people really train: batches, modules, modes and wrappers of all kinds."""
+"""The audit works on what people train: batches, modules, modes and wrappers of all kinds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def run(model: nn.Module, batch: Any = None, **options: Any) -> AuditReport:
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)
+    )
 
 
 # --- batches
@@ -451,7 +453,7 @@ def test_the_random_generators_of_numpy_and_python_are_as_before() -> None:
             self.body = net()
 
         def forward(self, x: Tensor) -> Tensor:
-            noise = random.random() + float(np.random.rand())  # noqa: NPY002, S311
+            noise = random.random() + float(np.random.rand())  # noqa: NPY002
             out: Tensor = self.body(x + noise + torch.rand(()))
             return out
 

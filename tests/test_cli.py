@@ -57,6 +57,7 @@ def test_the_demo_runs_as_a_program_of_its_own(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "initstats-audit").iterdir()) == [
         "audit.json",
         "audit.png",
+        "index.html",
     ]
 
 
@@ -102,7 +103,10 @@ def test_doctor_runs_on_this_build() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["audit"], "initstats.audit: expected --demo, got nothing to audit"),
+        (
+            ["audit"],
+            "initstats.audit: expected a model as package.module:name with --batch, or -",
+        ),
         ([*SMALL, "--recipe", "gpt"], "got name='gpt'; the nearest is 'gpt2'"),
         ([*SMALL, "--width", "30"], "expected --width to be a multiple of 4, got width=30"),
     ],

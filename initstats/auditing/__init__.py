@@ -25,8 +25,15 @@ from initstats.auditing.lottery import Lottery, SeedResult, Spread
 from initstats.auditing.norm_rules import NormIdentity
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
+from initstats.auditing.report_comparing import (
+    FindingChange,
+    LayerComparison,
+    ReportComparison,
+    compare_reports,
+)
 from initstats.auditing.rules import DEFAULT_RULES
 from initstats.auditing.running import audit
+from initstats.auditing.schema import SavedReport, load_report
 from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
     ActivationGrowth,
@@ -67,12 +74,14 @@ __all__ = [
     "DropoutShare",
     "Evidence",
     "Finding",
+    "FindingChange",
     "FirstLayer",
     "GradientGrowth",
     "GradientRatio",
     "GradientSpread",
     "InitialLoss",
     "InputScale",
+    "LayerComparison",
     "LayerReport",
     "LogitReport",
     "LossCallReport",
@@ -86,9 +95,11 @@ __all__ = [
     "NormIdentity",
     "NotFinite",
     "ParameterReport",
+    "ReportComparison",
     "ResidualPath",
     "RowReport",
     "SaturatedUnits",
+    "SavedReport",
     "SeedResult",
     "SeedSpread",
     "Spread",
@@ -100,4 +111,6 @@ __all__ = [
     "WeightsAgainstRecipe",
     "ZeroGradient",
     "audit",
+    "compare_reports",
+    "load_report",
 ]

@@ -42,7 +42,9 @@ def audit_page(
     """
     first = next(iter(reports.values()))
     title = title or f"{first['settings']['model']}"
-    sections = [_report(values, f"r{i}", label) for i, (label, values) in enumerate(reports.items())]
+    sections = [
+        _report(values, f"r{i}", label) for i, (label, values) in enumerate(reports.items())
+    ]
     if len(reports) == 1:
         content = sections[0]
     else:
@@ -92,8 +94,8 @@ def _report(values: Mapping[str, Any], identity: str, label: str) -> str:
     return (
         f"{_verdict(values)}"
         f'<nav aria-label="parts of {escape(label)}">{navigation}</nav>'
-        f'<section id="{identity}-findings"><h2>Findings <span class="muted">{found}, worst first'
-        f"</span></h2>{findings_list(values, identity)}</section>"
+        f'<section id="{identity}-findings"><h2>Findings <span class="muted">{found}</span></h2>'
+        f"{findings_list(values, identity)}</section>"
         f'<section id="{identity}-depth"><h2>Scales and losses</h2>'
         f"{_charts(depth_charts(values), identity)}</section>"
         f"{lottery}"
@@ -207,7 +209,7 @@ def _document(title: str, facts: str, content: str) -> str:
         '<header class="top"><div><p class="eyebrow">initstats audit</p>'
         f"<h1>{escape(title)}</h1>{facts}</div>"
         '<button id="theme" type="button" hidden>Light / dark</button></header>'
-        f'<main>{content}</main><footer>Numbers are of the first step unless said otherwise; '
+        f"<main>{content}</main><footer>Numbers are of the first step unless said otherwise; "
         "all of them are in <code>audit.json</code>, beside this file.</footer>"
         f'<div id="tip" hidden></div><script>{script}</script></body></html>\n'
     )

@@ -1,4 +1,4 @@
-"""Line charts of the audit's page, as SVG without any colour of its own: page_style.css has them."""
+"""Line charts of the audit's page, as SVG; the colours are in page_style.css."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Line:
         colour: Number of the colour, 1 to 6.
         joined: Draw a line through the marks.
         hollow: Draw open marks.
+        faint: Draw a thin line through the marks.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Line:
     colour: int
     joined: bool = True
     hollow: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Chart:
     Attributes:
         title: Heading, also for screen readers.
         about: A sentence on what is drawn, for screen readers and below the chart.
-        lines: The data.
+        lines: The data, the first on top; lines of one label share a place in the legend.
         logarithmic: Scale of the y axis.
         x_label: Text below the x axis.
         x_ticks: Places and texts; integers when empty.
@@ -80,7 +82,8 @@ class _Axes:
             self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
         self.logarithmic = chart.logarithmic
         ys = [m.y for line in chart.lines for m in line.marks if m.y is not None and self.has(m.y)]
-        ys += [chart.guide[0]] if chart.guide is not None and ys else []
+        self.is_empty = not ys
+        ys += [chart.guide[0]] if chart.guide is not None and self.has(chart.guide[0]) else []
         low, high = (min(ys), max(ys)) if ys else (1.0, 1.0)
         if self.logarithmic:
             margin = 1.25 * max(1.0, math.sqrt(_LEAST_RATIO) / math.sqrt(high / low))
@@ -135,11 +138,11 @@ def figure(chart: Chart, identity: str) -> str:
         A `<figure>` with heading, SVG, legend and description.
     """
     axes = _Axes(chart)
-    drawn = [_line(line, axes) for line in chart.lines]
+    drawn = [_line(line, axes) for line in reversed(chart.lines)]
     legend = "".join(
         f'<li><span class="key c{line.colour}{" hollow" if line.hollow else ""}"></span>'
         f"{escape(line.label)}</li>"
-        for line in chart.lines
+        for line in {line.label: line for line in chart.lines}.values()
     )
     return (
         f'<figure class="chart"><h3 id="{identity}-h">{escape(chart.title)}</h3>'
@@ -166,7 +169,12 @@ def short(value: float | None) -> str:
 def _grid(chart: Chart, axes: _Axes) -> str:
     """Draw grid lines and the texts of both axes."""
     parts = []
-    for value in axes.ticks():
+    if axes.is_empty:
+        parts.append(
+            f'<text class="label" x="{WIDTH / 2:.0f}" y="{HEIGHT / 2:.0f}" text-anchor="middle">'
+            "no value that this axis can show</text>"
+        )
+    for value in [] if axes.is_empty and chart.guide is None else axes.ticks():
         y = axes.y(value)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -224,17 +232,17 @@ def _guide(chart: Chart, axes: _Axes) -> str:
 def _line(line: Line, axes: _Axes) -> str:
     """Draw one line with its marks; what the axis cannot show is a cross at its edge."""
     path, dots, pen = [], [], "M"
-    radius = 3.4 if len(line.marks) <= _MANY_MARKS else 1.8
+    radius = 3.4 if not line.faint and len(line.marks) <= _MANY_MARKS else 2.6
     for mark in line.marks:
         if mark.y is None:
             continue
         x = axes.x(mark.x)
         tip = escape(mark.tip)
         if not axes.has(mark.y):
-            y = HEIGHT - _BOTTOM - 5 if mark.y == 0 else _TOP + 5
+            edge = HEIGHT - _BOTTOM - 9 if mark.y == 0 else _TOP + 1
             dots.append(
                 f'<path class="cross" data-tip="{tip}" '
-                f'd="M{x - 4:.1f} {y - 4}l8 8m0 -8l-8 8"><title>{tip}</title></path>'
+                f'd="M{x - 4:.1f} {edge}l8 8m0 -8l-8 8"><title>{tip}</title></path>'
             )
             pen = "M"
             continue
@@ -246,6 +254,8 @@ def _line(line: Line, axes: _Axes) -> str:
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}" data-tip="{tip}"/>'
         )
     joined = (
-        f'<path class="line c{line.colour}" d="{"".join(path)}"/>' if line.joined and path else ""
+        f'<path class="line c{line.colour}{" faint" if line.faint else ""}" d="{"".join(path)}"/>'
+        if line.joined and len(path) > 1
+        else ""
     )
     return f'<g class="series">{joined}{"".join(dots)}</g>'

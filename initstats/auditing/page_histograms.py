@@ -12,6 +12,7 @@ from initstats.auditing.schema import as_number
 _WIDTH, _HEIGHT, _BASE = 150, 62, 48
 _TAIL = 0.002  # Share of the values outside the picture, so that one outlier does not flatten it.
 _SHOWN_ZEROS = 0.001
+_STEEP = 0.02  # An end this near to zero is one of half a distribution: its edge is upright.
 _ALL_OPEN = 24
 OUTSIDE = ""
 
@@ -39,7 +40,7 @@ def histogram_groups(values: Mapping[str, Any], marked: set[str]) -> str:
             f'<span class="muted">{_counted(len(members))}</span></summary>'
             f'<div class="multiples">{cells}</div></details>'
         )
-    return "".join(parts)
+    return f'<div class="groups">{"".join(parts)}</div>'
 
 
 def grouped(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
@@ -118,7 +119,7 @@ def _small(what: str, record: Mapping[str, Any], colour: int, where: str) -> str
 
 
 def _area(bars: Sequence[Sequence[float]], count: int, colour: int) -> str:
-    """Draw the bars between the two tails, zeros as a bar of their own, and the ends of the axis."""
+    """Draw what lies between the two tails, zeros as a bar of their own, and the axis."""
     zeros = sum(n for low, high, n in bars if low == high)
     others = [(low, high, n) for low, high, n in bars if low < high]
     parts = [f'<line class="axis" x1="2" x2="{_WIDTH - 2}" y1="{_BASE}" y2="{_BASE}"/>']
@@ -136,8 +137,8 @@ def _area(bars: Sequence[Sequence[float]], count: int, colour: int) -> str:
         least = 2 * span / _WIDTH
         wide = [d for d, (a, b, _) in zip(densities, inside, strict=True) if b - a >= least]
         tallest = max(wide or densities)
-        steps = "".join(_steps(_joined(inside, least), x, tallest, low, high))
-        parts.append(f'<path class="area c{colour}" d="M{x(inside[0][0]):.1f} {_BASE}{steps}Z"/>')
+        outline = "L".join(_outline(_joined(inside, least), x, tallest, low, high))
+        parts.append(f'<path class="area c{colour}" d="M{outline}Z"/>')
     if zeros > _SHOWN_ZEROS * count:
         height = (_BASE - 4) * zeros / count
         at = x(0.0) if low <= 0 <= high else 4.0
@@ -145,7 +146,8 @@ def _area(bars: Sequence[Sequence[float]], count: int, colour: int) -> str:
             f'<rect class="zeros" x="{at - 1.5:.1f}" width="3" y="{_BASE - height:.1f}" '
             f'height="{height:.1f}"/>'
         )
-    for place, anchor, value in ((2, "start", low), (_WIDTH - 2, "end", high)):
+    ends = [(2.0, "start", low), (_WIDTH - 2.0, "end", high)]
+    for place, anchor, value in ends if low < high else [(4.0, "middle", 0.0)]:
         parts.append(
             f'<text class="tick" x="{place}" y="{_HEIGHT - 2}" text-anchor="{anchor}">'
             f"{short(value)}</text>"
@@ -181,12 +183,17 @@ def _joined(
     return joined
 
 
-def _steps(
+def _outline(
     bars: Sequence[tuple[float, float, float]], x: Any, tallest: float, low: float, high: float
 ) -> Iterator[str]:
-    """Yield the outline of the bars, from left to right."""
-    for a, b, n in bars:
-        y = _BASE - (_BASE - 4) * min(1.0, n / (b - a) / tallest)
-        left, right = x(max(a, low)), x(min(b, high))
-        yield f"L{left:.1f} {y:.1f}L{right:.1f} {y:.1f}"
-    yield f"L{x(min(bars[-1][1], high)):.1f} {_BASE}"
+    """Yield the corners of the frequency polygon: density at the middle of each bar."""
+    edges = max(bars[0][0], low), min(bars[-1][1], high)
+    heights = [_BASE - (_BASE - 4) * min(1.0, n / (b - a) / tallest) for a, b, n in bars]
+    yield f"{x(edges[0]):.1f} {_BASE}"
+    if abs(edges[0]) < abs(edges[1]) * _STEEP:
+        yield f"{x(edges[0]):.1f} {heights[0]:.1f}"
+    for (a, b, _), y in zip(bars, heights, strict=True):
+        yield f"{x((max(a, low) + min(b, high)) / 2):.1f} {y:.1f}"
+    if abs(edges[1]) < abs(edges[0]) * _STEEP:
+        yield f"{x(edges[1]):.1f} {heights[-1]:.1f}"
+    yield f"{x(edges[1]):.1f} {_BASE}"

@@ -9,6 +9,7 @@ from typing import Any
 from initstats.auditing.page_charts import Chart, Line, Mark, short
 from initstats.auditing.page_histograms import block_of
 from initstats.auditing.schema import as_number
+from initstats.tables import block_pattern
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")
 _COLOURS = 6
@@ -30,22 +31,19 @@ def depth_charts(values: _Values) -> list[Chart]:
     place = {layer["name"]: float(i) for i, layer in enumerate(layers, 1)}
     forward = _stack_lines(values, place, "activation", "output")
     matrices = [layer for layer in layers if not layer["is_block"]]
-    if matrices:
-        forward.append(_line("layers with a matrix: output", matrices, place, "activation", 2))
+    forward += _peer_lines("layers with a matrix: output", matrices, place, "activation", 2)
     if any(layer["input"] for layer in matrices):
-        forward.append(
-            _line("their input", matrices, place, "input", 6, joined=False, hollow=True)
-        )
+        forward.append(_line("their input", matrices, place, "input", 6, joined=False, hollow=True))
     backward = _stack_lines(values, place, "output_gradient", "gradient of output")
-    if matrices:
-        what = "layers with a matrix: gradient of output"
-        backward.append(_line(what, matrices, place, "output_gradient", 2))
-        what = "gradient of their parameters"
-        backward.append(_line(what, matrices, place, "weight_gradient", 3, joined=False))
+    what = "layers with a matrix: gradient of output"
+    backward += _peer_lines(what, matrices, place, "output_gradient", 2)
+    what = "gradient of their parameters"
+    backward += _peer_lines(what, matrices, place, "weight_gradient", 3)
     return [
         Chart(
             "Activation scale by depth",
-            "Root mean square of each layer's output in the first forward pass, logarithmic.",
+            "Root mean square of each layer's output in the first forward pass, logarithmic. "
+            "A thin line joins layers of the same name in other blocks.",
             forward,
             logarithmic=True,
             x_label=x_label,
@@ -166,9 +164,7 @@ def _update_chart(values: _Values) -> Chart:
     )
 
 
-def _stack_lines(
-    values: _Values, place: Mapping[str, float], field: str, what: str
-) -> list[Line]:
+def _stack_lines(values: _Values, place: Mapping[str, float], field: str, what: str) -> list[Line]:
     """Return one line per stack of blocks."""
     by_name = {layer["name"]: layer for layer in values["layers"]}
     stacks = [
@@ -183,6 +179,17 @@ def _stack_lines(
     ]
 
 
+def _peer_lines(
+    label: str, layers: Sequence[_Values], place: Mapping[str, float], field: str, colour: int
+) -> list[Line]:
+    """Return one faint line per kind of layer: those whose names differ by a number only."""
+    peers: dict[str, list[_Values]] = {}
+    for layer in layers:
+        peers.setdefault(block_pattern(layer["name"]), []).append(layer)
+    has_blocks = len(place) > len(layers)
+    return [_line(label, same, place, field, colour, faint=has_blocks) for same in peers.values()]
+
+
 def _line(
     label: str,
     layers: Sequence[_Values],
@@ -192,6 +199,7 @@ def _line(
     *,
     joined: bool = True,
     hollow: bool = False,
+    faint: bool = False,
 ) -> Line:
     """Make a line of one record of each layer."""
     marks = []
@@ -201,7 +209,7 @@ def _line(
         rms = None if record is None else math.nan if broken else as_number(record["rms"])
         words = f"{label}" if rms is None or math.isfinite(rms) else f"{label}, not finite"
         marks.append(Mark(place[layer["name"]], rms, _tip(layer["name"], rms, words)))
-    return Line(label, marks, colour, joined, hollow)
+    return Line(label, marks, colour, joined, hollow, faint)
 
 
 def _tip(name: str, value: Any, what: str) -> str:
@@ -209,9 +217,7 @@ def _tip(name: str, value: Any, what: str) -> str:
     return f"{name}\n{what}: {short(as_number(value))}"
 
 
-def _depth_ticks(
-    layers: Sequence[_Values], values: _Values
-) -> tuple[list[tuple[float, str]], str]:
+def _depth_ticks(layers: Sequence[_Values], values: _Values) -> tuple[list[tuple[float, str]], str]:
     """Return ticks at the blocks, named as they are inside their stack, and the axis' label."""
     blocks = [(float(i), layer["name"]) for i, layer in enumerate(layers, 1) if layer["is_block"]]
     if not blocks:

@@ -35,9 +35,7 @@ def findings_list(values: Mapping[str, Any], identity: str) -> str:
     first, rest = drawn[:_LISTED_FINDINGS], drawn[_LISTED_FINDINGS:]
     more = ""
     if rest:
-        more = (
-            f'<details class="more"><summary>{len(rest)} more</summary>{"".join(rest)}</details>'
-        )
+        more = f'<details class="more"><summary>{len(rest)} more</summary>{"".join(rest)}</details>'
     return "".join(first) + more
 
 
@@ -53,9 +51,8 @@ def severities(values: Mapping[str, Any]) -> dict[str, str]:
 def marked_layers(values: Mapping[str, Any]) -> set[str]:
     """Return the layers that a finding names, also through one of their parameters."""
     places = severities(values)
-    marked = {place for place in places}
     owners = [layer for layer in values["layers"] if not layer["is_block"]]
-    return marked | {o["name"] for o in owners if any(p in places for p in o["parameters"])}
+    return set(places) | {o["name"] for o in owners if any(p in places for p in o["parameters"])}
 
 
 def layer_rows(values: Mapping[str, Any], identity: str) -> str:
@@ -103,7 +100,7 @@ def layer_rows(values: Mapping[str, Any], identity: str) -> str:
                 f'aria-label="layers of {escape(name)}" aria-expanded="true"></button>'
             )
         indent = ' class="indent"' if owner and not is_owner else ""
-        first = f"<td title=\"{escape(name)}\">{button}<code{indent}>{escape(name)}</code></td>"
+        first = f'<td title="{escape(name)}">{button}<code{indent}>{escape(name)}</code></td>'
         rows.append(f'<tr class="{classes.strip()}" {attributes}>{first}{_cells(cells)}</tr>')
     heads = (
         "layer",

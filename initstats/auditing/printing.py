@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -25,6 +26,8 @@ _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 _QUIET_KINDS = ("Dropout", "Identity", "Flatten", "Norm")
 _LISTED_PLACES = 3
 _LISTED_STEPS = 10
+_MOST_ROWS = 40  # Above, blocks like their neighbours share a line.
+_FEWEST_FOLDED = 2
 _COLUMNS = (
     "weight\nstd",
     "recipe\nstd",
@@ -102,14 +105,52 @@ def layer_table(report: AuditReport, title: str) -> Table:
         wide = column == "output\nmean"  # the one column with signs
         table.add_column(column, justify="right", no_wrap=True, min_width=7 if wide else 6)
     colours = _cell_colours(report)
-    for layer in report.layers:
-        if _is_shown(layer):
-            cells = [
-                Text(cell, style=colours.get((layer.name, column), ""))
-                for column, cell in zip(_COLUMNS, _cells(layer), strict=True)
-            ]
-            table.add_row(layer.name, *cells, style="bold" if layer.is_block else None)
+    for layer in folded_layers(report):
+        if isinstance(layer, str):
+            table.add_row(Text(layer, style="dim"))
+            continue
+        cells = [
+            Text(cell, style=colours.get((layer.name, column), ""))
+            for column, cell in zip(_COLUMNS, _cells(layer), strict=True)
+        ]
+        table.add_row(Text(layer.name), *cells, style="bold" if layer.is_block else None)
     return table
+
+
+def folded_layers(report: AuditReport) -> list[LayerReport | str]:
+    """Return the rows of the layer table, without the bulk of a deep model.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Layers in their order. Above forty rows, blocks in the middle of a stack that no finding
+        names are left out, and a line says how many, where at least two follow each other.
+    """
+    shown = [layer for layer in report.layers if _is_shown(layer)]
+    if len(shown) <= _MOST_ROWS:
+        return list(shown)
+    blocks = [block for series in report.evidence.series for block in series.layers]
+    ends = {block for s in report.evidence.series for block in (s.layers[0], s.layers[-1])}
+    places = [place for f in report.findings for place in (f.where, *f.also)]
+    owners = [_owner(layer.name, blocks) for layer in shown]
+    named = {_owner(place, blocks) for place in places}
+    rows: list[LayerReport | str] = []
+    for is_folded, run in groupby(
+        zip(shown, owners, strict=True), lambda pair: bool(pair[1]) and pair[1] not in ends | named
+    ):
+        members = list(run)
+        count = len({owner for _, owner in members})
+        if is_folded and count >= _FEWEST_FOLDED:
+            rows.append(f"… {count} more blocks")
+        else:
+            rows += [layer for layer, _ in members]
+    return rows
+
+
+def _owner(name: str, blocks: list[str]) -> str:
+    """Return the block of a series that a layer or parameter is in, or an empty text."""
+    return next((block for block in blocks if f"{name}.".startswith(f"{block}.")), "")
 
 
 def loss_table(reports: Mapping[str, AuditReport]) -> Group:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from initstats.auditing.lottery import Lottery
 from initstats.auditing.page import audit_page, write_page
 from initstats.auditing.plotting import plot_depth, require_matplotlib
 from initstats.auditing.printing import report_group
-from initstats.auditing.schema import FILE_NAME, report_values
+from initstats.auditing.schema import FILE_NAME, json_text, report_values
 from initstats.tables import render
 
 
@@ -110,7 +109,7 @@ def save_reports(
     folder.mkdir(parents=True, exist_ok=True)
     page, data, picture = (folder / name for name in ("index.html", FILE_NAME, "audit.png"))
     write_page(page, audit_page(values))
-    data.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    data.write_text(json_text(whole), encoding="utf-8")
     if plot:
         plot_depth(reports, picture)
     return [page, data, picture] if plot else [page, data]

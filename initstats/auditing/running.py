@@ -56,8 +56,9 @@ def audit(
     is given is audited with the weights it has: call `init_` before.
 
     With `seeds`, weights are drawn afresh for each seed, and the spread over the seeds is reported
-    as well: by the recipe if there is one, else by the function that builds the model, else by
-    each module's own `reset_parameters`. The weights of a given model are as before afterwards.
+    as well. A function builds the model anew under each seed, by its own initialisation; a given
+    model is initialised by the recipe, or without one by each module's own `reset_parameters`, and
+    its weights are as before afterwards.
 
     Args:
         model: The model, as it would start training, or a function that builds one. Of a model

@@ -123,6 +123,29 @@ def load_report(path: str | Path) -> SavedReport:
     return SavedReport(path, labelled)
 
 
+def json_text(values: Mapping[str, Any]) -> str:
+    """Write values as JSON with one line per layer, parameter and finding.
+
+    Args:
+        values: What `AuditReport.to_dict` returned, or a mapping that holds such under "reports".
+
+    Returns:
+        The text of the file.
+    """
+    parts = []
+    for key, value in values.items():
+        if key == "reports":
+            inner = ",\n".join(f"{json.dumps(k)}: {json_text(v).strip()}" for k, v in value.items())
+            text = f"{{\n{inner}\n}}"
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines = ",\n".join(json.dumps(item, allow_nan=False) for item in value)
+            text = f"[\n{lines}\n]"
+        else:
+            text = json.dumps(value, allow_nan=False)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def as_number(value: Any) -> float | None:
     """Return a number of audit.json as a float.
 

@@ -57,7 +57,7 @@ def audit_seeds(
         audit_one: Audits one of them.
         model: The model, whose weights are as before afterwards, or a function that builds one.
         seeds: The seeds, at least one.
-        recipe: Draws the weights, if there is one.
+        recipe: Draws the weights of a given model, if there is one.
         optimizer: As in `audit`; no finished optimizer fits models that are not built yet.
         rules: The checks; `SeedSpread` among them judges the spread.
 
@@ -103,7 +103,7 @@ def _candidates(
             yield lambda seed: _drawn_again(module, recipe, seed)
     else:
         with RandomStates():
-            yield lambda seed: _built(model, recipe, seed)
+            yield lambda seed: _built(model, seed)
 
 
 def _drawn_again(module: nn.Module, recipe: Recipe | str | None, seed: int) -> nn.Module:
@@ -116,7 +116,7 @@ def _drawn_again(module: nn.Module, recipe: Recipe | str | None, seed: int) -> n
     return module
 
 
-def _built(make: Callable[[], nn.Module], recipe: Recipe | str | None, seed: int) -> nn.Module:
+def _built(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a model under a seed.
 
     Raises:
@@ -129,8 +129,6 @@ def _built(make: Callable[[], nn.Module], recipe: Recipe | str | None, seed: int
             "initstats.audit: expected model to build a torch.nn.Module, "
             f"got {type(made).__name__} from {getattr(make, '__name__', make)!r}"
         )
-    if recipe is not None:
-        init_(made, recipe, seed=seed, fingerprints=False)
     return made
 
 

@@ -1,0 +1,146 @@
+"""The demos of `initstats audit --demo`: a healthy start, and a tour of broken ones."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from initstats import recipes as known_recipes
+from initstats.auditing.demo import run_demo, save_demo
+from initstats.auditing.demo_broken import BROKEN_CONFIG, FAULTS, run_broken, tour_group
+from initstats.auditing.demo_model import DemoConfig
+from initstats.auditing.plotting import require_matplotlib
+from initstats.auditing.printing import findings_group, layer_table, loss_table
+from initstats.terminal import FOUND_ERRORS, make_console, refuse
+
+DEMOS = ("healthy", "broken")
+
+
+def run_demo_command(
+    name: str,
+    *,
+    recipe: str,
+    steps: int,
+    seed: int,
+    output: Path,
+    layers: int | None,
+    width: int | None,
+) -> None:
+    """Run a demo, and print what it shows.
+
+    Args:
+        name: "healthy" (by recipe, and as torch leaves it) or "broken" (sick variants).
+        recipe: Name of the recipe that initialises the model.
+        steps: Steps per audit, >= 1.
+        seed: Seed of weights and batch.
+        output: Folder for the report of the healthy demo.
+        layers: Blocks of the model; that of the demo when None.
+        width: Width of the model; that of the demo when None.
+
+    Raises:
+        typer.Exit: With status 2 for bad usage; with status 1 if the healthy model has an error,
+            and always for the broken ones.
+    """
+    if name not in DEMOS:
+        near = difflib.get_close_matches(name, DEMOS, n=1, cutoff=0.0)
+        refuse(
+            f"initstats.audit: expected --demo with one of {', '.join(DEMOS)}, got {name!r}; "
+            f"the nearest is {near[0]!r}"
+        )
+    config = BROKEN_CONFIG if name == "broken" else DemoConfig()
+    config = replace(config, layers=layers or config.layers, width=width or config.width)
+    if config.width % config.heads:
+        refuse(f"initstats.audit: expected --width to be a multiple of 4, got width={width}")
+    try:
+        known_recipes.by_name(recipe)
+        if name == "healthy":
+            require_matplotlib("audit")
+    except (ImportError, ValueError) as error:
+        refuse(str(error))
+    if name == "broken":
+        _broken(recipe, steps=steps, seed=seed, config=config)
+    else:
+        _healthy(recipe, steps=steps, seed=seed, output=output, config=config)
+
+
+def _healthy(recipe: str, *, steps: int, seed: int, output: Path, config: DemoConfig) -> None:
+    """Show the same model by recipe and as torch leaves it.
+
+    Raises:
+        typer.Exit: With status 1, if the model that the recipe initialised has an error.
+    """
+    console = make_console()
+    begin = time.perf_counter()
+    with _bar("training two models on one batch", 2 * steps) as (progress, task):
+        reports = run_demo(
+            recipe,
+            steps=steps,
+            seed=seed,
+            config=config,
+            on_step=lambda: progress.advance(task),
+        )
+    files = save_demo(reports, output, seed=seed)
+    for label, report in reports.items():
+        console.print(layer_table(report, label))
+        console.print()
+    console.print(loss_table(reports))
+    console.print()
+    for label, report in reports.items():
+        console.print(Text(f"findings: {label}", style="bold italic"))
+        console.print(findings_group(report.findings))
+        console.print()
+    written = " and ".join(str(file) for file in files)
+    console.print(f"[dim]{time.perf_counter() - begin:.1f} s; wrote[/] {written}", soft_wrap=True)
+    if not next(iter(reports.values())).ok:
+        raise typer.Exit(FOUND_ERRORS)
+
+
+def _broken(recipe: str, *, steps: int, seed: int, config: DemoConfig) -> None:
+    """Show sick variants of the model being caught.
+
+    Raises:
+        typer.Exit: Always, with status 1: what was audited is sick.
+    """
+    console = make_console()
+    begin = time.perf_counter()
+    with _bar("training sick models on one batch", len(FAULTS) * steps) as (progress, task):
+        cases = run_broken(
+            recipe,
+            steps=steps,
+            seed=seed,
+            config=config,
+            on_step=lambda: progress.advance(task),
+        )
+    console.print(tour_group(cases))
+    console.print(f"[dim]{time.perf_counter() - begin:.1f} s[/]")
+    raise typer.Exit(FOUND_ERRORS)
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
+    """Show a bar of progress while models train."""
+    with Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        console=make_console(),
+        transient=True,
+    ) as progress:
+        yield progress, progress.add_task("steps", total=total)

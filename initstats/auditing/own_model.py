@@ -1,0 +1,175 @@
+"""The audit of a model that the command line names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from initstats.auditing.findings import AuditRule
+from initstats.auditing.report import AuditReport
+from initstats.auditing.running import audit
+from initstats.initialising import init_
+from initstats.named_objects import call_with_seed, load_object
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """What to audit, and how, as named on the command line.
+
+    Attributes:
+        model: `package.module:name` of a function or class that builds a module, or of a module.
+        batch: The same of a function that makes a batch, with or without `seed`, or of a batch.
+        loss: The same of a loss function, or of a class of one; None when the model computes it.
+        optimizer: The same of a function from parameters to an optimizer, or None.
+        recipe: Name of a recipe, or None.
+        initialise: Initialise by the recipe before, instead of only comparing with it.
+        steps: Steps on the batch, >= 1.
+        seed: Seed of the weights, of the batch, and the first of several.
+        seeds: Number of seeds, >= 1.
+        device: Where to put model and batch; None leaves them where they are.
+        rules: The checks.
+    """
+
+    model: str
+    batch: str
+    loss: str | None
+    optimizer: str | None
+    recipe: str | None
+    initialise: bool
+    steps: int
+    seed: int
+    seeds: int
+    device: torch.device | None
+    rules: Sequence[AuditRule]
+
+    def run(self, on_step: Callable[[int], None]) -> AuditReport:
+        """Import everything, and audit.
+
+        Args:
+            on_step: Called with the number of finished steps after each step.
+
+        Returns:
+            The report.
+
+        Raises:
+            ImportError: If a module cannot be imported.
+            TypeError: If an object is of another kind than its option says.
+            ValueError: If there is no object of a name, or `audit` refuses a value.
+            Exception: What the objects raise.
+        """
+        loss, optimizer = self._loss(), self._optimizer()
+        found = load_object("audit", "model", self.model)
+        torch.manual_seed(self.seed)
+        model = self._model(found)
+        torch.manual_seed(self.seed)
+        batch = self._batch()
+        return audit(
+            model,
+            batch,
+            loss_fn=loss,
+            optimizer=optimizer,
+            steps=self.steps,
+            recipe=self.recipe,
+            seeds=self.seeds,
+            seed=self.seed,
+            rules=self.rules,
+            on_step=on_step,
+        )
+
+    def _model(self, found: Any) -> nn.Module | Callable[[], nn.Module]:
+        """Return the model, or what builds it for each seed."""
+        if isinstance(found, nn.Module):
+            if self.seeds > 1 and self.recipe is not None and not self.initialise:
+                raise ValueError(
+                    "initstats.audit: expected --init, or a function that builds the model, for "
+                    f"seeds above 1 with a recipe, got the module {self.model!r} and --no-init"
+                )
+            return self._ready(found)
+        if not callable(found):
+            raise TypeError(
+                "initstats.audit: expected model to be a module, or a function or class that "
+                f"builds one, got {type(found).__name__} from {self.model!r}"
+            )
+
+        def build() -> nn.Module:
+            made = call_with_seed("audit", "model", found, torch.initial_seed())
+            if not isinstance(made, nn.Module):
+                raise TypeError(
+                    "initstats.audit: expected model to build a torch.nn.Module, "
+                    f"got {type(made).__name__} from {self.model!r}"
+                )
+            return self._ready(made)
+
+        return build if self.seeds > 1 else build()
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """Initialise a model if that is asked for, and move it."""
+        if self.initialise and self.recipe is not None:
+            init_(model, self.recipe, seed=torch.initial_seed(), fingerprints=False)
+        return model if self.device is None else model.to(self.device)
+
+    def _batch(self) -> Any:
+        """Return the batch, on the device."""
+        batch = load_object("audit", "batch", self.batch)
+        if callable(batch) and not isinstance(batch, Tensor):
+            batch = call_with_seed("audit", "batch", batch, self.seed)
+        if batch is None:
+            raise TypeError(
+                f"initstats.audit: expected batch to be or return a batch, got None from "
+                f"{self.batch!r}; does the function end without return?"
+            )
+        return batch if self.device is None else moved(batch, self.device)
+
+    def _loss(self) -> Any:
+        """Return the loss function."""
+        if self.loss is None:
+            return None
+        loss = load_object("audit", "loss", self.loss)
+        if isinstance(loss, type) and issubclass(loss, nn.Module):
+            loss = loss()
+        if isinstance(loss, nn.Module) and self.device is not None:
+            loss = loss.to(self.device)
+        return loss
+
+    def _optimizer(self) -> Any:
+        """Return the function that makes the optimizer."""
+        if self.optimizer is None:
+            return None
+        make = load_object("audit", "optimizer", self.optimizer)
+        if isinstance(make, Optimizer) or not callable(make):
+            raise TypeError(
+                "initstats.audit: expected optimizer to be a function from a list of parameters "
+                f"to an optimizer, got {type(make).__name__} from {self.optimizer!r}"
+            )
+        return make
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Move the tensors of a nested batch.
+
+    Args:
+        value: Tensors, or what has a method `to`, in mappings, tuples, lists and dataclasses.
+        device: Where to.
+
+    Returns:
+        The same structure with moved tensors.
+    """
+    if callable(getattr(value, "to", None)):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: moved(item, device) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*(moved(item, device) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(moved(item, device) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        changes = {name: moved(getattr(value, name), device) for name in names}
+        return dataclasses.replace(value, **changes)
+    return value

@@ -1,0 +1,258 @@
+"""Two audits side by side: scales by layer, losses, and findings that went, came or stayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+
+from initstats.auditing.comparison_views import comparison_part, printed_comparison
+from initstats.auditing.page import audit_page, write_page
+from initstats.auditing.report import AuditReport
+from initstats.auditing.schema import SavedReport, as_number, json_text, load_report
+from initstats.tables import render
+
+COMPARISON_SCHEMA = "initstats.comparison/1"
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """The scales of one layer in two audits.
+
+    Attributes:
+        name: Name of the layer.
+        is_block: True for a block of a stack.
+        activations: Rms of its output in the first and in the second audit.
+        gradients: Rms of the gradient of its output in both, None when none arrived.
+    """
+
+    name: str
+    is_block: bool
+    activations: tuple[float | None, float | None]
+    gradients: tuple[float | None, float | None]
+
+    @property
+    def activation_ratio(self) -> float | None:
+        """Second / first rms of the output, None where it is not defined."""
+        return _ratio(self.activations)
+
+    @property
+    def gradient_ratio(self) -> float | None:
+        """Second / first rms of the gradient, None where it is not defined."""
+        return _ratio(self.gradients)
+
+
+@dataclass(frozen=True)
+class FindingChange:
+    """A finding in two audits, told apart by rule and place.
+
+    Attributes:
+        rule: Id of the rule.
+        where: The place that shows it most.
+        change: "gone", "new" or "stayed".
+        severities: Its severity in the first and in the second audit, None where it is not.
+        values: What was measured in both, None where it is not.
+    """
+
+    rule: str
+    where: str
+    change: str
+    severities: tuple[str | None, str | None]
+    values: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportComparison:
+    """What differs between two audits.
+
+    Attributes:
+        labels: Names of the two.
+        layers: Layers that both have, in the order of the first.
+        only_first: Layers that only the first has.
+        only_second: Layers that only the second has.
+        losses: Losses of both, by step.
+        findings: Findings of both: new ones first, then those that stayed, then gone ones.
+        reports: Values of both, as in audit.json.
+    """
+
+    labels: tuple[str, str]
+    layers: tuple[LayerComparison, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    losses: tuple[tuple[float | None, ...], tuple[float | None, ...]]
+    findings: tuple[FindingChange, ...]
+    reports: tuple[Mapping[str, Any], Mapping[str, Any]]
+
+    @property
+    def ok(self) -> bool:
+        """True when the second audit has no error."""
+        return bool(self.reports[1]["ok"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as values for strict JSON, without the two reports.
+
+        NaN and infinities are the strings "nan", "inf" and "-inf".
+        """
+        return {
+            "schema": COMPARISON_SCHEMA,
+            "labels": list(self.labels),
+            "ok": self.ok,
+            "findings": [
+                {
+                    "rule": f.rule,
+                    "where": f.where,
+                    "change": f.change,
+                    "severities": list(f.severities),
+                    "values": [_strict(value) for value in f.values],
+                }
+                for f in self.findings
+            ],
+            "losses": [[_strict(value) for value in values] for values in self.losses],
+            "layers": [
+                {
+                    "name": layer.name,
+                    "is_block": layer.is_block,
+                    "activations": [_strict(value) for value in layer.activations],
+                    "activation_ratio": _strict(layer.activation_ratio),
+                    "gradients": [_strict(value) for value in layer.gradients],
+                    "gradient_ratio": _strict(layer.gradient_ratio),
+                }
+                for layer in self.layers
+            ],
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+        }
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `index.html` with both audits and their differences, and `comparison.json`.
+
+        Args:
+            folder: Made when it does not exist.
+
+        Returns:
+            The files.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        page, data = folder / "index.html", folder / "comparison.json"
+        reports = dict(zip(self.labels, self.reports, strict=True))
+        title = f"{self.labels[0]} → {self.labels[1]}"
+        write_page(page, audit_page(reports, title=title, before=comparison_part(self)))
+        data.write_text(json_text(self.to_dict()), encoding="utf-8")
+        return [page, data]
+
+    def __rich__(self) -> Group:
+        return printed_comparison(self)
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+def compare_reports(
+    first: AuditReport | SavedReport | str | Path, second: AuditReport | SavedReport | str | Path
+) -> ReportComparison:
+    """Compare two audits, layer by layer and finding by finding.
+
+    Args:
+        first: A report, or a saved one, or the path of one. Of a file with several (that of the
+            demo) the first.
+        second: The other. The demo compared with itself is its first report against its second.
+
+    Returns:
+        The comparison; ratios are second / first.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If an argument is something else.
+        ValueError: If a file is no audit, or one of another version of the schema.
+
+    Determinism: bitwise.
+    """
+    sides = [_labelled("first", first), _labelled("second", second)]
+    (one, a), (two, b) = sides[0][0], sides[1][0]
+    if len(sides[1]) > 1 and sides[0] == sides[1]:
+        two, b = sides[1][1]
+    if one == two:
+        one, two = f"{one} (first)", f"{two} (second)"
+    layers = [{layer["name"]: layer for layer in values["layers"]} for values in (a, b)]
+    shared = [
+        LayerComparison(
+            name,
+            layer["is_block"],
+            (_rms(layer["activation"]), _rms(layers[1][name]["activation"])),
+            (_rms(layer["output_gradient"]), _rms(layers[1][name]["output_gradient"])),
+        )
+        for name, layer in layers[0].items()
+        if name in layers[1]
+    ]
+    return ReportComparison(
+        labels=(one, two),
+        layers=tuple(shared),
+        only_first=tuple(name for name in layers[0] if name not in layers[1]),
+        only_second=tuple(name for name in layers[1] if name not in layers[0]),
+        losses=(_losses(a), _losses(b)),
+        findings=_finding_changes(a, b),
+        reports=(a, b),
+    )
+
+
+def _labelled(
+    which: str, given: AuditReport | SavedReport | str | Path
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the reports of an argument with their labels.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if isinstance(given, AuditReport):
+        values = given.to_dict()
+        return [(str(values["settings"]["model"]), values)]
+    if isinstance(given, (str, Path)):
+        given = load_report(given)
+    if not isinstance(given, SavedReport):
+        raise TypeError(
+            f"initstats.compare_reports: expected {which} to be a report or the path of one, "
+            f"got {which}={type(given).__name__}"
+        )
+    return list(given.reports.items())
+
+
+def _finding_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[FindingChange, ...]:
+    """Return what became of each finding."""
+    sides = [{(f["rule"], f["where"]): f for f in values["findings"]} for values in (a, b)]
+    changes = []
+    for key in {**sides[1], **sides[0]}:
+        pair = (sides[0].get(key), sides[1].get(key))
+        change = "new" if pair[0] is None else "gone" if pair[1] is None else "stayed"
+        severity = tuple(None if f is None else f["severity"] for f in pair)
+        value = tuple(None if f is None else as_number(f["value"]) for f in pair)
+        changes.append(
+            FindingChange(*key, change, (severity[0], severity[1]), (value[0], value[1]))
+        )
+    order = ("new", "stayed", "gone")
+    return tuple(sorted(changes, key=lambda change: order.index(change.change)))
+
+
+def _losses(values: Mapping[str, Any]) -> tuple[float | None, ...]:
+    """Return the losses of a report."""
+    return tuple(as_number(value) for value in values["loss"]["values"])
+
+
+def _rms(record: Mapping[str, Any] | None) -> float | None:
+    """Return the rms of a record."""
+    return None if record is None else as_number(record["rms"])
+
+
+def _ratio(pair: tuple[float | None, float | None]) -> float | None:
+    """Return second / first."""
+    first, second = pair
+    return None if first is None or second is None or first == 0 else second / first
+
+
+def _strict(value: float | None) -> float | str | None:
+    """Replace what JSON does not have by a string."""
+    finite = value is None or abs(value) < float("inf")
+    return value if finite else str(value)
