@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from initstats.auditing import AuditReport, audit
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch as text_batch
 from initstats.initialising import init_
 
 CONFIG = DemoConfig(vocabulary=64, context=16, layers=3, width=32, heads=2, batch=4)
 Pair = tuple[Tensor, Tensor]
+LOSS = functional.cross_entropy
 
 
 def demo_gpt() -> DemoGPT:
@@ -35,4 +40,16 @@ def labelled() -> Pair:
     return (
         torch.randn(32, 8, generator=generator),
         torch.randint(4, (32,), generator=generator),
+    )
+
+
+def run(model: nn.Module, batch: Any = None, **options: Any) -> AuditReport:
+    options = {"loss_fn": LOSS, "steps": 3, **options}
+    return audit(model, labelled() if batch is None else batch, **options)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)
     )

@@ -68,6 +68,13 @@ def test_bars_with_few_values_are_joined_first() -> None:
     assert max(bar[2] for bar in bars) < 0.2 * len(x)  # 1/16 each if it could be even
 
 
+def test_the_rarest_neighbours_stay_apart_where_their_signs_differ() -> None:
+    x = torch.tensor([-4.0] * 5 + [-1.0] * 5 + [-(2.0**-20), 2.0**-20] + [1.0] * 5 + [4.0] * 5)
+    bars = histogram_bars(stats(x).histogram, 4)
+    assert [bar[2] for bar in bars] == [5, 6, 6, 5]
+    assert all(low * high >= 0 for low, high, _ in bars)
+
+
 def test_records_of_the_file_have_a_histogram_or_say_that_there_is_none(
     healthy: AuditReport,
 ) -> None:

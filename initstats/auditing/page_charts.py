@@ -83,6 +83,9 @@ class _Axes:
         self.logarithmic = chart.logarithmic
         ys = [m.y for line in chart.lines for m in line.marks if m.y is not None and self.has(m.y)]
         self.is_empty = not ys
+        if chart.band is not None and ys:
+            # What is outside of the band is seen against its near edge.
+            ys += [min(max(ys), chart.band[1]), max(min(ys), chart.band[0])]
         ys += [chart.guide[0]] if chart.guide is not None and self.has(chart.guide[0]) else []
         low, high = (min(ys), max(ys)) if ys else (1.0, 1.0)
         if self.logarithmic:
@@ -171,7 +174,7 @@ def _grid(chart: Chart, axes: _Axes) -> str:
     parts = []
     if axes.is_empty:
         parts.append(
-            f'<text class="label" x="{WIDTH / 2:.0f}" y="{HEIGHT / 2:.0f}" text-anchor="middle">'
+            f'<text class="label" x="{WIDTH / 2:.0f}" y="{HEIGHT / 3:.0f}" text-anchor="middle">'
             "no value that this axis can show</text>"
         )
     for value in [] if axes.is_empty and chart.guide is None else axes.ticks():

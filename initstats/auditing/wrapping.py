@@ -44,8 +44,7 @@ class Training:
     def __enter__(self) -> Self:
         torch.clear_autocast_cache()
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(mode=False))
-            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.inference_mode(mode=False))  # turns gradients on as well
             if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it is slow
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             self._stack = stack.pop_all()

@@ -9,10 +9,14 @@ from collections import Counter
 import torch
 
 from initstats.auditing import AuditReport
+from zoo.generic import generic_faults
 from zoo.healthy import HEALTHY
 from zoo.injecting import Fault
 from zoo.sick import SICK, TOP, infected
 from zoo.specimens import Size
+
+# What an audit could raise by a mistake of its own; the table goes on, the tests do not.
+RAISED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def described(report: AuditReport, most: int, *, why: bool) -> list[str]:
@@ -29,7 +33,12 @@ def healthy_table(names: list[str], size: Size, *, why: bool) -> None:
     severities: Counter[str] = Counter()
     began = time.perf_counter()
     for name in names:
-        report = HEALTHY[name](size).audited()
+        try:
+            report = HEALTHY[name](size).audited()
+        except RAISED as error:
+            print(f"{name:22} RAISED {error!r}", flush=True)
+            severities["error"] += 1
+            continue
         severities.update(finding.severity for finding in report.findings)
         losses = report.loss.values
         row = f"{name:22} loss {losses[0]:.3g} -> {losses[-1]:.3g}"
@@ -55,7 +64,11 @@ def sick_table(faults: list[Fault], size: Size, *, missed: bool, why: bool) -> N
     found = 0
     began = time.perf_counter()
     for fault in faults:
-        report = infected(fault, size).audited()
+        try:
+            report = infected(fault, size).audited()
+        except RAISED as error:
+            print(f"RAISED   {fault.model}: {fault.name}\n    {error!r}", flush=True)
+            continue
         said, right = verdict(fault, report)
         found += right
         if right and missed:
@@ -72,11 +85,40 @@ def sick_table(faults: list[Fault], size: Size, *, missed: bool, why: bool) -> N
     )
 
 
+def generic_table(models: list[str], kinds: str, size: Size, *, why: bool) -> None:
+    """Print what is missed of the faults that fit any model, and the share found by kind."""
+    found: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
+    for model in models:
+        for kind, fault in generic_faults(model, size).items():
+            if kinds not in kind:
+                continue
+            tried[kind] += 1
+            try:
+                report = infected(fault, size).audited()
+            except RAISED as error:
+                print(f"RAISED   {model}: {kind}\n    {error!r}", flush=True)
+                continue
+            said, right = verdict(fault, report)
+            found[kind] += right
+            if not right:
+                wanted = f"wanted {' '.join(fault.rules)} @ {' '.join(fault.places)}"
+                lines = described(report, TOP, why=why)
+                print(f"{said:8} {model}: {kind}", *lines, wanted, sep="\n    ", flush=True)
+    for kind, count in tried.items():
+        print(f"{kind:24} {found[kind]:3} of {count:3}")
+    total = sum(tried.values())
+    print(f"generic, {size}: {found.total()} of {total} ({100 * found.total() / total:.1f} %)")
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="zoo", description=__doc__)
-    parser.add_argument("zoo", nargs="?", default="both", choices=["both", "healthy", "sick"])
+    parser.add_argument(
+        "zoo", nargs="?", default="both", choices=["both", "healthy", "sick", "generic"]
+    )
     parser.add_argument("--only", default="", help="part of the name of a model or a fault")
+    parser.add_argument("--kind", default="", help="part of the kind of a generic fault")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--width", type=float, default=1.0, help="factor on the widths")
     parser.add_argument("--depth", type=float, default=1.0, help="factor on the depths")
@@ -87,6 +129,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in given.seeds:
         size = Size(seed, given.width, given.depth, given.batch)
+        if given.zoo == "generic":
+            models = [name for name in HEALTHY if given.only in name]
+            generic_table(models, given.kind, size, why=given.why)
+            continue
         if given.zoo != "sick":
             healthy_table([name for name in HEALTHY if given.only in name], size, why=given.why)
         if given.zoo != "healthy":
