@@ -1,4 +1,4 @@
-"""The audit works on modules of all kinds: shared, recomputed, frozen, in place, parametrised."""
+"""The audit records modules of all kinds once per call, and puts back what they change."""
 
 from __future__ import annotations
 
