@@ -22,7 +22,7 @@ from recorded_models import Calls, evidence, flows, normal, same
 def test_records_of_units_and_their_merge_are_those_of_torch(
     shape: tuple[int, ...], axis: int
 ) -> None:
-    first, second = normal(*shape).relu() + 3, normal(*shape, seed=1)
+    first, second = normal(*shape).relu(), normal(*shape, seed=1) + 3
     both = torch.cat([first, second])
     records = unit_records(first, axis)
     other = unit_records(second, axis)
