@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from initstats.auditing import (
     AuditReport,
+    AuditRule,
     Finding,
     audit,
 )
+from initstats.auditing.batches import LossFunction
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch as text_batch
 from initstats.initialising import init_
@@ -58,10 +62,29 @@ def mlp(depth: int, act: type[nn.Module], gain: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def judged(model: nn.Module, rate: float = 1e-3) -> AuditReport:
+def judged(
+    model: nn.Module,
+    rate: float = 1e-3,
+    *,
+    batch: Any = None,
+    loss_fn: LossFunction | None = functional.cross_entropy,
+    steps: int = 10,
+) -> AuditReport:
     return audit(
         model,
-        images(),
-        loss_fn=functional.cross_entropy,
+        images() if batch is None else batch,
+        loss_fn=loss_fn,
         optimizer=torch.optim.AdamW(model.parameters(), lr=rate),
+        steps=steps,
     )
+
+
+def only(rule: AuditRule, report: AuditReport) -> Finding:
+    """Return the one finding of a rule."""
+    (finding,) = rule.check(report.evidence)
+    return finding
+
+
+def silent(rule: AuditRule, report: AuditReport) -> bool:
+    """Tell whether a rule finds nothing."""
+    return next(rule.check(report.evidence), None) is None

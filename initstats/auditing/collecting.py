@@ -44,17 +44,25 @@ class _Known:
     record: Stats
     producer: str
     axis: int | None
+    unit: tuple[int, int] = (0, 0)  # size and stride of the axis, which views keep
+
+    def axis_of(self, tensor: Tensor) -> int | None:
+        """Return the dimension of the units in a view, None where it is none of its own."""
+        if self.axis is None:
+            return None
+        same = [d for d in range(tensor.dim()) if (tensor.shape[d], tensor.stride(d)) == self.unit]
+        return self.axis if self.axis in same else next(iter(same), None)
 
 
 @dataclass
 class _Call:
-    """A module that is running, with its input while it runs."""
+    """A module that is running, with its input, which it may change in place."""
 
     name: str
     module: nn.Module
     watched: bool
     input: Tensor | None = None
-    version: int = 0
+    known: _Known | None = None
     functions: dict[str, int] = field(default_factory=dict)
 
 
@@ -103,7 +111,7 @@ class Collector:
 
     def functions(self) -> ActivationFunctions:
         """Return a context manager inside which functions are recorded too."""
-        return ActivationFunctions(self._on_function)
+        return ActivationFunctions(self._on_function_input, self._on_function)
 
     def _watch(self, name: str, module: nn.Module) -> None:
         """Hook one module."""
@@ -115,7 +123,7 @@ class Collector:
             call = _Call(name, module, watched)
             if watched and not self.in_backward:
                 call.input = next(floating_tensors((args, kwargs)), None)
-                call.version = 0 if call.input is None else _version(call.input)
+                call.known = None if call.input is None else self._record(call.input)
             self._calls.append(call)
             self.running = [running.name for running in self._calls]
 
@@ -138,12 +146,15 @@ class Collector:
         """Record what left a module."""
         flow = self.flows.setdefault(call.name, Flow(type(call.module).__name__))
         if not self.in_backward:
-            x = call.input
-            if x is not None and _version(x) != call.version:
-                x = None  # changed in place meanwhile
-            known = None if x is None else self._record(x)
-            self._keep(flow, call, tensor, known)
-            if x is not None and call.module in self._blocks and x.shape == tensor.shape:
+            self._keep(flow, call, tensor)
+            x, known = call.input, call.known
+            if (
+                x is not None
+                and known is not None
+                and known.version == _version(x)  # else it is not what entered
+                and call.module in self._blocks
+                and x.shape == tensor.shape
+            ):
                 flow.products.append(dot_products(x, tensor))
         # Also of a recomputed output: with reentrant checkpoints only that one gets a gradient,
         # with the others it gets none.
@@ -159,19 +170,22 @@ class Collector:
         if self.in_backward:
             flow.gradients.append(stats(gradient.detach()))
 
-    def _keep(self, flow: Flow, call: _Call, output: Tensor, known: _Known | None) -> None:
+    def _keep(self, flow: Flow, call: _Call, output: Tensor) -> None:
         """Keep the records of an output and of the input that made it."""
-        producer = ""
-        if known is not None:
-            flow.inputs.append(known.record)
-            producer = known.producer
+        producer, inherited = "", None
+        if call.known is not None and call.input is not None:
+            flow.inputs.append(call.known.record)
+            producer = call.known.producer
             flow.producers[producer] = None
-        inherited = None if known is None else known.axis
+            if call.input.dim() == output.dim():
+                inherited = call.known.axis_of(call.input)
         axis = unit_axis(call.module, output, inherited) if output.dim() > 0 else None
         made_by = producer if flow.kind.startswith(_PASSING_KINDS) else call.name
         record = self._record(output, made_by, axis)
         flow.outputs.append(record.record)
         flow.dtype = str(output.dtype).removeprefix("torch.")
+        if isinstance(call.module, nn.Softmax):
+            flow.row_length = output.shape[-1 if call.module.dim is None else call.module.dim]
         if axis is not None and _has_units(call.module):
             flow.add_units(producer, unit_records(output.detach(), axis))
 
@@ -185,11 +199,18 @@ class Collector:
                 record = known.record
             else:
                 record = stats(tensor.detach())
-            known = _Known(_version(key), record, producer, axis)
+            unit = (0, 0) if axis is None else (tensor.shape[axis], tensor.stride(axis))
+            known = _Known(_version(key), record, producer, axis, unit)
             self._known[key] = known
         return known
 
-    def _on_function(self, name: str, inputs: tuple[Any, ...], output: Tensor, scale: Any) -> None:
+    def _on_function_input(self, tensor: Tensor) -> _Known | None:
+        """Record what enters a function, before it may change it in place."""
+        return None if self.in_backward else self._record(tensor)
+
+    def _on_function(
+        self, name: str, inputs: tuple[Any, ...], known: Any, output: Tensor, scale: Any
+    ) -> None:
         """Record a non-linearity that a module calls as a function."""
         if self.in_backward:
             return
@@ -209,19 +230,15 @@ class Collector:
             flow.logits.append(Logits(*records, factor))
         elif name == "softmax":
             flow.row_length = output.shape[scale]
-        known = self._record(inputs[0]) if inputs[0] is not output else None
         flow.dtype = str(output.dtype).removeprefix("torch.")
-        producer = "" if known is None else known.producer
-        axis = None
-        if known is not None:
-            flow.inputs.append(known.record)
-            flow.producers[producer] = None
-            axis = known.axis
+        flow.inputs.append(known.record)
+        flow.producers[known.producer] = None
+        axis = known.axis_of(inputs[0])
         if axis is None and output.dim() > 0:
             axis = 1 if output.dim() > 3 else output.dim() - 1  # noqa: PLR2004  # images
         flow.outputs.append(self._record(output, place, axis).record)
         if axis is not None and name not in {"softmax", "scaled_dot_product_attention"}:
-            flow.add_units(producer, unit_records(output.detach(), axis))
+            flow.add_units(known.producer, unit_records(output.detach(), axis))
 
 
 def merged(records: list[Stats]) -> Stats | None:

@@ -44,9 +44,8 @@ class Finding:
         return {**self.__dict__, "also": list(self.also)}
 
 
-@dataclass(frozen=True)
-class AuditRule(ABC):
-    """A check of an audit. Its fields are thresholds that can be changed.
+class Rule:
+    """What makes findings.
 
     Attributes:
         id: Short name, as shown in findings.
@@ -55,17 +54,6 @@ class AuditRule(ABC):
 
     id: ClassVar[str]
     source: ClassVar[str]
-
-    @abstractmethod
-    def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Judge what was measured.
-
-        Args:
-            evidence: The measurements.
-
-        Yields:
-            Findings, none for a healthy model.
-        """
 
     def finding(
         self,
@@ -80,6 +68,22 @@ class AuditRule(ABC):
     ) -> Finding:
         """Make a finding of this rule."""
         return Finding(self.id, severity, where, value, threshold, cause, fix, self.source, also)
+
+
+@dataclass(frozen=True)
+class AuditRule(Rule, ABC):
+    """A check of an audit. Its fields are thresholds that can be changed."""
+
+    @abstractmethod
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Judge what was measured.
+
+        Args:
+            evidence: The measurements.
+
+        Yields:
+            Findings, none for a healthy model.
+        """
 
 
 def by_severity(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -63,6 +63,8 @@ class InputScale(AuditRule):
 class FirstLayer(AuditRule):
     """A first layer whose output is far from N(0, 1), from an input that is not.
 
+    A model of one layer may start at 0, as heads do.
+
     Attributes:
         low: Smallest useful ratio of the rms of the output to that of the input.
         high: Largest useful ratio.
@@ -86,6 +88,8 @@ class FirstLayer(AuditRule):
             return
         matrix = first.matrix
         assert matrix is not None
+        if ratio < self.low and sum(1 for x in evidence.layers.values() if x.matrix) == 1:
+            return
         yield self.finding(
             "warning",
             first.name,

@@ -121,7 +121,8 @@ class LossReduction(AuditRule):
     """A loss that sums over examples, so that its gradient grows with the batch.
 
     Found where the loss is what a function of torch returned with reduction="sum", or where the
-    losses of the halves of the batch add up to that of the whole.
+    losses of the halves of the batch add up to that of the whole. Not where the examples of the
+    batch are the classes: then its size changes the loss (twice ln 2 is ln 4).
 
     Attributes:
         tolerance: Relative difference up to which halves add up.
@@ -148,7 +149,8 @@ class LossReduction(AuditRule):
                     fix=fix,
                 )
                 return
-        if len(loss.halves) == 3 and math.isfinite(sum(loss.halves)):  # noqa: PLR2004
+        contrastive = any(call.in_batch for call in loss.cross_entropies)
+        if not contrastive and len(loss.halves) == 3 and math.isfinite(sum(loss.halves)):  # noqa: PLR2004
             whole, first, second = loss.halves
             size = abs(whole)
             if size > 0 and abs(first + second - whole) < self.tolerance * size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +89,9 @@ class LossWatch(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, result: Tensor
     ) -> None:
         """Keep what a rule needs of a call."""
-        scores = args[0] if args else kwargs["input"]
-        target = args[1] if len(args) > 1 else kwargs["target"]
+        given = inspect.signature(func).bind(*args, **kwargs)
+        given.apply_defaults()
+        scores, target = given.arguments["input"], given.arguments["target"]
         classes = None
         targets = torch.tensor(target.numel())
         if func in _CLASSIFIERS:
@@ -97,10 +99,12 @@ class LossWatch(TorchFunctionMode):
             if target.is_floating_point():  # probabilities
                 targets = torch.tensor(target.numel() // classes)
             else:
-                targets = (target != kwargs.get("ignore_index", -100)).sum()
+                targets = (target != given.arguments["ignore_index"]).sum()
         elif name.startswith("binary"):
             classes = 2
-        reduction = kwargs.get("reduction", "mean")
+        reduction = given.arguments["reduction"]
+        if False in (given.arguments["size_average"], given.arguments["reduce"]):
+            reduction = "sum"  # the old way to say so; reduce=False has no scalar result
         record = None
         if self._with_scores and func in _TAKE_SCORES:
             record = stats(scores.detach(), histogram=False)

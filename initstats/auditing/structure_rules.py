@@ -145,7 +145,7 @@ class BlockStructure(AuditRule):
                     odd.setdefault(name, []).append(block)
         for name, where in odd.items():
             kind, times = usual[name]
-            if len(where) > self.share * len(blocks) or times < 2:  # noqa: PLR2004
+            if len(where) > self.share * len(blocks) or times <= len(blocks) / 2:
                 continue
             yield self.finding(
                 "error" if "Norm" in kind else "warning",
@@ -207,19 +207,23 @@ class ZeroGradient(AuditRule):
     """Weights whose gradient is exactly 0 in the first step and still in the last.
 
     A gradient of 0 in the first step alone is usual: behind a head, a gate or an adapter that
-    starts at 0 gradients arrive in the second or third step.
+    starts at 0 gradients arrive in the second or third step. Hence nothing is judged after fewer.
 
     Attributes:
         share: Share of the parameters of a model above which this is an error.
+        steps: Number of steps below which nothing is judged.
     """
 
     share: float = 0.1
+    steps: int = 3
 
     id: ClassVar[str] = "zero-gradient"
     source: ClassVar[str] = "AutoTrainer monitor.py: share of zero gradients; two zero factors"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Find weights that nothing trains."""
+        if len(evidence.loss.values) < self.steps:
+            return
         trained = [p for p in evidence.parameters.values() if p.trained and p.gradient is not None]
         stuck = [p for p in trained if _all_zero(p)]
         if not stuck:

@@ -172,7 +172,7 @@ class BiasScale(AuditRule):
     Attributes:
         ratio: Rms of a bias / rms over units of the std over examples that is a finding.
         least: Rms of a bias below which nothing is found.
-        severe: Ratio that is an error.
+        severe: Ratio, or multiple of `gate`, that is an error.
         gate: Size of a bias of a recurrent layer that shuts or opens a gate for good (chrono
             initialisation reaches ln(3000) for sequences of 3000).
     """
@@ -190,11 +190,12 @@ class BiasScale(AuditRule):
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Compare every bias with the spread over examples of what it is added to."""
         layers = [layer for layer in evidence.layers.values() if layer.matrix is not None]
-        ratios = {
-            p.name: p.weight.abs_max / self.gate
+        gates = {
+            p.name: p.weight.abs_max
             for p in evidence.parameters.values()
             if p.is_bias and p.role == "recurrent" and self.gate < p.weight.abs_max < math.inf
         }
+        ratios = {name: size / self.gate for name, size in gates.items()}
         for layer in layers[:-1]:
             bias = next((p for p in layer.parameters if p.is_bias), None)
             if bias is None or not layer.units or bias.role in {"recurrent", "gate"}:
@@ -209,8 +210,8 @@ class BiasScale(AuditRule):
         yield self.finding(
             "error" if ratios[where] > self.severe else "warning",
             where,
-            ratios[where],
-            self.ratio,
+            gates.get(where, ratios[where]),
+            self.gate if where in gates else self.ratio,
             cause=f"{where} has rms {number(rms)} and values up to "
             f"{number(evidence.parameters[where].weight.abs_max)}: it drowns what the weights make "
             "of the examples",

@@ -166,10 +166,12 @@ class WeightPeers(AuditRule):
             # The size of a bias may follow the width of its layer.
             if not peers[0].is_bias or len({p.shape for p in peers}) == 1:
                 factors.update(self._against_peers(peers))
+        alone = set()
         for p in evidence.parameters.values():
             size, limit = self._absolute(p)
             if p.name not in factors and p.is_matrix and limit < size < math.inf:
-                factors[p.name] = size / limit * self.apart, 1.0
+                factors[p.name] = size / limit * self.apart, limit
+                alone.add(p.name)
         if not factors:
             return
         where = max(factors, key=lambda name: _apart(factors[name][0]))
@@ -177,12 +179,16 @@ class WeightPeers(AuditRule):
         p = evidence.parameters[where]
         what = "gain std * sqrt(fan_in)" if p.fan_in else "std"
         own = p.gain if p.fan_in else p.weight.std
+        other = "no initialiser gives more than" if where in alone else "the same weight elsewhere"
+        if where in alone:
+            own, _ = self._absolute(p)
+            what = "gain std * sqrt(min(fan_in, fan_out))" if p.fan_in else "std"
         yield self.finding(
             "error" if _apart(factor) > self.severe else "warning",
             where,
             own,
             usual,
-            cause=f"{where} has {what} {number(own)}, the same weight elsewhere {number(usual)}",
+            cause=f"{where} has {what} {number(own)}, {other} {number(usual)}",
             fix="initialise it like the others",
             also=tuple(name for name in factors if name != where),
         )

@@ -12,6 +12,7 @@ from initstats.measuring import stats
 from initstats.record import Stats
 
 _FEW_ROWS = 2
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,31 @@ def row_report(weight: Tensor) -> RowReport | None:
     rows = weight.shape[0]
     flat = weight.detach().reshape(rows, -1)
     slices = stats(flat, dim=1)
-    # Equal rows have equal records; of equal records the rows themselves decide (those of an
+    # Equal rows have equal records; of equal records a hash of all bits decides (the rows of an
     # identity matrix differ).
     keys = torch.stack([slices.mean, slices.l1, slices.min, slices.max], dim=1).nan_to_num(nan=0.5)
     _, groups, sizes = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
     distinct = len(sizes)
     for group in (sizes > 1).nonzero().flatten().tolist():
         members = (groups == group).nonzero().flatten()
-        while len(members) > 1:
-            first, rest = members[0], members[1:]
-            members = rest[(flat[rest] != flat[first]).any(dim=1)]
-            distinct += 1 if len(members) > 0 else 0
+        distinct += len(torch.unique(_hashes(flat, members))) - 1
     return RowReport(rows, distinct)
+
+
+def _hashes(rows: Tensor, members: Tensor) -> Tensor:
+    """Return a number per row that is the same for equal rows and for no others, up to chance.
+
+    Integer arithmetic modulo 2^64, exact in any order; odd pseudo-random factors per column, so
+    that rows collide with a probability near 2^-64. 0 and -0 are equal.
+    """
+    generator = torch.Generator().manual_seed(0)
+    info = torch.iinfo(torch.int64)
+    factors = torch.randint(info.min, info.max, (rows.shape[1],), generator=generator) | 1
+    factors = factors.to(rows.device)
+    chunks = torch.split(members, max(1, _CHUNK // rows.shape[1]))
+    bits = ((rows[chunk].double() + 0.0).view(torch.int64) for chunk in chunks)
+    # The low bits of a double that was a float are 0, and would stay 0 in a product.
+    return torch.cat([((part ^ (part >> 32) ^ (part >> 52)) * factors).sum(dim=1) for part in bits])
 
 
 def equal_weights(weights: Mapping[str, Tensor], records: Mapping[str, Stats]) -> dict[str, str]:

@@ -8,13 +8,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from torch import nn
 
 from initstats.auditing.depth import Series, depth_series, has_normalisation
 from initstats.auditing.evidence import Evidence, LayerReport, LossReport, ParameterReport
-from initstats.auditing.findings import AuditRule, Finding, Severity
+from initstats.auditing.findings import AuditRule, Finding, Rule
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.rows import Row
 from initstats.record import Stats
@@ -56,16 +55,8 @@ class Subject:
         return math.prod(shape) > max(shape, default=1)
 
 
-class MonitorRule(ABC):
-    """A check of every row. It may keep what it needs of earlier rows.
-
-    Attributes:
-        id: Short name, as shown in findings.
-        source: Where the threshold comes from.
-    """
-
-    id: ClassVar[str]
-    source: ClassVar[str]
+class MonitorRule(Rule, ABC):
+    """A check of every row. It may keep what it needs of earlier rows."""
 
     @abstractmethod
     def check(
@@ -81,20 +72,6 @@ class MonitorRule(ABC):
         Yields:
             Findings.
         """
-
-    def finding(
-        self,
-        severity: Severity,
-        where: str,
-        value: float,
-        threshold: float,
-        *,
-        cause: str,
-        fix: str,
-        also: tuple[str, ...] = (),
-    ) -> Finding:
-        """Make a finding of this rule."""
-        return Finding(self.id, severity, where, value, threshold, cause, fix, self.source, also)
 
 
 class FromAudit(MonitorRule):
