@@ -12,6 +12,7 @@ from initstats import _ops
 from initstats.fill_call import keys_by_place
 from initstats.fill_checks import has_memory, number, numbers_for, tensor_to_fill
 from initstats.keys import draw_key
+from initstats.orthogonal_graph import orthogonal_in_graph
 from initstats.orthogonal_products import write_batch
 from initstats.overrides import overridable
 
@@ -92,6 +93,9 @@ def orthogonal_(
     function = "orthogonal_"
     one = isinstance(tensor, torch.Tensor) or not isinstance(tensor, Iterable)
     tensors: list[torch.Tensor] = [tensor] if one else list(tensor)  # type: ignore[list-item]
+    if torch.compiler.is_compiling():
+        orthogonal_in_graph(tensors, gain, generator, batch_dims, seed, name, one=one)
+        return tensors[0] if one else tensors
     if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
         raise TypeError(
             f"initstats.{function}: expected batch_dims to be an integer,"
