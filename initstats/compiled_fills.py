@@ -13,7 +13,7 @@ import torch
 from initstats.fill_call import FAMILIES, Family, Numbers, fill
 
 # Two calls with equal arguments are two draws, and a CUDA graph would freeze the keys.
-_TAGS = tuple(
+TAGS = tuple(
     getattr(torch.Tag, name)
     for name in ("nondeterministic_seeded", "cudagraph_unsafe")
     if hasattr(torch.Tag, name)
@@ -44,8 +44,18 @@ def fill_in_graph(
         [float(number) for numbers in lists for number in numbers],
         [len(numbers) for numbers in lists],
         "" if seed is None else str(seed),
-        [] if names is None else [_UNNAMED if name is None else _NAMED + name for name in names],
+        names_in_graph(names),
     )
+
+
+def names_in_graph(names: Sequence[str | None] | None) -> list[str]:
+    """Return names as a list of strings, which is empty where there are none."""
+    return [] if names is None else [_UNNAMED if n is None else _NAMED + n for n in names]
+
+
+def names_from_graph(names: Sequence[str]) -> list[str | None] | None:
+    """Return the names that names_in_graph was given."""
+    return [name.removeprefix(_NAMED) if name else None for name in names] or None
 
 
 @torch.library.custom_op(
@@ -53,7 +63,7 @@ def fill_in_graph(
     mutates_args=["tensors"],
     schema="(str function, str family, Tensor(a!)[] tensors, float[] numbers, int[] lengths,"
     " str seed, str[] names) -> ()",
-    tags=_TAGS,
+    tags=TAGS,
 )
 def _fill_in_graph(
     function: str,
@@ -75,7 +85,7 @@ def _fill_in_graph(
         values,
         generator=None,
         seed=int(seed) if seed else None,
-        names=[name.removeprefix(_NAMED) if name else None for name in names] or None,
+        names=names_from_graph(names),
     )
 
 

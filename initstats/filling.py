@@ -21,7 +21,7 @@ def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None
     """Write what is promised to the parameters of some entries.
 
     Normals take one launch per device, truncated normals one, and uniforms, logarithms of uniforms
-    and constants one together; orthogonal matrices of one gain are made side by side. Keys come
+    and constants one together; orthogonal matrices are one call, whatever their gains. Keys come
     from the seed and the names.
 
     Args:
@@ -101,11 +101,13 @@ def _fill(pieces: Sequence[Piece], seed: int) -> None:
             seed=seed,
             names=[piece.key_name for piece, _ in cut],
         )
-    orthogonal = _of(pieces, Orthogonal)
-    for gain in sorted({d.gain for _, d in orthogonal}):
-        same = [piece for piece, d in orthogonal if d.gain == gain]
-        names = [piece.key_name for piece in same]
-        orthogonal_([piece.tensor for piece in same], gain, seed=seed, name=names)
+    if orthogonal := _of(pieces, Orthogonal):
+        orthogonal_(
+            [piece.tensor for piece, _ in orthogonal],
+            [d.gain for _, d in orthogonal],
+            seed=seed,
+            name=[piece.key_name for piece, _ in orthogonal],
+        )
 
 
 def _of(pieces: Sequence[Piece], kind: type[_D]) -> list[tuple[Piece, _D]]:

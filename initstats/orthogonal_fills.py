@@ -10,8 +10,9 @@ import torch
 
 from initstats import _ops
 from initstats.fill_call import keys_by_place
-from initstats.fill_checks import has_memory, number, tensor_to_fill
+from initstats.fill_checks import has_memory, number, numbers_for, tensor_to_fill
 from initstats.keys import draw_key
+from initstats.orthogonal_graph import orthogonal_in_graph
 from initstats.orthogonal_products import write_batch
 from initstats.overrides import overridable
 
@@ -33,7 +34,7 @@ def orthogonal_(
 @overload
 def orthogonal_(
     tensor: Iterable[torch.Tensor],
-    gain: float = 1,
+    gain: float | Sequence[float] = 1,
     generator: torch.Generator | None = None,
     *,
     batch_dims: int = 0,
@@ -45,7 +46,7 @@ def orthogonal_(
 @overridable
 def orthogonal_(
     tensor: torch.Tensor | Iterable[torch.Tensor],
-    gain: float = 1,
+    gain: float | Sequence[float] = 1,
     generator: torch.Generator | None = None,
     *,
     batch_dims: int = 0,
@@ -64,7 +65,7 @@ def orthogonal_(
         tensor: [rows, ...], at least two dimensions after the batch's; those after the first are
             flattened to columns. float16, bfloat16 (computed in float32), float32 or float64, any
             strides. Or several such tensors, on any devices; none is written unless all are fit.
-        gain: factor, finite.
+        gain: factor, finite; for several tensors also a list or tuple, one each.
         generator: as in `uniform_`; one draw per tensor.
         batch_dims: how many of the first dimensions number independent matrices, as in
             [heads, d, d]. The four gates of an LSTM are such a batch:
@@ -78,7 +79,7 @@ def orthogonal_(
     Raises:
         TypeError: batch_dims is not an integer; otherwise as `uniform_`.
         ValueError: fewer than two dimensions after the batch's, batch_dims < 0, gain not finite, a
-            tensor that occurs twice, names of another number; otherwise as `uniform_`.
+            tensor that occurs twice, names or gains of another number; otherwise as `uniform_`.
         RuntimeError: elements of a tensor share memory (expanded tensors).
 
     Determinism: run_to_run. The reflections are bitwise the same on any device and for any number
@@ -92,6 +93,9 @@ def orthogonal_(
     function = "orthogonal_"
     one = isinstance(tensor, torch.Tensor) or not isinstance(tensor, Iterable)
     tensors: list[torch.Tensor] = [tensor] if one else list(tensor)  # type: ignore[list-item]
+    if torch.compiler.is_compiling():
+        orthogonal_in_graph(tensors, gain, generator, batch_dims, seed, name, one=one)
+        return tensors[0] if one else tensors
     if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
         raise TypeError(
             f"initstats.{function}: expected batch_dims to be an integer,"
@@ -103,7 +107,12 @@ def orthogonal_(
         )
     for each in tensors:
         _check(function, each, batch_dims)
-    scale = finite_gain(function, gain)
+    if isinstance(gain, (list, tuple)) and not one:
+        gains = [
+            finite_gain(function, g) for g in numbers_for(function, "gain", gain, len(tensors))
+        ]
+    else:
+        gains = [finite_gain(function, gain)] * len(tensors)
     names = None if name is None else [name] if isinstance(name, str) else list(name)
     if names is not None and len(names) != len(tensors):
         raise ValueError(
@@ -114,7 +123,7 @@ def orthogonal_(
     real = [i for i, each in enumerate(tensors) if has_memory(each) and each.numel() > 0]
     keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
     with torch.no_grad():
-        write_matrices([(tensors[i], batch_dims, keys[i]) for i in real], scale)
+        write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in real])
     return tensors[0] if one else tensors
 
 
@@ -188,11 +197,11 @@ def delta_orthogonal_(
         for k in tensor.shape[2:]:
             centre = centre.select(2, (k - 1) // 2)
         centre = centre.view(groups, outputs // groups, inputs)
-        write_matrices([(centre, 1, key)], scale)
+        write_matrices([(centre, 1, key, scale)])
     return tensor
 
 
-def finite_gain(function: str, gain: float) -> float:
+def finite_gain(function: str, gain: object) -> float:
     """Return the gain as a float. Raises TypeError, or ValueError where it is not finite."""
     scale = number(function, "gain", gain)
     if not math.isfinite(scale):
@@ -212,11 +221,11 @@ def _check(function: str, tensor: torch.Tensor, batch_dims: int) -> None:
         _ops.check_memory(function, tensor)
 
 
-def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int]], gain: float) -> None:
-    """Fill tensors, each with its batch_dims and key, which are checked and not empty."""
-    small: dict[torch.device, list[tuple[torch.Tensor, int]]] = {}
+def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int, float]]) -> None:
+    """Fill tensors, each with its batch_dims, key and gain, which are checked and not empty."""
+    small: dict[torch.device, list[tuple[torch.Tensor, int, float]]] = {}
     copied = []
-    for tensor, batch_dims, key in todo:
+    for tensor, batch_dims, key, gain in todo:
         if batch_dims == 0 and tensor.dim() == _MATRIX_DIMS:
             matrices = tensor
         else:
@@ -228,11 +237,12 @@ def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int]], gain: float) -
                 matrices = matrices.view(shape)
                 copied.append((tensor, matrices))
         if max(matrices.shape[-_MATRIX_DIMS:]) <= _ops.SMALL_SIDE:
-            small.setdefault(tensor.device, []).append((matrices, key))
+            small.setdefault(tensor.device, []).append((matrices, key, gain))
         else:
             write_batch(matrices if matrices.dim() > _MATRIX_DIMS else matrices[None], key, gain)
     for batch in small.values():
-        _ops.small_orthogonal_([each for each, _ in batch], [key for _, key in batch], [gain])
+        matrices_of_device, keys, gains = (list(column) for column in zip(*batch, strict=True))
+        _ops.small_orthogonal_(matrices_of_device, keys, gains)
     for tensor, matrices in copied:
         tensor.copy_(matrices.view(tensor.shape))
-    torch.autograd.graph.increment_version([tensor for tensor, _, _ in todo])
+    torch.autograd.graph.increment_version([tensor for tensor, *_ in todo])

@@ -25,6 +25,9 @@ FILLS: dict[str, Callable[[torch.Tensor], object]] = {
     "sparse": lambda t: initstats.sparse_(t, 0.5),
     "foreach": lambda t: initstats.foreach_normal_([t, t * 2], [0.0, 1.0], 3.0),
     "foreach_xavier": lambda t: initstats.foreach_xavier_normal_([t], 2.0),
+    "orthogonal": lambda t: initstats.orthogonal_(t, 2.0),
+    "orthogonal_list": lambda t: initstats.orthogonal_([t, t * 2], [2.0, 1.0]),
+    "orthogonal_batch": lambda t: initstats.orthogonal_(t.view(2, 6, 10), batch_dims=1),
 }
 
 
