@@ -26,7 +26,7 @@ def orthogonal_in_graph(
             " (give a seed, or fill from torch's default generator)"
         )
     names = [name] if isinstance(name, str) else name
-    gains = [float(each) for each in gain] if isinstance(gain, (list, tuple)) else [float(gain)]  # type: ignore[arg-type]
+    gains = [float(each) for each in gain] if isinstance(gain, (list, tuple)) else [float(gain)]
     _orthogonal_in_graph(
         tensors,
         gains,
@@ -55,15 +55,15 @@ def _orthogonal_in_graph(
     names: list[str],
 ) -> None:
     # Late: the fills import this module.
-    from initstats.orthogonal_fills import orthogonal_  # noqa: PLC0415
+    from initstats.orthogonal_fills import orthogonal_
 
     given = names_from_graph(names)
     orthogonal_(
-        tensors[0] if one else tensors,  # type: ignore[arg-type]
-        gains if each else gains[0],  # type: ignore[arg-type]
+        tensors[0] if one else tensors,
+        gains if each else gains[0],
         batch_dims=batch_dims,
         seed=int(seed) if seed else None,
-        name=given[0] if one and given else given,  # type: ignore[arg-type]
+        name=given[0] if one and given else given,
     )
 
 

@@ -94,6 +94,7 @@ class Collector:
         self._outside = _Call("", model, watched=False)
         self._handles: list[RemovableHandle] = []
         self._known = WeakTensorKeyDictionary()
+        self._batch = WeakTensorKeyDictionary()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -107,6 +108,7 @@ class Collector:
             handle.remove()
         self._handles.clear()
         self._known.clear()
+        self._batch.clear()
         self._calls.clear()
 
     def functions(self) -> ActivationFunctions:
@@ -121,6 +123,8 @@ class Collector:
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             call = _Call(name, module, watched)
+            if not name:
+                self._batch.update({_whole(x): True for x in floating_tensors((args, kwargs))})
             if watched and not self.in_backward:
                 call.input = next(floating_tensors((args, kwargs)), None)
                 call.known = None if call.input is None else self._record(call.input)
@@ -177,6 +181,7 @@ class Collector:
             flow.inputs.append(call.known.record)
             producer = call.known.producer
             flow.producers[producer] = None
+            flow.from_batch |= _whole(call.input) in self._batch
             if call.input.dim() == output.dim():
                 inherited = call.known.axis_of(call.input)
         axis = unit_axis(call.module, output, inherited) if output.dim() > 0 else None
@@ -191,8 +196,7 @@ class Collector:
 
     def _record(self, tensor: Tensor, producer: str = "", axis: int | None = None) -> _Known:
         """Return the record of a tensor, taken now or when it was made."""
-        base = tensor._base  # noqa: SLF001  # a view of everything has the same record
-        key = base if base is not None and base.numel() == tensor.numel() else tensor
+        key = _whole(tensor)  # has the same record
         known: _Known | None = self._known.get(key)  # type: ignore[no-untyped-call]
         if known is None or known.version != _version(key) or producer:
             if known is not None and known.version == _version(key):
@@ -272,6 +276,12 @@ def _has_units(module: nn.Module) -> bool:
         return False
     owned = [parameter.dim() for parameter in module.parameters(recurse=False)]
     return max(owned) > 1 if owned else next(module.children(), None) is None
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Return the tensor of which this one is a view of every element, or itself."""
+    base = tensor._base  # noqa: SLF001
+    return base if base is not None and base.numel() == tensor.numel() else tensor
 
 
 def _version(tensor: Tensor) -> int:

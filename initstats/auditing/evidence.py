@@ -89,6 +89,7 @@ class LayerReport:
         input: Record of its first floating-point input over all calls, None without one.
         units: Records of the units of its output, one for every module that made an input.
         producers: Modules that made its inputs; "" for one that no module made.
+        from_batch: True when a tensor of the batch enters it as it is.
         is_function: True for a non-linearity that a module calls as a function.
         dtype: Type of the output, without "torch.".
         carried: What part of the input of a block is found in its output, None for others.
@@ -105,6 +106,7 @@ class LayerReport:
     input: Stats | None = None
     units: tuple[UnitRecords, ...] = ()
     producers: tuple[str, ...] = ()
+    from_batch: bool = False
     is_function: bool = False
     dtype: str = ""
     carried: Carried | None = None

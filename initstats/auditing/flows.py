@@ -47,6 +47,7 @@ class Flow:
         inputs: Of its first floating-point input.
         units: Of the units of its output, by the module that made the input, merged over calls.
         producers: Modules that made its inputs.
+        from_batch: True when an input is a tensor of the batch itself.
         dtype: Type of the output, without "torch.".
         products: Size n and dot products (x, x), (x, y), (y, y) of a sample of input x and output
             y, [4].
@@ -60,6 +61,7 @@ class Flow:
     inputs: list[Stats] = field(default_factory=list)
     units: dict[tuple[str, int], UnitRecords] = field(default_factory=dict)
     producers: dict[str, None] = field(default_factory=dict)
+    from_batch: bool = False
     dtype: str = ""
     products: list[Tensor] = field(default_factory=list)
     logits: list[Logits] = field(default_factory=list)

@@ -126,6 +126,7 @@ def _layers(
                 input=merged(flow.inputs),
                 units=tuple(flow.units.values()),
                 producers=tuple(flow.producers),
+                from_batch=flow.from_batch,
                 is_function=module is None,
                 dtype=flow.dtype,
                 carried=_carried(flow),
@@ -140,8 +141,10 @@ def _carried(flow: Flow) -> Carried | None:
         return None
     rows = [products.tolist() for products in flow.products]
     count, xx, xy, yy = (sum(values) for values in zip(*rows, strict=True))
-    if not (xx > 0 and yy > 0):
+    if not xx > 0:
         return None
+    if yy == 0:
+        return Carried(0.0, 0.0)
     return Carried(xy / xx, xy / math.sqrt(xx * yy), math.sqrt(yy / (xx * count)))
 
 

@@ -31,7 +31,7 @@ def halves(batch: Any) -> tuple[Any, Any] | None:
 def _part(value: Any, part: slice) -> Any:
     """Return a part of every tensor, in the same containers."""
     if isinstance(value, Tensor):
-        return value[part]
+        return value[part].clone()  # a model may change its input in place
     if isinstance(value, Mapping):
         return {key: _part(item, part) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding
+from initstats.record import Stats
 from initstats.tables import number
 
 
@@ -32,18 +33,23 @@ class InputScale(AuditRule):
     source: ClassVar[str] = "LeCun et al. 1998, Efficient BackProp, section 4.3: mean 0, std 1"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Judge the input of the first layer with a weight matrix, unless a module made it."""
-        first = first_layer(evidence)
-        if first is None or first.input is None:
-            return
-        record = first.input
+        """Judge what enters the first layer with a weight matrix, unless a module made it.
+
+        So is every tensor of the batch that enters such a layer as it is.
+        """
+        for layer in outside_layers(evidence):
+            if layer.input is not None:
+                yield from self._judged(evidence, layer, layer.input)
+
+    def _judged(self, evidence: Evidence, first: LayerReport, record: Stats) -> Iterator[Finding]:
+        """Judge what enters one layer."""
         fix = "subtract the mean and divide by the std of the training data"
         if record.nan + record.pos_inf + record.neg_inf:
             return  # the business of not-finite, which sees the first layer too
         if record.count > 1 and record.std == 0:
             cause = f"every value that enters {first.name} is {number(record.mean)}"
             yield self.finding(
-                "warning", first.name, record.mean, 0.0, cause=cause, fix="check the batch"
+                "error", first.name, record.mean, 0.0, cause=cause, fix="check the batch"
             )
             return
         size = record.rms
@@ -100,6 +106,21 @@ class FirstLayer(AuditRule):
             f"1/sqrt(fan_in) is {number(matrix.fan_in**-0.5 if matrix.fan_in else math.nan)}",
             fix="fill its weight with std 1/sqrt(fan_in) or sqrt(2/fan_in)",
         )
+
+
+def outside_layers(evidence: Evidence) -> list[LayerReport]:
+    """Return the layers with a weight matrix into which a part of the batch goes as it is.
+
+    The first layer is one of them also when its input was computed from the batch, unless a module
+    did so.
+    """
+    first = first_layer(evidence)
+    layers = [first] if first is not None else []
+    for layer in evidence.layers.values():
+        table = layer.matrix is None or layer.matrix.role in {"embedding", "position", "token"}
+        if layer.from_batch and not table and not layer.is_block and layer is not first:
+            layers.append(layer)
+    return layers
 
 
 def first_layer(evidence: Evidence) -> LayerReport | None:

@@ -37,6 +37,7 @@ from initstats.auditing.weight_rules import (
 
 DEFAULT_RULES: tuple[AuditRule, ...] = (
     NotFinite(),
+    InputScale(),
     WeightsAgainstRecipe(),
     Symmetry(),
     NormIdentity(),
@@ -45,7 +46,6 @@ DEFAULT_RULES: tuple[AuditRule, ...] = (
     LossSign(),
     LossReduction(),
     DoubleSoftmax(),
-    InputScale(),
     WeightPeers(),
     BiasScale(),
     DropoutShare(),

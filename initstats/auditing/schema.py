@@ -165,6 +165,7 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
         "calls": layer.calls,
         "dtype": layer.dtype,
         "producers": list(layer.producers),
+        "from_batch": layer.from_batch,
         "input": _record(layer.input),
         "activation": _record(layer.activation),
         "zero_share": layer.zero_share,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
@@ -16,6 +16,9 @@ from initstats.tables import number
 from initstats.verifying import VerifyEntry
 
 _FEWEST_PEERS = 3
+_FEWEST_WEIGHTS = 3  # of a model, to tell what is usual in it
+# Weights whose size follows other laws than that of the weights between layers.
+_APART = frozenset({"embedding", "position", "token", "norm", "adapter", "head", "gate", "router"})
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ class WeightPeers(AuditRule):
             if p.name not in factors and p.is_matrix and limit < size < math.inf:
                 factors[p.name] = size / limit * self.apart, limit
                 alone.add(p.name)
+        for name, found in self._among_all(evidence, groups).items():
+            factors.setdefault(name, found)
         if not factors:
             return
         where = max(factors, key=lambda name: _apart(factors[name][0]))
@@ -192,6 +197,34 @@ class WeightPeers(AuditRule):
             fix="initialise it like the others",
             also=tuple(name for name in factors if name != where),
         )
+
+    def _among_all(
+        self, evidence: Evidence, groups: Mapping[tuple[object, ...], list[ParameterReport]]
+    ) -> dict[str, tuple[float, float]]:
+        """Return the factor and the usual size for weights without peers, against all weights.
+
+        The last weight is a head, zeros are a choice, and the rest is never worse than a warning.
+        """
+        matrices = [x.matrix for x in evidence.layers.values() if x.matrix is not None]
+        last = matrices[-1].name if matrices else ""
+        usual = {
+            p.name: p
+            for p in evidence.parameters.values()
+            if p.is_matrix and p.fan_in and p.role not in _APART and math.isfinite(p.weight.std)
+        }
+        if len(usual) < _FEWEST_WEIGHTS:
+            return {}
+        std = median(p.weight.std for p in usual.values())
+        gain = median(p.gain for p in usual.values())
+        factors = {}
+        for peers in groups.values():
+            for p in peers if len(peers) < _FEWEST_PEERS else ():
+                ratios = (_ratio(p.weight.std, std), _ratio(p.gain, gain))
+                large = min(ratios) > self.far
+                small = 0 < max(ratios) < 1 / self.far
+                if p.name in usual and p.name != last and (large or small):
+                    factors[p.name] = (self.severe if large else 1 / self.severe), gain
+        return factors if len(factors) <= len(usual) // 4 else {}
 
     def _absolute(self, p: ParameterReport) -> tuple[float, float]:
         """Return the size of a weight that has no peers, and the largest that is known."""

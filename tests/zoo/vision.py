@@ -110,7 +110,7 @@ def clip(size: Size) -> Specimen:
             "pad_token_id": 0,
         },
         vision_config=seen,
-        projection_dim=32,
+        projection_dim=512,  # as released: cosines of unrelated pairs have std 1/sqrt(512)
     )
     x, _ = data.images(size.many(8), 32, size.seed)
     tokens = data.text(len(x), 16, size.seed)
