@@ -26,7 +26,7 @@ def orthogonal_in_graph(
             " (give a seed, or fill from torch's default generator)"
         )
     names = [name] if isinstance(name, str) else name
-    gains = [float(each) for each in gain] if isinstance(gain, (list, tuple)) else [float(gain)]
+    gains = [float(each) for each in gain] if isinstance(gain, (list, tuple)) else [float(gain)]  # type: ignore[arg-type]
     _orthogonal_in_graph(
         tensors,
         gains,

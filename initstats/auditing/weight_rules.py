@@ -18,7 +18,10 @@ from initstats.verifying import VerifyEntry
 _FEWEST_PEERS = 3
 _FEWEST_WEIGHTS = 3  # of a model, to tell what is usual in it
 # Weights whose size follows other laws than that of the weights between layers.
-_APART = frozenset({"embedding", "position", "token", "norm", "adapter", "head", "gate", "router"})
+_APART = frozenset(
+    {"embedding", "position", "token", "norm", "adapter", "head", "gate", "router"}
+    | {"attention input"}  # T5's queries have std (width * head_width)^-0.5
+)
 
 
 @dataclass(frozen=True)
