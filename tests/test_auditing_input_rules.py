@@ -32,7 +32,7 @@ def test_inputs_that_are_not_normalised_are_found(
 
 def test_constant_inputs_are_found() -> None:
     finding = only(InputScale(), judged(mlp(3, nn.ReLU, RELU), batch=scaled(0.0, 2.0)))
-    assert (finding.where, finding.severity) == ("0", "warning")
+    assert (finding.where, finding.severity) == ("0", "error")
     assert finding.cause == "every value that enters 0 is 2.00"
 
 
@@ -50,6 +50,30 @@ def test_large_inputs_of_a_model_with_norms_are_no_error() -> None:
 def test_inputs_that_a_norm_makes_are_not_judged(first: nn.Module) -> None:
     model = nn.Sequential(first, *mlp(2, nn.ReLU, RELU))
     assert silent(InputScale(), judged(model, batch=scaled(1e4)))
+
+
+class TwoInputs(nn.Module):
+    """A norm behind the first input; the second enters a layer as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.image = nn.LayerNorm(64), nn.Linear(64, 64)
+        self.table, self.head = nn.Linear(8, 64), nn.Linear(64, 10)
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        x, numbers = inputs
+        mixed = self.image(self.norm(x)) + self.table(numbers.view(32, 8))
+        out: Tensor = self.head(mixed.relu() * 100.0)  # what a model makes is not its input
+        return out
+
+
+def test_every_input_that_enters_a_layer_is_judged() -> None:
+    x, y = images()
+    numbers = torch.randn(32, 2, 4, generator=torch.Generator().manual_seed(1))
+    assert silent(InputScale(), judged(TwoInputs(), batch=((x, numbers), y)))
+    finding = only(InputScale(), judged(TwoInputs(), batch=((x, numbers * 1e3), y)))
+    assert (finding.where, finding.severity) == ("table", "warning")
 
 
 @pytest.mark.parametrize("gain", [20.0, 0.02])

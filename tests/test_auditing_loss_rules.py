@@ -234,6 +234,13 @@ def test_the_old_way_to_ask_for_a_sum_is_understood() -> None:
 # --- halves
 
 
+def test_halves_are_copies() -> None:
+    batch = torch.arange(8.0)
+    first, second = halves(batch)  # type: ignore[misc]
+    batch.zero_()
+    assert (first.tolist(), second.tolist()) == ([0, 1, 2, 3], [4, 5, 6, 7])
+
+
 class Named(NamedTuple):
     x: Tensor
     y: Tensor

@@ -115,6 +115,40 @@ def test_a_gain_that_no_initialiser_gives_is_compared_with_the_limit() -> None:
     assert "no initialiser gives more than 5" in finding.cause
 
 
+class Unlike(nn.Module):
+    """Layers without peers: every name and shape is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.grow = nn.Linear(64, 96), nn.Linear(96, 128)
+        self.shrink, self.leave = nn.Linear(128, 80), nn.Linear(80, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leave(self.shrink(self.grow(self.enter(x).relu()).relu()).relu())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "found"),
+    [
+        *(("grow", 10.0, True), ("shrink", 0.1, True), ("grow", 3.0, False)),
+        *(("grow", 0.4, False), ("leave", 0.1, False)),  # heads start small
+    ],
+)
+def test_a_weight_without_peers_is_compared_with_all(name: str, factor: float, found: bool) -> None:
+    model = Unlike()
+    assert silent(WeightPeers(), judged(model))
+    with torch.no_grad():
+        model.get_submodule(name).weight.mul_(factor)  # type: ignore[operator]
+    report = judged(model)
+    if found:
+        finding = only(WeightPeers(), report)
+        assert (finding.where, finding.severity) == (f"{name}.weight", "warning")
+    else:
+        assert silent(WeightPeers(), report)
+
+
 def scaled_by_depth(power: float) -> Fault:
     def scale(model: DemoGPT) -> None:
         for depth, block in enumerate(model.h, 1):

@@ -23,6 +23,7 @@ from initstats.auditing.loss_rules import (
 )
 from initstats.auditing.lottery import Lottery, SeedResult, Spread
 from initstats.auditing.norm_rules import NormIdentity
+from initstats.auditing.peer_rules import WeightPeers
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
 from initstats.auditing.report_comparing import (
@@ -53,7 +54,6 @@ from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
 from initstats.auditing.units import UnitRecords
 from initstats.auditing.weight_rules import (
     Symmetry,
-    WeightPeers,
     WeightsAgainstRecipe,
 )
 from initstats.auditing.weights import RowReport

@@ -12,6 +12,7 @@ from initstats.auditing.loss_rules import (
     LossTrajectory,
 )
 from initstats.auditing.norm_rules import NormIdentity
+from initstats.auditing.peer_rules import WeightPeers
 from initstats.auditing.precision_rules import LostUpdate, Underflow
 from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.signal_rules import (
@@ -31,7 +32,6 @@ from initstats.auditing.training_rules import GradientRatio, GradientSpread, Upd
 from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
 from initstats.auditing.weight_rules import (
     Symmetry,
-    WeightPeers,
     WeightsAgainstRecipe,
 )
 
