@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import results_file
-from benchmarks.harness import Case, Measurement, bars, floor_call, measure, spread
+from benchmarks.harness import Case, Measurement, bars, floor_call, measure, median_error, spread
 from benchmarks.readme_table import table
 
 CPU = torch.device("cpu")
@@ -29,6 +29,8 @@ MEASURED = Measurement(
     rival_name="torch",
     rival_median_ns=20_000.0,
     rival_spread=0.02,
+    times=1.02,
+    times_error=0.005,
 )
 
 
@@ -50,12 +52,44 @@ def test_rates_follow_from_the_median() -> None:
         ({"ratio": 11.0}, ["ratio 10, bar 11"]),
         ({"floor": 0.6}, ["floor 0.5, bar 0.6"]),
         ({"ns": 1.5}, ["ns 2, bar 1.5"]),
+        ({"times": 1.02}, []),
+        ({"times": 1.01}, ["times 1.02, bar 1.01"]),
     ],
 )
 def test_a_bar_is_missed_only_on_its_wrong_side(bar: dict[str, float], missed: list[str]) -> None:
     measurement = dataclasses.replace(MEASURED, bars=bar)
     assert measurement.missed == missed
     assert ("MISSED" in measurement.line()) == bool(missed)
+
+
+def test_what_costs_little_is_measured_in_pairs_with_its_own_time() -> None:
+    turns: list[str] = []
+    spent = iter(range(1000))
+    case = Case(
+        "step",
+        lambda: turns.append("ours"),
+        count=1,
+        bytes_moved=0,
+        rival=lambda: turns.append("rival"),
+        before=lambda: turns.append("|"),
+        paired=True,
+        bar_times=1.03,
+        own_seconds=lambda: float(next(spent)),
+    )
+    measurement = measure(case, CPU, "avx2", seconds=0.0)
+    # After the warm-up, whoever was second is the first of the next pair.
+    order = [part[0] for part in "".join(turns).split("|")[1:]]
+    assert order == ["o", "r", "r", "o", "o", "r", "r", "o", "o", "r"]
+    assert measurement.times is not None
+    assert measurement.times_error is not None
+    assert measurement.own_share is not None
+    assert measurement.bars == {"times": 1.03}
+
+
+def test_the_error_of_a_median_is_that_of_normal_samples() -> None:
+    # Quartiles of 1 ... 7 are 2 and 6: a standard deviation of 4 / 1.349.
+    expected = 1.2533 * 4 / 1.349 / 7**0.5
+    assert median_error([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(expected)
 
 
 def test_bars_hold_on_avx512_and_half_of_a_ratio_on_avx2() -> None:

@@ -210,7 +210,8 @@ def test_a_model_is_the_same_after_close() -> None:
         ({"watch": ("weight",)}, ValueError, "expected watch to name some of"),
         ({"watch": ()}, ValueError, "expected watch to name some of"),
         ({"watch": ("moments",)}, ValueError, "expected an optimizer to watch its moments"),
-        ({"optimizer": 3}, TypeError, "expected a torch optimizer, got optimizer=int"),
+        ({"optimizer": 3}, TypeError, "expected a torch optimizer or several, got optimizer=int"),
+        ({"optimizer": [3]}, TypeError, "expected a torch optimizer or several, got optimizer=int"),
         ({"sinks": [3]}, TypeError, "expected sinks with a method write, got 3"),
     ],
 )

@@ -1,7 +1,7 @@
 // The bit planes of stats_planes.h with vectors of 512 bits.
 #pragma once
 
-#include "cpu/stats_planes_common.h"
+#include "cpu/stats_levels.h"
 
 namespace initstats::cpu::INITSTATS_CAPABILITY {
 

@@ -11,7 +11,7 @@ _lightning = require("lightning.pytorch", "integrations.for_lightning", "lightni
 
 
 class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
-    """Watch the LightningModule while `Trainer.fit` runs; one optimizer.
+    """Watch the LightningModule while `Trainer.fit` runs, with all its optimizers.
 
     Args:
         **settings: Arguments of `initstats.Monitor` but model and optimizer.
@@ -28,7 +28,7 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
         self._steps = trainer.global_step
         self._monitor = Monitor(
             pl_module,
-            optimizer=trainer.optimizers[0],
+            optimizer=trainer.optimizers,
             first_step=trainer.global_step + 1,
             **self._settings,
         ).attach()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.optim import Optimizer
 
 from initstats.monitoring.feeds import Sink
 
@@ -12,7 +11,7 @@ KINDS = ("weights", "gradients", "activations", "inputs", "updates", "moments")
 
 def check_arguments(
     model: object,
-    optimizer: object,
+    optimizers: int,
     every: int,
     window: int,
     watch: tuple[str, ...],
@@ -21,17 +20,11 @@ def check_arguments(
     """Refuse wrong arguments of `initstats.Monitor`.
 
     Raises:
-        TypeError: If the model, the optimizer or a sink is of the wrong kind.
+        TypeError: If the model or a sink is of the wrong kind.
         ValueError: If a number is too small, or `watch` holds an unknown kind.
     """
     if not isinstance(model, nn.Module):
         msg = f"initstats.Monitor: expected a module, got model={type(model).__name__}"
-        raise TypeError(msg)
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        msg = (
-            "initstats.Monitor: expected a torch optimizer, got"
-            f" optimizer={type(optimizer).__name__}"
-        )
         raise TypeError(msg)
     for name, value in (("every", every), ("window", window)):
         if value < 1:
@@ -41,7 +34,7 @@ def check_arguments(
     if unknown or not watch:
         msg = f"initstats.Monitor: expected watch to name some of {KINDS}, got watch={watch}"
         raise ValueError(msg)
-    if "moments" in watch and optimizer is None:
+    if "moments" in watch and optimizers == 0:
         msg = "initstats.Monitor: expected an optimizer to watch its moments, got optimizer=None"
         raise ValueError(msg)
     for sink in sinks:

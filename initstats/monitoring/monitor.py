@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from initstats.auditing.findings import Finding
 from initstats.monitoring.alert_rules import default_rules
@@ -20,18 +19,14 @@ from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.arguments import check_arguments
 from initstats.monitoring.delivery import Delivery
 from initstats.monitoring.feeds import Sink
+from initstats.monitoring.optimizers import Optimizers
 from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Parameters
 from initstats.monitoring.rows import Row
-from initstats.monitoring.taps import Chosen, Taps
+from initstats.monitoring.taps import SILENT, Chosen, Taps
 from initstats.monitoring.windows import Factor, Layout, Window
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_SILENT = (
-    "initstats.Monitor: expected the forward pass to run hooks, got none in a measured step; attach"
-    " the monitor before torch.compile, keep model.train() on, and capture no CUDA graph"
-)
 
 
 class Monitor:
@@ -49,7 +44,8 @@ class Monitor:
 
     Args:
         model: The model; its forward pass is `model(...)`.
-        optimizer: The optimizer, needed for "moments", useful for gradients and updates.
+        optimizer: The optimizer or several, needed for "moments", useful for gradients and updates.
+            Of several, each has the gradients of its own parameters measured before its first step.
         every: Steps from one measured step to the next, >= 1. The first step is measured.
         window: Measured steps per row, >= 1.
         watch: Some of "weights", "gradients", "activations", "inputs" (of modules), "updates",
@@ -78,7 +74,7 @@ class Monitor:
         self,
         model: nn.Module,
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
         every: int = 100,
         window: int = 1,
         watch: Iterable[str] = ("weights", "gradients", "activations", "updates"),
@@ -94,8 +90,8 @@ class Monitor:
     ) -> None:
         self.watch = tuple(watch)
         self._sinks = tuple(sinks)
-        self._optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
-        check_arguments(model, self._optimizer, every, window, self.watch, self._sinks)
+        self._optimizers = Optimizers(optimizer)
+        check_arguments(model, len(self._optimizers), every, window, self.watch, self._sinks)
         self._model = model
         self._every = every
         self._window_length = window
@@ -114,7 +110,6 @@ class Monitor:
         self._measured = 0
         self._taken = self._moments_taken = False
         self._warned = False
-        self._handles: list[RemovableHandle] = []
         self._delivery: Delivery | None = None
         self._process = os.getpid()
 
@@ -127,10 +122,7 @@ class Monitor:
         if self._delivery is None:
             self._process = os.getpid()
             self._taps.attach()
-            if self._optimizer is not None:
-                before = self._optimizer.register_step_pre_hook(self._before_update)
-                after = self._optimizer.register_step_post_hook(self._after_update)
-                self._handles = [before, after]
+            self._optimizers.attach(self._before_update, self._after_update)
             alerts = Alerts(self._rules, Subject.of(self._model), self._on_alert)
             self._delivery = Delivery(self._sinks, alerts)
             _OPEN.add(self)
@@ -142,10 +134,7 @@ class Monitor:
         if self._delivery is None or os.getpid() != self._process:
             return
         if self._due:
-            if not self._taken:
-                self._before_update(with_weights_copy=False)
-                if "updates" in self.watch and self._optimizer is None:
-                    self._after_update()
+            self._measure_rest()
             self._finish_step()
         self._step += 1
         self._prepare()
@@ -161,9 +150,7 @@ class Monitor:
         if delivery is None:
             return
         _OPEN.discard(self)
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._optimizers.detach()
         self._taps.active = False
         self._taps.detach()
         if os.getpid() == self._process:
@@ -192,12 +179,13 @@ class Monitor:
     def _prepare(self) -> None:
         """Get ready for the step that begins."""
         self._taken = self._moments_taken = False
+        self._optimizers.begin()
         due = self._due
         if due:
             self._taps.refresh()
             self._taps.begin()
             self._parameters.refresh()
-            if "updates" in self.watch and self._optimizer is None:
+            if "updates" in self.watch and not self._optimizers:
                 self._parameters.remember()
         self._taps.active = due and bool({"activations", "inputs"} & set(self.watch))
 
@@ -211,41 +199,65 @@ class Monitor:
         self._window.add(kind, layout, self._step, rows)
 
     @torch.no_grad()
-    def _before_update(self, *_hook: Any, with_weights_copy: bool = True) -> None:
-        """Measure gradients and weights, just before the optimizer changes them."""
-        if self._taken or not self._due or os.getpid() != self._process:
+    def _before_update(self, optimizer: Optimizer, *_hook: Any) -> None:
+        """Measure weights and the optimizer's gradients, just before it changes them."""
+        if not self._due or os.getpid() != self._process:
             return
-        self._taken = True
-        window, parameters, step = self._window, self._parameters, self._step
-        if "weights" in self.watch:
-            window.measure("weights", parameters.weights.names, parameters.weights.tensors, step)
+        if not self._taken:
+            self._measure_weights()
+            if "updates" in self.watch:
+                self._parameters.remember()
         if "gradients" in self.watch:
-            gradients = parameters.gradients()
-            factor = self._unscale() if callable(self._unscale) else self._unscale
-            factor = 1.0 if factor is None else factor
-            window.measure("gradients", gradients.names, gradients.tensors, step, factor)
-            window.expected["gradients"] = parameters.trained
-        if with_weights_copy and "updates" in self.watch:
-            parameters.remember()
+            self._measure_gradients(self._optimizers.owned([optimizer]))
 
     @torch.no_grad()
-    def _after_update(self, *_hook: Any) -> None:
-        """Measure how the optimizer changed the weights, and its moments."""
+    def _after_update(self, optimizer: Optimizer, *_hook: Any) -> None:
+        """Measure how the optimizers changed the weights, and their moments."""
         if not self._taken or os.getpid() != self._process:
             return
-        updates = self._parameters.updates()
+        if self._optimizers.has_stepped(optimizer):
+            self._measure_updates()
+
+    @torch.no_grad()
+    def _measure_rest(self) -> None:
+        """Measure at the end of a step what no optimizer has asked for."""
+        if not self._taken:
+            self._measure_weights()
+        if "gradients" in self.watch:
+            self._measure_gradients(None)
+        if self._optimizers.stepped or not self._optimizers:
+            self._measure_updates()
+
+    def _measure_weights(self) -> None:
+        """Measure the weights, once in a step."""
+        self._taken = True
+        if "weights" in self.watch:
+            weights = self._parameters.weights
+            self._window.measure("weights", weights.names, weights.tensors, self._step)
+
+    def _measure_gradients(self, owned: set[int] | None) -> None:
+        """Measure those gradients that were not yet, of some parameters or of all."""
+        gradients = self._parameters.gradients(owned)
+        if gradients.names:
+            factor = self._unscale() if callable(self._unscale) else self._unscale
+            factor = 1.0 if factor is None else factor
+            self._window.measure(
+                "gradients", gradients.names, gradients.tensors, self._step, factor
+            )
+        self._window.expected["gradients"] = self._parameters.trained
+
+    def _measure_updates(self) -> None:
+        """Measure updates and moments of the optimizers that have stepped, once in a step."""
+        stepped = self._optimizers.stepped
+        updates = self._parameters.updates(self._optimizers.owned(stepped))
         if updates is not None:
             self._window.measure("updates", updates.names, updates.tensors, self._step)
             self._parameters.forget()
         if "moments" in self.watch and not self._moments_taken:
             self._moments_taken = True
-            self._measure_moments()
-
-    def _measure_moments(self) -> None:
-        """Measure the state of the optimizer."""
-        assert self._optimizer is not None
-        for kind, listed in self._parameters.moments(self._optimizer).items():
-            self._window.measure(kind, listed.names, listed.tensors, self._step)
+            for optimizer in stepped:
+                for kind, listed in self._parameters.moments(optimizer).items():
+                    self._window.measure(kind, listed.names, listed.tensors, self._step)
 
     def _finish_step(self) -> None:
         """Read what is still remembered, and close the window when it is full."""
@@ -258,7 +270,7 @@ class Monitor:
                 window.reasons.setdefault(kind, {}).update(taps.reasons.get(kind, {}))
                 if taps.seen == 0 and taps.names and not self._warned:
                     self._warned = True
-                    warnings.warn(_SILENT, UserWarning, stacklevel=3)
+                    warnings.warn(SILENT, UserWarning, stacklevel=3)
         if "updates" in self.watch:
             window.expected["updates"] = self._parameters.trained
             window.reasons.setdefault(

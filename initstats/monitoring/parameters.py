@@ -45,12 +45,15 @@ class Parameters:
         self._all: list[tuple[str, nn.Parameter]] = []
         self._before: list[Tensor] = []
         self._copied: Listed | None = None
+        self._copied_ids: list[int] = []
+        self._gradients_taken: set[int] = set()
         self.weights = Listed((), [])
         self.trained: Layout = ()
         self.refresh()
 
     def refresh(self) -> None:
-        """Follow parameters that were added, removed, replaced, frozen or thawed."""
+        """Begin a step: follow parameters that were added, removed, replaced, frozen or thawed."""
+        self._gradients_taken.clear()
         found = list(self._model.named_parameters())
         if len(found) != len(self._all) or any(
             a[1] is not b[1] for a, b in zip(found, self._all, strict=True)
@@ -67,15 +70,22 @@ class Parameters:
             [n for n, p in zip(*self._pairs(), strict=True) if p.requires_grad]
         )
 
-    def gradients(self) -> Listed:
-        """Return the gradients that there are; sparse ones are made dense."""
+    def gradients(self, owned: set[int] | None = None) -> Listed:
+        """Return the gradients that were not returned since `refresh`; sparse ones made dense.
+
+        Args:
+            owned: Ids of the parameters that count, None for all.
+        """
         names, tensors = [], []
+        taken = self._gradients_taken
         for name, parameter in zip(*self._pairs(), strict=True):
-            gradient = parameter.grad
-            if gradient is not None:
-                names.append(name)
-                dense = gradient.layout is torch.strided
-                tensors.append(gradient if dense else gradient.to_dense())
+            gradient, key = parameter.grad, id(parameter)
+            if gradient is None or key in taken or (owned is not None and key not in owned):
+                continue
+            taken.add(key)
+            names.append(name)
+            dense = gradient.layout is torch.strided
+            tensors.append(gradient if dense else gradient.to_dense())
         return Listed(self._layout(names), tensors)
 
     def remember(self) -> None:
@@ -91,16 +101,25 @@ class Parameters:
         if tensors:
             torch._foreach_copy_(self._before, tensors)  # one launch
         self._copied = Listed(names, tensors)
+        self._copied_ids = [id(p) for _, p in pairs]
 
-    def updates(self) -> Listed | None:
-        """Return weights before minus weights after, in the memory of the copy; None without."""
+    def updates(self, owned: set[int] | None = None) -> Listed | None:
+        """Return weights before minus weights after, in the memory of the copy; None without.
+
+        Args:
+            owned: Ids of the parameters that count, None for all.
+        """
         if self._copied is None:
             return None
-        names, tensors = self._copied.names, self._copied.tensors
+        names, after, before = self._copied.names, self._copied.tensors, self._before
         self._copied = None
-        if tensors:
-            torch._foreach_sub_(self._before, tensors)  # one launch
-        return Listed(names, self._before)
+        if owned is not None:
+            rows = [i for i, key in enumerate(self._copied_ids) if key in owned]
+            names = self._layout([names[i] for i in rows])
+            after, before = [after[i] for i in rows], [before[i] for i in rows]
+        if after:
+            torch._foreach_sub_(before, after)  # one launch
+        return Listed(names, before)
 
     def forget(self) -> None:
         """Give the copy back unless the next measurement comes soon."""

@@ -19,6 +19,10 @@ from initstats.record_rows import Groups
 Chosen = Callable[[str, nn.Module], bool]
 IN_PLACE = "changed in place after the module returned; recorded at once from now on"
 NO_TENSOR = "no floating-point tensor"
+SILENT = (
+    "initstats.Monitor: expected the forward pass to run hooks, got none in a measured step; attach"
+    " the monitor before torch.compile, keep model.train() on, and capture no CUDA graph"
+)
 
 
 class Measure(Protocol):

@@ -1,0 +1,83 @@
+"""The optimizers that a monitor listens to: who owns which parameter, and who has stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+Hook = Callable[[Optimizer, Any, Any], None]
+
+
+class Optimizers:
+    """None, one or several optimizers.
+
+    Args:
+        given: An optimizer, several, or None. What Accelerate wraps is unwrapped.
+
+    Raises:
+        TypeError: If something else is given.
+        ValueError: If one is given twice.
+
+    Attributes:
+        stepped: Those that have stepped since `begin`.
+    """
+
+    def __init__(self, given: Optimizer | Iterable[Optimizer] | None) -> None:
+        if given is None:
+            several: list[Any] = []
+        else:
+            several = list(given) if isinstance(given, (list, tuple)) else [given]
+        several = [getattr(one, "optimizer", one) for one in several]
+        for one in several:
+            if not isinstance(one, Optimizer):
+                msg = (
+                    "initstats.Monitor: expected a torch optimizer or several, got"
+                    f" optimizer={type(one).__name__}"
+                )
+                raise TypeError(msg)
+        self._all: list[Optimizer] = several
+        if len({id(one) for one in self._all}) != len(self._all):
+            msg = "initstats.Monitor: expected different optimizers, got one of them twice"
+            raise ValueError(msg)
+        self.stepped: list[Optimizer] = []
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self, before: Hook, after: Hook) -> None:
+        """Call `before` and `after` around every step of each optimizer."""
+        for one in self._all:
+            self._handles += [
+                one.register_step_pre_hook(before),
+                one.register_step_post_hook(after),
+            ]
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def begin(self) -> None:
+        """Begin a step of training."""
+        self.stepped = []
+
+    def has_stepped(self, optimizer: Optimizer) -> bool:
+        """Note that one has stepped; tell whether all have."""
+        if not any(one is optimizer for one in self.stepped):
+            self.stepped.append(optimizer)
+        return len(self.stepped) == len(self._all)
+
+    def owned(self, optimizers: Iterable[Optimizer]) -> set[int] | None:
+        """Return the ids of the parameters that some optimizers have now; None for all of them."""
+        chosen = list(optimizers)
+        if len(chosen) == len(self._all):
+            return None
+        return {id(p) for one in chosen for group in one.param_groups for p in group["params"]}
+
+    def __iter__(self) -> Iterator[Optimizer]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
