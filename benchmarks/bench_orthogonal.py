@@ -60,7 +60,7 @@ def cases(device: torch.device) -> Iterator[Case]:
         bar_ratio=BFLOAT16_BAR,
     )
     heads = torch.empty(MATRICES, SMALL, SMALL, device=device)
-    gates = list(torch.empty_like(heads))
+    gates = [torch.empty(SMALL, SMALL, device=device) for _ in range(MATRICES)]
 
     def loop() -> None:
         for head in heads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -149,15 +149,16 @@ def _reduced_dims(x: Tensor, dims: list[int]) -> list[int]:
 
 
 def _stats_of_many(tensors: dict[str, Tensor], groups: int, scale: int) -> StatsTable:
-    by_device: dict[torch.device, list[str]] = {}
-    for name, tensor in tensors.items():
-        _check(tensor)
-        by_device.setdefault(tensor.device, []).append(name)
-    records: dict[str, Stats] = {}
-    for names in by_device.values():
-        batch = _launch([tensors[name] for name in names], groups, scale)
-        records.update((name, Stats(batch, row)) for row, name in enumerate(names))
-    return StatsTable({name: records[name] for name in tensors} if len(by_device) > 1 else records)
+    _check_many(list(tensors.values()))
+    batches = []
+    devices = {tensor.device for tensor in tensors.values()}
+    for device in devices:
+        here = list(tensors)
+        if len(devices) > 1:
+            here = [name for name in here if tensors[name].device == device]
+        batch = _launch([tensors[name] for name in here], groups, scale)
+        batches.append((batch, dict(zip(here, range(len(here)), strict=True))))
+    return StatsTable.of_batches(tensors, batches)
 
 
 def _launch(tensors: list[Tensor], groups: int, scale: int) -> Batch:
@@ -173,8 +174,11 @@ def _named(
     if isinstance(x, Mapping):
         return dict(x)
     _check_iterable(x)
+    items: list[Any] = list(x)
+    if not any(issubclass(kind, tuple) for kind in set(map(type, items))):
+        return dict(zip(map(str, range(len(items))), items, strict=True))
     named: dict[str, Tensor] = {}
-    for i, item in enumerate(x):
+    for i, item in enumerate(items):
         name, tensor = item if isinstance(item, tuple) else (str(i), item)
         if name in named:
             msg = f"initstats.stats: expected every name once, got {name!r} twice"
@@ -190,6 +194,19 @@ def _check_iterable(x: object) -> None:
             f" {type(x).__name__}"
         )
         raise TypeError(msg)
+
+
+def _check_many(tensors: list[Tensor]) -> None:
+    """Check tensors: what they have in common at once, one by one where something is odd."""
+    plain = set(map(type, tensors)) <= set(_PLAIN_TYPES)
+    if (
+        not plain
+        or not {tensor.dtype for tensor in tensors} <= _DTYPES
+        or not {tensor.layout for tensor in tensors} <= {torch.strided}
+        or True in {tensor.is_meta for tensor in tensors}
+    ):
+        for tensor in tensors:
+            _check(tensor)
 
 
 def _check(tensor: object) -> None:

@@ -15,6 +15,9 @@ from initstats.orthogonal_products import Matrix, write_columns, write_rows
 from initstats.overrides import overridable
 
 _MATRIX_DIMS = 2
+# Columns or rows of a part of a block, at least: drawing must not take longer than applying.
+_THINNEST = 64
+_PANEL = 128  # reflections in the widest panel
 
 
 @overridable
@@ -34,9 +37,9 @@ def orthogonal_block_(
     generators in the same state). Nothing is sent, and no rank computes the matrix: each draws all
     reflections and applies them to its block.
 
-    Memory besides the tensor: k times the longer side of the matrix, k being the smaller of the
-    rows and columns of the block as seen with the longer side down, and the vectors of a quarter
-    of the reflections, at most 1024 of them.
+    Memory besides the tensor: two to three times the block's, at least 192 times the longer side of
+    the matrix. A block that would need more at once is made part by part; each part draws the
+    reflections again.
 
     Args:
         tensor: the block, [rows, ...]; dimensions after the first are flattened to columns.
@@ -99,15 +102,21 @@ def _write_block(
     """Write a block of a matrix with at least as many rows as columns."""
     dtype = torch.float64 if block.dtype is torch.float64 else torch.float32
     (m, n), (rows, columns) = whole, block.shape
-    matrix = Matrix(m, n, key, dtype, block.device)
+    # Parts are columns or rows of the matrix, m long, that hold as much as the block.
+    fitting = max(_THINNEST, rows * columns // m)
+    matrix = Matrix(m, n, key, dtype, block.device, most_panels=max(1, fitting // _PANEL))
     if columns <= rows:
-        out = torch.empty(m, columns, dtype=dtype, device=block.device)
-        write_columns(matrix, first[1], out, gain)
-        block.copy_(out[first[0] : first[0] + rows])
+        for j in range(0, columns, fitting):
+            part = block[:, j : j + fitting]
+            out = torch.empty(m, part.shape[1], dtype=dtype, device=block.device)
+            write_columns(matrix, first[1] + j, out, gain)
+            part.copy_(out[first[0] : first[0] + rows])
     else:
-        out = torch.empty(rows, m, dtype=dtype, device=block.device)
-        write_rows(matrix, first[0], out, gain)
-        block.copy_(out[:, first[1] : first[1] + columns])
+        for i in range(0, rows, fitting):
+            part = block[i : i + fitting]
+            out = torch.empty(part.shape[0], m, dtype=dtype, device=block.device)
+            write_rows(matrix, first[0] + i, out, gain)
+            part.copy_(out[:, first[1] : first[1] + columns])
 
 
 def _two_integers(function: str, name: str, value: Sequence[int]) -> tuple[int, int]:

@@ -32,6 +32,7 @@ class Matrix:
         dtype: float32 or float64, of the computation.
         device: where it happens.
         number: of the matrix in its batch.
+        most_panels: drawn in one call, at most.
     """
 
     m: int
@@ -40,11 +41,12 @@ class Matrix:
     dtype: torch.dtype
     device: torch.device
     number: int = 0
+    most_panels: int = _MOST_PANELS
 
     def panels(self, end: int, *, backwards: bool) -> Iterator[Panel]:
         """Yield the panels that hold the reflections before `end`, in order or from the last."""
         width = _WIDE if self.n >= _SMALLEST_FOR_WIDE else _NARROW
-        per_draw = width * max(1, min(_MOST_PANELS, self.n // (_SHARE * width)))
+        per_draw = width * max(1, min(self.most_panels, self.n // (_SHARE * width)))
         whole = self.n // width * width
         draws = [(begin, min(begin + per_draw, whole)) for begin in range(0, whole, per_draw)]
         draws += [(whole, self.n)] if whole < self.n else []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from initstats.record import Stats
-from initstats.record_rows import Groups
+from initstats.record_rows import Batch, Groups
 from initstats.tables import number, render
 
 if TYPE_CHECKING:
@@ -26,15 +26,39 @@ class StatsTable(Mapping[str, Stats]):
 
     def __init__(self, records: Mapping[str, Stats]) -> None:
         self._records = dict(records)
+        self._names: Mapping[str, object] = self._records
+        self._batches: tuple[tuple[Batch, Mapping[str, int]], ...] = ()
+
+    @classmethod
+    def of_batches(
+        cls, names: Mapping[str, object], batches: Iterable[tuple[Batch, Mapping[str, int]]]
+    ) -> StatsTable:
+        """Return a table whose records are made when they are asked for.
+
+        Args:
+            names: The names in order; values do not count.
+            batches: Records of launches, each with the row of every name that it holds.
+        """
+        table = cls({})
+        table._names, table._batches = names, tuple(batches)
+        return table
 
     def __getitem__(self, name: str) -> Stats:
-        return self._records[name]
+        record = self._records.get(name)
+        if record is None:
+            for batch, rows in self._batches:
+                if name in rows:
+                    record = self._records[name] = Stats(batch, rows[name])
+                    break
+            else:
+                raise KeyError(name)
+        return record
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._records)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._names)
 
     def merge(self, other: StatsTable) -> StatsTable:
         """Return a table whose records are those of both tables merged, name by name.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import initstats
-from initstats import orthogonal_products
+from initstats import orthogonal_blocks, orthogonal_products
 from initstats.orthogonal_products import Matrix, write_columns, write_rows
 
 BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
@@ -103,6 +103,28 @@ def test_a_block_of_a_large_matrix_needs_a_fraction_of_its_memory() -> None:
         w = torch.empty(shape)
         peak = peak_bytes(lambda w=w, offset=offset: initstats.orthogonal_block_(w, offset, (n, n)))
         assert 0 < peak <= whole_bytes / 4 + 8 * w.nbytes
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize(("rows", "columns"), [(256, 512), (2048, 512), (4096, 64), (40, 300)])
+def test_a_block_of_a_tall_matrix_needs_memory_of_its_own_size(rows: int, columns: int) -> None:
+    m, n = 8192, 512
+    w = torch.empty(rows, columns)
+    peak = peak_bytes(lambda: initstats.orthogonal_block_(w, (m - rows, n - columns), (m, n)))
+    assert 0 < peak <= 3 * w.nbytes + 192 * m * 4
+
+
+def test_a_block_made_in_parts_is_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = initstats.orthogonal_(torch.empty(260, 90).double(), 2.0, seed=3)
+    monkeypatch.setattr(orthogonal_blocks, "_THINNEST", 8)
+    for rows, columns in (((30, 71), (5, 90)), ((100, 260), (20, 33)), ((255, 260), (0, 90))):
+        block = torch.empty(rows[1] - rows[0], columns[1] - columns[0]).double()
+        offset = rows[0], columns[0]
+        initstats.orthogonal_block_(block, offset, (260, 90), 2.0, seed=3)
+        assert torch.allclose(block, whole[slice(*rows), slice(*columns)], rtol=0, atol=1e-14)
+        turned = torch.empty(block.shape[::-1]).double()
+        initstats.orthogonal_block_(turned, offset[::-1], (90, 260), 2.0, seed=3)
+        assert torch.allclose(turned, block.t(), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
   alignas(64) Item buffer[kTile];
   Record records[kTilesPerCall];
   HistogramTables tables;
-  if (groups.histogram) clear(tables, groups.scale);
+  constexpr int64_t kFew = 512;
+  const bool few = r.begin == 0 && r.layout->count <= kFew;
+  if (groups.histogram && !few) clear(tables, groups.scale);
   out->fingerprint = 0;
   int tiles = 0;
   for (int64_t tile = r.begin; tile < r.end; ++tile) {
@@ -60,14 +62,18 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
       const Item* x = tile_values(r.type, items, n, padded, buffer);
       const TileSums<Item> sums = sums_of(r.type, x, n);
       records[tiles++] = to_record(sums);
-      if (groups.histogram && (groups.scale != 0 || !count_tile_by_planes(x, sums, tables))) {
+      if (groups.histogram && few) {
+        count_few(x, n, groups.scale, histogram);
+      } else if (groups.histogram &&
+                 (groups.scale != 0 || !count_tile_by_planes(x, sums, tables))) {
         count_tile(x, padded, groups.scale, tables);
       }
     }
     if (groups.fingerprint) out->fingerprint += fingerprint_of(r, items, begin, end);
   }
   out->record = tiles == 1 ? records[0] : merge_tiles(records, tiles);
-  if (groups.histogram) add_tables(tables, sizeof(Item) == 8, groups.scale, out->record, histogram);
+  if (groups.histogram && !few)
+    add_tables(tables, sizeof(Item) == 8, groups.scale, out->record, histogram);
 }
 
 void range(const StatsRange& r, const StatsGroups& groups, StatsPartial* out, int64_t* histogram) {

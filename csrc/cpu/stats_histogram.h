@@ -80,6 +80,16 @@ inline void count_tile(const double* x, int n, int scale, HistogramTables& table
   }
 }
 
+// Adds the few elements of a small tensor straight to its histogram: clearing and adding tables
+// would take longer.
+template <class Item>
+void count_few(const Item* x, int n, int scale, int64_t* histogram) {
+  for (int i = 0; i < n; ++i) {
+    const auto bits = bit_cast<ItemBits<Item>>(x[i]);
+    if (has_bucket(bits)) ++histogram[bucket_place(bits, scale)];
+  }
+}
+
 inline void clear(HistogramTables& tables, int scale) {
   for (auto& table : tables.count) {
     memset(table, 0, static_cast<size_t>(histogram_places(scale)) * sizeof(uint32_t));

@@ -71,10 +71,10 @@ inline void count_levels(const Planes& planes, int64_t (&all)[kLevels],
     for (int k = 1; k < kSignBit; ++k) flip[k] = (level >> k & 1) != 0 ? none : full;
     __m256i even = none, odd = none, even_negative = none, odd_negative = none;
     for (int word = 0; word < kPlaneWords; word += 4) {
-      const __m256i pair = _mm256_and_si256(
-          _mm256_xor_si256(at(1, word), flip[1]),
-          _mm256_and_si256(_mm256_xor_si256(at(2, word), flip[2]),
-                           _mm256_xor_si256(at(3, word), flip[3])));
+      const __m256i pair =
+          _mm256_and_si256(_mm256_xor_si256(at(1, word), flip[1]),
+                           _mm256_and_si256(_mm256_xor_si256(at(2, word), flip[2]),
+                                            _mm256_xor_si256(at(3, word), flip[3])));
       const __m256i low = at(0, word), sign = at(kSignBit, word);
       const __m256i in_even = _mm256_andnot_si256(low, pair), in_odd = _mm256_and_si256(low, pair);
       even = count_bits(even, in_even);
