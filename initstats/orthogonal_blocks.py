@@ -37,9 +37,9 @@ def orthogonal_block_(
     generators in the same state). Nothing is sent, and no rank computes the matrix: each draws all
     reflections and applies them to its block.
 
-    Memory besides the tensor: two to three times the block's, at least 192 times the longer side of
-    the matrix. A block that would need more at once is made part by part; each part draws the
-    reflections again.
+    Memory besides the tensor: at most three times the block's and 192 times the longer side of the
+    matrix (and four factors of 128 x 128). A block that would need more at once is made part by
+    part; each part draws the reflections again.
 
     Args:
         tensor: the block, [rows, ...]; dimensions after the first are flattened to columns.

@@ -135,3 +135,23 @@ def test_options_are_checked() -> None:
         stats(torch.ones(1), moments=False, histogram=False)
     with pytest.raises(ValueError, match="expected scale to be 0, 1 or 2, got scale=3"):
         stats(torch.ones(1), scale=3)
+
+
+@pytest.mark.parametrize(
+    ("odd", "error", "message"),
+    [
+        (torch.ones(2, device="meta"), ValueError, "expected a tensor with data"),
+        (torch.ones(2).to_sparse(), TypeError, "expected a dense tensor"),
+        (
+            torch.ones(2, dtype=torch.complex64),
+            TypeError,
+            "expected a float, integer or bool tensor",
+        ),
+        (3, TypeError, "expected tensors, got int"),
+    ],
+)
+def test_one_odd_tensor_among_many_is_told_of(
+    odd: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"initstats.stats: {message}"):
+        stats([torch.ones(2), odd, torch.ones(3)])
