@@ -9,10 +9,12 @@ namespace initstats::cuda {
 
 namespace {
 
-constexpr int kChains = 4;  // of a product v . c: one warp each
-constexpr int kThreads = kChains * kWarp;
-constexpr int kColumns = kWarp;  // of a block: one per lane
-constexpr int kTasks = 100;      // of a launch
+constexpr int kThreads = kSmallPanel * kWarp;  // a warp for each reflector of a panel
+constexpr int kColumns = kWarp;                // of a block: one per lane
+constexpr int kTasks = 100;                    // of a launch
+// At least so many blocks per processor, which bounds the registers: 64, twice that for float64.
+template <class Real>
+constexpr int kBlocksPerProcessor = 32 / static_cast<int>(sizeof(Real));
 
 struct SmallTasks {
   int32_t count;
@@ -88,14 +90,31 @@ __device__ __forceinline__ void write(const SmallTask& task, int64_t place, Real
   }
 }
 
+// Half a warp multiplies two vectors of a panel, products [kSmallPairs].
 template <class Real>
-__global__ void __launch_bounds__(kThreads)
+__device__ __forceinline__ void multiply(const Real (&v)[kSmallPanel][kSmallSide], int first, int m,
+                                         Real* products) {
+  static_assert(kSmallChains == kWarp / 2 && kSmallPairs % 2 == 0);
+  const int pair = static_cast<int>(threadIdx.x) / kSmallChains;
+  if (pair >= kSmallPairs) return;  // whole warps
+  const int l = pair < 1 ? 1 : pair < 3 ? 2 : 3, k = pair - l * (l - 1) / 2;
+  const int chain = static_cast<int>(threadIdx.x) % kSmallChains;
+  Real sum = 0;
+  for (int i = first / kSmallChains * kSmallChains + chain; i < m; i += kSmallChains)
+    sum = fma(v[k][i], v[l][i], sum);
+#pragma unroll
+  for (int h = kSmallChains / 2; h > 0; h /= 2) sum += __shfl_down_sync(kAllLanes, sum, h);
+  if (chain == 0) products[pair] = sum;
+}
+
+template <class Real>
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<Real>)
     small_orthogonal_kernel(INITSTATS_GRID_CONSTANT(SmallTasks) tasks) {
   INITSTATS_SHARED(Real, c, [kSmallSide][kColumns]);
-  INITSTATS_SHARED(Real, v, [kChains][kSmallSide]);
-  INITSTATS_SHARED(Real, partial, [2][kChains][kColumns]);
-  INITSTATS_SHARED(Real, scale, [kChains]);
-  INITSTATS_SHARED(Real, diagonal, [kChains]);
+  INITSTATS_SHARED(Real, v, [kSmallPanel][kSmallSide]);
+  INITSTATS_SHARED(Real, scale, [kSmallPanel]);
+  INITSTATS_SHARED(Real, products, [kSmallPairs]);
+  INITSTATS_SHARED(Real, projection, [kSmallPanel][kColumns]);
   const SmallTask& task = task_of(tasks, blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -108,41 +127,49 @@ __global__ void __launch_bounds__(kThreads)
   const uint64_t pitch_quads = static_cast<uint64_t>(reflector_pitch(m) / 4);
   const uint64_t first_row = static_cast<uint64_t>(matrix) * static_cast<uint64_t>(n);
 
-  // A thread owns the rows of its chain, i mod 4 == warp, of its column.
-  for (int i = warp; i < m; i += kChains) c[i][lane] = 0;
+  for (int i = warp; i < m; i += kSmallPanel) c[i][lane] = 0;
   // Reflections beyond the block's columns leave them as they are.
   const int last = (first_column + kColumns < n ? first_column + kColumns : n) - 1;
-  int parity = 0;
 #pragma unroll 1
-  for (int top = last; top >= 0; top -= kChains) {
+  for (int first = last / kSmallPanel * kSmallPanel; first >= 0; first -= kSmallPanel) {
     __syncthreads();
-    if (const int r = top - warp; r >= 0) {
+    if (const int r = first + warp; r < n) {
       const Reflection<Real> reflection = make_reflector(
           task.key, (first_row + static_cast<uint64_t>(r)) * pitch_quads, r, m, v[warp]);
-      if (lane == 0) {
-        scale[warp] = static_cast<Real>(2.0 / reflection.square);
-        diagonal[warp] = reflection.diagonal;
-      }
+      if (lane == 0) scale[warp] = static_cast<Real>(2.0 / reflection.square);
+      if (column == r) c[r][lane] = reflection.diagonal;
+    } else {
+      for (int i = lane; i < m; i += kWarp) v[warp][i] = 0;
+      if (lane == 0) scale[warp] = 0;
     }
     __syncthreads();
-#pragma unroll 1
-    for (int k = 0; k < kChains && k <= top; ++k) {
-      const int r = top - k, begin = r / kChains * kChains + warp;
-      if (column == r && r % kChains == warp) c[r][lane] = diagonal[k];
-      Real sum = 0;
-      for (int i = begin; i < m; i += kChains) sum = fma(v[k][i], c[i][lane], sum);
-      partial[parity][warp][lane] = sum;
-      __syncthreads();
-      const Real(&p)[kChains][kColumns] = partial[parity];
-      const Real step = ((p[0][lane] + p[1][lane]) + (p[2][lane] + p[3][lane])) * -scale[k];
-      for (int i = begin; i < m; i += kChains) c[i][lane] = fma(v[k][i], step, c[i][lane]);
-      parity ^= 1;  // the next sums may come while others still read these
+    multiply(v, first, m, products);
+    Real sum = 0;
+#pragma unroll 4
+    for (int i = first; i < m; ++i) sum = fma(v[warp][i], c[i][lane], sum);
+    projection[warp][lane] = sum;
+    __syncthreads();
+    Real step[kSmallPanel];
+#pragma unroll
+    for (int k = kSmallPanel - 1; k >= 0; --k) {
+      step[k] = projection[k][lane];
+#pragma unroll
+      for (int l = kSmallPanel - 1; l > k; --l)
+        step[k] = fma(products[l * (l - 1) / 2 + k], step[l], step[k]);
+      step[k] *= -scale[k];
+    }
+    for (int i = first + warp; i < m; i += kSmallPanel) {
+      Real row = c[i][lane];
+#pragma unroll
+      for (int k = kSmallPanel - 1; k >= 0; --k) row = fma(v[k][i], step[k], row);
+      c[i][lane] = row;
     }
   }
   if (column >= n) return;
+  // A thread writes the rows that it wrote last.
   const Real gain = static_cast<Real>(task.gain);
   const int64_t place = matrix * task.batch_stride + column * task.column_stride;
-  for (int i = warp; i < m; i += kChains)
+  for (int i = warp; i < m; i += kSmallPanel)
     write(task, place + i * task.row_stride, c[i][lane] * gain);
 }
 

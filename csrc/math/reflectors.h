@@ -53,11 +53,18 @@ INITSTATS_HD double factor_element(bool on_diagonal, double sum, double square) 
 }
 
 // Note [Small matrices]. With a longer side of at most kSmallSide a matrix is made by one task or
-// block without panels: column j starts as D_j e_j, and for r = j, ..., 0 it takes
-//   c -= v_r (2 / |v_r|^2) (v_r . c)
-// in the type of the vectors. The product v_r . c adds in four chains, i mod 4, in the order of i,
-// with fused multiply-adds; then (0 + 1) + (2 + 3). Last it is multiplied by gain and rounded to
-// the storage type. CPU and CUDA agree in every bit.
+// block, column j starting as D_j e_j. The reflections are applied four at a time, r, ..., r + 3
+// where r is a multiple of 4, the last first; those beyond the last have v = 0 and scale 0. With
+// scale_k = 2 / |v_k|^2 and everything in the type of the vectors, a column c takes
+//   w_k = v_k . c, one chain of fused multiply-adds in the order of i;
+//   s_k = -scale_k (w_k + sum_(l > k) (v_k . v_l) s_l), fused, l = 3, ..., k + 1, for k = 3, ...,
+//   0; c += v_k s_k, fused, for k = 3, ..., 0.
+// v_k . v_l adds in kSmallChains chains, i mod kSmallChains, fused in the order of i; they fold by
+// halving. Last the column is multiplied by gain and rounded to the storage type. CPU and CUDA
+// agree in every bit.
 constexpr int kSmallSide = 128;
+constexpr int kSmallPanel = 4;
+constexpr int kSmallPairs = kSmallPanel * (kSmallPanel - 1) / 2;
+constexpr int kSmallChains = 16;
 
 }  // namespace initstats
