@@ -16,7 +16,9 @@ from initstats.fill_checks import (
     has_memory,
     number,
     numbers_for,
+    places_with_memory,
     tensor_to_fill,
+    tensors_to_fill,
 )
 from initstats.fill_errors import as_torch
 from initstats.keys import draw_key, draw_keys
@@ -115,13 +117,13 @@ def fill(
 
         fill_in_graph(function, family, list(tensors), values, generator, seed, names)
         return
-    todo = [tensor_to_fill(function, tensor) for tensor in tensors]
+    todo = tensors_to_fill(function, tensors)
     n = len(todo)
     if names is not None and len(names) != n:
         raise ValueError(
             f"initstats.{function}: expected one name per tensor, {n}, got {len(names)}"
         )
-    if n > 1 and len({id(tensor) for tensor in todo}) != n:
+    if n > 1 and len(set(map(id, todo))) != n:
         raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
     lists = [
         numbers_for(function, name, value, n)
@@ -151,15 +153,16 @@ def _write(
 ) -> None:
     """Draw the keys and call the op once per device: everything is checked."""
     n = len(todo)
-    real = [i for i in range(n) if has_memory(todo[i])]
+    real = places_with_memory(todo)
     keys = keys_by_place(function, real, n, generator=generator, seed=seed, names=names)
-    devices = {todo[i].device for i in real}
-    if len(devices) > 1:  # what one op would refuse, before another one has written
+    by_device: dict[torch.device, list[int]] = {}
+    for i in real:
+        by_device.setdefault(todo[i].device, []).append(i)
+    if len(by_device) > 1:  # what one op would refuse, before another one has written
         for i in real:
             _ops.check_memory(function, todo[i])
     with torch.no_grad():
-        for device in devices:
-            here = [i for i in real if todo[i].device == device]
+        for here in by_device.values():
             filled = [todo[i] for i in here]
             arguments = [v if len(v) == 1 else [v[i] for i in here] for v in lists]
             op(filled, [keys[i] for i in here], *arguments)

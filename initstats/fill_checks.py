@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -12,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from initstats import _ops
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
+_KIND = attrgetter("dtype", "layout", "is_leaf")
 
 
 def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -36,9 +39,7 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
             f"initstats.{function}: expected dtype float16, bfloat16, float32 or float64,"
             f" got {kind}"
         )
-    if type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter:
-        pass
-    elif type(tensor).__name__ == "DTensor":
+    if type(tensor) not in _PLAIN_TYPES and type(tensor).__name__ == "DTensor":
         raise TypeError(
             f"initstats.{function}: expected a local tensor, got a DTensor"
             " (sharded fills are not there yet)"
@@ -49,6 +50,24 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
             f" grad_fn={type(tensor.grad_fn).__name__} (use .detach())"
         )
     return tensor
+
+
+def tensors_to_fill(function: str, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the tensors if a fill can write each: what they have in common is checked at once.
+
+    Raises:
+        TypeError: as `tensor_to_fill`.
+        ValueError: as `tensor_to_fill`.
+    """
+    todo = list(tensors)
+    common = set(map(type, todo)) <= _PLAIN_TYPES and all(
+        dtype in _DTYPES and layout is torch.strided and is_leaf
+        for dtype, layout, is_leaf in set(map(_KIND, todo))
+    )
+    if not common:
+        for tensor in todo:
+            tensor_to_fill(function, tensor)
+    return todo
 
 
 def fillable_dtype(dtype: torch.dtype) -> bool:
@@ -64,9 +83,17 @@ def _is_part_of_a_parameter(tensor: torch.Tensor) -> bool:
 
 def has_memory(tensor: torch.Tensor) -> bool:
     """Whether there is something to write: not on meta, and not for torch's fake tensors."""
-    if type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter:
+    if type(tensor) in _PLAIN_TYPES:
         return not tensor.is_meta
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def places_with_memory(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Return the places of the tensors for which `has_memory` holds."""
+    plain = set(map(type, tensors)) <= _PLAIN_TYPES
+    if plain and True not in {tensor.is_meta for tensor in tensors}:
+        return list(range(len(tensors)))
+    return [i for i, tensor in enumerate(tensors) if has_memory(tensor)]
 
 
 def number(function: str, name: str, value: object) -> float:

@@ -10,7 +10,14 @@ import torch
 
 from initstats import _ops
 from initstats.fill_call import keys_by_place
-from initstats.fill_checks import has_memory, number, numbers_for, tensor_to_fill
+from initstats.fill_checks import (
+    has_memory,
+    number,
+    numbers_for,
+    places_with_memory,
+    tensor_to_fill,
+    tensors_to_fill,
+)
 from initstats.keys import draw_key
 from initstats.orthogonal_graph import orthogonal_in_graph
 from initstats.orthogonal_products import write_batch
@@ -105,8 +112,7 @@ def orthogonal_(
         raise ValueError(
             f"initstats.{function}: expected batch_dims >= 0, got batch_dims={batch_dims}"
         )
-    for each in tensors:
-        _check(function, each, batch_dims)
+    _check(function, tensors_to_fill(function, tensors), batch_dims)
     if isinstance(gain, (list, tuple)) and not one:
         gains = [
             finite_gain(function, g) for g in numbers_for(function, "gain", gain, len(tensors))
@@ -118,9 +124,9 @@ def orthogonal_(
         raise ValueError(
             f"initstats.{function}: expected one name per tensor, {len(tensors)}, got {len(names)}"
         )
-    if len({id(each) for each in tensors}) != len(tensors):
+    if len(set(map(id, tensors))) != len(tensors):
         raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
-    real = [i for i, each in enumerate(tensors) if has_memory(each) and each.numel() > 0]
+    real = [i for i in places_with_memory(tensors) if tensors[i].numel() > 0]
     keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
     with torch.no_grad():
         write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in real])
@@ -209,40 +215,41 @@ def finite_gain(function: str, gain: object) -> float:
     return scale
 
 
-def _check(function: str, tensor: torch.Tensor, batch_dims: int) -> None:
-    tensor_to_fill(function, tensor)
-    if tensor.dim() < _MATRIX_DIMS + batch_dims:
-        after = f" after batch_dims={batch_dims}" if batch_dims else ""
-        raise ValueError(
-            f"initstats.{function}: Only tensors with 2 or more dimensions{after} are supported,"
-            f" got shape={tuple(tensor.shape)}"
-        )
-    if has_memory(tensor) and not tensor.is_contiguous():
-        _ops.check_memory(function, tensor)
+def _check(function: str, tensors: Sequence[torch.Tensor], batch_dims: int) -> None:
+    for tensor in tensors:
+        if tensor.dim() < _MATRIX_DIMS + batch_dims:
+            after = f" after batch_dims={batch_dims}" if batch_dims else ""
+            raise ValueError(
+                f"initstats.{function}: Only tensors with 2 or more dimensions{after} are"
+                f" supported, got shape={tuple(tensor.shape)}"
+            )
+        if not tensor.is_contiguous() and has_memory(tensor):
+            _ops.check_memory(function, tensor)
 
 
 def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int, float]]) -> None:
     """Fill tensors, each with its batch_dims, key and gain, which are checked and not empty."""
-    small: dict[torch.device, list[tuple[torch.Tensor, int, float]]] = {}
+    small: list[tuple[torch.Tensor, int, float]] = []
     copied = []
     for tensor, batch_dims, key, gain in todo:
-        if batch_dims == 0 and tensor.dim() == _MATRIX_DIMS:
-            matrices = tensor
-        else:
-            shape = (math.prod(tensor.shape[:batch_dims]), tensor.shape[batch_dims], -1)
+        shape = tensor.shape
+        matrices = tensor
+        if batch_dims or len(shape) != _MATRIX_DIMS:
+            flattened = (math.prod(shape[:batch_dims]), shape[batch_dims], -1)
             try:
-                matrices = tensor.view(shape)
+                matrices = tensor.view(flattened)
             except RuntimeError:  # strides that no view can flatten
                 matrices = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-                matrices = matrices.view(shape)
+                matrices = matrices.view(flattened)
                 copied.append((tensor, matrices))
-        if max(matrices.shape[-_MATRIX_DIMS:]) <= _ops.SMALL_SIDE:
-            small.setdefault(tensor.device, []).append((matrices, key, gain))
+            shape = matrices.shape
+        if shape[-1] <= _ops.SMALL_SIDE and shape[-2] <= _ops.SMALL_SIDE:
+            small.append((matrices, key, gain))
         else:
             write_batch(matrices if matrices.dim() > _MATRIX_DIMS else matrices[None], key, gain)
-    for batch in small.values():
-        matrices_of_device, keys, gains = (list(column) for column in zip(*batch, strict=True))
-        _ops.small_orthogonal_(matrices_of_device, keys, gains)
+    for device in {matrices.device for matrices, *_ in small}:
+        here = [each for each in small if each[0].device == device]
+        _ops.small_orthogonal_(*(list(column) for column in zip(*here, strict=True)))
     for tensor, matrices in copied:
         tensor.copy_(matrices.view(tensor.shape))
     torch.autograd.graph.increment_version([tensor for tensor, *_ in todo])

@@ -8,6 +8,9 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 
 namespace {
 
+// Elements of whole vectors, of any length; what is missing is NaN at least up to there.
+constexpr int kKindsStep = 32;
+
 // Counts of every kind among n elements, the last `missing` of which are missing, and extrema of
 // the finite ones.
 template <class Item>
@@ -171,9 +174,10 @@ INITSTATS_HD void second_pass(const Item* x, Item size, TileSums<Item>& t) {
 template <class L, int R, class Item>
 INITSTATS_HD void masked_passes(const Item* x, int n, TileSums<Item>& t) {
   const int padded = padded_size(n, R), rows = padded / kTileColumns;
+  const int counted = (n + kKindsStep - 1) / kKindsStep * kKindsStep;
   const auto ignore = [](typename L::F, int) {};
   Item sum, sums[5];
-  count_kinds(x, padded, padded - n, t);
+  count_kinds(x, counted, counted - n, t);
   sum_tile<L, R, kFirstAtOnce<L, R>, false>(x, rows, MaskedTerms<L>{}, &sum, ignore);
   set_pivot(t, masked_mean(sum, t.finite));
   const Item scale = tile_scale(t);

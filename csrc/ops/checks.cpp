@@ -141,7 +141,7 @@ Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, cons
 }
 
 void check_no_overlap(const std::string& op, const Layout& layout) {
-  if (layout.count <= 1) return;
+  if (layout.count <= 1 || (layout.dims == 1 && layout.stride[0] != 0)) return;
   // Dimensions by growing stride: each must step over everything that the ones before it reach.
   std::vector<int> order(static_cast<size_t>(layout.dims));
   std::iota(order.begin(), order.end(), 0);
@@ -159,9 +159,11 @@ void check_no_overlap(const std::string& op, const Layout& layout) {
 }
 
 void check_one_device(const std::string& op, const std::vector<Tensor>& tensors) {
+  if (tensors.empty()) return;
+  const bool on_cpu = tensors[0].is_cpu();
+  const auto index = tensors[0].get_device_index();
   for (const Tensor& tensor : tensors) {
-    if (tensor.is_cpu() != tensors[0].is_cpu() ||
-        tensor.get_device_index() != tensors[0].get_device_index()) {
+    if (tensor.is_cpu() != on_cpu || tensor.get_device_index() != index) {
       fail(op, "all tensors on one device", "tensors on several devices");
     }
   }

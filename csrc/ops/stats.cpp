@@ -31,12 +31,14 @@ struct Call {
   std::vector<Job> jobs;
   StatsGroups groups;
   Tensor moments, counts, histogram;
-  double* moments_row(size_t i) { return moments.mutable_data_ptr<double>() + i * kMomentColumns; }
-  int64_t* counts_row(size_t i) { return counts.mutable_data_ptr<int64_t>() + i * kCountColumns; }
+  double* moments_data;  // of the tensors: asking one for it takes as long as a small record
+  int64_t *counts_data, *histogram_data;
+  double* moments_row(size_t i) { return moments_data + i * kMomentColumns; }
+  int64_t* counts_row(size_t i) { return counts_data + i * kCountColumns; }
   int64_t* histogram_row(size_t i) {
-    return groups.histogram ? histogram.mutable_data_ptr<int64_t>() +
-                                  i * static_cast<size_t>(histogram_places(groups.scale))
-                            : nullptr;
+    return groups.histogram
+               ? histogram_data + i * static_cast<size_t>(histogram_places(groups.scale))
+               : nullptr;
   }
 };
 
@@ -66,6 +68,9 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
                        ? torch::stable::new_zeros(like, {rows, histogram_places(call.groups.scale)},
                                                   ScalarType::Long)
                        : torch::stable::new_empty(like, {0, 0}, ScalarType::Long);
+  call.moments_data = call.moments.mutable_data_ptr<double>();
+  call.counts_data = call.counts.mutable_data_ptr<int64_t>();
+  call.histogram_data = call.histogram.mutable_data_ptr<int64_t>();
   return call;
 }
 
