@@ -97,11 +97,18 @@ def sparse_(
 
 
 def stats(
-    tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int] = ()
+    tensors: Sequence[torch.Tensor],
+    groups: int,
+    scale: int,
+    box: Sequence[int] = (),
+    minus: Sequence[torch.Tensor] = (),
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale]."""
+    """Return moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale].
+
+    With minus, of the differences: tensors[i] - minus[i], Note [Difference] in csrc/math/layout.h.
+    """
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.stats(
-        tensors, groups, scale, box
+        tensors, groups, scale, box, minus
     )
     return result
 
@@ -143,9 +150,13 @@ def _fake_fill(*_args: object) -> None:
 
 
 def _fake_stats(
-    tensors: Sequence[torch.Tensor], groups: int, scale: int, box: Sequence[int]
+    tensors: Sequence[torch.Tensor],
+    groups: int,
+    scale: int,
+    box: Sequence[int],
+    minus: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    del box
+    del box, minus
     n = len(tensors)
     device = tensors[0].device if tensors else torch.device("cpu")
     bins = 512 << scale if groups & 2 else 0

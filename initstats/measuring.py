@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats import _ops
+from initstats.differences import subtrahend, subtrahends
 from initstats.histograms import MAX_SCALE
 from initstats.record import Stats
 from initstats.record_rows import Batch, Groups
@@ -34,6 +35,9 @@ _DTYPES = frozenset(
 _PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
+_Many = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+
+
 @overload
 def stats(
     x: Tensor,
@@ -42,6 +46,7 @@ def stats(
     histogram: bool = ...,
     fingerprint: bool = ...,
     scale: int = ...,
+    minus: Tensor | None = ...,
 ) -> Stats: ...
 
 
@@ -51,23 +56,25 @@ def stats(x: Tensor, *, dim: int | Sequence[int]) -> SliceStats: ...
 
 @overload
 def stats(
-    x: nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+    x: _Many,
     *,
     moments: bool = ...,
     histogram: bool = ...,
     fingerprint: bool = ...,
     scale: int = ...,
+    minus: _Many | None = ...,
 ) -> StatsTable: ...
 
 
 def stats(
-    x: Tensor | nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+    x: Tensor | _Many,
     *,
     dim: int | Sequence[int] | None = None,
     moments: bool = True,
     histogram: bool | None = None,
     fingerprint: bool = False,
     scale: int = 0,
+    minus: Tensor | _Many | None = None,
 ) -> Stats | StatsTable | SliceStats:
     """Take the statistics of one tensor or many in one pass, one launch per device, without a sync.
 
@@ -85,6 +92,10 @@ def stats(
             True, without dim.
         fingerprint: Take a 64-bit sum that tells equal tensors from different ones.
         scale: 2**scale histogram buckets per power of two, 0 to 2.
+        minus: Take the statistics of the differences `x - minus`, without making them: how weights
+            moved since a copy, what two checkpoints have not in common. Of the kind of x, with the
+            same names, shapes, devices and floating dtypes; not with dim or fingerprint. Values are
+            subtracted in float32, of float64 in float64.
 
     Returns:
         A `Stats` for a tensor, a `SliceStats` with dim, else a `StatsTable`. Moments are taken
@@ -92,19 +103,20 @@ def stats(
         those, float64, int32 and int64 are computed in float64, all other dtypes in float32.
 
     Raises:
-        TypeError: If x, or one of its tensors, is of a kind or dtype that has no statistics, or dim
-            comes with more than one tensor.
+        TypeError: If x, or one of its tensors, is of a kind or dtype that has no statistics, dim
+            comes with more than one tensor, or minus is of another kind or dtype.
         ValueError: If no group is asked for, scale is out of range, a name comes twice, a tensor is
             on the meta device, dim names a dimension twice or none, or it comes with another group
-            than the moments.
+            than the moments or with minus, or minus has other names, shapes or devices or comes
+            with fingerprint.
         IndexError: If dim is out of range.
 
     Determinism: bitwise, on any device, with any number of threads and any CPU capability.
     Source: Pebay 2008, SAND2008-6212 (moments); OpenTelemetry's exponential histogram.
     """
     if dim is not None:
-        if not moments or histogram or fingerprint or scale:
-            msg = "initstats.stats: expected moments alone with dim, got another group"
+        if not moments or histogram or fingerprint or scale or minus is not None:
+            msg = "initstats.stats: expected moments alone with dim, got another group or minus"
             raise ValueError(msg)
         return _stats_of_slices(x, dim)
     groups = Groups.MOMENTS * bool(moments) | Groups.HISTOGRAM * (histogram is not False)
@@ -117,8 +129,12 @@ def stats(
         raise ValueError(msg)
     if isinstance(x, Tensor):
         _check(x)
-        return Stats(_launch([x], groups, scale))
-    return _stats_of_many(_named(x), groups, scale)
+        others = [] if minus is None else [subtrahend(x, minus, groups)]
+        return Stats(_launch([x], groups, scale, others))
+    tensors = _named(x)
+    _check_many(list(tensors.values()))
+    named = None if minus is None else subtrahends(tensors, minus, groups, _named)
+    return _stats_of_many(tensors, groups, scale, named)
 
 
 def _stats_of_slices(x: object, dim: int | Sequence[int]) -> SliceStats:
@@ -148,27 +164,27 @@ def _reduced_dims(x: Tensor, dims: list[int]) -> list[int]:
     return reduced
 
 
-def _stats_of_many(tensors: dict[str, Tensor], groups: int, scale: int) -> StatsTable:
-    _check_many(list(tensors.values()))
+def _stats_of_many(
+    tensors: dict[str, Tensor], groups: int, scale: int, minus: dict[str, Tensor] | None
+) -> StatsTable:
     batches = []
     devices = {tensor.device for tensor in tensors.values()}
     for device in devices:
         here = list(tensors)
         if len(devices) > 1:
             here = [name for name in here if tensors[name].device == device]
-        batch = _launch([tensors[name] for name in here], groups, scale)
+        others = [] if minus is None else [minus[name] for name in here]
+        batch = _launch([tensors[name] for name in here], groups, scale, others)
         batches.append((batch, dict(zip(here, range(len(here)), strict=True))))
     return StatsTable.of_batches(tensors, batches)
 
 
-def _launch(tensors: list[Tensor], groups: int, scale: int) -> Batch:
+def _launch(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor]) -> Batch:
     with torch.no_grad():
-        return Batch(*_ops.stats(tensors, groups, scale), groups, scale)
+        return Batch(*_ops.stats(tensors, groups, scale, minus=minus), groups, scale)
 
 
-def _named(
-    x: nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]],
-) -> dict[str, Tensor]:
+def _named(x: _Many) -> dict[str, Tensor]:
     if isinstance(x, nn.Module):
         return dict(x.named_parameters())
     if isinstance(x, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,9 +135,12 @@ def test_one_launch_per_kind_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     calls: list[int] = []
     original = _ops.stats
-    monkeypatch.setattr(
-        _ops, "stats", lambda tensors, *rest: calls.append(len(tensors)) or original(tensors, *rest)
-    )
+
+    def counted(tensors: list[torch.Tensor], *rest: Any, **more: Any) -> Any:
+        calls.append(len(tensors))
+        return original(tensors, *rest, **more)
+
+    monkeypatch.setattr(_ops, "stats", counted)
     with Monitor(model, optimizer=optimizer, every=1, watch=ALL, sinks=[]) as monitor:
         train(model, optimizer, monitor, 3)
     # activations, inputs, weights, gradients, updates, and the three kinds of moments

@@ -79,15 +79,6 @@ def test_an_empty_record_changes_nothing() -> None:
         assert np.array_equal(merged.counts[:, :5], records.counts[:, :5])
 
 
-def test_the_other_sign_is_that_of_the_tensors() -> None:
-    records, places = taken(tensors())
-    expected, expected_places = taken([-x for x in tensors()])
-    mine = arrays.negated(records)
-    for name in ("count", *FIELDS):
-        assert mine.column(name) == pytest.approx(expected.column(name), nan_ok=True, rel=1e-9)
-    assert np.array_equal(arrays.negated_places(places), expected_places)
-
-
 @pytest.mark.parametrize("power", [-140, -10, 0, 3, 140])
 def test_a_power_of_two_moves_histograms_exactly(power: int) -> None:
     values = [x.double() for x in tensors()]

@@ -20,7 +20,6 @@ WITHOUT_SYNC = {
     "aten.empty_like",
     "aten.add_",
     "aten._foreach_copy_",
-    "aten._foreach_sub_",
     "aten._foreach_mul",
     "aten._foreach_clamp_min",
     "aten._foreach_div_",

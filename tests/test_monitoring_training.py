@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -241,9 +242,12 @@ def test_tensors_are_held_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
 
     calls: list[int] = []
     original = _ops.stats
-    monkeypatch.setattr(
-        _ops, "stats", lambda tensors, *rest: calls.append(len(tensors)) or original(tensors, *rest)
-    )
+
+    def counted(tensors: list[torch.Tensor], *rest: Any, **more: Any) -> Any:
+        calls.append(len(tensors))
+        return original(tensors, *rest, **more)
+
+    monkeypatch.setattr(_ops, "stats", counted)
     model = small_model()
     with Monitor(model, every=1, watch=("activations",), held_bytes=5 * 16 * 4) as monitor:
         model(batch(0))

@@ -33,7 +33,7 @@ def test_fills_pass_opcheck(name: str, device: torch.device) -> None:
 @pytest.mark.parametrize("groups", [1, 3, 5, 7])
 def test_stats_passes_opcheck(groups: int, device: torch.device) -> None:
     tensors = [torch.full((5, 3), 0.5, device=device), torch.ones(3, 5, device=device).t()]
-    torch.library.opcheck(torch.ops.initstats.stats.default, (tensors, groups, 1, []))
+    torch.library.opcheck(torch.ops.initstats.stats.default, (tensors, groups, 1, [], []))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -257,21 +257,24 @@ def test_bits_do_not_depend_on_capability_or_thread_count(capability: str) -> No
     ("arguments", "message"),
     [
         (
-            ([torch.ones(2)], 0, 0, []),
+            ([torch.ones(2)], 0, 0, [], []),
             r"initstats.stats: expected groups to be a sum of 1, 2 and 4",
         ),
         (
-            ([torch.ones(2)], 8, 0, []),
+            ([torch.ones(2)], 8, 0, [], []),
             r"initstats.stats: expected groups to be a sum of 1, 2 and 4",
         ),
         (
-            ([torch.ones(2)], 1, 3, []),
+            ([torch.ones(2)], 1, 3, [], []),
             r"initstats.stats: expected scale to be 0, 1 or 2, got scale=3",
         ),
-        (([torch.ones(2)], 1, 0, [0]), r"initstats.stats: expected box to hold"),
-        (([torch.ones(2)], 1, 0, [3, 4]), r"initstats.stats: expected a box inside its full sizes"),
+        (([torch.ones(2)], 1, 0, [0], []), r"initstats.stats: expected box to hold"),
         (
-            ([torch.ones(2, dtype=torch.complex64)], 1, 0, []),
+            ([torch.ones(2)], 1, 0, [3, 4], []),
+            r"initstats.stats: expected a box inside its full sizes",
+        ),
+        (
+            ([torch.ones(2, dtype=torch.complex64)], 1, 0, [], []),
             r"initstats.stats: expected a tensor of dtype",
         ),
     ],

@@ -16,6 +16,7 @@ from initstats import _ops
 CSRC = REPOSITORY / "csrc"
 KERNELS = CSRC / "cuda/stats.cu"
 THREADS, TILE = 128, 4096
+PAIRS = (32764 - 64) // 56  # differences of a launch
 TILE_RECORD_BYTES = {"Float32Items": 80, "BFloat16Items": 80, "Float64Items": 112}
 ITEMS = {
     "Float32Items": (torch.float32, np.float32),
@@ -25,15 +26,16 @@ ITEMS = {
 
 
 def kernel(module: ptx.Module, *parts: str) -> str:
-    """Return the mangled name of the one kernel for small batches that contains all parts."""
-    found = [k for k in module.kernels if "Li4E" in k and all(part in k for part in parts)]
+    """Return the mangled name of the one kernel that contains all parts, for small batches."""
+    found = [k for k in module.kernels if all(part in k for part in parts)]
+    found = [k for k in found if "Li4E" in k] or found  # differences have one size of batch
     assert len(found) == 1, found
     return found[0]
 
 
 @pytest.fixture(scope="module")
 def module() -> ptx.Module:
-    only = [f"stats_tile_kernelINS0_9RunLoaderINS0_{len(i)}{i}EEELi4E" for i in ITEMS]
+    only = [f"stats_tile_kernelINS0_9RunLoaderINS0_{len(i)}{i}ELb" for i in ITEMS]
     return build.load_ptx(KERNELS, only=[*only, "stats_merge_kernel"])
 
 
@@ -63,15 +65,11 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
     histogram[:] = 0
     moments, counts = ptx.aligned(8, np.float64), ptx.aligned(8, np.int64)
 
-    task = struct.pack(
-        "<QqqQQIi", x.ctypes.data, n, 0, records.ctypes.data, histogram.ctypes.data, 0, tiles
-    )
-    head = struct.pack("<3Bxiii", True, True, True, 0, 2, 1)  # groups, tiles per block, tasks
     report = module.launch(
-        kernel(module, "tile_kernel", items),
+        kernel(module, "tile_kernel", f"{items}ELb0E"),
         2,
         THREADS,
-        [head + task + bytes(3 * len(task))],
+        [tile_batch(x, None, n, records, histogram, fingerprint=True)],
         visible=[x, records, histogram],
         order=order,
     )
@@ -104,21 +102,78 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
     assert histogram.tolist() == expected[2].tolist()
 
 
+@pytest.mark.parametrize("items", ITEMS)
+def test_ptx_of_a_difference_reads_both_tensors_once_and_has_the_bits_of_the_cpu(
+    module: ptx.Module, items: str
+) -> None:
+    dtype, stored = ITEMS[items]
+    n = TILE + 1003
+    generator = torch.Generator().manual_seed(2)
+    values = [torch.randn(n, generator=generator).to(dtype) for _ in range(2)]
+    x, y = (ptx.aligned(n, stored) for _ in values)
+    for array, each in zip((x, y), values, strict=True):
+        array[:] = (
+            (each.view(torch.int16) if dtype == torch.bfloat16 else each).numpy().view(stored)
+        )
+    records = ptx.aligned(2 * TILE_RECORD_BYTES[items], np.uint8)
+    histogram = ptx.aligned(512, np.int64)
+    histogram[:] = 0
+    report = module.launch(
+        kernel(module, "tile_kernel", f"{items}ELb1E"),
+        1,
+        THREADS,
+        [tile_batch(x, y, n, records, histogram, fingerprint=False)],
+        visible=[x, y, records, histogram],
+    )
+    assert report.races == 0, report.first_race
+    assert [array.loaded for array in report.arrays[:2]] == [x.nbytes, y.nbytes]
+    wide = [
+        a for a in report.accesses if a.kind == "load" and a.lanes and a.size_bytes == 16 * a.lanes
+    ]
+    assert sum(a.size_bytes for a in wide) >= 2 * TILE * x.itemsize  # the full tile of each
+    expected = _ops.stats(values[:1], 3, 0, minus=values[1:])[2].numpy()[0]
+    assert histogram.tolist() == expected.tolist()
+
+
+def tile_batch(
+    x: Any, minus: Any, n: int, records: Any, histogram: Any, *, fingerprint: bool
+) -> bytes:
+    """Return the parameters of the tile kernel for one tensor, two tiles per block."""
+    task = struct.pack(
+        "<QqqQQIi",
+        x.ctypes.data,
+        n,
+        0,
+        records.ctypes.data,
+        histogram.ctypes.data,
+        0,
+        -(-n // TILE),
+    )
+    batch = 4
+    if minus is not None:
+        task += struct.pack("<Q", minus.ctypes.data)
+        batch = PAIRS
+    head = struct.pack("<3Bxiii", True, True, fingerprint, 0, 2, 1)  # groups, tiles, tasks
+    return head + task + bytes((batch - 1) * len(task))
+
+
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_statistics_machine_code_is_lean(architecture: str) -> None:
     cubin = build.compile_cubin(KERNELS, architecture=architecture)  # raises on spills
     runs = {name: listing for name, listing in cubin.sass.items() if "RunLoader" in name}
-    assert len(runs) == 4 * 2  # storage types, sizes of batch
+    assert len(runs) == 4 * 3  # storage types; two sizes of batch, and differences
     for name, listing in runs.items():
+        difference = "ItemsELb1E" in name
         loads = 16 if "Float64Items" in name else 8 if "Float32Items" in name else 4
-        assert listing.widths("LDG")[128] == loads, name
+        assert listing.widths("LDG")[128] == loads * (1 + difference), name
         assert listing.local_memory == 0, name
         if "Float64Items" not in name:
             assert listing.fp64 == 0, name
             # One call: the rare cases of the division in masked_mean. For sm_75 and sm_80 ptxas
             # adds a twin of the code for warps that have diverged, with a call per shuffle.
             assert architecture in {"75", "80"} or listing.calls <= 1, name
-            assert cubin.resources[name].registers <= 128, name  # four blocks of 128 threads
+            # Four blocks of 128 threads, or three.
+            assert cubin.resources[name].registers <= (168 if difference else 128), name
         else:
             assert cubin.resources[name].registers <= 255, name  # two
     for name, listing in cubin.sass.items():

@@ -1,6 +1,7 @@
 // Statistics of one capability: everything asked for is taken from a tile while it is in the cache.
 #include "cpu/stats.h"
 
+#include "cpu/stats_difference.h"
 #include "cpu/stats_fingerprint.h"
 #include "cpu/stats_histogram.h"
 #include "cpu/stats_items.h"
@@ -12,11 +13,12 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 namespace {
 
 template <class Item>
-TileSums<Item> sums_of(ItemType type, const Item* x, int n) {
+TileSums<Item> sums_of(ItemType type, const Item* x, int n, const Ahead& ahead) {
   if constexpr (sizeof(Item) == 8) {
-    return tile_sums<Lanes64, 4>(x, n);
+    return tile_sums<Lanes64, 4>(x, n, ahead);
   } else {
-    return lane_rows(type) == 16 ? tile_sums<Lanes32, 16>(x, n) : tile_sums<Lanes32, 8>(x, n);
+    return lane_rows(type) == 16 ? tile_sums<Lanes32, 16>(x, n, ahead)
+                                 : tile_sums<Lanes32, 8>(x, n, ahead);
   }
 }
 
@@ -47,6 +49,7 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
               int64_t* histogram) {
   alignas(64) uint64_t gathered[kTile];
   alignas(64) Item buffer[kTile];
+  Difference<Item> difference(r);
   Record records[kTilesPerCall];
   HistogramTables tables;
   constexpr int64_t kFew = 512;
@@ -59,8 +62,12 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
     const void* items = read_items(r, begin, end, gathered);
     if (groups.moments || groups.histogram) {
       const int n = static_cast<int>(end - begin), padded = padded_size(n, lane_rows(r.type));
-      const Item* x = tile_values(r.type, items, n, padded, buffer);
-      const TileSums<Item> sums = sums_of(r.type, x, n);
+      const Item* x = r.minus == nullptr ? tile_values(r.type, items, n, padded, buffer)
+                                         : difference.values(items, begin, n, padded, buffer);
+      // Items that were gathered are asked for in vain.
+      const Ahead ahead{static_cast<const char*>(items) + kTile * item_size(r.type),
+                        item_size(r.type)};
+      const TileSums<Item> sums = sums_of(r.type, x, n, ahead);
       records[tiles++] = to_record(sums);
       if (groups.histogram && few) {
         count_few(x, n, groups.scale, histogram);

@@ -122,23 +122,29 @@ struct Extrema {
   }
 };
 
-// Asks for the next tile while the passes go over this one, half of it per pass, line by line: most
-// tiles are read in place, and pass 2 works on cached data, while memory would wait. The lines go
+// Asks for the next tile's items, which begin at `next`, while the passes go over this one, half of
+// them per pass, line by line: pass 2 works on cached data, while memory would wait. The lines go
 // into the second-level cache: the first one has no room for two tiles beside the tables.
 // docs/decisions.md has what else was tried.
-template <class L, class Item>
+constexpr int kLine = 64, kSecondLevel = 2;
+struct Ahead {
+  const char* next;
+  int item_bytes;
+};
+template <class L>
 struct Prefetch {
-  static constexpr int kLine = 64, kSecondLevel = 2;
-  static constexpr int kVectorsPerLine = 2 * kLine / static_cast<int>(sizeof(typename L::F));
+  static constexpr int kVectorBytes = static_cast<int>(sizeof(typename L::F));
+  static constexpr int kVectorsPerLine = 2 * kLine / kVectorBytes;
   const char* line;
+  int bytes;  // a line where items are as wide as values; half of one comes twice
 
-  INITSTATS_HD Prefetch(const Item* x, int half)
-      : line(reinterpret_cast<const char*>(x + kTile) +
-             half * (kTile / 2) * static_cast<int>(sizeof(Item))) {}
+  INITSTATS_HD Prefetch(const Ahead& ahead, int half)
+      : line(ahead.next + half * (kTile / 2) * ahead.item_bytes),
+        bytes(kLine * ahead.item_bytes * L::kWidth / kVectorBytes) {}
   INITSTATS_HD void operator()(int i) {
     if (i % kVectorsPerLine != 0) return;
     __builtin_prefetch(line, 0, kSecondLevel);
-    line += kLine;
+    line += bytes;
   }
 };
 
@@ -150,9 +156,10 @@ constexpr int kFirstAtOnce = sizeof(typename L::F) == 64 && R >= 8 ? 8 : 4;
 
 // The sums of x and |x|; the extrema too, if the latter is finite.
 template <class L, int R, class Item>
-INITSTATS_HD void first_pass(const Item* x, Item (&sums)[2], TileSums<Item>& t) {
+INITSTATS_HD void first_pass(const Item* x, const Ahead& ahead, Item (&sums)[2],
+                             TileSums<Item>& t) {
   Extrema<L> extrema(L::load(x));
-  Prefetch<L, Item> prefetch(x, 0);
+  Prefetch<L> prefetch(ahead, 0);
   sum_tile<L, R, kFirstAtOnce<L, R>, true>(x, kTileRows, PlainTerms<L>{}, sums,
                                            [&](typename L::F v, int i) {
                                              prefetch(i);
@@ -162,10 +169,10 @@ INITSTATS_HD void first_pass(const Item* x, Item (&sums)[2], TileSums<Item>& t) 
 }
 
 template <class L, int R, bool kScaled, class Item>
-INITSTATS_HD void second_pass(const Item* x, Item size, TileSums<Item>& t) {
+INITSTATS_HD void second_pass(const Item* x, const Ahead& ahead, Item size, TileSums<Item>& t) {
   const Item scale = tile_scale(t);
   Item sums[4];
-  Prefetch<L, Item> prefetch(x, 1);
+  Prefetch<L> prefetch(ahead, 1);
   const PowerTerms<L, kScaled, false> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
   sum_tile<L, R, 2, true>(x, kTileRows, terms, sums, [&](typename L::F, int i) { prefetch(i); });
   set_sums(t, sums[0], sums[1], sums[2], sums[3], size * scale);
@@ -188,20 +195,20 @@ INITSTATS_HD void masked_passes(const Item* x, int n, TileSums<Item>& t) {
 
 // The sums of a tile of n elements; x is [padded_size(n, R)].
 template <class L, int R, class Item>
-TileSums<Item> tile_sums(const Item* x, int n) {
+TileSums<Item> tile_sums(const Item* x, int n, const Ahead& ahead) {
   TileSums<Item> t;
   if (n == kTile) {
     Item sums[2];
-    first_pass<L, R>(x, sums, t);
+    first_pass<L, R>(x, ahead, sums, t);
     if (bit_cast<ItemBits<Item>>(sums[1] - sums[1]) == 0) {
       t.finite = kTile;
       t.nan = t.pos_inf = t.neg_inf = t.zero = 0;
       if (t.min_abs == 0) count_zeros(x, t);
       set_pivot(t, sums[0] * Item{1.0 / kTile});
       if (t.exponent == 0) {
-        second_pass<L, R, false>(x, sums[1], t);
+        second_pass<L, R, false>(x, ahead, sums[1], t);
       } else {
-        second_pass<L, R, true>(x, sums[1], t);
+        second_pass<L, R, true>(x, ahead, sums[1], t);
       }
       return t;
     }

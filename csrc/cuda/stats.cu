@@ -62,7 +62,7 @@ class Launches {
     if (full_.count == 0) return cudaSuccess;
     const dim3 grid(static_cast<unsigned>(blocks_));
     cudaError_t status;
-    if (full_.count <= kSmallBatch) {
+    if (full_.count <= Kernel::kSmall) {
       typename Kernel::Small small{};
       small.count = full_.count;
       for (int i = 0; i < full_.count; ++i) small.task[i] = full_.task[i];
@@ -96,9 +96,11 @@ struct TileKernel {
   static constexpr int kThreads = kTileThreads;
   static constexpr int kCapacity =
       static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
-  using Small = TileBatch<Task, kSmallBatch>;
+  // Differences are taken in large batches: one kernel less to compile.
+  static constexpr int kSmall = std::is_same_v<Task, RunPairTask> ? kCapacity : kSmallBatch;
+  using Small = TileBatch<Task, kSmall>;
   using Full = TileBatch<Task, kCapacity>;
-  static constexpr auto small = stats_tile_kernel<Loader, kSmallBatch>;
+  static constexpr auto small = stats_tile_kernel<Loader, kSmall>;
   static constexpr auto full = stats_tile_kernel<Loader, kCapacity>;
 
   template <class Batch>
@@ -115,9 +117,10 @@ struct MergeKernel {
   static constexpr int kThreads = kMergeThreads;
   static constexpr int kCapacity =
       static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
-  using Small = MergeBatch<kSmallBatch>;
+  static constexpr int kSmall = kSmallBatch;
+  using Small = MergeBatch<kSmall>;
   using Full = MergeBatch<kCapacity>;
-  static constexpr auto small = stats_merge_kernel<Child, kSmallBatch>;
+  static constexpr auto small = stats_merge_kernel<Child, kSmall>;
   static constexpr auto full = stats_merge_kernel<Child, kCapacity>;
 
   template <class Batch>
@@ -127,7 +130,8 @@ struct MergeKernel {
 };
 
 bool is_aligned_run(const StatsTarget& t) {
-  return t.layout.is_one_run() && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  return t.layout.is_one_run() &&
+         (reinterpret_cast<uintptr_t>(t.data) | reinterpret_cast<uintptr_t>(t.minus)) % 16 == 0;
 }
 
 // What launch_stats does with its targets, one kernel after another.
@@ -208,7 +212,12 @@ class Plan {
     task.count = t.layout.count;
     task.first_index = t.layout.first_index;
   }
+  static void describe(const StatsTarget& t, RunPairTask& task) {
+    describe(t, static_cast<RunTask&>(task));
+    task.minus = t.minus;
+  }
   static void describe(const StatsTarget& t, BoxTask& task) {
+    task.minus = t.minus;
     task.layout = t.layout;
     task.type = t.type;
   }
@@ -239,8 +248,10 @@ int64_t stats_workspace_bytes(const StatsTarget* targets, int64_t count) {
 cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsGroups& groups,
                          void* workspace, cudaStream_t stream) {
   Plan plan(targets, count, groups, workspace, stream);
-  const auto runs_of = [](ItemType type) {
-    return [type](const StatsTarget& t) { return t.type == type && is_aligned_run(t); };
+  const auto runs_of = [](ItemType type, bool pairs = false) {
+    return [type, pairs](const StatsTarget& t) {
+      return t.type == type && is_aligned_run(t) && (t.minus != nullptr) == pairs;
+    };
   };
   // Everything that has no kernel of its own, by the lane rows of its order of summation.
   const auto boxes_of = [](int rows) {
@@ -255,10 +266,22 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
   const auto all = [](const StatsTarget&) { return true; };
   bool more = false;
   cudaError_t status = in_turn(
-      [&] { return plan.take_tiles<RunLoader<Float32Items>>(runs_of(ItemType::float32)); },
-      [&] { return plan.take_tiles<RunLoader<Float16Items>>(runs_of(ItemType::float16)); },
-      [&] { return plan.take_tiles<RunLoader<BFloat16Items>>(runs_of(ItemType::bfloat16)); },
-      [&] { return plan.take_tiles<RunLoader<Float64Items>>(runs_of(ItemType::float64)); },
+      [&] { return plan.take_tiles<RunLoader<Float32Items, false>>(runs_of(ItemType::float32)); },
+      [&] { return plan.take_tiles<RunLoader<Float16Items, false>>(runs_of(ItemType::float16)); },
+      [&] { return plan.take_tiles<RunLoader<BFloat16Items, false>>(runs_of(ItemType::bfloat16)); },
+      [&] { return plan.take_tiles<RunLoader<Float64Items, false>>(runs_of(ItemType::float64)); },
+      [&] {
+        return plan.take_tiles<RunLoader<Float32Items, true>>(runs_of(ItemType::float32, true));
+      },
+      [&] {
+        return plan.take_tiles<RunLoader<Float16Items, true>>(runs_of(ItemType::float16, true));
+      },
+      [&] {
+        return plan.take_tiles<RunLoader<BFloat16Items, true>>(runs_of(ItemType::bfloat16, true));
+      },
+      [&] {
+        return plan.take_tiles<RunLoader<Float64Items, true>>(runs_of(ItemType::float64, true));
+      },
       [&] { return plan.take_tiles<BoxLoader<float, 4>>(boxes_of(8)); },
       [&] { return plan.take_tiles<BoxLoader<float, 8>>(boxes_of(16)); },
       [&] { return plan.take_tiles<BoxLoader<double, 2>>(boxes_of(4)); },

@@ -1,6 +1,8 @@
 // How the threads of a block read a tile: 128 threads, 32 elements each, Note [Tile order].
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/launch.cuh"
 #include "math/fingerprint.h"
 #include "math/items.h"
@@ -65,9 +67,15 @@ struct RunTask {
   int32_t tiles;
 };
 
+// Two of them, Note [Difference].
+struct RunPairTask : RunTask {
+  const void* minus;
+};
+
 // Any other tensor.
 struct BoxTask {
   const void* data;
+  const void* minus;  // null, or Note [Difference]
   Layout layout;
   void* records;
   int64_t* histogram;
@@ -109,15 +117,15 @@ __device__ __forceinline__ int missing_of(int64_t left) {
 }
 
 // Reads tiles of a RunTask with 16-byte loads; the last tile of a tensor item by item.
-template <class Items>
+template <class Items, bool kDifference>
 struct RunLoader {
-  using Task = RunTask;
+  using Task = std::conditional_t<kDifference, RunPairTask, RunTask>;
   using Value = typename Items::Value;
   using Stored = typename Items::Stored;
   static constexpr int kItems = 16 / static_cast<int>(sizeof(Stored));
   using Tile = ThreadTile<Value, kItems>;
-  static constexpr int kBlocksPerProcessor =
-      sizeof(Value) == 8 ? 2 : 4;  // as many as fit without spilling registers
+  // As many as fit without spilling registers.
+  static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : kDifference ? 3 : 4;
   struct alignas(16) Vector {
     Stored item[kItems];
   };
@@ -128,6 +136,34 @@ struct RunLoader {
     const Stored* data = static_cast<const Stored*>(task.data) + tile * kTile;
     const int64_t left = task.count - tile * kTile;
     Vector raw[Tile::kSteps];
+    read(data, left, raw);
+    if (!kDifference && fingerprint)
+      add_fingerprint(raw, static_cast<uint64_t>(task.first_index + tile * kTile), left, sum);
+#pragma unroll
+    for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) {
+        const Value value = Items::value(raw[step].item[k]);
+        x.v[step][k] = element_of<kItems>(step, k) < left ? value : missing_value<Value>();
+      }
+    }
+    if constexpr (kDifference) {
+      forget_terms(x);  // or both tensors are on their way at once, more than registers hold
+      read(static_cast<const Stored*>(task.minus) + tile * kTile, left, raw);
+#pragma unroll
+      for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+        for (int k = 0; k < kItems; ++k)
+          x.v[step][k] = x.v[step][k] - Items::value(raw[step].item[k]);
+      }
+    }
+    forget_terms(x);
+    return missing_of(left);
+  }
+
+  // The thread's items of a tile, of which `left` are there; zeros beyond them.
+  static __device__ __forceinline__ void read(const Stored* data, int64_t left,
+                                              Vector (&raw)[Tile::kSteps]) {
     if (left >= kTile) {
 #pragma unroll
       for (int step = 0; step < Tile::kSteps; ++step) {
@@ -144,18 +180,6 @@ struct RunLoader {
         }
       }
     }
-    if (fingerprint)
-      add_fingerprint(raw, static_cast<uint64_t>(task.first_index + tile * kTile), left, sum);
-#pragma unroll
-    for (int step = 0; step < Tile::kSteps; ++step) {
-#pragma unroll
-      for (int k = 0; k < kItems; ++k) {
-        const Value value = Items::value(raw[step].item[k]);
-        x.v[step][k] = element_of<kItems>(step, k) < left ? value : missing_value<Value>();
-      }
-    }
-    forget_terms(x);
-    return missing_of(left);
   }
 
   static __device__ __forceinline__ void add_fingerprint(const Vector (&raw)[Tile::kSteps],
@@ -205,6 +229,8 @@ struct BoxLoader {
         const Layout::Place place = task.layout.place(at);
         const uint64_t bits = read_bits(task.data, place.offset, bytes);
         value = value_of(task.type, bits);
+        if (task.minus != nullptr)  // place.index: Note [Difference]
+          value = value - value_of(task.type, read_bits(task.minus, place.index, bytes));
         if (fingerprint) sum += mix(bits, bytes, static_cast<uint64_t>(place.index));
       }
       shared.staged[i] = value;

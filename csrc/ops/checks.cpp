@@ -87,16 +87,63 @@ Layout Boxes::layout(size_t i) const {
                    offset == nullptr ? nullptr : offset + dims);
 }
 
+namespace {
+
+// Collects dimensions from the innermost outwards, and merges those that are contiguous in memory
+// and in the logical tensor alike.
+class LayoutBuilder {
+ public:
+  explicit LayoutBuilder(const std::string& op) : op_(op) {
+    layout_.count = 1;
+    layout_.dims = 1;
+    layout_.size[0] = layout_.stride[0] = layout_.logical[0] = 1;
+  }
+
+  void add(int64_t size, int64_t stride, int64_t logical) {
+    layout_.count *= size;
+    if (size == 1) return;
+    const bool merges = used_ > 0 &&
+                        stride == layout_.size[used_ - 1] * layout_.stride[used_ - 1] &&
+                        logical == layout_.size[used_ - 1] * layout_.logical[used_ - 1];
+    if (merges) {
+      layout_.size[used_ - 1] *= size;
+      return;
+    }
+    if (used_ == Layout::kMaxDims) {
+      fail(op_,
+           "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
+           "more (call contiguous() first)");
+    }
+    layout_.size[used_] = size;
+    layout_.stride[used_] = stride;
+    layout_.logical[used_] = logical;
+    ++used_;
+  }
+
+  Layout finish(int64_t first_index) {
+    layout_.first_index = first_index;
+    if (used_ > 0) {
+      layout_.dims = used_;
+      std::reverse(layout_.size, layout_.size + used_);
+      std::reverse(layout_.stride, layout_.stride + used_);
+      std::reverse(layout_.logical, layout_.logical + used_);
+    }
+    return layout_;
+  }
+
+ private:
+  const std::string& op_;
+  Layout layout_{};
+  int used_ = 0;
+};
+
+}  // namespace
+
 Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, const int64_t* strides,
                  const int64_t* offset, const int64_t* full) {
   if (full == nullptr) full = sizes;
-  Layout layout{};
-  layout.count = 1;
-  layout.dims = 1;
-  layout.size[0] = layout.stride[0] = layout.logical[0] = 1;
-  int64_t logical = 1;  // logical stride of dimension d
-  // From the innermost dimension outwards, merging; reversed at the end.
-  int used = 0;
+  LayoutBuilder builder(op);
+  int64_t logical = 1, first_index = 0;  // logical stride of dimension d
   for (int64_t d = dims - 1; d >= 0; --d) {
     const int64_t first = offset == nullptr ? 0 : offset[d];
     if (first < 0 || sizes[d] > full[d] - first) {
@@ -105,39 +152,20 @@ Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, cons
                " in a full size of " + std::to_string(full[d]) + " (dimension " +
                std::to_string(d) + ")");
     }
-    layout.count *= sizes[d];
-    layout.first_index += first * logical;
-    if (sizes[d] != 1) {
-      const bool merges = used > 0 &&
-                          strides[d] == layout.size[used - 1] * layout.stride[used - 1] &&
-                          logical == layout.size[used - 1] * layout.logical[used - 1];
-      if (merges) {
-        layout.size[used - 1] *= sizes[d];
-      } else {
-        if (used == Layout::kMaxDims) {
-          fail(
-              op,
-              "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
-              std::to_string(dims) + " (call contiguous() first)");
-        }
-        layout.size[used] = sizes[d];
-        layout.stride[used] = strides[d];
-        layout.logical[used] = logical;
-        ++used;
-      }
-    }
+    first_index += first * logical;
+    builder.add(sizes[d], strides[d], logical);
     if (full[d] != 0 && logical > INT64_MAX / full[d]) {
       fail(op, "full sizes with less than 2^63 elements", "more");
     }
     logical *= full[d];
   }
-  if (used > 0) {
-    layout.dims = used;
-    std::reverse(layout.size, layout.size + used);
-    std::reverse(layout.stride, layout.stride + used);
-    std::reverse(layout.logical, layout.logical + used);
-  }
-  return layout;
+  return builder.finish(first_index);
+}
+
+Layout layout_of_pair(const std::string& op, const Tensor& x, const Tensor& y) {
+  LayoutBuilder builder(op);
+  for (int64_t d = x.dim() - 1; d >= 0; --d) builder.add(x.size(d), x.stride(d), y.stride(d));
+  return builder.finish(0);
 }
 
 void check_no_overlap(const std::string& op, const Layout& layout) {

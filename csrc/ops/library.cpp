@@ -14,7 +14,10 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "int[] box) -> ()");
   m.def("dirac_(Tensor(a!)[] tensors, int[] groups, float[] value) -> ()");
   m.def("sparse_(Tensor(a!)[] tensors, int[] keys, float[] std, int[] zeros, int[] box) -> ()");
-  m.def("stats(Tensor[] tensors, int groups, int scale, int[] box) -> (Tensor, Tensor, Tensor)");
+  // minus: empty, or one tensor per tensor: the statistics are those of the differences.
+  m.def(
+      "stats(Tensor[] tensors, int groups, int scale, int[] box, Tensor[] minus) -> (Tensor, "
+      "Tensor, Tensor)");
   m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
   // Orthogonal matrices, csrc/math/reflectors.h. vectors [r, at least size - first], squares and
   // diagonal [r]; gram [panels, k, k], squares [panels, k]; matrices

@@ -22,6 +22,7 @@ constexpr char kOp[] = "stats";
 // One tensor of the call.
 struct Job {
   const void* data;
+  const void* minus;  // null, or Note [Difference]
   ItemType type;
   Layout layout;
   int64_t tiles() const { return (layout.count + kTile - 1) / kTile; }
@@ -42,9 +43,30 @@ struct Call {
   }
 };
 
+void check_pairs(const std::vector<Tensor>& tensors, const std::vector<Tensor>& minus,
+                 const StatsGroups& groups, const std::vector<int64_t>& box) {
+  if (minus.size() != tensors.size())
+    fail(kOp, "one tensor to subtract per tensor, " + std::to_string(tensors.size()),
+         std::to_string(minus.size()));
+  if (groups.fingerprint || !box.empty())
+    fail(kOp, "neither fingerprint nor box with minus", "one of them");
+  check_one_device(kOp, minus);
+  if (minus[0].is_cpu() != tensors[0].is_cpu() ||
+      minus[0].get_device_index() != tensors[0].get_device_index())
+    fail(kOp, "tensors and minus on one device", "several devices");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor &x = tensors[i], &y = minus[i];
+    if (!fill_dtype(x.scalar_type()) || y.scalar_type() != x.scalar_type())
+      fail(kOp, "tensors and minus of one floating dtype", "others");
+    bool same = x.dim() == y.dim();
+    for (int64_t d = 0; same && d < x.dim(); ++d) same = x.size(d) == y.size(d);
+    if (!same) fail(kOp, "tensors and minus of the same sizes", "different ones");
+  }
+}
+
 // Everything is checked before anything is read.
 Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
-             const std::vector<int64_t>& box) {
+             const std::vector<int64_t>& box, const std::vector<Tensor>& minus) {
   constexpr int64_t kMoments = 1, kHistogram = 2, kFingerprintGroup = 4, kAll = 7;
   if (tensors.empty()) fail(kOp, "at least one tensor", "none");
   if (groups <= 0 || groups > kAll)
@@ -55,10 +77,14 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
   Call call;
   call.groups = {(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0,
                  (groups & kFingerprintGroup) != 0, static_cast<int>(scale)};
+  if (!minus.empty()) check_pairs(tensors, minus, call.groups, box);
   const Boxes boxes(kOp, tensors, box);
   call.jobs.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(kOp, tensors[i]), boxes.layout(i)});
+    const bool pair = !minus.empty();
+    call.jobs.push_back({tensors[i].const_data_ptr(), pair ? minus[i].const_data_ptr() : nullptr,
+                         item_type(kOp, tensors[i]),
+                         pair ? layout_of_pair(kOp, tensors[i], minus[i]) : boxes.layout(i)});
   }
   const int64_t rows = static_cast<int64_t>(tensors.size());
   const Tensor& like = tensors[0];
@@ -99,7 +125,8 @@ void stats_cpu(Call& call) {
     for (size_t i = next++; i < pieces.size(); i = next++) {
       const Piece& piece = pieces[i];
       const Job& job = call.jobs[piece.job];
-      const cpu::StatsRange range{job.data, job.type, &job.layout, piece.begin, piece.end};
+      const cpu::StatsRange range{job.data,    job.type,  &job.layout,
+                                  piece.begin, piece.end, job.minus};
       kernels.range(range, call.groups, &partials[i], call.histogram_row(piece.job));
     }
   };
@@ -130,7 +157,7 @@ void stats_cuda(Call& call) {
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
     targets.push_back({job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i),
-                       call.histogram_row(i)});
+                       call.histogram_row(i), job.minus});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const Tensor workspace = torch::stable::new_empty(
@@ -144,8 +171,8 @@ enum class Path { cpu, cuda };
 
 template <Path path>
 std::tuple<Tensor, Tensor, Tensor> stats(std::vector<Tensor> tensors, int64_t groups, int64_t scale,
-                                         std::vector<int64_t> box) {
-  Call call = prepare(tensors, groups, scale, box);
+                                         std::vector<int64_t> box, std::vector<Tensor> minus) {
+  Call call = prepare(tensors, groups, scale, box, minus);
 #if defined(INITSTATS_WITH_CUDA)
   if constexpr (path == Path::cuda) {
     stats_cuda(call);

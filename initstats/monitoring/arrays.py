@@ -156,26 +156,6 @@ def merge_first_axis(records: Records) -> Records:
     return records[0]
 
 
-def negated(records: Records) -> Records:
-    """Return the records of the same elements with the other sign."""
-    moments = records.moments.copy()
-    moments[..., MEAN] *= -1.0
-    moments[..., M3] *= -1.0
-    moments[..., MIN] = -records.moments[..., MAX]
-    moments[..., MAX] = -records.moments[..., MIN]
-    moments[..., [MEAN, M3, MIN, MAX]] += 0.0  # no -0
-    counts = records.counts.copy()
-    counts[..., POS_INF] = records.counts[..., NEG_INF]
-    counts[..., NEG_INF] = records.counts[..., POS_INF]
-    return replace(records, moments=moments, counts=counts)
-
-
-def negated_places(places: Integers) -> Integers:
-    """Return histograms `[n, 512 << scale]` of the same elements with the other sign."""
-    half = places.shape[-1] // 2
-    return np.concatenate((places[..., half:], places[..., :half]), axis=-1)
-
-
 def scaled(records: Records, factor: Floats) -> Records:
     """Return the records of the same elements times a factor.
 

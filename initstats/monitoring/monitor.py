@@ -20,7 +20,7 @@ from initstats.monitoring.arguments import check_arguments
 from initstats.monitoring.delivery import Delivery
 from initstats.monitoring.feeds import Sink
 from initstats.monitoring.optimizers import Optimizers
-from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Parameters
+from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Listed, Parameters
 from initstats.monitoring.rows import Row
 from initstats.monitoring.taps import SILENT, Chosen, Taps
 from initstats.monitoring.windows import Factor, Layout, Window
@@ -228,22 +228,22 @@ class Monitor:
         if self._optimizers.stepped or not self._optimizers:
             self._measure_updates()
 
+    def _measure(self, kind: str, listed: Listed, factor: Factor = 1.0) -> None:
+        """Take the records of many tensors."""
+        self._window.measure(kind, listed.names, listed.tensors, self._step, factor, listed.minus)
+
     def _measure_weights(self) -> None:
         """Measure the weights, once in a step."""
         self._taken = True
         if "weights" in self.watch:
-            weights = self._parameters.weights
-            self._window.measure("weights", weights.names, weights.tensors, self._step)
+            self._measure("weights", self._parameters.weights)
 
     def _measure_gradients(self, owned: set[int] | None) -> None:
         """Measure those gradients that were not yet, of some parameters or of all."""
         gradients = self._parameters.gradients(owned)
         if gradients.names:
             factor = self._unscale() if callable(self._unscale) else self._unscale
-            factor = 1.0 if factor is None else factor
-            self._window.measure(
-                "gradients", gradients.names, gradients.tensors, self._step, factor
-            )
+            self._measure("gradients", gradients, 1.0 if factor is None else factor)
         self._window.expected["gradients"] = self._parameters.trained
 
     def _measure_updates(self) -> None:
@@ -251,13 +251,13 @@ class Monitor:
         stepped = self._optimizers.stepped
         updates = self._parameters.updates(self._optimizers.owned(stepped))
         if updates is not None:
-            self._window.measure("updates", updates.names, updates.tensors, self._step)
+            self._measure("updates", updates)
             self._parameters.forget()
         if "moments" in self.watch and not self._moments_taken:
             self._moments_taken = True
             for optimizer in stepped:
                 for kind, listed in self._parameters.moments(optimizer).items():
-                    self._window.measure(kind, listed.names, listed.tensors, self._step)
+                    self._measure(kind, listed)
 
     def _finish_step(self) -> None:
         """Read what is still remembered, and close the window when it is full."""

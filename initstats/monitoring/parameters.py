@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,10 +22,17 @@ _KEPT_BELOW = 10
 
 @dataclass(eq=False)
 class Listed:
-    """Tensors by name, in the order of the model."""
+    """Tensors by name, in the order of the model.
+
+    Attributes:
+        names: Their names.
+        tensors: The tensors.
+        minus: Empty, or what is to be subtracted from each.
+    """
 
     names: Layout
     tensors: list[Tensor]
+    minus: list[Tensor] = field(default_factory=list)
 
 
 class Parameters:
@@ -104,7 +111,7 @@ class Parameters:
         self._copied_ids = [id(p) for _, p in pairs]
 
     def updates(self, owned: set[int] | None = None) -> Listed | None:
-        """Return weights before minus weights after, in the memory of the copy; None without.
+        """Return the weights, and their copy to be subtracted; None where there is none.
 
         Args:
             owned: Ids of the parameters that count, None for all.
@@ -117,9 +124,7 @@ class Parameters:
             rows = [i for i, key in enumerate(self._copied_ids) if key in owned]
             names = self._layout([names[i] for i in rows])
             after, before = [after[i] for i in rows], [before[i] for i in rows]
-        if after:
-            torch._foreach_sub_(before, after)  # one launch
-        return Listed(names, before)
+        return Listed(names, after, before)
 
     def forget(self) -> None:
         """Give the copy back unless the next measurement comes soon."""

@@ -20,8 +20,6 @@ from initstats.monitoring.arrays import (
     empty,
     merge,
     merge_first_axis,
-    negated,
-    negated_places,
     scaled,
     shifted_places,
 )
@@ -53,7 +51,7 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
     segments: dict[str, list[Segment]] = {}
     for (kind, _), segment in window.segments.items():
         segments.setdefault(kind, []).append(segment)
-    measured = {kind: _read_kind(kind, found, window.scale) for kind, found in segments.items()}
+    measured = {kind: _read_kind(found, window.scale) for kind, found in segments.items()}
     steps = sorted({step for found in measured.values() for step in found.steps})
     norms = np.empty(0)
     if "gradients" in measured:
@@ -80,7 +78,7 @@ def gradient_norms(by_step: Records) -> Floats:
     return norms
 
 
-def _read_kind(kind: str, segments: list[Segment], scale: int) -> Measured:
+def _read_kind(segments: list[Segment], scale: int) -> Measured:
     """Merge the segments of one kind."""
     names = tuple(dict.fromkeys(name for segment in segments for name in segment.layout))
     steps = tuple(sorted({step for segment in segments for step in segment.steps}))
@@ -101,9 +99,6 @@ def _read_kind(kind: str, segments: list[Segment], scale: int) -> Measured:
                 if places is None:
                     places = np.zeros((len(names), its_places.shape[1]), dtype=np.int64)
                 np.add.at(places, rows, its_places)
-    if kind == "updates":  # taken as before minus after
-        by_step = negated(by_step)
-        places = None if places is None else negated_places(places)
     with np.errstate(all="ignore"):
         table = _table(names, by_step, places, scale)
     return Measured(table, steps, by_step)

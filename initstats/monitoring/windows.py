@@ -84,7 +84,13 @@ class Window:
     events: list[torch.cuda.Event] = field(default_factory=list)
 
     def measure(
-        self, kind: str, layout: Layout, tensors: Sequence[Tensor], step: int, factor: Factor = 1.0
+        self,
+        kind: str,
+        layout: Layout,
+        tensors: Sequence[Tensor],
+        step: int,
+        factor: Factor = 1.0,
+        minus: Sequence[Tensor] = (),
     ) -> None:
         """Take the records of many tensors: one launch per device, no sync.
 
@@ -94,17 +100,20 @@ class Window:
             tensors: Dense tensors, as many as there are names.
             step: Step of training.
             factor: What their values are to be multiplied by.
+            minus: What is to be subtracted from each, element by element; empty for nothing.
         """
         devices = {tensor.device for tensor in tensors}
         if len(devices) > 1:
             for device in devices:
                 mine = [i for i, tensor in enumerate(tensors) if tensor.device == device]
                 names = tuple(layout[i] for i in mine)
-                self.measure(kind, names, [tensors[i] for i in mine], step, factor)
+                other = [minus[i] for i in mine] if minus else []
+                self.measure(kind, names, [tensors[i] for i in mine], step, factor, other)
             return
         if tensors:
             groups = Groups.HISTOGRAM if self.histograms else Groups.MOMENTS
-            self.add(kind, layout, step, _ops.stats(tensors, groups, self.scale), factor)
+            rows = _ops.stats(tensors, groups, self.scale, minus=minus)
+            self.add(kind, layout, step, rows, factor)
 
     def add(
         self,

@@ -34,6 +34,7 @@ struct Tensor {
   const void* data;
   ItemType type;
   Layout layout;
+  const void* minus = nullptr;
 };
 
 Layout run(int64_t count, int64_t first_index = 0) {
@@ -107,8 +108,8 @@ Rows on_cpu(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
     for (int64_t begin = 0; begin < tiles; begin += cpu::kTilesPerCall) {
       cpu::StatsPartial partial;
       const int64_t end = std::min(begin + cpu::kTilesPerCall, tiles);
-      cpu::baseline::stats_kernels.range({t.data, t.type, &t.layout, begin, end}, groups, &partial,
-                                         histogram);
+      cpu::baseline::stats_kernels.range({t.data, t.type, &t.layout, begin, end, t.minus}, groups,
+                                         &partial, histogram);
       tree.add(partial.record);
       fingerprint += partial.fingerprint;
     }
@@ -126,7 +127,7 @@ Rows on_cuda(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
     targets.push_back(
         {t.data, t.type, t.layout, &rows.moments[i * kMomentColumns],
          &rows.counts[i * kCountColumns],
-         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale))});
+         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale)), t.minus});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const size_t bytes = static_cast<size_t>(cuda::stats_workspace_bytes(targets.data(), count));
@@ -184,6 +185,27 @@ int main() {
   tensors.push_back(tensor(ItemType::float32, run(4200), 4200, plain));
   const StatsGroups fine{true, true, true, 2};
   wrong += different("scale 2", on_cpu(tensors, fine), on_cuda(tensors, fine));
+
+  // Differences, Note [Difference]: runs, one of them off 16 bytes, and rows minus columns.
+  std::vector<Tensor> pairs, others;
+  const auto subtract = [&](Tensor x, Tensor y) {
+    x.minus = y.data;
+    pairs.push_back(std::move(x));
+    others.push_back(std::move(y));
+  };
+  for (const ItemType type :
+       {ItemType::float32, ItemType::float16, ItemType::bfloat16, ItemType::float64}) {
+    for (const int64_t n : {5, 4096, 8300})
+      subtract(tensor(type, run(n), n, special), tensor(type, run(n), n, plain));
+    subtract(tensor(type, run(4100), 4100, plain), tensor(type, run(4100), 4100, plain, 1));
+    Layout crossed = matrix(70, 60, 60, 1, 0);  // y is [60, 70] in memory
+    crossed.logical[1] = 70;
+    subtract(tensor(type, crossed, 70 * 60, plain), tensor(type, run(4200), 4200, plain));
+  }
+  for (const int scale : {0, 1}) {
+    const StatsGroups groups{true, true, false, scale};
+    wrong += different("differences", on_cpu(pairs, groups), on_cuda(pairs, groups));
+  }
   if (wrong == 0) printf("all right\n");
   return wrong;
 }
