@@ -1,12 +1,12 @@
 // Statistics of one capability: everything asked for is taken from a tile while it is in the cache.
 #include "cpu/stats.h"
 
+#include "cpu/stats_codes.h"
 #include "cpu/stats_difference.h"
 #include "cpu/stats_fingerprint.h"
 #include "cpu/stats_histogram.h"
 #include "cpu/stats_items.h"
 #include "cpu/stats_moments.h"
-#include "cpu/stats_planes.h"
 
 namespace initstats::cpu::INITSTATS_CAPABILITY {
 
@@ -64,16 +64,15 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
       const int n = static_cast<int>(end - begin), padded = padded_size(n, lane_rows(r.type));
       const Item* x = r.minus == nullptr ? tile_values(r.type, items, n, padded, buffer)
                                          : difference.values(items, begin, n, padded, buffer);
-      // Items that were gathered are asked for in vain.
-      const Ahead ahead{static_cast<const char*>(items) + kTile * item_size(r.type),
-                        item_size(r.type)};
+      // What follows gathered items is asked for in vain.
+      const Ahead ahead(items, item_size(r.type), groups.histogram);
       const TileSums<Item> sums = sums_of(r.type, x, n, ahead);
       records[tiles++] = to_record(sums);
       if (groups.histogram && few) {
         count_few(x, n, groups.scale, histogram);
       } else if (groups.histogram &&
-                 (groups.scale != 0 || !count_tile_by_planes(x, sums, tables))) {
-        count_tile(x, padded, groups.scale, tables);
+                 (groups.scale != 0 || !count_tile_by_codes(x, sums, ahead, tables))) {
+        count_tile(x, padded, groups.scale, ahead, tables);
       }
     }
     if (groups.fingerprint) out->fingerprint += fingerprint_of(r, items, begin, end);

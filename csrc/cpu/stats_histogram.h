@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu/lanes.h"
+#include "cpu/stats_ahead.h"
 #include "math/buckets.h"
 #include "math/moments.h"
 
@@ -31,11 +32,27 @@ INITSTATS_HD void count_places(const uint16_t* places, int n, HistogramTables& t
 
 constexpr int kPlacesBlock = 256;
 
+// Called once per block of a tile.
+class BlocksAhead {
+ public:
+  INITSTATS_HD explicit BlocksAhead(const Ahead& ahead)
+      : prefetch_(ahead, kPerBlock * kTile / kPlacesBlock) {}
+  INITSTATS_HD void operator()() {
+    for (int i = 0; i < kPerBlock; ++i) prefetch_();
+  }
+
+ private:
+  static constexpr int kPerBlock = 8;
+  CountAhead prefetch_;
+};
+
 // x is [n], n a multiple of 16; what has no bucket lands as bucket_place says.
 template <int kScale>
-void count_tile(const float* x, int n, HistogramTables& tables) {
+void count_tile(const float* x, int n, const Ahead& ahead, HistogramTables& tables) {
   alignas(64) uint16_t places[kPlacesBlock];
+  BlocksAhead prefetch(ahead);
   for (int i = 0; i < n; i += kPlacesBlock) {
+    prefetch();
     const int block = std::min(n - i, kPlacesBlock);
     for (int j = 0; j < block; j += Lanes32::kWidth) {
       const Lanes32::U place =
@@ -54,23 +71,27 @@ void count_tile(const float* x, int n, HistogramTables& tables) {
   }
 }
 
-inline void count_tile(const float* x, int n, int scale, HistogramTables& tables) {
+inline void count_tile(const float* x, int n, int scale, const Ahead& ahead,
+                       HistogramTables& tables) {
   switch (scale) {
     case 0:
-      count_tile<0>(x, n, tables);
+      count_tile<0>(x, n, ahead, tables);
       break;
     case 1:
-      count_tile<1>(x, n, tables);
+      count_tile<1>(x, n, ahead, tables);
       break;
     default:
-      count_tile<2>(x, n, tables);
+      count_tile<2>(x, n, ahead, tables);
       break;
   }
 }
 
-inline void count_tile(const double* x, int n, int scale, HistogramTables& tables) {
+inline void count_tile(const double* x, int n, int scale, const Ahead& ahead,
+                       HistogramTables& tables) {
   alignas(64) uint16_t places[kPlacesBlock];
+  BlocksAhead prefetch(ahead);
   for (int i = 0; i < n; i += kPlacesBlock) {
+    prefetch();
     const int block = std::min(n - i, kPlacesBlock);
     for (int j = 0; j < block; ++j) {
       const uint64_t bits = bit_cast<uint64_t>(x[i + j]);

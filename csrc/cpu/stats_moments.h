@@ -2,6 +2,7 @@
 // missing.
 #pragma once
 
+#include "cpu/stats_ahead.h"
 #include "cpu/stats_sums.h"
 
 namespace initstats::cpu::INITSTATS_CAPABILITY {
@@ -122,32 +123,6 @@ struct Extrema {
   }
 };
 
-// Asks for the next tile's items, which begin at `next`, while the passes go over this one, half of
-// them per pass, line by line: pass 2 works on cached data, while memory would wait. The lines go
-// into the second-level cache: the first one has no room for two tiles beside the tables.
-// docs/decisions.md has what else was tried.
-constexpr int kLine = 64, kSecondLevel = 2;
-struct Ahead {
-  const char* next;
-  int item_bytes;
-};
-template <class L>
-struct Prefetch {
-  static constexpr int kVectorBytes = static_cast<int>(sizeof(typename L::F));
-  static constexpr int kVectorsPerLine = 2 * kLine / kVectorBytes;
-  const char* line;
-  int bytes;  // a line where items are as wide as values; half of one comes twice
-
-  INITSTATS_HD Prefetch(const Ahead& ahead, int half)
-      : line(ahead.next + half * (kTile / 2) * ahead.item_bytes),
-        bytes(kLine * ahead.item_bytes * L::kWidth / kVectorBytes) {}
-  INITSTATS_HD void operator()(int i) {
-    if (i % kVectorsPerLine != 0) return;
-    __builtin_prefetch(line, 0, kSecondLevel);
-    line += bytes;
-  }
-};
-
 constexpr int kTileRows = kTile / kTileColumns;
 
 // Lane rows at once in pass 1: as many as their sums leave registers for.
@@ -159,7 +134,7 @@ template <class L, int R, class Item>
 INITSTATS_HD void first_pass(const Item* x, const Ahead& ahead, Item (&sums)[2],
                              TileSums<Item>& t) {
   Extrema<L> extrema(L::load(x));
-  Prefetch<L> prefetch(ahead, 0);
+  PassAhead<L> prefetch(ahead, 0);
   sum_tile<L, R, kFirstAtOnce<L, R>, true>(x, kTileRows, PlainTerms<L>{}, sums,
                                            [&](typename L::F v, int i) {
                                              prefetch(i);
@@ -172,7 +147,7 @@ template <class L, int R, bool kScaled, class Item>
 INITSTATS_HD void second_pass(const Item* x, const Ahead& ahead, Item size, TileSums<Item>& t) {
   const Item scale = tile_scale(t);
   Item sums[4];
-  Prefetch<L> prefetch(ahead, 1);
+  PassAhead<L> prefetch(ahead, 1);
   const PowerTerms<L, kScaled, false> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
   sum_tile<L, R, 2, true>(x, kTileRows, terms, sums, [&](typename L::F, int i) { prefetch(i); });
   set_sums(t, sums[0], sums[1], sums[2], sums[3], size * scale);
