@@ -14,6 +14,7 @@ from rich.text import Text
 from initstats import recipes as known_recipes
 from initstats._ops import build_info
 from initstats.auditing.command_line import add_audit_command
+from initstats.checkpoint_command import add_stats_command
 from initstats.monitoring.commands import add_commands
 from initstats.skeletons import load_model
 from initstats.terminal import make_console, refuse
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 add_audit_command(app)
+add_stats_command(app)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -47,12 +49,14 @@ def load_model(where: str) -> nn.Module:
     return skeleton(load_tensors(Path(where)))
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, command: str = "verify") -> dict[str, Tensor]:
     """Read the tensors of a checkpoint, without running code from it.
 
     Args:
-        path: A file of `torch.save` or of safetensors. A nested dictionary is searched for one
-            under "model", "state_dict" or "model_state_dict".
+        path: A file of `torch.save` or of safetensors, or the index of a checkpoint in several such
+            files (`model.safetensors.index.json`). A nested dictionary is searched for one under
+            "model", "state_dict" or "model_state_dict".
+        command: The command that messages name.
 
     Returns:
         The tensors by name, on the CPU.
@@ -60,27 +64,63 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If it is a safetensors file and safetensors is not installed.
-        ValueError: If it holds no tensors by name.
+        ValueError: If it holds no tensors by name, or cannot be read.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"initstats.verify: expected a file, got {str(path)!r}")
+        raise FileNotFoundError(f"initstats.{command}: expected a file, got {str(path)!r}")
+    if path.name.endswith(".index.json"):
+        return _load_parts(path, command)
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ImportError(
-                "initstats.verify: expected safetensors to be installed, got none; "
-                "pip install initstats[safetensors]"
-            ) from error
-        return dict(load_file(path))
-    values = torch.load(path, map_location="cpu", weights_only=True)
+        return _load_safetensors(path, command)
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"initstats.{command}: expected a safetensors file, or one that torch.load reads with"
+            f" weights_only=True, got {str(path)!r}"
+        ) from error
     for key in ("model", "state_dict", "model_state_dict"):
         inner = values.get(key) if isinstance(values, Mapping) else None
         if isinstance(inner, Mapping):
             values = inner
-    tensors = {n: t for n, t in values.items() if isinstance(t, Tensor)} if values else {}
+    tensors = {}
+    if isinstance(values, Mapping):
+        tensors = {n: t for n, t in values.items() if isinstance(t, Tensor)}
     if not tensors:
-        raise ValueError(f"initstats.verify: expected tensors by name, got none in {str(path)!r}")
+        raise ValueError(
+            f"initstats.{command}: expected tensors by name, got none in {str(path)!r}"
+        )
+    return tensors
+
+
+def _load_safetensors(path: Path, command: str) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(
+            f"initstats.{command}: expected safetensors to be installed, got none; "
+            "pip install initstats[safetensors]"
+        ) from error
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(
+            f"initstats.{command}: expected a safetensors file, got {str(path)!r} ({error})"
+        ) from error
+
+
+def _load_parts(index: Path, command: str) -> dict[str, Tensor]:
+    """Read the files that an index of transformers names."""
+    try:
+        files = dict(json.loads(index.read_text())["weight_map"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"initstats.{command}: expected an index with a weight_map, got {str(index)!r}"
+        ) from error
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys(files.values()):
+        tensors |= load_tensors(index.parent / name, command)
     return tensors
 
 

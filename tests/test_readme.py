@@ -17,13 +17,16 @@ TEXT = README.read_text()
 
 
 RECIPES = (ROOT / "docs/recipes.md").read_text()
+STATISTICS = (ROOT / "docs/statistics.md").read_text()
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", [*blocks("python"), *blocks("python", RECIPES)])
+@pytest.mark.parametrize(
+    "code", [*blocks("python"), *blocks("python", RECIPES), *blocks("python", STATISTICS)]
+)
 def test_the_examples_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

@@ -1,0 +1,127 @@
+"""The command `initstats stats`: the statistics of a checkpoint, or of the step between two."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from initstats.measuring import stats
+from initstats.record import Stats
+from initstats.records import StatsTable
+from initstats.skeletons import load_tensors
+from initstats.tables import number
+from initstats.terminal import FOUND_ERRORS, make_console, refuse
+
+
+def add_stats_command(app: typer.Typer) -> None:
+    """Add the command to the command line.
+
+    Args:
+        app: The command line.
+    """
+    app.command(name="stats")(stats_of_checkpoint)
+
+
+def stats_of_checkpoint(
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint: .pt, .safetensors, or the index of several files.")
+    ],
+    *,
+    minus: Annotated[
+        Path | None, typer.Option(help="Another one: show how the first differs from it.")
+    ] = None,
+    match: Annotated[str, typer.Option(help="Only names in which this expression is found.")] = "",
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint", help="Show 64-bit fingerprints, too.")
+    ] = False,
+    require_finite: Annotated[
+        bool, typer.Option("--require-finite", help="Exit with 1 if a value is NaN or infinite.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the records as JSON.")] = None,
+) -> None:
+    """Show the statistics of every tensor of a checkpoint, or of the step between two."""
+    try:
+        expression = re.compile(match)
+        tensors = _load(file, expression)
+        others = None if minus is None else _load(minus, expression)
+    except re.error as error:
+        refuse(f"initstats.stats: expected a regular expression, got match={match!r} ({error})")
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        refuse(str(error))
+    if minus is not None and fingerprint:
+        refuse("initstats.stats: expected no --fingerprint with --minus, got both")
+    console = make_console()
+    if others is None:
+        records = stats(tensors, fingerprint=fingerprint)
+        console.print(records)
+    else:
+        left_out = _not_comparable(tensors, others)
+        names = [name for name in tensors if name not in left_out]
+        base = {name: others[name] for name in names}
+        records = stats({name: tensors[name] for name in names}, minus=base)
+        console.print(_differences(records, stats(base, histogram=False)))
+        for name, reason in left_out.items():
+            console.print(f"not compared: {name}: {reason}", soft_wrap=True, highlight=False)
+    if output is not None:
+        output.write_text(json.dumps(records.to_dict(), indent=1) + "\n")
+    bad = [name for name, record in records.items() if record.nan + _infinite(record) > 0]
+    if bad:
+        console.print(f"not finite: {', '.join(bad)}", soft_wrap=True, highlight=False)
+        if require_finite:
+            raise typer.Exit(FOUND_ERRORS)
+
+
+def _load(file: Path, expression: re.Pattern[str]) -> dict[str, Tensor]:
+    tensors = load_tensors(file, "stats")
+    found = {name: tensor for name, tensor in tensors.items() if expression.search(name)}
+    if not found:
+        raise ValueError(
+            f"initstats.stats: expected a name in which {expression.pattern!r} is found, got none"
+            f" in {str(file)!r}"
+        )
+    return found
+
+
+def _not_comparable(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, str]:
+    """Return the names that cannot be subtracted, with the reason."""
+    reasons = {}
+    for name in dict.fromkeys((*tensors, *others)):
+        x, y = tensors.get(name), others.get(name)
+        if x is None or y is None:
+            reasons[name] = f"only in the {'second' if x is None else 'first'} file"
+        elif x.shape != y.shape:
+            reasons[name] = f"shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        elif x.dtype != y.dtype or not x.is_floating_point() or x.element_size() == 1:
+            reasons[name] = f"dtypes {x.dtype} and {y.dtype}"
+    return reasons
+
+
+def _differences(records: StatsTable, base: StatsTable) -> Table:
+    """Return the table of a step: its size beside that of what it started from."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("name", overflow="fold")
+    for column in ("count", "unchanged", "mean", "rms", "max size", "rms / before", "nan", "inf"):
+        table.add_column(column, justify="right")
+    for name, record in records.items():
+        before = base[name].rms
+        table.add_row(
+            name,
+            f"{record.count:,}",
+            f"{record.zero / record.count:.1%}" if record.count else "-",
+            *(number(value) for value in (record.mean, record.rms, record.abs_max)),
+            number(record.rms / before if before > 0 else None),
+            f"{record.nan:,}",
+            f"{_infinite(record):,}",
+        )
+    return table
+
+
+def _infinite(record: Stats) -> int:
+    return record.pos_inf + record.neg_inf
