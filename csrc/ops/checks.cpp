@@ -93,7 +93,7 @@ namespace {
 // and in the logical tensor alike.
 class LayoutBuilder {
  public:
-  explicit LayoutBuilder(const std::string& op) : op_(op) {
+  LayoutBuilder(const std::string& op, int64_t dims) : op_(op), dims_(dims) {
     layout_.count = 1;
     layout_.dims = 1;
     layout_.size[0] = layout_.stride[0] = layout_.logical[0] = 1;
@@ -112,7 +112,7 @@ class LayoutBuilder {
     if (used_ == Layout::kMaxDims) {
       fail(op_,
            "at most " + std::to_string(Layout::kMaxDims) + " dimensions that are not contiguous",
-           "more (call contiguous() first)");
+           std::to_string(dims_) + " (call contiguous() first)");
     }
     layout_.size[used_] = size;
     layout_.stride[used_] = stride;
@@ -133,6 +133,7 @@ class LayoutBuilder {
 
  private:
   const std::string& op_;
+  int64_t dims_;
   Layout layout_{};
   int used_ = 0;
 };
@@ -142,7 +143,7 @@ class LayoutBuilder {
 Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, const int64_t* strides,
                  const int64_t* offset, const int64_t* full) {
   if (full == nullptr) full = sizes;
-  LayoutBuilder builder(op);
+  LayoutBuilder builder(op, dims);
   int64_t logical = 1, first_index = 0;  // logical stride of dimension d
   for (int64_t d = dims - 1; d >= 0; --d) {
     const int64_t first = offset == nullptr ? 0 : offset[d];
@@ -163,7 +164,7 @@ Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, cons
 }
 
 Layout layout_of_pair(const std::string& op, const Tensor& x, const Tensor& y) {
-  LayoutBuilder builder(op);
+  LayoutBuilder builder(op, x.dim());
   for (int64_t d = x.dim() - 1; d >= 0; --d) builder.add(x.size(d), x.stride(d), y.stride(d));
   return builder.finish(0);
 }
