@@ -74,6 +74,7 @@ def test_the_step_between_two_files_is_told_by_its_size(tmp_path: Path) -> None:
     after = {name: value.clone() for name, value in before.items()}
     after["h.0.weight"][0] += 0.5  # 20 of 600 elements
     after["new"] = torch.ones(3)
+    before["head"], after["head"] = torch.ones(3, 2), torch.ones(2, 3)
     files = saved(tmp_path / "b.pt", after), saved(tmp_path / "a.pt", before)
     code, output, _ = run(files[0], "--minus", files[1], "--output", tmp_path / "out.json")
     assert code == 0
@@ -85,6 +86,7 @@ def test_the_step_between_two_files_is_told_by_its_size(tmp_path: Path) -> None:
     ratio = 0.5 * (20 / 600) ** 0.5 / before["h.0.weight"].square().mean().sqrt().item()
     assert f"{ratio:.2f}" in output
     assert "not compared: new: only in the first file" in output
+    assert "not compared: head: shapes (2, 3) and (3, 2)" in output
     assert "not compared: steps: dtypes torch.int64 and torch.int64" in output
 
 

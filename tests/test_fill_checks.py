@@ -145,6 +145,11 @@ F16, BF16, F64 = torch.float16, torch.bfloat16, torch.float64
             r"expected a tensor outside the autograd graph, got one with grad_fn=MulBackward0",
         ),
         (
+            lambda x: initstats.foreach_normal_([x, x.clone().requires_grad_() * 2]),
+            ValueError,
+            r"expected a tensor outside the autograd graph, got one with grad_fn=MulBackward0",
+        ),
+        (
             lambda x: initstats.foreach_normal_([x, x]),
             ValueError,
             r"expected every tensor once, got one tensor twice",

@@ -99,3 +99,43 @@ def test_a_lower_scale_joins_pairs_of_places(device: torch.device) -> None:
     rows = {scale: _ops.stats([x], 2, scale)[2].cpu().numpy()[0] for scale in SCALES}
     assert np.array_equal(rows[2].reshape(-1, 2).sum(1), rows[1])
     assert np.array_equal(rows[1].reshape(-1, 2).sum(1), rows[0])
+
+
+def counted_by_exponent(x: torch.Tensor) -> npt.NDArray[np.int64]:
+    """The histogram of scale 0 from NumPy's frexp."""
+    values = x.double().numpy()
+    mantissas, exponents = np.frexp(np.abs(values))
+    buckets = np.maximum(exponents - np.where(mantissas == 0.5, 2, 1), -127)
+    rows = np.zeros(512, np.int64)
+    np.add.at(rows, (buckets + 127 + 256 * (values < 0))[values != 0], 1)
+    return rows
+
+
+def tiles(top: int, seed: int) -> torch.Tensor:
+    """Two full tiles, the largest size near 2**top, with zeros, powers of two and far values."""
+    random = np.random.default_rng(seed)
+    size = 2.0 ** (top - random.integers(0, 4 + 3 * seed, 8192)) * random.uniform(0.5, 1, 8192)
+    size[random.random(8192) < 0.05] = 0.0
+    size[random.random(8192) < 0.05] = 2.0**top
+    return torch.from_numpy(np.copysign(size, random.normal(size=8192)).astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("top", [-140, -126, -118, -115, -114, -113, -112, -60, 0, 3, 127])
+def test_full_tiles_of_any_size_and_spread_are_counted_exactly(
+    top: int, seed: int, device: torch.device
+) -> None:
+    x = tiles(top, seed)
+    rows = _ops.stats([x.to(device)], 2, 0)[2].cpu().numpy()[0]
+    assert np.array_equal(rows, counted_by_exponent(x))
+
+
+@pytest.mark.parametrize("place", range(0, 32, 5))
+@pytest.mark.parametrize("value", [1.0, -0.75, 0.004, -0.0005, 1e-9])
+def test_equal_values_at_every_32nd_place_are_counted_exactly(
+    value: float, place: int, device: torch.device
+) -> None:
+    x = tiles(0, 1)
+    x[place::32] = value  # 128 in a tile: the most that one byte of a vector counts
+    rows = _ops.stats([x.to(device)], 2, 0)[2].cpu().numpy()[0]
+    assert np.array_equal(rows, counted_by_exponent(x))
