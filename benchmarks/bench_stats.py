@@ -69,6 +69,21 @@ def cases(device: torch.device) -> Iterator[Case]:
         rival_name="one torch.compile graph",
         bar_ratio=COMPILED_BAR,
     )
+    other, difference = torch.full_like(x, 0.5), torch.empty_like(x)
+
+    def in_two_steps() -> object:
+        torch.sub(x, other, out=difference)
+        return initstats.stats(difference)
+
+    yield Case(
+        name=f"stats of a difference float32 {SIDE}x{SIDE}",
+        ours=lambda: initstats.stats(x, minus=other),
+        rival=in_two_steps,
+        rival_name="torch.sub, then stats",
+        count=x.numel(),
+        bytes_moved=2 * x.nbytes,
+        floor="read",
+    )
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         name = str(dtype).removeprefix("torch.")
         yield case(f"stats moments {name} {SIDE}x{SIDE}", x.to(dtype), {"histogram": False}, None)

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"<!-- measured: (\S+) -->\n(.*?)<!-- end of measured -->", re.DOTALL)
 NOT_MEASURED = "Not measured yet.\n"
+CAPABILITIES = ("avx512", "avx2", "baseline")  # the first one that was measured has the table
+_WITH_AVX2 = 4  # column, left out where nothing better was measured
 
 
 def main() -> None:
@@ -29,33 +31,40 @@ def main() -> None:
 def table(path: Path) -> str:
     """Return the table of one results file, as Markdown."""
     where, measurements = results_file.read(path)
-    best = [m for m in measurements if m.capability != "avx2"]
-    avx2 = {m.name: m for m in measurements if m.capability == "avx2"}
-    processor = f"{where['cpu']}, {where['threads']} threads, {best[0].capability}"
+    found = {m.capability for m in measurements}
+    capability = next((c for c in CAPABILITIES if c in found), "cuda")
+    best = [m for m in measurements if capability in (m.capability, "cuda")]
+    avx2 = (
+        {m.name: m for m in measurements if m.capability == "avx2"} if "avx512" in found else None
+    )
+    processor = f"{where['cpu']}, {where['threads']} threads, {capability}"
     lines = [
         f"{processor}, torch {where['torch']}; medians.",
         "Floor: the bandwidth of `zero_` (fill) or `torch.sum` (read) in the same run.",
         "",
-        "| operation | time | rival | speed-up | with AVX2 | of the floor |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    lines += [_row(measurement, avx2.get(measurement.name)) for measurement in best]
+    columns = ["operation", "time", "rival", "speed-up", "with AVX2", "of the floor"]
+    rows = [_row(measurement, avx2 or {}) for measurement in best]
+    for cells in (columns, ["---", *["---:"] * (len(columns) - 1)], *rows):
+        shown = [cell for i, cell in enumerate(cells) if avx2 is not None or i != _WITH_AVX2]
+        lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
-def _row(measurement: Measurement, avx2: Measurement | None) -> str:
+def _row(measurement: Measurement, avx2: dict[str, Measurement]) -> list[str]:
     rival = speed_up = slower = floor = "–"
+    there = avx2.get(measurement.name)
     if measurement.ratio is not None and measurement.rival_median_ns is not None:
         rival = (
             f"{_time(measurement.rival_median_ns / measurement.count)} ({measurement.rival_name})"
         )
         speed_up = f"{measurement.ratio:.1f}×"
-    if avx2 is not None and avx2.ratio is not None:
-        slower = f"{avx2.ratio:.1f}×"
+    if there is not None and there.ratio is not None:
+        slower = f"{there.ratio:.1f}×"
     if measurement.floor_share is not None:
         floor = f"{measurement.floor_share:.2f} ({measurement.floor})"
     time = f"{_time(measurement.ns_per_unit)}/{measurement.unit}"
-    return f"| {measurement.name} | {time} | {rival} | {speed_up} | {slower} | {floor} |"
+    return [measurement.name, time, rival, speed_up, slower, floor]
 
 
 def _time(ns: float) -> str:
