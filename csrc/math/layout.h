@@ -13,9 +13,9 @@ namespace initstats {
 // tensor alike; a contiguous tensor that is its own logical tensor, or a block of whole rows of it,
 // has one dimension with both strides 1.
 //
-// Note [Difference]. Statistics may be those of x - y, two tensors of the same sizes and type, whose
-// values are subtracted in float32, or in float64 where they are wide (math/items.h). The logical
-// strides of the layout are then those of y in memory, and its first index is 0.
+// Note [Difference]. Statistics may be those of x - y, two tensors of the same sizes and type,
+// whose values are subtracted in float32, or in float64 where they are wide (math/items.h). The
+// logical strides of the layout are then those of y in memory, and its first index is 0.
 struct Layout {
   static constexpr int kMaxDims = 8;  // after merging; more is refused with an error
 
