@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
@@ -47,28 +48,29 @@ def stats_of_checkpoint(
     output: Annotated[Path | None, typer.Option(help="Write the records as JSON.")] = None,
 ) -> None:
     """Show the statistics of every tensor of a checkpoint, or of the step between two."""
+    if minus is not None and fingerprint:
+        refuse("initstats.stats: expected no --fingerprint with --minus, got both")
+    left_out: dict[str, str] = {}
     try:
         expression = re.compile(match)
         tensors = _load(file, expression)
-        others = None if minus is None else _load(minus, expression)
+        if minus is None:
+            records = stats(tensors, fingerprint=fingerprint)
+            shown: RenderableType = records
+        else:
+            others = _load(minus, expression)
+            left_out = _not_comparable(tensors, others)
+            base = {name: others[name] for name in tensors if name not in left_out}
+            records = stats({name: tensors[name] for name in base}, minus=base)
+            shown = _differences(records, stats(base, histogram=False))
     except re.error as error:
         refuse(f"initstats.stats: expected a regular expression, got match={match!r} ({error})")
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
         refuse(str(error))
-    if minus is not None and fingerprint:
-        refuse("initstats.stats: expected no --fingerprint with --minus, got both")
     console = make_console()
-    if others is None:
-        records = stats(tensors, fingerprint=fingerprint)
-        console.print(records)
-    else:
-        left_out = _not_comparable(tensors, others)
-        names = [name for name in tensors if name not in left_out]
-        base = {name: others[name] for name in names}
-        records = stats({name: tensors[name] for name in names}, minus=base)
-        console.print(_differences(records, stats(base, histogram=False)))
-        for name, reason in left_out.items():
-            console.print(f"not compared: {name}: {reason}", soft_wrap=True, highlight=False)
+    console.print(shown)
+    for name, reason in left_out.items():
+        console.print(f"not compared: {name}: {reason}", soft_wrap=True, highlight=False)
     if output is not None:
         output.write_text(json.dumps(records.to_dict(), indent=1) + "\n")
     bad = [name for name, record in records.items() if record.nan + _infinite(record) > 0]

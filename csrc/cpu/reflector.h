@@ -24,8 +24,7 @@ struct StoreReal<double> {
 
 // Folds chains [used] by halving, used being a multiple of kBlock; chains from `used` on are zeros
 // that are left out.
-template <class Sum>
-Sum fold_chains(Sum* chains, int64_t used) {
+inline double fold_chains(double* chains, int64_t used) {
   for (int64_t h = kReflectorChains / 2; h >= kBlock; h /= 2) {
     for (int64_t c = 0; c + h < used; ++c) chains[c] += chains[c + h];
     used = std::min(used, h);
