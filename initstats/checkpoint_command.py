@@ -16,8 +16,8 @@ from torch import Tensor
 from initstats.measuring import stats
 from initstats.record import Stats
 from initstats.records import StatsTable
-from initstats.skeletons import load_tensors
-from initstats.tables import number
+from initstats.checkpoints import load_tensors
+from initstats.text import number
 from initstats.terminal import FOUND_ERRORS, make_console, refuse
 
 

@@ -16,7 +16,7 @@ from initstats._ops import build_info
 from initstats.auditing.command_line import add_audit_command
 from initstats.checkpoint_command import add_stats_command
 from initstats.monitoring.commands import add_commands
-from initstats.skeletons import load_model
+from initstats.checkpoints import load_model
 from initstats.terminal import make_console, refuse
 from initstats.verifying import verify as verify_model
 

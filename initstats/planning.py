@@ -22,7 +22,7 @@ from initstats.recipes import Constant, Recipe, Rule, Slot
 from initstats.recipes.roles import check_roles
 from initstats.recipes.slots import slots
 from initstats.recipes.stacked import Distribution, Kept
-from initstats.tables import block_pattern, render
+from initstats.text import block_pattern, render
 
 # Columns of the table as text: names, roles and reasons are long.
 _WIDTH = 160

@@ -20,7 +20,7 @@ from initstats.plan_entry import PlanEntry
 from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict
 from initstats.recipes.slots import Slot, slots
 from initstats.records import StatsTable
-from initstats.tables import block_pattern, render
+from initstats.text import block_pattern, render
 
 RECEIPT_SCHEMA = "initstats.receipt/1"
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from initstats.record import Stats
 from initstats.record_rows import Batch, Groups
-from initstats.tables import number, render
+from initstats.text import number, render
 
 if TYPE_CHECKING:
     import pandas as pd

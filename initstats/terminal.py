@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from initstats.tables import PLAIN_WIDTH
+from initstats.text import PLAIN_WIDTH
 
 FOUND_ERRORS = 1
 USAGE_ERROR = 2

@@ -20,7 +20,7 @@ from initstats.planning import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.stacked import Kept
 from initstats.record import Stats
-from initstats.tables import number, render
+from initstats.text import number, render
 from initstats.verify_entry import VerifyEntry
 
 __all__ = ["VerifyEntry", "VerifyReport", "compare", "verify"]

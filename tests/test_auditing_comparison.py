@@ -13,7 +13,7 @@ from audited_models import demo_batch, demo_gpt
 from initstats.auditing import AuditReport, audit, compare_reports, load_report
 from initstats.auditing.demo import run_demo, save_demo
 from initstats.auditing.demo_model import DemoConfig
-from initstats.tables import render
+from initstats.text import render
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from initstats.auditing.demo_text import batch as text_batch
 from initstats.auditing.page import audit_page, write_page
 from initstats.auditing.page_charts import short
 from initstats.auditing.schema import MOST_BARS, histogram_bars
-from initstats.tables import render
+from initstats.text import render
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "<script>alert(1)</script>"

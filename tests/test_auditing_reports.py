@@ -77,7 +77,7 @@ def test_a_missing_extra_is_named_before_anything_is_written(
 
 
 def test_the_printed_report_shows_layers_losses_and_findings_in_80_columns() -> None:
-    from initstats.tables import render
+    from initstats.text import render
 
     text = render(example(), width=80)
     assert max(map(len, text.splitlines())) <= 80

@@ -14,7 +14,7 @@ from initstats import recipes
 from initstats.cli import app
 from initstats.initialising import init_
 from initstats.planning import plan
-from initstats.skeletons import load_tensors, skeleton
+from initstats.checkpoints import load_tensors, skeleton
 from tests import named_models
 
 

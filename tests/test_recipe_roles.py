@@ -10,7 +10,7 @@ from initstats.initialising import init_
 from initstats.planning import plan
 from initstats.recipes import ROLES, Constant, Match, Recipe, Rule
 from initstats.recipes.slots import Slot, slots
-from initstats.tables import block_pattern
+from initstats.text import block_pattern
 from tests import named_models
 from tests.named_models import Tree, linear
 

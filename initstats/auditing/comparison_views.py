@@ -12,7 +12,7 @@ from rich.text import Text
 
 from initstats.auditing.page_charts import short
 from initstats.auditing.page_tables import table
-from initstats.tables import number
+from initstats.text import number
 
 if TYPE_CHECKING:
     from initstats.auditing.report_comparing import ReportComparison

@@ -11,7 +11,7 @@ from torch import nn
 
 from initstats.auditing.collecting import merged
 from initstats.auditing.stepping import FirstSteps
-from initstats.tables import number, render
+from initstats.text import number, render
 
 if TYPE_CHECKING:
     from types import TracebackType

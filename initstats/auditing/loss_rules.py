@@ -11,7 +11,7 @@ from typing import ClassVar
 from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding, Severity
 from initstats.record import Stats
-from initstats.tables import number
+from initstats.text import number
 
 
 @dataclass(frozen=True)

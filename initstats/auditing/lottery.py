@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from initstats.tables import number
+from initstats.text import number
 
 if TYPE_CHECKING:
     from initstats.auditing.report import AuditReport

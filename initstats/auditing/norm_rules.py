@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from initstats.auditing.evidence import Evidence
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.tables import number
+from initstats.text import number
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from initstats.auditing.page_charts import Chart, Line, Mark, short
 from initstats.auditing.page_histograms import block_of
 from initstats.auditing.schema import as_number
-from initstats.tables import block_pattern
+from initstats.text import block_pattern
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")
 _COLOURS = 6

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from initstats.auditing.evidence import Evidence, ParameterReport
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.tables import number
+from initstats.text import number
 
 _FEWEST_PEERS = 3
 _FEWEST_WEIGHTS = 3  # of a model, to tell what is usual in it

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from initstats.auditing.evidence import LayerReport
 from initstats.auditing.findings import Finding
-from initstats.tables import number
+from initstats.text import number
 
 if TYPE_CHECKING:
     from initstats.auditing.report import AuditReport

@@ -16,7 +16,7 @@ from initstats.auditing.page import audit_page, write_page
 from initstats.auditing.plotting import plot_depth, require_matplotlib
 from initstats.auditing.printing import report_group
 from initstats.auditing.schema import FILE_NAME, json_text, report_values
-from initstats.tables import render
+from initstats.text import render
 
 
 @dataclass(frozen=True, eq=False)

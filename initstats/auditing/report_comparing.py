@@ -13,7 +13,7 @@ from initstats.auditing.comparison_views import comparison_part, printed_compari
 from initstats.auditing.page import audit_page, write_page
 from initstats.auditing.report import AuditReport
 from initstats.auditing.schema import SavedReport, as_number, json_text, load_report
-from initstats.tables import render
+from initstats.text import render
 
 COMPARISON_SCHEMA = "initstats.comparison/1"
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from initstats.auditing.evidence import Evidence
 from initstats.auditing.findings import AuditRule, Finding
 from initstats.auditing.lottery import FIRST_LOSS, LAST_LOSS, LISTED_SEEDS, Lottery
-from initstats.tables import number
+from initstats.text import number
 
 
 @dataclass(frozen=True)

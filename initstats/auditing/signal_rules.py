@@ -13,7 +13,7 @@ from initstats.auditing.depth import Series
 from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding
 from initstats.record import Stats
-from initstats.tables import number
+from initstats.text import number
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from initstats.auditing.evidence import Carried, Evidence, ParameterReport
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.tables import number
+from initstats.text import number
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding
 from initstats.auditing.units import UnitRecords
-from initstats.tables import number
+from initstats.text import number
 
 _RECTIFIERS = ("relu", "relu6")
 # Below this size on a whole batch a smooth rectifier passes neither values nor gradients on.

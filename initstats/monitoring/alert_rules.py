@@ -14,7 +14,7 @@ from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
 from initstats.monitoring.arrays import NAN, NEG_INF, POS_INF
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.rows import Row
-from initstats.tables import number
+from initstats.text import number
 
 
 class FirstNotFinite(MonitorRule):

@@ -16,7 +16,7 @@ from initstats.monitoring.heat_map import draw_heat_map
 from initstats.sinks.json_lines import read_rows
 from initstats.sinks.row_table import row_table
 from initstats.sinks.row_text import from_lines
-from initstats.tables import PLAIN_WIDTH
+from initstats.text import PLAIN_WIDTH
 
 USAGE_ERROR = 2
 _POLL_SECONDS = 0.5

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from initstats.monitoring.rows import Row
-from initstats.tables import number
+from initstats.text import number
 
 _PARAMETERS = ("weights", "gradients", "updates")
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
