@@ -5,8 +5,8 @@ from initstats import recipes, sinks
 from initstats.acceleration import FastInit, fast_init
 from initstats.acceleration_report import AccelerationReport
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
-from initstats.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
-from initstats.deprecated_names import (
+from initstats.init.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
+from initstats.init.deprecated import (
     constant,
     dirac,
     eye,
@@ -20,8 +20,8 @@ from initstats.deprecated_names import (
     xavier_uniform,
 )
 from initstats.ensembles import ensemble
-from initstats.fans import Fans, calculate_fan_in_and_fan_out
-from initstats.fills import (
+from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
+from initstats.init.random import (
     foreach_normal_,
     foreach_trunc_normal_,
     foreach_uniform_,
@@ -29,35 +29,35 @@ from initstats.fills import (
     trunc_normal_,
     uniform_,
 )
-from initstats.foreach_scaled_fills import (
+from initstats.init.foreach import (
     foreach_kaiming_normal_,
     foreach_kaiming_uniform_,
     foreach_variance_scaling_,
     foreach_xavier_normal_,
     foreach_xavier_uniform_,
 )
-from initstats.gains import calculate_gain
+from initstats.init.gains import calculate_gain
 from initstats.initialising import Receipt, init_
-from initstats.keys import key_of
+from initstats.init.keys import key_of
 from initstats.layer_scaling import LsuvReport, lsuv_
 from initstats.measuring import stats
 from initstats.monitoring import Monitor
-from initstats.orthogonal_blocks import orthogonal_block_
-from initstats.orthogonal_fills import delta_orthogonal_, orthogonal_
+from initstats.init.orthogonal_blocks import orthogonal_block_
+from initstats.init.orthogonal_fills import delta_orthogonal_, orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.record import Stats
 from initstats.records import StatsTable
-from initstats.scaled_fills import (
+from initstats.init.xavier_kaiming import (
     kaiming_normal_,
     kaiming_uniform_,
     xavier_normal_,
     xavier_uniform_,
 )
 from initstats.slices import SliceStats
-from initstats.sparse_fills import sparse_
+from initstats.init.sparse_fills import sparse_
 from initstats.transferring import WarmStart, init_new_, lora_from_weight_, warm_start_
-from initstats.variance_scaling import (
+from initstats.init.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
     truncated_normal_,

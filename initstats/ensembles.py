@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from initstats.initialising import init_, seed_or_draw
-from initstats.keys import key_of
+from initstats.init.keys import key_of
 from initstats.recipes import Recipe
 
 M = TypeVar("M", bound=nn.Module)

@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from initstats import fills, orthogonal_fills, scaled_fills, sparse_fills, stand_ins
 from initstats.acceleration_report import AccelerationReport
-from initstats.constant_fills import dirac_
-from initstats.fill_checks import fillable_dtype
+from initstats.init.constant_fills import dirac_
+from initstats.init._validate import fillable_dtype
 
 Fill = Callable[..., torch.Tensor]
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.keys import key_of
+from initstats.init.keys import key_of
 from initstats.plan_checks import (
     require_agreeing_ties,
     require_fillable,

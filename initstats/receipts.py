@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from initstats.filling import fill_entries
-from initstats.keys import key_of
+from initstats.init.keys import key_of
 from initstats.measuring import stats
 from initstats.plan_entry import PlanEntry
 from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import init
 
-from initstats.fans import Fans, calculate_fan_in_and_fan_out, fan_for_mode
+from initstats.init.fans import Fans, calculate_fan_in_and_fan_out, fan_for_mode
 
 SHAPES = [shape for dims in (2, 3, 4, 5) for shape in itertools.product((0, 1, 3, 8), repeat=dims)]
 

@@ -14,7 +14,7 @@ from mpmath import mp, mpf
 from scipy.special import ndtr
 from torch.nn import functional, init
 
-from initstats.gains import _FUNCTIONS, calculate_gain
+from initstats.init.gains import _FUNCTIONS, calculate_gain
 
 TORCH_NAMES = list(get_args(init._NonlinearityType))
 

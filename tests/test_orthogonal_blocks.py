@@ -9,7 +9,7 @@ import torch
 
 import initstats
 from initstats import orthogonal_blocks, orthogonal_products
-from initstats.orthogonal_products import Matrix, write_columns, write_rows
+from initstats.init.householder import Matrix, write_columns, write_rows
 
 BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.initialising import init_
-from initstats.keys import key_of
+from initstats.init.keys import key_of
 from initstats.planning import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule
 from initstats.verifying import verify

@@ -12,7 +12,7 @@ from torch import nn
 
 import initstats
 from initstats.initialising import init_
-from initstats.keys import key_of
+from initstats.init.keys import key_of
 from initstats.receipts import Receipt
 from initstats.recipes import Constant, Kept, Normal, Part, Stacked, TruncNormal
 from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict

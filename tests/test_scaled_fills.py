@@ -18,7 +18,7 @@ from scipy import stats
 from torch import nn
 
 from initstats import scaled_fills, variance_scaling
-from initstats.fills import normal_, trunc_normal_, uniform_
+from initstats.init.random import normal_, trunc_normal_, uniform_
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SHAPE = (256, 40, 3, 5)  # fan_in 600, fan_out 3840, 153600 elements

@@ -1,5 +1,5 @@
 // Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the
-// CUDA path. Values of parameters are checked in initstats/fills.py; here stands what memory safety
+// CUDA path. Values of parameters are checked in initstats/init/random.py; here stands what memory safety
 // needs.
 #include "cpu/fill.h"
 

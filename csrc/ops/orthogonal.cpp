@@ -1,5 +1,5 @@
 // The pieces of orthogonal matrices that are not matrix products: reflectors_, panel_factors, and
-// small matrices whole. initstats/orthogonal_products.py puts them together.
+// small matrices whole. initstats/init/householder.py puts them together.
 #include "cpu/orthogonal.h"
 
 #include <algorithm>

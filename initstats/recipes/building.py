@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from initstats.fans import calculate_fan_in_and_fan_out
+from initstats.init.fans import calculate_fan_in_and_fan_out
 from initstats.recipes.distributions import Constant, Normal, Uniform
 from initstats.recipes.matching import Match
 from initstats.recipes.rules import Rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from initstats.fans import calculate_fan_in_and_fan_out
+from initstats.init.fans import calculate_fan_in_and_fan_out
 from initstats.recipes.branches import place_in_branch
 from initstats.recipes.building import (
     MATRICES,

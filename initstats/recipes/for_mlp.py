@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from initstats.gains import calculate_gain
+from initstats.init.gains import calculate_gain
 from initstats.recipes.building import (
     MATRICES,
     biases,

@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from initstats.fans import Fans, calculate_fan_in_and_fan_out
+from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.recipes.roles import Role, recognise
 
 # Modules that wrap a model put their name into the names of its parameters; keys leave them out.

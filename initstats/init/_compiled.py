@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from initstats.compiled_fills import TAGS, names_from_graph, names_in_graph
+from initstats.init._graph_op import TAGS, names_from_graph, names_in_graph
 
 
 def orthogonal_in_graph(
@@ -55,7 +55,7 @@ def _orthogonal_in_graph(
     names: list[str],
 ) -> None:
     # Late: the fills import this module.
-    from initstats.orthogonal_fills import orthogonal_
+    from initstats.init.orthogonal_fills import orthogonal_
 
     given = names_from_graph(names)
     orthogonal_(

@@ -8,11 +8,11 @@ from typing import get_args
 
 import torch
 
-from initstats.fans import Fans, Mode, fan_for_mode, fans_of
-from initstats.fill_call import TRUNC_NORMAL, fill_one
-from initstats.fill_checks import check_normal, number, tensor_to_fill
-from initstats.overrides import overridable
-from initstats.scaled_fills import Distribution, fill_of_std, is_empty
+from initstats.init.fans import Fans, Mode, fan_for_mode, fans_of
+from initstats.init._dispatch import TRUNC_NORMAL, fill_one
+from initstats.init._validate import check_normal, number, tensor_to_fill
+from initstats.init._overrides import overridable
+from initstats.init.xavier_kaiming import Distribution, fill_of_std, is_empty
 
 
 @overridable

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from initstats import _ops
-from initstats.fill_checks import (
+from initstats.init._validate import (
     check_normal,
     check_sparse,
     check_trunc_normal,
@@ -20,8 +20,8 @@ from initstats.fill_checks import (
     tensor_to_fill,
     tensors_to_fill,
 )
-from initstats.fill_errors import as_torch
-from initstats.keys import draw_key, draw_keys
+from initstats.init._errors import as_torch
+from initstats.init.keys import draw_key, draw_keys
 
 Numbers: TypeAlias = float | Sequence[float]
 
@@ -113,7 +113,7 @@ def fill(
         names: see `draw_keys`; one per tensor.
     """
     if torch.compiler.is_compiling():
-        from initstats.compiled_fills import fill_in_graph
+        from initstats.init._graph_op import fill_in_graph
 
         fill_in_graph(function, family, list(tensors), values, generator, seed, names)
         return

@@ -9,8 +9,8 @@ from typing import overload
 import torch
 
 from initstats import _ops
-from initstats.fill_call import keys_by_place
-from initstats.fill_checks import (
+from initstats.init._dispatch import keys_by_place
+from initstats.init._validate import (
     has_memory,
     number,
     numbers_for,
@@ -18,10 +18,10 @@ from initstats.fill_checks import (
     tensor_to_fill,
     tensors_to_fill,
 )
-from initstats.keys import draw_key
-from initstats.orthogonal_graph import orthogonal_in_graph
-from initstats.orthogonal_products import write_batch
-from initstats.overrides import overridable
+from initstats.init.keys import draw_key
+from initstats.init._compiled import orthogonal_in_graph
+from initstats.init.householder import write_batch
+from initstats.init._overrides import overridable
 
 _MATRIX_DIMS = 2
 

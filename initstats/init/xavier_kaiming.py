@@ -9,12 +9,12 @@ from typing import Literal
 
 import torch
 
-from initstats.fans import Fans, TorchMode, fans_of, torch_mode
-from initstats.fill_call import NORMAL, TRUNC_NORMAL, UNIFORM, Family, fill_one
-from initstats.fill_checks import number
-from initstats.fill_errors import as_torch
-from initstats.gains import Function, calculate_gain
-from initstats.overrides import overridable
+from initstats.init.fans import Fans, TorchMode, fans_of, torch_mode
+from initstats.init._dispatch import NORMAL, TRUNC_NORMAL, UNIFORM, Family, fill_one
+from initstats.init._validate import number
+from initstats.init._errors import as_torch
+from initstats.init.gains import Function, calculate_gain
+from initstats.init._overrides import overridable
 
 Distribution = Literal["normal", "truncated_normal", "uniform"]
 

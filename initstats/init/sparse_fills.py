@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from initstats.fill_call import SPARSE, fill_one
-from initstats.fill_checks import number
-from initstats.overrides import overridable
+from initstats.init._dispatch import SPARSE, fill_one
+from initstats.init._validate import number
+from initstats.init._overrides import overridable
 
 _MATRIX_DIMS = 2
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from initstats.fill_call import FAMILIES, Family, Numbers, fill
+from initstats.init._dispatch import FAMILIES, Family, Numbers, fill
 
 # Two calls with equal arguments are two draws, and a CUDA graph would freeze the keys.
 TAGS = tuple(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from initstats.fans import Fans, Mode, TorchMode, fans_of
-from initstats.fill_call import Numbers, fill
-from initstats.gains import Function
-from initstats.scaled_fills import Distribution, family_of_std, is_empty, kaiming_std, xavier_std
-from initstats.variance_scaling import variance_scaling_std
+from initstats.init.fans import Fans, Mode, TorchMode, fans_of
+from initstats.init._dispatch import Numbers, fill
+from initstats.init.gains import Function
+from initstats.init.xavier_kaiming import Distribution, family_of_std, is_empty, kaiming_std, xavier_std
+from initstats.init.variance_scaling import variance_scaling_std
 
 
 def foreach_xavier_uniform_(

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from initstats.fill_call import NORMAL, TRUNC_NORMAL, UNIFORM, Numbers, fill, fill_one
-from initstats.overrides import overridable
+from initstats.init._dispatch import NORMAL, TRUNC_NORMAL, UNIFORM, Numbers, fill, fill_one
+from initstats.init._overrides import overridable
 
 # torch.nn.init.trunc_normal_ says so, in these words.
 FAR = (

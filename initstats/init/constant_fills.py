@@ -7,7 +7,7 @@ import math
 import torch
 
 from initstats import _ops
-from initstats.fill_checks import fillable_dtype, number
+from initstats.init._validate import fillable_dtype, number
 
 _CONVOLUTIONS = (3, 4, 5)  # dimensions of the weights of 1-d, 2-d and 3-d convolutions
 
