@@ -2,8 +2,8 @@
 
 from initstats import compiled_fills as _compiled_fills  # noqa: F401  # registers its op
 from initstats import recipes, sinks
-from initstats.acceleration import FastInit, fast_init
-from initstats.acceleration_report import AccelerationReport
+from initstats.patch.context import FastInit, fast_init
+from initstats.patch.report import AccelerationReport
 from initstats.auditing import AuditReport, AuditRule, Finding, audit
 from initstats.init.constant_fills import constant_, dirac_, eye_, identity_, ones_, zeros_
 from initstats.init.deprecated import (

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from initstats import interception
-from initstats.acceleration_report import AccelerationReport
+from initstats.patch.report import AccelerationReport
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")

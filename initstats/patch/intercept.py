@@ -1,7 +1,7 @@
 """How `fast_init` gets at fills of code that it does not own: a torch function mode, and bodies.
 
 The mode sees every call of a tensor's method in its thread. The functions of torch.nn.init get
-another body (`initstats/stand_ins.py`) while any thread is inside; a thread that is not inside runs
+another body (`initstats/patch/bodies.py`) while any thread is inside; a thread that is not inside runs
 the original one. Torch shows some of those functions to modes too, but under the name that stands
 in its module at the moment, which transformers replaces while it initialises a model.
 """
@@ -19,7 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from initstats import fills, orthogonal_fills, scaled_fills, sparse_fills, stand_ins
-from initstats.acceleration_report import AccelerationReport
+from initstats.patch.report import AccelerationReport
 from initstats.init.constant_fills import dirac_
 from initstats.init._validate import fillable_dtype
 
