@@ -40,21 +40,21 @@ from initstats.init.gains import calculate_gain
 from initstats.initialising import Receipt, init_
 from initstats.init.keys import key_of
 from initstats.layer_scaling import LsuvReport, lsuv_
-from initstats.measuring import stats
+from initstats.statistics.compute import stats
 from initstats.monitoring import Monitor
 from initstats.init.orthogonal_blocks import orthogonal_block_
 from initstats.init.orthogonal_fills import delta_orthogonal_, orthogonal_
 from initstats.planning import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
-from initstats.record import Stats
-from initstats.records import StatsTable
+from initstats.statistics.record import Stats
+from initstats.statistics.table import StatsTable
 from initstats.init.xavier_kaiming import (
     kaiming_normal_,
     kaiming_uniform_,
     xavier_normal_,
     xavier_uniform_,
 )
-from initstats.slices import SliceStats
+from initstats.statistics.slices import SliceStats
 from initstats.init.sparse_fills import sparse_
 from initstats.transferring import WarmStart, init_new_, lora_from_weight_, warm_start_
 from initstats.init.variance_scaling import (

@@ -10,7 +10,7 @@ from initstats.plan_entry import Piece, PlanEntry
 from initstats.recipes import Stacked
 from initstats.recipes.building import RESIDUAL, framework_default
 from initstats.recipes.truncated import TRUNCATED_AT_TWO
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 _FIX = "call initstats.init_ with this recipe last, after the model is built and its ties are made"
 _GARBAGE = 1e3  # times the promised std: no initialiser writes that

@@ -13,9 +13,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from initstats.measuring import stats
-from initstats.record import Stats
-from initstats.records import StatsTable
+from initstats.statistics.compute import stats
+from initstats.statistics.record import Stats
+from initstats.statistics.table import StatsTable
 from initstats.checkpoints import load_tensors
 from initstats.text import number
 from initstats.terminal import FOUND_ERRORS, make_console, refuse

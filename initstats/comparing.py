@@ -9,7 +9,7 @@ import torch
 
 from initstats.plan_entry import Piece, PlanEntry
 from initstats.recipes import Constant
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 # Ranks for which a parameter may have been cut into equal shards.
 _RANKS = (2, 4, 8, 16, 32, 64)

@@ -13,8 +13,8 @@ from initstats.bands import Band, mean_band, std_band
 from initstats.causes import Cause, cause_of_constant, cause_of_std
 from initstats.plan_entry import Piece, PlanEntry
 from initstats.recipes import Constant, Orthogonal
-from initstats.record import Stats
-from initstats.record_rows import Groups
+from initstats.statistics.record import Stats
+from initstats.statistics.record_array import Groups
 from initstats.shape_bands import extremes_problem, histogram_problem
 from initstats.verify_entry import VerifyEntry
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from initstats.filling import fill_entries
 from initstats.init.keys import key_of
-from initstats.measuring import stats
+from initstats.statistics.compute import stats
 from initstats.plan_entry import PlanEntry
 from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict
 from initstats.recipes.slots import Slot, slots
-from initstats.records import StatsTable
+from initstats.statistics.table import StatsTable
 from initstats.text import block_pattern, render
 
 RECEIPT_SCHEMA = "initstats.receipt/1"

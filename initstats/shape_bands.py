@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from initstats.histograms import Histogram
+from initstats.statistics.histogram import Histogram
 from initstats.recipes import Constant, Normal, Orthogonal, TruncNormal, Uniform
 from initstats.recipes.stacked import Simple
 

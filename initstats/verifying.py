@@ -14,12 +14,12 @@ from torch import nn
 
 from initstats.comparing import padding_rows, relations
 from initstats.judging import Judge
-from initstats.measuring import stats
+from initstats.statistics.compute import stats
 from initstats.plan_checks import require_complete
 from initstats.planning import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.stacked import Kept
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 from initstats.text import number, render
 from initstats.verify_entry import VerifyEntry
 

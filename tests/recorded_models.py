@@ -12,7 +12,7 @@ from initstats.auditing.collecting import Collector
 from initstats.auditing.evidence import Evidence
 from initstats.auditing.flows import Flow
 from initstats.auditing.running import audit
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ import initstats
 from initstats import _ops
 from initstats.monitoring import arrays
 from initstats.monitoring.arrays import Records
-from initstats.record import FIELDS
+from initstats.statistics.record import FIELDS
 
 # Merging in another order moves the last bits of float64 moments; kurtosis takes fourth powers.
 CLOSE = 1e-12

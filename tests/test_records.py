@@ -11,8 +11,8 @@ import pytest
 import scipy.stats
 import torch
 
-from initstats.measuring import stats
-from initstats.record import Stats
+from initstats.statistics.compute import stats
+from initstats.statistics.record import Stats
 
 FIELDS = [
     *("count", "nan", "pos_inf", "neg_inf", "zero", "min", "max", "min_abs", "abs_max", "mean"),

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.measuring import stats
-from initstats.records import StatsTable
+from initstats.statistics.compute import stats
+from initstats.statistics.table import StatsTable
 
 
 def skewed(n: int, seed: int = 0) -> torch.Tensor:

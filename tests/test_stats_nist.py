@@ -13,7 +13,7 @@ import mpmath
 import pytest
 import torch
 
-from initstats.measuring import stats
+from initstats.statistics.compute import stats
 
 VECTORS = Path(__file__).parent / "vectors"
 

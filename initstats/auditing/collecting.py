@@ -16,9 +16,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from initstats.auditing.flows import Flow, Logits, dot_products, floating_tensors, unit_axis
 from initstats.auditing.functions import ActivationFunctions
 from initstats.auditing.units import unit_records
-from initstats.measuring import stats
+from initstats.statistics.compute import stats
 from initstats.recipes.slots import stack_blocks
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self

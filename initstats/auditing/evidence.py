@@ -10,7 +10,7 @@ from initstats.auditing.collecting import merged
 from initstats.auditing.depth import Series
 from initstats.auditing.units import UnitRecords
 from initstats.auditing.weights import RowReport
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 from initstats.verifying import VerifyReport
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats.auditing.units import UnitRecords
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 _SAMPLE = 1 << 16
 _CHANNELS_FIRST = (

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding, Severity
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 from initstats.text import number
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from initstats.measuring import stats
-from initstats.record import Stats
+from initstats.statistics.compute import stats
+from initstats.statistics.record import Stats
 
 _CLASSIFIERS: tuple[Any, ...] = (functional.cross_entropy, functional.nll_loss)
 _NAMES: dict[Any, str] = {

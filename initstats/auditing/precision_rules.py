@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from initstats.auditing.evidence import Evidence
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 _LOW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 # The smallest normal number of each type: below it digits are lost, and soon everything.

@@ -13,9 +13,9 @@ import numpy as np
 
 from initstats.auditing.evidence import LayerReport, LossReport, ParameterReport
 from initstats.auditing.units import UnitRecords
-from initstats.histograms import Histogram
-from initstats.record import Stats
-from initstats.record_rows import Groups
+from initstats.statistics.histogram import Histogram
+from initstats.statistics.record import Stats
+from initstats.statistics.record_array import Groups
 
 if TYPE_CHECKING:
     from initstats.auditing.report import AuditReport

@@ -12,7 +12,7 @@ from typing import ClassVar
 from initstats.auditing.depth import Series
 from initstats.auditing.evidence import Evidence, LayerReport
 from initstats.auditing.findings import AuditRule, Finding
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 from initstats.text import number
 
 

@@ -15,8 +15,8 @@ from initstats.auditing.flows import Flow
 from initstats.auditing.halving import halves
 from initstats.auditing.losses import LossCall, LossWatch
 from initstats.auditing.weights import RowReport, equal_weights, row_report
-from initstats.measuring import stats
-from initstats.record import Stats
+from initstats.statistics.compute import stats
+from initstats.statistics.record import Stats
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initstats.measuring import stats
+from initstats.statistics.compute import stats
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initstats.measuring import stats
-from initstats.record import Stats
+from initstats.statistics.compute import stats
+from initstats.statistics.record import Stats
 
 _FEW_ROWS = 2
 _CHUNK = 1 << 20

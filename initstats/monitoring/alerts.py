@@ -16,7 +16,7 @@ from initstats.auditing.evidence import Evidence, LayerReport, LossReport, Param
 from initstats.auditing.findings import AuditRule, Finding, Rule
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.rows import Row
-from initstats.record import Stats
+from initstats.statistics.record import Stats
 
 LOG = logging.getLogger("initstats.monitor")
 _Key = tuple[str, str]

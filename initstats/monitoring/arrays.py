@@ -48,7 +48,7 @@ class Records:
         """Compute one property of `initstats.Stats` for every record.
 
         Args:
-            name: One of `initstats.record.FIELDS`, "count" or "finite".
+            name: One of `initstats.statistics.record.FIELDS`, "count" or "finite".
 
         Returns:
             float64 `[...]`; NaN where the property is not defined.

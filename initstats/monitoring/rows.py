@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from initstats.auditing.findings import Finding
-from initstats.histograms import Histogram
+from initstats.statistics.histogram import Histogram
 from initstats.monitoring.arrays import Floats, Integers, Records
-from initstats.record import Stats
-from initstats.record_rows import Groups
-from initstats.record_rows import Row as Numbers
+from initstats.statistics.record import Stats
+from initstats.statistics.record_array import Groups
+from initstats.statistics.record_array import Row as Numbers
 
 _PLACES = 256
 _BIAS = 127

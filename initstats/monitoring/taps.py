@@ -14,7 +14,7 @@ from initstats import _ops
 from initstats.auditing.flows import floating_tensors
 from initstats.monitoring.windows import Layout
 from initstats.recipes.slots import stack_blocks
-from initstats.record_rows import Groups
+from initstats.statistics.record_array import Groups
 
 Chosen = Callable[[str, nn.Module], bool]
 IN_PLACE = "changed in place after the module returned; recorded at once from now on"

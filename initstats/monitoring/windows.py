@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from initstats import _ops
-from initstats.record_rows import Groups
+from initstats.statistics.record_array import Groups
 
 Layout = tuple[str, ...]
 Factor = float | Tensor

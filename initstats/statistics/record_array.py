@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from initstats.histograms import Histogram
+from initstats.statistics.histogram import Histogram
 
 _MODULUS = 1 << 64
 

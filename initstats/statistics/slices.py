@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from initstats.record import Stats
-from initstats.record_rows import Batch, Groups
+from initstats.statistics.record import Stats
+from initstats.statistics.record_array import Batch, Groups
 
 _MEAN, _M2, _M3, _M4, _L1, _MIN, _MAX, _MIN_ABS = range(8)
 _COUNT, _NAN, _POS_INF, _NEG_INF, _ZERO = range(5)

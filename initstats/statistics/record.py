@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from initstats.histograms import Histogram
-from initstats.record_rows import Batch, Groups, Row, merge_rows
+from initstats.statistics.histogram import Histogram
+from initstats.statistics.record_array import Batch, Groups, Row, merge_rows
 
 
 class Stats:

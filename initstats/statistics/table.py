@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from initstats.record import Stats
-from initstats.record_rows import Batch, Groups
+from initstats.statistics.record import Stats
+from initstats.statistics.record_array import Batch, Groups
 from initstats.text import number, render
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from initstats import _ops
-from initstats.differences import subtrahend, subtrahends
-from initstats.histograms import MAX_SCALE
-from initstats.record import Stats
-from initstats.record_rows import Batch, Groups
-from initstats.records import StatsTable
-from initstats.slices import SliceStats
+from initstats.statistics.differences import subtrahend, subtrahends
+from initstats.statistics.histogram import MAX_SCALE
+from initstats.statistics.record import Stats
+from initstats.statistics.record_array import Batch, Groups
+from initstats.statistics.table import StatsTable
+from initstats.statistics.slices import SliceStats
 
 _DTYPES = frozenset(
     {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initstats.record_rows import Groups
+from initstats.statistics.record_array import Groups
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
