@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from initstats.recipes import Orthogonal
-from initstats.recipes.stacked import Simple
+from initstats.recipes.distributions.composite import Simple
 
 _ROUNDING = 2.0**-8  # of an element to bfloat16, relative
 

@@ -12,7 +12,7 @@ from initstats.init.random import foreach_normal_, foreach_trunc_normal_, foreac
 from initstats.init.orthogonal_fills import orthogonal_
 from initstats.plan_entry import Piece, PlanEntry
 from initstats.recipes import Constant, LogUniform, Normal, Orthogonal, TruncNormal, Uniform
-from initstats.recipes.stacked import Simple
+from initstats.recipes.distributions.composite import Simple
 
 _D = TypeVar("_D", bound=Simple)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from initstats.recipes import Constant, Recipe, Slot, by_name
-from initstats.recipes.stacked import Distribution
+from initstats.recipes.distributions.composite import Distribution
 
 if TYPE_CHECKING:
     from initstats.planning import Plan

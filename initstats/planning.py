@@ -20,8 +20,8 @@ from initstats.plan_checks import (
 from initstats.plan_entry import PlanEntry
 from initstats.recipes import Constant, Recipe, Rule, Slot
 from initstats.recipes.roles import check_roles
-from initstats.recipes.slots import slots
-from initstats.recipes.stacked import Distribution, Kept
+from initstats.recipes.parameters import slots
+from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.text import block_pattern, render
 
 # Columns of the table as text: names, roles and reasons are long.

@@ -17,8 +17,8 @@ from initstats.filling import fill_entries
 from initstats.init.keys import key_of
 from initstats.statistics.compute import stats
 from initstats.plan_entry import PlanEntry
-from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict
-from initstats.recipes.slots import Slot, slots
+from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
+from initstats.recipes.parameters import Slot, slots
 from initstats.statistics.table import StatsTable
 from initstats.text import block_pattern, render
 

@@ -8,7 +8,7 @@ import torch
 
 from initstats.statistics.histogram import Histogram
 from initstats.recipes import Constant, Normal, Orthogonal, TruncNormal, Uniform
-from initstats.recipes.stacked import Simple
+from initstats.recipes.distributions.composite import Simple
 
 _SYMMETRIC = (Normal, Uniform, TruncNormal)
 _BIAS = 126  # place p of a histogram of scale 0 ends at 2**(p - 126)

@@ -15,7 +15,7 @@ from initstats.plan_checks import require_complete
 from initstats.planning import Plan, plan
 from initstats.receipts import Receipt
 from initstats.recipes import Recipe
-from initstats.recipes.slots import slots
+from initstats.recipes.parameters import slots
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from initstats.statistics.compute import stats
 from initstats.plan_checks import require_complete
 from initstats.planning import Plan, plan
 from initstats.recipes import Recipe
-from initstats.recipes.stacked import Kept
+from initstats.recipes.distributions.composite import Kept
 from initstats.statistics.record import Stats
 from initstats.text import number, render
 from initstats.verify_entry import VerifyEntry

@@ -15,7 +15,7 @@ from initstats.initialising import init_
 from initstats.init.keys import key_of
 from initstats.receipts import Receipt
 from initstats.recipes import Constant, Kept, Normal, Part, Stacked, TruncNormal
-from initstats.recipes.serialising import distribution_from_dict, distribution_to_dict
+from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from tests import named_models
 from tests.named_models import Tree
 

@@ -9,7 +9,7 @@ from torch import nn
 from initstats.initialising import init_
 from initstats.planning import plan
 from initstats.recipes import ROLES, Constant, Match, Recipe, Rule
-from initstats.recipes.slots import Slot, slots
+from initstats.recipes.parameters import Slot, slots
 from initstats.text import block_pattern
 from tests import named_models
 from tests.named_models import Tree, linear

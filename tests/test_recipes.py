@@ -13,7 +13,7 @@ from initstats import recipes
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.planning import plan
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Slot, Uniform
-from initstats.recipes.slots import stack_blocks
+from initstats.recipes.parameters import stack_blocks
 from initstats.verifying import verify
 
 LAYERS = 6

@@ -17,7 +17,7 @@ from initstats.auditing.flows import Flow, Logits, dot_products, floating_tensor
 from initstats.auditing.functions import ActivationFunctions
 from initstats.auditing.units import unit_records
 from initstats.statistics.compute import stats
-from initstats.recipes.slots import stack_blocks
+from initstats.recipes.parameters import stack_blocks
 from initstats.statistics.record import Stats
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from initstats.recipes.slots import slots, stack_blocks
+from initstats.recipes.parameters import slots, stack_blocks
 
 SHORTEST_SERIES = 3
 

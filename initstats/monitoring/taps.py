@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from initstats import _ops
 from initstats.auditing.flows import floating_tensors
 from initstats.monitoring.windows import Layout
-from initstats.recipes.slots import stack_blocks
+from initstats.recipes.parameters import stack_blocks
 from initstats.statistics.record_array import Groups
 
 Chosen = Callable[[str, nn.Module], bool]

@@ -5,25 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.for_adapters import adapter, embedding, lora, new_head, new_layers
-from initstats.recipes.for_bert import bert, bert_transformers
-from initstats.recipes.for_convolutions import convnext, efficientnet, fixup, resnet
-from initstats.recipes.for_depth import deepnet, deepnet_alpha, rezero, t_fixup
-from initstats.recipes.for_dit import dit
-from initstats.recipes.for_gpt2 import gpt2, megatron, neox, olmo_mitchell
-from initstats.recipes.for_llama import llama, llama_torchtitan
-from initstats.recipes.for_mlp import mlp, torch_default
-from initstats.recipes.for_recurrent import lstm, lstm_chrono
-from initstats.recipes.for_t5 import t5
-from initstats.recipes.for_vit import vit, vit_jax, vit_moco, vit_transformers
-from initstats.recipes.matching import Match
-from initstats.recipes.matrices import LogUniform, Orthogonal
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.library.for_adapters import adapter, embedding, lora, new_head, new_layers
+from initstats.recipes.library.for_bert import bert, bert_transformers
+from initstats.recipes.library.for_convolutions import convnext, efficientnet, fixup, resnet
+from initstats.recipes.library.for_depth import deepnet, deepnet_alpha, rezero, t_fixup
+from initstats.recipes.library.for_dit import dit
+from initstats.recipes.library.for_gpt2 import gpt2, megatron, neox, olmo_mitchell
+from initstats.recipes.library.for_llama import llama, llama_torchtitan
+from initstats.recipes.library.for_mlp import mlp, torch_default
+from initstats.recipes.library.for_recurrent import lstm, lstm_chrono
+from initstats.recipes.library.for_t5 import t5
+from initstats.recipes.library.for_vit import vit, vit_jax, vit_moco, vit_transformers
+from initstats.recipes.match import Match
+from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
 from initstats.recipes.roles import ROLES
-from initstats.recipes.rules import Recipe, Rule
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution, Kept, Part, Stacked
-from initstats.recipes.truncated import TruncNormal
+from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution, Kept, Part, Stacked
+from initstats.recipes.distributions.truncated import TruncNormal
 
 _RECIPES: dict[str, Callable[[], Recipe]] = {
     make.__name__: make

@@ -10,7 +10,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import nn
 
-from initstats.recipes.role_names import (
+from initstats.recipes.role_patterns import (
     ADAPTER,
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from initstats.recipes.slots import stack_blocks
+from initstats.recipes.parameters import stack_blocks
 from zoo.healthy import HEALTHY
 from zoo.injecting import (
     ANYWHERE,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from initstats.recipes.stacked import DISTRIBUTIONS, Distribution, Part, Stacked
+from initstats.recipes.distributions.composite import DISTRIBUTIONS, Distribution, Part, Stacked
 
 _KINDS: dict[str, Callable[..., Distribution]] = {kind.__name__: kind for kind in DISTRIBUTIONS}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     biases,
     by_projection,
@@ -16,11 +16,11 @@ from initstats.recipes.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions import Normal
-from initstats.recipes.matching import Match
-from initstats.recipes.rules import Recipe, Rule
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.match import Match
+from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
 
 
 def deepnet(*, layers: int | None = None) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     INPUTS,
     MATRICES,
     RESIDUAL,
@@ -19,11 +19,11 @@ from initstats.recipes.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions import Normal
-from initstats.recipes.rules import Recipe
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
-from initstats.recipes.truncated import TruncNormal
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.rule import Recipe
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.truncated import TruncNormal
 
 
 def gpt2(

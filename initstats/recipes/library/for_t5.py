@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     biases,
     described,
@@ -13,10 +13,10 @@ from initstats.recipes.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions import Normal
-from initstats.recipes.rules import Recipe
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.rule import Recipe
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
 
 
 def t5(*, head_width: int | None = None, head_std: float | None = None) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     described,
     norms,
@@ -13,13 +13,13 @@ from initstats.recipes.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.matching import Match
-from initstats.recipes.matrices import Orthogonal
-from initstats.recipes.role_names import ADAPTER
-from initstats.recipes.rules import Recipe
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.match import Match
+from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
+from initstats.recipes.role_patterns import ADAPTER
+from initstats.recipes.rule import Recipe
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
 
 _MATRIX_DIMS = 2
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from initstats.recipes.slots import Slot
+from initstats.recipes.parameters import Slot
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001  # the base of all convolutions

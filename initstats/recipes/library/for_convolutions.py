@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from initstats.init.fans import calculate_fan_in_and_fan_out
-from initstats.recipes.branches import place_in_branch
-from initstats.recipes.building import (
+from initstats.recipes.residual_branches import place_in_branch
+from initstats.recipes.library.building import (
     MATRICES,
     biases,
     described,
@@ -16,12 +16,12 @@ from initstats.recipes.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.matching import Match
-from initstats.recipes.rules import Recipe
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
-from initstats.recipes.truncated import TruncNormal
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.match import Match
+from initstats.recipes.rule import Recipe
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.truncated import TruncNormal
 
 
 def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> Recipe:

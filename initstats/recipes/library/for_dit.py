@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     biases,
     described,
@@ -14,11 +14,11 @@ from initstats.recipes.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions import Normal, Uniform
-from initstats.recipes.matching import Match
-from initstats.recipes.rules import Recipe
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution, Kept
+from initstats.recipes.distributions.basic import Normal, Uniform
+from initstats.recipes.match import Match
+from initstats.recipes.rule import Recipe
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution, Kept
 
 _TIMESTEP = ("*t_embedder*", "*timestep_embedder*", "*time_embed*", "*time_mlp*")
 _LAST = ("*final_layer.*", "*final_layer", "*proj_out.*")

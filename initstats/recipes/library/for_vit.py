@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     RESIDUAL,
     biases,
@@ -17,12 +17,12 @@ from initstats.recipes.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions import Constant, Normal
-from initstats.recipes.matching import Match
-from initstats.recipes.rules import Recipe, Rule
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
-from initstats.recipes.truncated import TruncNormal
+from initstats.recipes.distributions.basic import Constant, Normal
+from initstats.recipes.match import Match
+from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.truncated import TruncNormal
 
 _TIMM = "timm vision_transformer.py"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     EMBEDDINGS,
     MATRICES,
     biases,
@@ -11,9 +11,9 @@ from initstats.recipes.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions import Normal
-from initstats.recipes.rules import Recipe
-from initstats.recipes.truncated import TruncNormal
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.rule import Recipe
+from initstats.recipes.distributions.truncated import TruncNormal
 
 
 def bert(*, std: float = 0.02) -> Recipe:

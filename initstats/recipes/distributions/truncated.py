@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from initstats.recipes.distributions import require_finite
+from initstats.recipes.distributions.basic import require_finite
 
 # Truncation at two standard deviations leaves .87962566 of the standard deviation; JAX, Keras and
 # timm's lecun_normal_ divide by it.

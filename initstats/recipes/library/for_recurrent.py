@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     biases,
     described,
@@ -15,12 +15,12 @@ from initstats.recipes.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions import Constant, Uniform
-from initstats.recipes.matching import Match
-from initstats.recipes.matrices import LogUniform, Orthogonal
-from initstats.recipes.rules import Recipe, Rule
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution, Part, Simple, Stacked
+from initstats.recipes.distributions.basic import Constant, Uniform
+from initstats.recipes.match import Match
+from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
+from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
 
 _LSTM_GATES = ("input", "forget", "cell", "output")  # torch's order
 _GRU_GATES = ("reset", "update", "new")

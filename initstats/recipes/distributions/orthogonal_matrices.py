@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initstats.recipes.distributions import require_finite
+from initstats.recipes.distributions.basic import require_finite
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from initstats.init.gains import calculate_gain
-from initstats.recipes.building import (
+from initstats.recipes.library.building import (
     MATRICES,
     biases,
     described,
@@ -18,11 +18,11 @@ from initstats.recipes.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.matching import Match
-from initstats.recipes.rules import Recipe
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.match import Match
+from initstats.recipes.rule import Recipe
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution
 
 
 def mlp(*, activation: str = "tanh", gain: float | None = 1.0) -> Recipe:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from torch import nn
 
 from initstats.init.fans import calculate_fan_in_and_fan_out
-from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.matching import Match
-from initstats.recipes.rules import Rule
-from initstats.recipes.slots import Slot
-from initstats.recipes.stacked import Distribution, Part, Simple, Stacked
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.match import Match
+from initstats.recipes.rule import Rule
+from initstats.recipes.parameters import Slot
+from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
 
 RESIDUAL = ("attention output", "mlp output")
 INPUTS = ("attention input", "mlp input")

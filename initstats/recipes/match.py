@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from torch import nn
 
 from initstats.recipes.roles import ROLES
-from initstats.recipes.slots import Slot
+from initstats.recipes.parameters import Slot
 
 ModuleKind: TypeAlias = type[nn.Module] | str
 _T = TypeVar("_T")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from initstats.recipes.distributions import Constant, Normal, Uniform
-from initstats.recipes.matrices import LogUniform, Orthogonal
-from initstats.recipes.truncated import TruncNormal
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
+from initstats.recipes.distributions.truncated import TruncNormal
 
 
 @dataclass(frozen=True)
