@@ -14,7 +14,7 @@ from initstats.auditing import demo_text
 from initstats.auditing.collecting import Collector
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.losses import LossWatch
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 
 # 24 blocks of width 1024, as GPT-2 medium.
 CONFIG = DemoConfig(vocabulary=50257, context=256, layers=24, width=1024, heads=16, batch=2)

@@ -19,7 +19,7 @@ from initstats.init.deprecated import (
     xavier_normal,
     xavier_uniform,
 )
-from initstats.ensembles import ensemble
+from initstats.planning.ensembles import ensemble
 from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.init.random import (
     foreach_normal_,
@@ -37,14 +37,14 @@ from initstats.init.foreach import (
     foreach_xavier_uniform_,
 )
 from initstats.init.gains import calculate_gain
-from initstats.initialising import Receipt, init_
+from initstats.planning.initialize import Receipt, init_
 from initstats.init.keys import key_of
-from initstats.layer_scaling import LsuvReport, lsuv_
+from initstats.planning.lsuv import LsuvReport, lsuv_
 from initstats.statistics.compute import stats
 from initstats.monitoring import Monitor
 from initstats.init.orthogonal_blocks import orthogonal_block_
 from initstats.init.orthogonal_fills import delta_orthogonal_, orthogonal_
-from initstats.planning import Plan, plan
+from initstats.planning.planner import Plan, plan
 from initstats.recipes import Match, Recipe, Rule
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
@@ -56,7 +56,7 @@ from initstats.init.xavier_kaiming import (
 )
 from initstats.statistics.slices import SliceStats
 from initstats.init.sparse_fills import sparse_
-from initstats.transferring import WarmStart, init_new_, lora_from_weight_, warm_start_
+from initstats.planning.transfer import WarmStart, init_new_, lora_from_weight_, warm_start_
 from initstats.init.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,

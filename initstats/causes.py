@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from initstats.plan_entry import Piece, PlanEntry
+from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Stacked
 from initstats.recipes.library.building import RESIDUAL, framework_default
 from initstats.recipes.distributions.truncated import TRUNCATED_AT_TWO

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from initstats.plan_entry import Piece, PlanEntry
+from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant
 from initstats.statistics.record import Stats
 

@@ -11,7 +11,7 @@ import torch
 
 from initstats.bands import Band, mean_band, std_band
 from initstats.causes import Cause, cause_of_constant, cause_of_std
-from initstats.plan_entry import Piece, PlanEntry
+from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant, Orthogonal
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups

@@ -15,8 +15,8 @@ from torch import nn
 from initstats.comparing import padding_rows, relations
 from initstats.judging import Judge
 from initstats.statistics.compute import stats
-from initstats.plan_checks import require_complete
-from initstats.planning import Plan, plan
+from initstats.planning.validate import require_complete
+from initstats.planning.planner import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
 from initstats.statistics.record import Stats

@@ -11,7 +11,7 @@ from torch.nn import functional
 from initstats.auditing import AuditReport, audit
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch as text_batch
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 
 CONFIG = DemoConfig(vocabulary=64, context=16, layers=3, width=32, heads=2, batch=4)
 Pair = tuple[Tensor, Tensor]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import pytest
 from torch import nn
 
-from initstats.planning import PlanEntry, plan
+from initstats.planning.planner import PlanEntry, plan
 from initstats.recipes import Constant, Kept, Normal, Orthogonal, Recipe, Stacked, Uniform
 from tests.named_models import WIDTH
 

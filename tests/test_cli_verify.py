@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from initstats import recipes
 from initstats.cli import app
-from initstats.initialising import init_
-from initstats.planning import plan
+from initstats.planning.initialize import init_
+from initstats.planning.planner import plan
 from initstats.checkpoints import load_tensors, skeleton
 from tests import named_models
 

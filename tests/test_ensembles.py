@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.ensembles import ensemble
+from initstats.planning.ensembles import ensemble
 from tests import named_models
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from initstats import recipes
-from initstats.initialising import init_
-from initstats.receipts import Receipt
+from initstats.planning.initialize import init_
+from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.verifying import verify
 from tests import named_models

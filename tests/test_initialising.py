@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Uniform
 from initstats.verifying import verify
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import init
 
 from initstats import recipes
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.verifying import VerifyReport, verify
 from tests import named_models
 from tests.named_models import LAYERS, Tree, linear

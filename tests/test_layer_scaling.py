@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from initstats.layer_scaling import lsuv_
+from initstats.planning.lsuv import lsuv_
 
 
 def network(depth: int = 6) -> nn.Sequential:

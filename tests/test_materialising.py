@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Normal, Recipe, Rule
 from initstats.verifying import verify
 from tests import named_models

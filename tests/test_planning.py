@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.init.keys import key_of
-from initstats.planning import plan
+from initstats.planning.planner import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule
 from initstats.verifying import verify
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import initstats
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.init.keys import key_of
-from initstats.receipts import Receipt
+from initstats.planning.receipt import Receipt
 from initstats.recipes import Constant, Kept, Normal, Part, Stacked, TruncNormal
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from tests import named_models

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from initstats import recipes
-from initstats.planning import plan
+from initstats.planning.planner import plan
 from initstats.recipes import (
     TruncNormal,
 )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from initstats import recipes
-from initstats.planning import PlanEntry, plan
+from initstats.planning.planner import PlanEntry, plan
 from initstats.recipes import (
     LogUniform,
     Match,

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import init
 
 from initstats import recipes
-from initstats.initialising import init_
-from initstats.planning import plan
+from initstats.planning.initialize import init_
+from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 from initstats.verifying import verify
 from tests import named_models

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.initialising import init_
-from initstats.planning import plan
+from initstats.planning.initialize import init_
+from initstats.planning.planner import plan
 from initstats.recipes import ROLES, Constant, Match, Recipe, Rule
 from initstats.recipes.parameters import Slot, slots
 from initstats.text import block_pattern

@@ -11,7 +11,7 @@ from torch import nn
 
 from initstats import recipes
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
-from initstats.planning import plan
+from initstats.planning.planner import plan
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Slot, Uniform
 from initstats.recipes.parameters import stack_blocks
 from initstats.verifying import verify

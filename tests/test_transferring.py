@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.initialising import init_
-from initstats.transferring import init_new_, lora_from_weight_, warm_start_
+from initstats.planning.initialize import init_
+from initstats.planning.transfer import init_new_, lora_from_weight_, warm_start_
 from initstats.verifying import verify
 from tests import named_models
 from tests.named_models import Adapter, LoraLinear, Tree

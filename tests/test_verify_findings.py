@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import init
 
 from initstats import recipes
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.recipes import Match, Recipe, Rule, Slot, Uniform
 from initstats.verifying import VerifyReport, verify
 from tests import named_models

@@ -12,9 +12,9 @@ from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.bands import mean_band, std_band
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.statistics.compute import stats
-from initstats.planning import plan
+from initstats.planning.planner import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule, Uniform
 from initstats.verifying import compare, verify
 

@@ -13,7 +13,7 @@ from initstats.auditing.demo_text import batch
 from initstats.auditing.report import AuditReport, save_reports
 from initstats.auditing.running import audit
 from initstats.auditing.schema import DEMO_SCHEMA
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 
 TORCH_DEFAULT = "torch default"
 

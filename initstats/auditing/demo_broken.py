@@ -21,7 +21,7 @@ from initstats.auditing.findings import Finding
 from initstats.auditing.printing import findings_group
 from initstats.auditing.report import AuditReport
 from initstats.auditing.running import audit
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 
 # Smaller than the healthy demo: nine models are trained, in well under a minute on two cores.
 BROKEN_CONFIG = DemoConfig(context=64, layers=4, width=128, batch=4)

@@ -21,7 +21,7 @@ from initstats.auditing.evidence import (
 )
 from initstats.auditing.flows import Flow
 from initstats.auditing.stepping import FirstSteps
-from initstats.planning import Plan
+from initstats.planning.planner import Plan
 from initstats.recipes.parameters import Slot, slots, stack_blocks
 from initstats.verifying import compare
 

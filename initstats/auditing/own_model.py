@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from initstats.auditing.findings import AuditRule
 from initstats.auditing.report import AuditReport
 from initstats.auditing.running import audit
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.named_objects import call_with_seed, load_object
 
 

@@ -25,7 +25,7 @@ from initstats.auditing.seeding import audit_seeds
 from initstats.auditing.snapshot import Snapshot
 from initstats.auditing.stepping import FirstSteps
 from initstats.auditing.wrapping import Training, unwrapped
-from initstats.planning import plan
+from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]

@@ -20,7 +20,7 @@ from initstats.auditing.report import AuditReport
 from initstats.auditing.seed_rules import SeedSpread
 from initstats.auditing.snapshot import RandomStates, Snapshot
 from initstats.auditing.wrapping import unwrapped
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.recipes import Recipe
 
 _NUMPY_SEEDS = 2**32  # numpy takes seeds below this

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from initstats.filling import check_entries, fill_entries
-from initstats.materialising import BufferMaker, materialise, reset_norms
-from initstats.plan_checks import require_complete
-from initstats.planning import Plan, plan
-from initstats.receipts import Receipt, receipt_entry, take_fingerprints
+from initstats.planning.write import check_entries, fill_entries
+from initstats.planning.materialize import BufferMaker, materialise, reset_norms
+from initstats.planning.validate import require_complete
+from initstats.planning.planner import Plan, plan
+from initstats.planning.receipt import Receipt, receipt_entry, take_fingerprints
 from initstats.recipes import Recipe
 
 __all__ = ["Receipt", "init_", "initialise_plan", "seed_or_draw"]

@@ -13,10 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.filling import fill_entries
+from initstats.planning.write import fill_entries
 from initstats.init.keys import key_of
 from initstats.statistics.compute import stats
-from initstats.plan_entry import PlanEntry
+from initstats.planning.entry import PlanEntry
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from initstats.recipes.parameters import Slot, slots
 from initstats.statistics.table import StatsTable

@@ -13,7 +13,7 @@ from initstats.recipes import Constant, Recipe, Slot, by_name
 from initstats.recipes.distributions.composite import Distribution
 
 if TYPE_CHECKING:
-    from initstats.planning import Plan
+    from initstats.planning.planner import Plan
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Names that the old hooks of torch.nn.utils give to what a weight is computed from.

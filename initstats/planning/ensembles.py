@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from initstats.initialising import init_, seed_or_draw
+from initstats.planning.initialize import init_, seed_or_draw
 from initstats.init.keys import key_of
 from initstats.recipes import Recipe
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from initstats.initialising import init_
+from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Match, Orthogonal, Recipe, Rule, Slot
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]

@@ -11,13 +11,13 @@ from rich.table import Table
 from torch import nn
 
 from initstats.init.keys import key_of
-from initstats.plan_checks import (
+from initstats.planning.validate import (
     require_agreeing_ties,
     require_fillable,
     require_separate_memory,
     resolve,
 )
-from initstats.plan_entry import PlanEntry
+from initstats.planning.entry import PlanEntry
 from initstats.recipes import Constant, Recipe, Rule, Slot
 from initstats.recipes.roles import check_roles
 from initstats.recipes.parameters import slots

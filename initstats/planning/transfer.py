@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from initstats.initialising import initialise_plan, seed_or_draw
-from initstats.plan_checks import require_complete
-from initstats.planning import Plan, plan
-from initstats.receipts import Receipt
+from initstats.planning.initialize import initialise_plan, seed_or_draw
+from initstats.planning.validate import require_complete
+from initstats.planning.planner import Plan, plan
+from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
 

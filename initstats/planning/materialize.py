@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from initstats.planning import Plan
+from initstats.planning.planner import Plan
 
 BufferMaker: TypeAlias = torch.Tensor | Callable[[nn.Module], torch.Tensor]
 
