@@ -63,7 +63,7 @@ from initstats.init.variance_scaling import (
     truncated_normal_,
     variance_scaling_,
 )
-from initstats.verifying import VerifyReport, verify
+from initstats.verification.verifier import VerifyReport, verify
 
 # torch's private name, which much user code calls.
 _calculate_fan_in_and_fan_out = calculate_fan_in_and_fan_out

@@ -18,7 +18,7 @@ from initstats.checkpoint_command import add_stats_command
 from initstats.monitoring.commands import add_commands
 from initstats.checkpoints import load_model
 from initstats.terminal import make_console, refuse
-from initstats.verifying import verify as verify_model
+from initstats.verification.verifier import verify as verify_model
 
 app = typer.Typer(
     name="initstats",

@@ -13,7 +13,7 @@ from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
-from initstats.verifying import verify
+from initstats.verification.verifier import verify
 from tests import named_models
 from tests.named_models import Tree, linear
 

@@ -12,7 +12,7 @@ from torch import nn
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Uniform
-from initstats.verifying import verify
+from initstats.verification.verifier import verify
 
 
 def demo_gpt(layers: int = 3, device: str = "cpu") -> DemoGPT:

@@ -12,7 +12,7 @@ from torch.nn import init
 
 from initstats import recipes
 from initstats.planning.initialize import init_
-from initstats.verifying import VerifyReport, verify
+from initstats.verification.verifier import VerifyReport, verify
 from tests import named_models
 from tests.named_models import LAYERS, Tree, linear
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Normal, Recipe, Rule
-from initstats.verifying import verify
+from initstats.verification.verifier import verify
 from tests import named_models
 from tests.named_models import Tree
 

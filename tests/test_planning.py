@@ -15,7 +15,7 @@ from initstats.planning.initialize import init_
 from initstats.init.keys import key_of
 from initstats.planning.planner import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule
-from initstats.verifying import verify
+from initstats.verification.verifier import verify
 
 
 def demo_gpt(layers: int = 3, device: str = "cpu") -> DemoGPT:

@@ -14,7 +14,7 @@ from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.planning.planner import plan
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Slot, Uniform
 from initstats.recipes.parameters import stack_blocks
-from initstats.verifying import verify
+from initstats.verification.verifier import verify
 
 LAYERS = 6
 

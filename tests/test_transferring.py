@@ -11,7 +11,7 @@ from torch import nn
 
 from initstats.planning.initialize import init_
 from initstats.planning.transfer import init_new_, lora_from_weight_, warm_start_
-from initstats.verifying import verify
+from initstats.verification.verifier import verify
 from tests import named_models
 from tests.named_models import Adapter, LoraLinear, Tree
 

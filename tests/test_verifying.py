@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
-from initstats.bands import mean_band, std_band
+from initstats.verification.confidence import mean_band, std_band
 from initstats.planning.initialize import init_
 from initstats.statistics.compute import stats
 from initstats.planning.planner import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule, Uniform
-from initstats.verifying import compare, verify
+from initstats.verification.verifier import compare, verify
 
 
 def demo_gpt(layers: int = 3, device: str = "cpu") -> DemoGPT:

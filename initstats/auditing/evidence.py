@@ -11,7 +11,7 @@ from initstats.auditing.depth import Series
 from initstats.auditing.units import UnitRecords
 from initstats.auditing.weights import RowReport
 from initstats.statistics.record import Stats
-from initstats.verifying import VerifyReport
+from initstats.verification.verifier import VerifyReport
 
 
 @dataclass(frozen=True, eq=False)

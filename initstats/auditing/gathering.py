@@ -23,7 +23,7 @@ from initstats.auditing.flows import Flow
 from initstats.auditing.stepping import FirstSteps
 from initstats.planning.planner import Plan
 from initstats.recipes.parameters import Slot, slots, stack_blocks
-from initstats.verifying import compare
+from initstats.verification.verifier import compare
 
 _MATRIX_DIMS = 2
 _FEWEST_BLOCKS = 3

@@ -10,7 +10,7 @@ from typing import ClassVar
 from initstats.auditing.evidence import Evidence
 from initstats.auditing.findings import AuditRule, Finding
 from initstats.text import number
-from initstats.verifying import VerifyEntry
+from initstats.verification.verifier import VerifyEntry
 
 
 @dataclass(frozen=True)

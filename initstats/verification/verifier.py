@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.comparing import padding_rows, relations
-from initstats.judging import Judge
+from initstats.verification.cross_checks import padding_rows, relations
+from initstats.verification.checks import Judge
 from initstats.statistics.compute import stats
 from initstats.planning.validate import require_complete
 from initstats.planning.planner import Plan, plan
@@ -21,7 +21,7 @@ from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
 from initstats.statistics.record import Stats
 from initstats.text import number, render
-from initstats.verify_entry import VerifyEntry
+from initstats.verification.entry import VerifyEntry
 
 __all__ = ["VerifyEntry", "VerifyReport", "compare", "verify"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from initstats.bands import Band
+from initstats.verification.confidence import Band
 
 
 @dataclass(frozen=True)
