@@ -25,7 +25,7 @@ from initstats.auditing.demo import run_demo, save_demo
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch as text_batch
 from initstats.auditing.page import audit_page, write_page
-from initstats.auditing.page_charts import short
+from initstats.drawing.charts import short
 from initstats.auditing.schema import MOST_BARS, histogram_bars
 from initstats.text import render
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from initstats import recipes as known_recipes
 from initstats.auditing.demo_command import run_demo_command
 from initstats.auditing.own_model import OwnModel
-from initstats.auditing.plotting import require_matplotlib
+from initstats.drawing.png import require_matplotlib
 from initstats.auditing.report import AuditReport
 from initstats.auditing.report_comparing import compare_reports
 from initstats.auditing.rules import DEFAULT_RULES

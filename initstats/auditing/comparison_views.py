@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from initstats.auditing.page_charts import short
+from initstats.drawing.charts import short
 from initstats.auditing.page_tables import table
 from initstats.text import number
 

@@ -24,7 +24,7 @@ from initstats import recipes as known_recipes
 from initstats.auditing.demo import run_demo, save_demo
 from initstats.auditing.demo_broken import BROKEN_CONFIG, FAULTS, run_broken, tour_group
 from initstats.auditing.demo_model import DemoConfig
-from initstats.auditing.plotting import require_matplotlib
+from initstats.drawing.png import require_matplotlib
 from initstats.auditing.printing import findings_group, layer_table, loss_table
 from initstats.terminal import FOUND_ERRORS, make_console, refuse
 

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from initstats.auditing.page_charts import Chart, figure, short
-from initstats.auditing.page_histograms import histogram_groups
+from initstats.drawing.charts import Chart, figure, short
+from initstats.drawing.histograms import histogram_groups
 from initstats.auditing.page_sections import depth_charts, shared_charts
 from initstats.auditing.page_tables import (
     findings_list,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from initstats.auditing.page_charts import Chart, Line, Mark, short
-from initstats.auditing.page_histograms import block_of
+from initstats.drawing.charts import Chart, Line, Mark, short
+from initstats.drawing.histograms import block_of
 from initstats.auditing.schema import as_number
 from initstats.text import block_pattern
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from initstats.auditing.page_charts import short
-from initstats.auditing.page_histograms import block_of
+from initstats.drawing.charts import short
+from initstats.drawing.histograms import block_of
 from initstats.auditing.schema import as_number
 
 _LISTED_FINDINGS = 12

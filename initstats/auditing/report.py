@@ -13,7 +13,7 @@ from initstats.auditing.evidence import Evidence, LayerReport, LossReport
 from initstats.auditing.findings import Finding
 from initstats.auditing.lottery import Lottery
 from initstats.auditing.page import audit_page, write_page
-from initstats.auditing.plotting import plot_depth, require_matplotlib
+from initstats.drawing.png import plot_depth, require_matplotlib
 from initstats.auditing.printing import report_group
 from initstats.auditing.schema import FILE_NAME, json_text, report_values
 from initstats.text import render

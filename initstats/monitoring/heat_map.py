@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from initstats.auditing.plotting import require_matplotlib
+from initstats.drawing.png import require_matplotlib
 from initstats.monitoring.arrays import Floats
 from initstats.monitoring.rows import Row
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from initstats.auditing.page_charts import short
+from initstats.drawing.charts import short
 from initstats.auditing.schema import as_number
 
 _WIDTH, _HEIGHT, _BASE = 150, 62, 48
