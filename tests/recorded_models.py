@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from initstats.auditing.collecting import Collector
-from initstats.auditing.evidence import Evidence
-from initstats.auditing.flows import Flow
+from initstats.diagnostics.evidence import Evidence
+from initstats.diagnostics.layer_records import Flow
 from initstats.auditing.running import audit
 from initstats.statistics.record import Stats
 

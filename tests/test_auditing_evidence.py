@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from initstats.auditing.units import unit_records
-from initstats.auditing.weights import row_report
+from initstats.diagnostics.unit_records import unit_records
+from initstats.diagnostics.weight_rows import row_report
 from recorded_models import Calls, evidence, flows, normal, same
 
 # --- units

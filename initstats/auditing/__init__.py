@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initstats.auditing.evidence import (
+from initstats.diagnostics.evidence import (
     Carried,
     CrossEntropyReport,
     Evidence,
@@ -12,9 +12,9 @@ from initstats.auditing.evidence import (
     LossReport,
     ParameterReport,
 )
-from initstats.auditing.findings import AuditRule, Finding
-from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
-from initstats.auditing.loss_rules import (
+from initstats.diagnostics.findings import AuditRule, Finding
+from initstats.diagnostics.rules.inputs import DropoutShare, FirstLayer, InputScale
+from initstats.diagnostics.rules.loss import (
     DoubleSoftmax,
     InitialLoss,
     LossReduction,
@@ -22,9 +22,9 @@ from initstats.auditing.loss_rules import (
     LossTrajectory,
 )
 from initstats.auditing.lottery import Lottery, SeedResult, Spread
-from initstats.auditing.norm_rules import NormIdentity
-from initstats.auditing.peer_rules import WeightPeers
-from initstats.auditing.precision_rules import LostUpdate, Underflow
+from initstats.diagnostics.rules.norm import NormIdentity
+from initstats.diagnostics.rules.peers import WeightPeers
+from initstats.diagnostics.rules.precision import LostUpdate, Underflow
 from initstats.auditing.report import AuditReport
 from initstats.auditing.report_comparing import (
     FindingChange,
@@ -32,31 +32,31 @@ from initstats.auditing.report_comparing import (
     ReportComparison,
     compare_reports,
 )
-from initstats.auditing.rules import DEFAULT_RULES
+from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.auditing.running import audit
 from initstats.auditing.schema import SavedReport, load_report
-from initstats.auditing.seed_rules import SeedSpread
-from initstats.auditing.signal_rules import (
+from initstats.diagnostics.rules.seeds import SeedSpread
+from initstats.diagnostics.rules.signal import (
     ActivationGrowth,
     ActivationScale,
     ActivationStd,
     GradientGrowth,
     NotFinite,
 )
-from initstats.auditing.structure_rules import (
+from initstats.diagnostics.rules.structure import (
     BlockStructure,
     MissingGradient,
     ResidualPath,
     ZeroGradient,
 )
-from initstats.auditing.training_rules import GradientRatio, GradientSpread, UpdateRatio
-from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
-from initstats.auditing.units import UnitRecords
-from initstats.auditing.weight_rules import (
+from initstats.diagnostics.rules.training import GradientRatio, GradientSpread, UpdateRatio
+from initstats.diagnostics.rules.units import BiasScale, DeadUnits, SaturatedUnits
+from initstats.diagnostics.unit_records import UnitRecords
+from initstats.diagnostics.rules.weights import (
     Symmetry,
     WeightsAgainstRecipe,
 )
-from initstats.auditing.weights import RowReport
+from initstats.diagnostics.weight_rows import RowReport
 
 __all__ = [
     "DEFAULT_RULES",

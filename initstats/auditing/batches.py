@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
-from initstats.auditing.flows import floating_tensors
+from initstats.diagnostics.layer_records import floating_tensors
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 

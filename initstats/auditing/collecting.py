@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initstats.auditing.flows import Flow, Logits, dot_products, floating_tensors, unit_axis
+from initstats.diagnostics.layer_records import Flow, Logits, dot_products, floating_tensors, unit_axis
 from initstats.auditing.functions import ActivationFunctions
-from initstats.auditing.units import unit_records
+from initstats.diagnostics.unit_records import unit_records
 from initstats.statistics.compute import stats
 from initstats.recipes.parameters import stack_blocks
 from initstats.statistics.record import Stats

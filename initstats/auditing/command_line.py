@@ -24,8 +24,8 @@ from initstats.auditing.own_model import OwnModel
 from initstats.drawing.png import require_matplotlib
 from initstats.auditing.report import AuditReport
 from initstats.auditing.report_comparing import compare_reports
-from initstats.auditing.rules import DEFAULT_RULES
-from initstats.auditing.thresholds import changed_rules
+from initstats.diagnostics.rules.table import DEFAULT_RULES
+from initstats.diagnostics.thresholds import changed_rules
 from initstats.terminal import FOUND_ERRORS, USAGE_ERROR, make_console, refuse
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from initstats.auditing.demo_model import DemoConfig, DemoGPT
 from initstats.auditing.demo_text import batch
-from initstats.auditing.findings import Finding
+from initstats.diagnostics.findings import Finding
 from initstats.auditing.printing import findings_group
 from initstats.auditing.report import AuditReport
 from initstats.auditing.running import audit

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from initstats.auditing.collecting import merged
-from initstats.auditing.depth import depth_series, has_normalisation
-from initstats.auditing.evidence import (
+from initstats.diagnostics.depth import depth_series, has_normalisation
+from initstats.diagnostics.evidence import (
     Carried,
     CrossEntropyReport,
     Evidence,
@@ -19,7 +19,7 @@ from initstats.auditing.evidence import (
     LossReport,
     ParameterReport,
 )
-from initstats.auditing.flows import Flow
+from initstats.diagnostics.layer_records import Flow
 from initstats.auditing.stepping import FirstSteps
 from initstats.planning.planner import Plan
 from initstats.recipes.parameters import Slot, slots, stack_blocks

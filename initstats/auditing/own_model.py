@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from initstats.auditing.findings import AuditRule
+from initstats.diagnostics.findings import AuditRule
 from initstats.auditing.report import AuditReport
 from initstats.auditing.running import audit
 from initstats.planning.initialize import init_

@@ -14,8 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from initstats.auditing.evidence import LayerReport
-from initstats.auditing.findings import Finding
+from initstats.diagnostics.evidence import LayerReport
+from initstats.diagnostics.findings import Finding
 from initstats.text import number
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Group
 
-from initstats.auditing.evidence import Evidence, LayerReport, LossReport
-from initstats.auditing.findings import Finding
+from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport
+from initstats.diagnostics.findings import Finding
 from initstats.auditing.lottery import Lottery
 from initstats.auditing.page import audit_page, write_page
 from initstats.drawing.png import plot_depth, require_matplotlib

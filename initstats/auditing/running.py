@@ -17,10 +17,10 @@ from initstats.auditing.batches import (
     require_values,
 )
 from initstats.auditing.failing import Explained
-from initstats.auditing.findings import AuditRule, by_severity
+from initstats.diagnostics.findings import AuditRule, by_severity
 from initstats.auditing.gathering import gather
 from initstats.auditing.report import AuditReport
-from initstats.auditing.rules import DEFAULT_RULES
+from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.auditing.seeding import audit_seeds
 from initstats.auditing.snapshot import Snapshot
 from initstats.auditing.stepping import FirstSteps

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from initstats.auditing.evidence import LayerReport, LossReport, ParameterReport
-from initstats.auditing.units import UnitRecords
+from initstats.diagnostics.evidence import LayerReport, LossReport, ParameterReport
+from initstats.diagnostics.unit_records import UnitRecords
 from initstats.statistics.histogram import Histogram
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups

@@ -14,10 +14,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from initstats.auditing.batches import require_values
-from initstats.auditing.findings import AuditRule, by_severity
+from initstats.diagnostics.findings import AuditRule, by_severity
 from initstats.auditing.lottery import Lottery, seed_result
 from initstats.auditing.report import AuditReport
-from initstats.auditing.seed_rules import SeedSpread
+from initstats.diagnostics.rules.seeds import SeedSpread
 from initstats.auditing.snapshot import RandomStates, Snapshot
 from initstats.auditing.wrapping import unwrapped
 from initstats.planning.initialize import init_

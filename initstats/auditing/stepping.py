@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from initstats.auditing.batches import LossFunction, forward_loss
 from initstats.auditing.collecting import Collector, parameter_records
-from initstats.auditing.flows import Flow
+from initstats.diagnostics.layer_records import Flow
 from initstats.auditing.halving import halves
 from initstats.auditing.losses import LossCall, LossWatch
-from initstats.auditing.weights import RowReport, equal_weights, row_report
+from initstats.diagnostics.weight_rows import RowReport, equal_weights, row_report
 from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from initstats.auditing.findings import Finding
-from initstats.auditing.signal_rules import NotFinite
-from initstats.auditing.training_rules import UpdateRatio
+from initstats.diagnostics.findings import Finding
+from initstats.diagnostics.rules.signal import NotFinite
+from initstats.diagnostics.rules.training import UpdateRatio
 from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
 from initstats.monitoring.arrays import NAN, NEG_INF, POS_INF
 from initstats.monitoring.reader import Measured

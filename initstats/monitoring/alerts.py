@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from initstats.auditing.depth import Series, depth_series, has_normalisation
-from initstats.auditing.evidence import Evidence, LayerReport, LossReport, ParameterReport
-from initstats.auditing.findings import AuditRule, Finding, Rule
+from initstats.diagnostics.depth import Series, depth_series, has_normalisation
+from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport, ParameterReport
+from initstats.diagnostics.findings import AuditRule, Finding, Rule
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.rows import Row
 from initstats.statistics.record import Stats

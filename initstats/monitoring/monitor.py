@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from initstats.auditing.findings import Finding
+from initstats.diagnostics.findings import Finding
 from initstats.monitoring.alert_rules import default_rules
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.arguments import check_arguments

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from initstats.auditing.findings import Finding
+from initstats.diagnostics.findings import Finding
 from initstats.statistics.histogram import Histogram
 from initstats.monitoring.arrays import Floats, Integers, Records
 from initstats.statistics.record import Stats

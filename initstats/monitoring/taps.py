@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from initstats import _ops
-from initstats.auditing.flows import floating_tensors
+from initstats.diagnostics.layer_records import floating_tensors
 from initstats.monitoring.windows import Layout
 from initstats.recipes.parameters import stack_blocks
 from initstats.statistics.record_array import Groups

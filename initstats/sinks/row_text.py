@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from initstats.auditing.findings import Finding
+from initstats.diagnostics.findings import Finding
 from initstats.monitoring.arrays import WINDOWED, Floats, Integers, Records
 from initstats.monitoring.rows import Places, Row, Table
 

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from initstats.auditing.findings import AuditRule
-from initstats.auditing.input_rules import DropoutShare, FirstLayer, InputScale
-from initstats.auditing.loss_rules import (
+from initstats.diagnostics.findings import AuditRule
+from initstats.diagnostics.rules.inputs import DropoutShare, FirstLayer, InputScale
+from initstats.diagnostics.rules.loss import (
     DoubleSoftmax,
     InitialLoss,
     LossReduction,
     LossSign,
     LossTrajectory,
 )
-from initstats.auditing.norm_rules import NormIdentity
-from initstats.auditing.peer_rules import WeightPeers
-from initstats.auditing.precision_rules import LostUpdate, Underflow
-from initstats.auditing.seed_rules import SeedSpread
-from initstats.auditing.signal_rules import (
+from initstats.diagnostics.rules.norm import NormIdentity
+from initstats.diagnostics.rules.peers import WeightPeers
+from initstats.diagnostics.rules.precision import LostUpdate, Underflow
+from initstats.diagnostics.rules.seeds import SeedSpread
+from initstats.diagnostics.rules.signal import (
     ActivationGrowth,
     ActivationScale,
     ActivationStd,
     GradientGrowth,
     NotFinite,
 )
-from initstats.auditing.structure_rules import (
+from initstats.diagnostics.rules.structure import (
     BlockStructure,
     MissingGradient,
     ResidualPath,
     ZeroGradient,
 )
-from initstats.auditing.training_rules import GradientRatio, GradientSpread, UpdateRatio
-from initstats.auditing.unit_rules import BiasScale, DeadUnits, SaturatedUnits
-from initstats.auditing.weight_rules import (
+from initstats.diagnostics.rules.training import GradientRatio, GradientSpread, UpdateRatio
+from initstats.diagnostics.rules.units import BiasScale, DeadUnits, SaturatedUnits
+from initstats.diagnostics.rules.weights import (
     Symmetry,
     WeightsAgainstRecipe,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from initstats.auditing.findings import AuditRule
+from initstats.diagnostics.findings import AuditRule
 
 
 def changed_rules(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence
-from initstats.auditing.findings import AuditRule, Finding
+from initstats.diagnostics.evidence import Evidence
+from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.statistics.record import Stats
 
 _LOW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")

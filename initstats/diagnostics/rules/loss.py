@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence, LayerReport
-from initstats.auditing.findings import AuditRule, Finding, Severity
+from initstats.diagnostics.evidence import Evidence, LayerReport
+from initstats.diagnostics.findings import AuditRule, Finding, Severity
 from initstats.statistics.record import Stats
 from initstats.text import number
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence, ParameterReport
-from initstats.auditing.findings import AuditRule, Finding
+from initstats.diagnostics.evidence import Evidence, ParameterReport
+from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
 _FEWEST_PEERS = 3

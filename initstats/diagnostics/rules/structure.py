@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initstats.auditing.evidence import Carried, Evidence, ParameterReport
-from initstats.auditing.findings import AuditRule, Finding
+from initstats.diagnostics.evidence import Carried, Evidence, ParameterReport
+from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence
-from initstats.auditing.findings import AuditRule, Finding, Severity
+from initstats.diagnostics.evidence import Evidence
+from initstats.diagnostics.findings import AuditRule, Finding, Severity
 from initstats.text import number
 
 

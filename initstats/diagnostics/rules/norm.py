@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence
-from initstats.auditing.findings import AuditRule, Finding
+from initstats.diagnostics.evidence import Evidence
+from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from initstats.auditing.units import UnitRecords
+from initstats.diagnostics.unit_records import UnitRecords
 from initstats.statistics.record import Stats
 
 _SAMPLE = 1 << 16

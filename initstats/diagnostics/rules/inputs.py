@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initstats.auditing.evidence import Evidence, LayerReport
-from initstats.auditing.findings import AuditRule, Finding
+from initstats.diagnostics.evidence import Evidence, LayerReport
+from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.statistics.record import Stats
 from initstats.text import number
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
-from initstats.auditing.depth import Series
-from initstats.auditing.evidence import Evidence, LayerReport
-from initstats.auditing.findings import AuditRule, Finding
+from initstats.diagnostics.depth import Series
+from initstats.diagnostics.evidence import Evidence, LayerReport
+from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.statistics.record import Stats
 from initstats.text import number
 

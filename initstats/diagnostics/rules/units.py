@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from initstats.auditing.evidence import Evidence, LayerReport
-from initstats.auditing.findings import AuditRule, Finding
-from initstats.auditing.units import UnitRecords
+from initstats.diagnostics.evidence import Evidence, LayerReport
+from initstats.diagnostics.findings import AuditRule, Finding
+from initstats.diagnostics.unit_records import UnitRecords
 from initstats.text import number
 
 _RECTIFIERS = ("relu", "relu6")

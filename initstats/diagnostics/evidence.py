@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from initstats.auditing.collecting import merged
-from initstats.auditing.depth import Series
-from initstats.auditing.units import UnitRecords
-from initstats.auditing.weights import RowReport
+from initstats.diagnostics.depth import Series
+from initstats.diagnostics.unit_records import UnitRecords
+from initstats.diagnostics.weight_rows import RowReport
 from initstats.statistics.record import Stats
 from initstats.verification.verifier import VerifyReport
 
