@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.harness import Case
 from initstats.auditing import demo_text
-from initstats.auditing.collecting import Collector
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
-from initstats.auditing.losses import LossWatch
+from initstats.auditing.hooks import Collector
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
+from initstats.auditing.loss_mode import LossWatch
 from initstats.planning.initialize import init_
 
 # 24 blocks of width 1024, as GPT-2 medium.

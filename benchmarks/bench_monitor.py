@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.harness import Case
 from initstats.auditing import demo_text
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.monitoring import Monitor
 from initstats.monitoring.taps import BeforeInPlace, EndHook, OutputHook
 from initstats.sinks import JsonLines

@@ -9,7 +9,7 @@ from torch import nn
 
 import initstats
 from benchmarks.harness import Case
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 
 # 355 million parameters.
 MEDIUM = DemoConfig(vocabulary=50257, context=1024, layers=24, width=1024, heads=16)

@@ -14,9 +14,9 @@ from initstats.auditing import (
     Finding,
     audit,
 )
-from initstats.auditing.batches import LossFunction
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
-from initstats.auditing.demo_text import batch as text_batch
+from initstats.auditing.batch import LossFunction
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
+from initstats.auditing.demo.data import batch as text_batch
 from initstats.planning.initialize import init_
 
 CONFIG = DemoConfig(vocabulary=256, context=32, layers=4, width=64, heads=4, batch=4)

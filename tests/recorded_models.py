@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from initstats.auditing.collecting import Collector
+from initstats.auditing.hooks import Collector
 from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.layer_records import Flow
-from initstats.auditing.running import audit
+from initstats.auditing.runner import audit
 from initstats.statistics.record import Stats
 
 

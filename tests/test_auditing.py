@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from audited_models import CONFIG, classifier, demo_batch, demo_gpt, labelled
 from initstats.auditing import audit
-from initstats.auditing.collecting import Collector
+from initstats.auditing.hooks import Collector
 
 
 def test_activations_are_those_that_flow_through_the_model() -> None:

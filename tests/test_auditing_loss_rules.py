@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from initstats.auditing import DoubleSoftmax, LossReduction, LossSign, audit
 from initstats.auditing.halving import halves
-from initstats.auditing.losses import LossCall, LossWatch
+from initstats.auditing.loss_mode import LossCall, LossWatch
 from judged_models import images, judged, mlp, only, silent
 
 Loss = Callable[[Any, Any], Tensor]

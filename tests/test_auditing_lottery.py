@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from audited_models import CONFIG, classifier, demo_batch, demo_gpt, labelled
 from initstats.auditing import AuditReport, Lottery, SeedSpread, audit
-from initstats.auditing.demo_model import DemoGPT
-from initstats.auditing.lottery import SeedResult
+from initstats.auditing.demo.model import DemoGPT
+from initstats.auditing.seed_sweep import SeedResult
 
 
 def relu_net(width: int, depth: int) -> nn.Sequential:

@@ -12,8 +12,8 @@ import torch
 
 from audited_models import demo_batch, demo_gpt
 from initstats.auditing import AuditReport, audit, running
-from initstats.auditing.demo_text import batch as text_batch
-from initstats.auditing.demo_text import tokens
+from initstats.auditing.demo.data import batch as text_batch
+from initstats.auditing.demo.data import tokens
 
 # --- report
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats.auditing import AuditRule, NormIdentity, Symmetry, WeightPeers
-from initstats.auditing.demo_model import DemoGPT
+from initstats.auditing.demo.model import DemoGPT
 from judged_models import CONFIG, audited, by_rule, demo_gpt, images, judged, mlp, only, silent
 
 Fault = Callable[[DemoGPT], object]

@@ -246,7 +246,7 @@ def test_a_comparison_fails_when_the_second_report_has_new_errors() -> None:
 
 
 def test_every_fault_of_the_broken_demo_is_caught_where_it_is() -> None:
-    from initstats.auditing.demo_broken import BROKEN_CONFIG, run_broken
+    from initstats.auditing.demo.broken import BROKEN_CONFIG, run_broken
 
     cases = run_broken("gpt2", steps=10, seed=0, config=BROKEN_CONFIG)
     caught = [(case.report.findings[0].rule, case.report.findings[0].where) for case in cases]

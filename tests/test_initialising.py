@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Uniform
 from initstats.verification.verifier import verify

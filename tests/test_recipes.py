@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from initstats import recipes
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.planning.planner import plan
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule, Slot, Uniform
 from initstats.recipes.parameters import stack_blocks

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from initstats.auditing.demo_model import DemoConfig, DemoGPT
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.verification.confidence import mean_band, std_band
 from initstats.planning.initialize import init_
 from initstats.statistics.compute import stats

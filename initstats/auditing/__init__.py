@@ -21,20 +21,20 @@ from initstats.diagnostics.rules.loss import (
     LossSign,
     LossTrajectory,
 )
-from initstats.auditing.lottery import Lottery, SeedResult, Spread
+from initstats.auditing.seed_sweep import Lottery, SeedResult, Spread
 from initstats.diagnostics.rules.norm import NormIdentity
 from initstats.diagnostics.rules.peers import WeightPeers
 from initstats.diagnostics.rules.precision import LostUpdate, Underflow
-from initstats.auditing.report import AuditReport
-from initstats.auditing.report_comparing import (
+from initstats.auditing.report.report import AuditReport
+from initstats.auditing.report.compare import (
     FindingChange,
     LayerComparison,
     ReportComparison,
     compare_reports,
 )
 from initstats.diagnostics.rules.table import DEFAULT_RULES
-from initstats.auditing.running import audit
-from initstats.auditing.schema import SavedReport, load_report
+from initstats.auditing.runner import audit
+from initstats.auditing.report.schema import SavedReport, load_report
 from initstats.diagnostics.rules.seeds import SeedSpread
 from initstats.diagnostics.rules.signal import (
     ActivationGrowth,

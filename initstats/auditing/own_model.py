@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.diagnostics.findings import AuditRule
-from initstats.auditing.report import AuditReport
-from initstats.auditing.running import audit
+from initstats.auditing.report.report import AuditReport
+from initstats.auditing.runner import audit
 from initstats.planning.initialize import init_
 from initstats.named_objects import call_with_seed, load_object
 

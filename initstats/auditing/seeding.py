@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from initstats.auditing.batches import require_values
+from initstats.auditing.batch import require_values
 from initstats.diagnostics.findings import AuditRule, by_severity
-from initstats.auditing.lottery import Lottery, seed_result
-from initstats.auditing.report import AuditReport
+from initstats.auditing.seed_sweep import Lottery, seed_result
+from initstats.auditing.report.report import AuditReport
 from initstats.diagnostics.rules.seeds import SeedSpread
 from initstats.auditing.snapshot import RandomStates, Snapshot
-from initstats.auditing.wrapping import unwrapped
+from initstats.auditing.unwrap import unwrapped
 from initstats.planning.initialize import init_
 from initstats.recipes import Recipe
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from initstats.auditing.collecting import merged
+from initstats.auditing.hooks import merged
 from initstats.diagnostics.depth import Series
 from initstats.diagnostics.unit_records import UnitRecords
 from initstats.diagnostics.weight_rows import RowReport

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from initstats.auditing.report import AuditReport
+    from initstats.auditing.report.report import AuditReport
     from initstats.statistics.record import Stats
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.

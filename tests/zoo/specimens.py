@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from initstats.auditing import AuditReport, audit
-from initstats.auditing.batches import LossFunction
+from initstats.auditing.batch import LossFunction
 
 STEPS = 10
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from initstats.drawing.charts import Chart, Line, Mark, short
 from initstats.drawing.histograms import block_of
-from initstats.auditing.schema import as_number
+from initstats.auditing.report.schema import as_number
 from initstats.text import block_pattern
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")

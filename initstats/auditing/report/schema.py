@@ -18,7 +18,7 @@ from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
 
 if TYPE_CHECKING:
-    from initstats.auditing.report import AuditReport
+    from initstats.auditing.report.report import AuditReport
 
 AUDIT_SCHEMA = "initstats.audit/2"
 DEMO_SCHEMA = "initstats.demo/1"

@@ -12,15 +12,15 @@ from typing import Any
 
 from initstats.drawing.charts import Chart, figure, short
 from initstats.drawing.histograms import histogram_groups
-from initstats.auditing.page_sections import depth_charts, shared_charts
-from initstats.auditing.page_tables import (
+from initstats.auditing.report.page_sections import depth_charts, shared_charts
+from initstats.auditing.report.page_tables import (
     findings_list,
     layer_rows,
     marked_layers,
     parameter_rows,
     table,
 )
-from initstats.auditing.schema import as_number
+from initstats.auditing.report.schema import as_number
 
 _MILLION = 1_000_000
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Group
 
-from initstats.auditing.comparison_views import comparison_part, printed_comparison
-from initstats.auditing.page import audit_page, write_page
-from initstats.auditing.report import AuditReport
-from initstats.auditing.schema import SavedReport, as_number, json_text, load_report
+from initstats.auditing.report.comparison_views import comparison_part, printed_comparison
+from initstats.auditing.report.page import audit_page, write_page
+from initstats.auditing.report.report import AuditReport
+from initstats.auditing.report.schema import SavedReport, as_number, json_text, load_report
 from initstats.text import render
 
 COMPARISON_SCHEMA = "initstats.comparison/1"

@@ -9,22 +9,22 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from initstats.auditing.batches import (
+from initstats.auditing.batch import (
     LossFunction,
     batch_tensors,
     require_batch,
     require_device,
     require_values,
 )
-from initstats.auditing.failing import Explained
+from initstats.auditing.errors import Explained
 from initstats.diagnostics.findings import AuditRule, by_severity
-from initstats.auditing.gathering import gather
-from initstats.auditing.report import AuditReport
+from initstats.auditing.gather import gather
+from initstats.auditing.report.report import AuditReport
 from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.auditing.seeding import audit_seeds
 from initstats.auditing.snapshot import Snapshot
-from initstats.auditing.stepping import FirstSteps
-from initstats.auditing.wrapping import Training, unwrapped
+from initstats.auditing.steps import FirstSteps
+from initstats.auditing.unwrap import Training, unwrapped
 from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initstats.diagnostics.layer_records import Flow, Logits, dot_products, floating_tensors, unit_axis
-from initstats.auditing.functions import ActivationFunctions
+from initstats.auditing.function_mode import ActivationFunctions
 from initstats.diagnostics.unit_records import unit_records
 from initstats.statistics.compute import stats
 from initstats.recipes.parameters import stack_blocks

@@ -9,7 +9,7 @@ from typing import Any
 
 from initstats.drawing.charts import short
 from initstats.drawing.histograms import block_of
-from initstats.auditing.schema import as_number
+from initstats.auditing.report.schema import as_number
 
 _LISTED_FINDINGS = 12
 _LISTED_PLACES = 4

@@ -19,7 +19,7 @@ from initstats.diagnostics.findings import Finding
 from initstats.text import number
 
 if TYPE_CHECKING:
-    from initstats.auditing.report import AuditReport
+    from initstats.auditing.report.report import AuditReport
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 # Modules that pass their input on, or rescale it to a known spread: in the JSON, not in the table.

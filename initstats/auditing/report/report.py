@@ -11,11 +11,11 @@ from rich.console import Group
 
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport
 from initstats.diagnostics.findings import Finding
-from initstats.auditing.lottery import Lottery
-from initstats.auditing.page import audit_page, write_page
+from initstats.auditing.seed_sweep import Lottery
+from initstats.auditing.report.page import audit_page, write_page
 from initstats.drawing.png import plot_depth, require_matplotlib
-from initstats.auditing.printing import report_group
-from initstats.auditing.schema import FILE_NAME, json_text, report_values
+from initstats.auditing.report.text import report_group
+from initstats.auditing.report.schema import FILE_NAME, json_text, report_values
 from initstats.text import render
 
 

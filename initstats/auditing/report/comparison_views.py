@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from initstats.drawing.charts import short
-from initstats.auditing.page_tables import table
+from initstats.auditing.report.page_tables import table
 from initstats.text import number
 
 if TYPE_CHECKING:
-    from initstats.auditing.report_comparing import ReportComparison
+    from initstats.auditing.report.compare import ReportComparison
 
 _LISTED_NAMES = 8
 _CHANGED = 1.25  # A scale that changed by less is not coloured.

@@ -13,7 +13,7 @@ from rich.table import Table
 from initstats.text import number
 
 if TYPE_CHECKING:
-    from initstats.auditing.report import AuditReport
+    from initstats.auditing.report.report import AuditReport
 
 FIRST_LOSS, LAST_LOSS = "first loss", "last loss"
 LISTED_SEEDS = 6
