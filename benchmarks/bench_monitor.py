@@ -23,7 +23,7 @@ from benchmarks.harness import Case
 from initstats.auditing import demo_text
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.monitoring import Monitor
-from initstats.monitoring.taps import BeforeInPlace, EndHook, OutputHook
+from initstats.monitoring.hooks import BeforeInPlace, EndHook, OutputHook
 from initstats.sinks import JsonLines
 
 # 24.3 million parameters; 2048 tokens per step.

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from initstats.monitoring import Monitor, Row
-from initstats.monitoring.feeds import Feed
+from initstats.monitoring.sink_worker import Feed
 from initstats.sinks import JsonLines, read_rows
 from monitored import Kept, small_model, train
 

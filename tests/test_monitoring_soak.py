@@ -49,7 +49,7 @@ def resident_bytes() -> int:
 
 
 def test_a_record_needs_less_than_ten_kilobytes_on_its_device() -> None:
-    from initstats.monitoring.windows import _PAGE, Segment, Window
+    from initstats.monitoring.window import _PAGE, Segment, Window
 
     window = Window(histograms=True)
     tensors = [torch.ones(4) for _ in range(50)]

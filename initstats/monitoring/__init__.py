@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initstats.monitoring.alert_rules import (
+from initstats.monitoring.rules import (
     DeadLayer,
     FirstNotFinite,
     GradientSpike,
@@ -10,9 +10,9 @@ from initstats.monitoring.alert_rules import (
     default_rules,
 )
 from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
-from initstats.monitoring.feeds import Sink
+from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.monitor import Monitor
-from initstats.monitoring.rows import Row, Table
+from initstats.monitoring.row import Row, Table
 
 __all__ = [
     "DeadLayer",

@@ -15,7 +15,7 @@ from initstats.diagnostics.depth import Series, depth_series, has_normalisation
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport, ParameterReport
 from initstats.diagnostics.findings import AuditRule, Finding, Rule
 from initstats.monitoring.reader import Measured
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 from initstats.statistics.record import Stats
 
 LOG = logging.getLogger("initstats.monitor")

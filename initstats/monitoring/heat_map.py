@@ -10,7 +10,7 @@ import numpy as np
 
 from initstats.drawing.png import require_matplotlib
 from initstats.monitoring.arrays import Floats
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 
 _DOTS_PER_INCH = 130
 _INCHES_PER_NAME = 0.22

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.diagnostics.findings import Finding
-from initstats.monitoring.alert_rules import default_rules
+from initstats.monitoring.rules import default_rules
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
-from initstats.monitoring.arguments import check_arguments
-from initstats.monitoring.delivery import Delivery
-from initstats.monitoring.feeds import Sink
+from initstats.monitoring.validate import check_arguments
+from initstats.monitoring.worker import Delivery
+from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.optimizers import Optimizers
 from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Listed, Parameters
-from initstats.monitoring.rows import Row
-from initstats.monitoring.taps import SILENT, Chosen, Taps
-from initstats.monitoring.windows import Factor, Layout, Window
+from initstats.monitoring.row import Row
+from initstats.monitoring.hooks import SILENT, Chosen, Taps
+from initstats.monitoring.window import Factor, Layout, Window
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from initstats.monitoring.windows import Layout
+from initstats.monitoring.window import Layout
 
 ChosenParameter = Callable[[str, nn.Parameter], bool]
 NOT_STEPPED = "the optimizer did not step"

@@ -23,8 +23,8 @@ from initstats.monitoring.arrays import (
     scaled,
     shifted_places,
 )
-from initstats.monitoring.rows import Places, Row, Table
-from initstats.monitoring.windows import Factor, Layout, Segment, Window
+from initstats.monitoring.row import Places, Row, Table
+from initstats.monitoring.window import Factor, Layout, Segment, Window
 
 _HALF = 0.5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initstats.monitoring.feeds import Sink
+from initstats.monitoring.sink_worker import Sink
 from initstats.sinks.for_opentelemetry import OpenTelemetry
 from initstats.sinks.for_rich import Rich
 from initstats.sinks.for_tensorboard import TensorBoard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from initstats.monitoring.rows import Row, Table
+from initstats.monitoring.row import Row, Table
 from initstats.sinks.extras import require
 
 _BIAS = 127

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.live import Live
 
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 from initstats.sinks.row_table import row_table
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from initstats.monitoring.rows import Row, Table
+from initstats.monitoring.row import Row, Table
 from initstats.sinks.extras import require
 
 DEFAULT_FIELDS = ("std", "abs_max")

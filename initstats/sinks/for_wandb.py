@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 from initstats.sinks.extras import require
 from initstats.sinks.for_tensorboard import DEFAULT_FIELDS, drawn
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 from initstats.sinks.row_text import from_lines, to_lines
 
 

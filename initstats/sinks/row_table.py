@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table as Grid
 from rich.text import Text
 
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 from initstats.text import number
 
 _PARAMETERS = ("weights", "gradients", "updates")

@@ -12,7 +12,7 @@ import numpy as np
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.arrays import WINDOWED, Floats, Integers, Records
-from initstats.monitoring.rows import Places, Row, Table
+from initstats.monitoring.row import Places, Row, Table
 
 SCHEMA = "initstats.monitor/1"
 _MOMENTS = ("mean", "m2", "m3", "m4", "l1", "min", "max", "min_abs")

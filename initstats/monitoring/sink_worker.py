@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import Any, Protocol, runtime_checkable
 
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 
 LOG = logging.getLogger("initstats.monitor")
 _QUEUED_ROWS = 64

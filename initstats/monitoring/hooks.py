@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from initstats import _ops
 from initstats.diagnostics.layer_records import floating_tensors
-from initstats.monitoring.windows import Layout
+from initstats.monitoring.window import Layout
 from initstats.recipes.parameters import stack_blocks
 from initstats.statistics.record_array import Groups
 

@@ -13,7 +13,7 @@ from initstats.diagnostics.rules.training import UpdateRatio
 from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
 from initstats.monitoring.arrays import NAN, NEG_INF, POS_INF
 from initstats.monitoring.reader import Measured
-from initstats.monitoring.rows import Row
+from initstats.monitoring.row import Row
 from initstats.text import number
 
 

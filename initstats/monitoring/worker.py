@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from queue import SimpleQueue
 
 from initstats.monitoring.alerts import LOG, Alerts
-from initstats.monitoring.feeds import Feed, Sink
+from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.reader import read_window
-from initstats.monitoring.windows import Window
+from initstats.monitoring.window import Window
 
 _WAITING_WINDOWS = 8
 _TURN_SECONDS = 0.05

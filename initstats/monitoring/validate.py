@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from initstats.monitoring.feeds import Sink
+from initstats.monitoring.sink_worker import Sink
 
 KINDS = ("weights", "gradients", "activations", "inputs", "updates", "moments")
 
