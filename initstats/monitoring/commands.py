@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from initstats.monitoring.heat_map import draw_heat_map
-from initstats.sinks.json_lines import read_rows
+from initstats.sinks.jsonl import read_rows
 from initstats.sinks.row_table import row_table
 from initstats.sinks.row_text import from_lines
 from initstats.text import PLAIN_WIDTH

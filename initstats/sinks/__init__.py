@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from initstats.monitoring.sink_worker import Sink
-from initstats.sinks.for_opentelemetry import OpenTelemetry
-from initstats.sinks.for_rich import Rich
-from initstats.sinks.for_tensorboard import TensorBoard
-from initstats.sinks.for_wandb import WandB
-from initstats.sinks.json_lines import JsonLines, read_rows
+from initstats.sinks.opentelemetry import OpenTelemetry
+from initstats.sinks.console import Rich
+from initstats.sinks.tensorboard import TensorBoard
+from initstats.sinks.wandb import WandB
+from initstats.sinks.jsonl import JsonLines, read_rows
 
 __all__ = [
     "JsonLines",

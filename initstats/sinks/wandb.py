@@ -8,7 +8,7 @@ from typing import Any
 
 from initstats.monitoring.row import Row
 from initstats.sinks.extras import require
-from initstats.sinks.for_tensorboard import DEFAULT_FIELDS, drawn
+from initstats.sinks.tensorboard import DEFAULT_FIELDS, drawn
 
 # wandb refuses more.
 _MOST_BUCKETS = 512
