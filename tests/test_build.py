@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from initstats import _C
 from initstats._ops import build_info
-from initstats.cli import app
+from initstats.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 Toolkit = Callable[..., Path]

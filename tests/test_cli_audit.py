@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from audit_project import PROJECT, SICK_ON_IMPORT
-from initstats.cli import app
+from initstats.cli.app import app
 
 OPTIONS = ["--batch", "training.project:make_batch", "--loss", "training.project:loss_fn"]
 MODEL = "training.project:build_model"

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from initstats import sinks
-from initstats.cli import app
+from initstats.cli.app import app
 from initstats.monitoring import Monitor, Row
 from monitored import Kept, small_model, train
 
@@ -228,7 +228,7 @@ def test_the_commands_refuse_what_is_not_there(rows: list[Row], tmp_path: Path) 
 
 
 def test_following_a_file_waits_for_whole_lines_and_survives_rotation(tmp_path: Path) -> None:
-    from initstats.monitoring.commands import follow
+    from initstats.cli.monitor_commands import follow
 
     path = tmp_path / "run.jsonl"
     path.write_text("one\ntw")

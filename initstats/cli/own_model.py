@@ -15,7 +15,7 @@ from initstats.diagnostics.findings import AuditRule
 from initstats.auditing.report.report import AuditReport
 from initstats.auditing.runner import audit
 from initstats.planning.initialize import init_
-from initstats.named_objects import call_with_seed, load_object
+from initstats.cli.import_strings import call_with_seed, load_object
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
 from initstats.checkpoints import load_tensors
 from initstats.text import number
-from initstats.terminal import FOUND_ERRORS, make_console, refuse
+from initstats.cli.console import FOUND_ERRORS, make_console, refuse
 
 
 def add_stats_command(app: typer.Typer) -> None:

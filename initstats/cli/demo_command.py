@@ -26,7 +26,7 @@ from initstats.auditing.demo.broken import BROKEN_CONFIG, FAULTS, run_broken, to
 from initstats.auditing.demo.model import DemoConfig
 from initstats.drawing.png import require_matplotlib
 from initstats.auditing.report.text import findings_group, layer_table, loss_table
-from initstats.terminal import FOUND_ERRORS, make_console, refuse
+from initstats.cli.console import FOUND_ERRORS, make_console, refuse
 
 DEMOS = ("healthy", "broken")
 

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from initstats import recipes as known_recipes
 from initstats._ops import build_info
-from initstats.auditing.command_line import add_audit_command
-from initstats.checkpoint_command import add_stats_command
-from initstats.monitoring.commands import add_commands
+from initstats.cli.audit_command import add_audit_command
+from initstats.cli.stats_command import add_stats_command
+from initstats.cli.monitor_commands import add_commands
 from initstats.checkpoints import load_model
-from initstats.terminal import make_console, refuse
+from initstats.cli.console import make_console, refuse
 from initstats.verification.verifier import verify as verify_model
 
 app = typer.Typer(
