@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.harness import Case
-from initstats.auditing import demo_text
-from initstats.auditing.hooks import Collector
+from initstats.auditing.demo import data
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
+from initstats.auditing.hooks import Collector
 from initstats.auditing.loss_mode import LossWatch
 from initstats.planning.initialize import init_
 
@@ -26,7 +26,7 @@ def cases(device: torch.device) -> Iterator[Case]:
     model = DemoGPT(CONFIG).to(device)
     init_(model, "gpt2", seed=0)
     # The text has fewer different words than GPT-2's vocabulary; the sizes are what counts.
-    batch = demo_text.batch(4096, CONFIG.context, CONFIG.batch, seed=0)
+    batch = data.batch(4096, CONFIG.context, CONFIG.batch, seed=0)
     tokens, targets = (part.to(device) for part in batch)
 
     def plain() -> None:

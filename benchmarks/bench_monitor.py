@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Case
-from initstats.auditing import demo_text
+from initstats.auditing.demo import data
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.monitoring import Monitor
 from initstats.monitoring.hooks import BeforeInPlace, EndHook, OutputHook
@@ -48,7 +48,7 @@ class Training:
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.02)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        batch = demo_text.batch(CONFIG.vocabulary, CONFIG.context, CONFIG.batch, seed=0)
+        batch = data.batch(CONFIG.vocabulary, CONFIG.context, CONFIG.batch, seed=0)
         self.tokens, self.targets = (part.to(device) for part in batch)
 
     def step(self, after: Callable[[], object] = lambda: None) -> None:

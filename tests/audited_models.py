@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from initstats.auditing import AuditReport, audit
-from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.demo.data import batch as text_batch
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.planning.initialize import init_
 
 CONFIG = DemoConfig(vocabulary=64, context=16, layers=3, width=32, heads=2, batch=4)

@@ -15,8 +15,8 @@ from initstats.auditing import (
     audit,
 )
 from initstats.auditing.batch import LossFunction
-from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.demo.data import batch as text_batch
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.planning.initialize import init_
 
 CONFIG = DemoConfig(vocabulary=256, context=32, layers=4, width=64, heads=4, batch=4)

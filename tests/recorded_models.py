@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from initstats.auditing.hooks import Collector
+from initstats.auditing.runner import audit
 from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.layer_records import Flow
-from initstats.auditing.runner import audit
 from initstats.statistics.record import Stats
 
 

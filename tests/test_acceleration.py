@@ -15,7 +15,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 import initstats
-from initstats import interception
+from initstats.patch import accelerate
 
 # References as other modules keep them.
 from torch.nn.init import kaiming_normal_, orthogonal_, sparse_, trunc_normal_  # isort: skip
@@ -44,7 +44,7 @@ def nothing_stays_behind() -> Iterator[None]:
     yield
     assert {name: getattr(init, name).__code__ for name in NAMES} == BODIES
     assert torch.overrides._get_current_function_mode_stack() == []
-    assert interception._THREAD.reports == []
+    assert accelerate.THREAD.reports == []
 
 
 def arguments(name: str) -> tuple[float, ...]:

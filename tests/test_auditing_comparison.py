@@ -11,8 +11,8 @@ from torch import nn
 
 from audited_models import demo_batch, demo_gpt
 from initstats.auditing import AuditReport, audit, compare_reports, load_report
-from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.auditing.demo.model import DemoConfig
+from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.text import render
 
 

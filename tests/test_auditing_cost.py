@@ -8,9 +8,9 @@ from types import FunctionType, ModuleType
 import torch
 from torch import Tensor
 
-from initstats.auditing.hooks import Collector
-from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.demo.data import batch as text_batch
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
+from initstats.auditing.hooks import Collector
 from initstats.auditing.loss_mode import LossWatch
 
 SHARE = 0.01  # of the activations

@@ -13,8 +13,8 @@ from torch.nn import functional
 from initstats.auditing import (
     audit,
 )
-from initstats.auditing.demo.run import TORCH_DEFAULT, run_demo
 from initstats.auditing.demo.model import DemoConfig
+from initstats.auditing.demo.run import TORCH_DEFAULT, run_demo
 from judged_models import by_rule, images, judged, mlp
 
 

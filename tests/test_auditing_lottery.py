@@ -16,7 +16,7 @@ from torch.nn import functional
 from audited_models import CONFIG, classifier, demo_batch, demo_gpt, labelled
 from initstats.auditing import AuditReport, Lottery, SeedSpread, audit
 from initstats.auditing.demo.model import DemoGPT
-from initstats.auditing.seed_sweep import SeedResult
+from initstats.diagnostics.seed_spread import SeedResult
 
 
 def relu_net(width: int, depth: int) -> nn.Sequential:

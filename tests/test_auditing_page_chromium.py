@@ -13,8 +13,8 @@ from torch import nn
 from audited_models import demo_batch, demo_gpt
 from chromium import Tab, require_chromium, running
 from initstats.auditing import AuditReport, audit, compare_reports
-from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.auditing.demo.model import DemoConfig
+from initstats.auditing.demo.run import run_demo, save_demo
 
 HOSTILE = "<script>alert(1)</script>"
 CONTRAST = 4.5  # WCAG 2.2, 1.4.3, level AA

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audited_models import demo_batch, demo_gpt
-from initstats.auditing import AuditReport, audit, running
+from initstats.auditing import AuditReport, audit, runner
 from initstats.auditing.demo.data import batch as text_batch
 from initstats.auditing.demo.data import tokens
 
@@ -91,7 +91,7 @@ def test_the_printed_report_shows_layers_losses_and_findings_in_80_columns() -> 
 
 
 def test_the_examples_of_the_docstrings_run() -> None:
-    failures, examples = doctest.testmod(running)
+    failures, examples = doctest.testmod(runner)
     assert (failures, examples > 0) == (0, True)
 
 

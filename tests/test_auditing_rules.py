@@ -17,8 +17,8 @@ from initstats.auditing import (
     UpdateRatio,
     audit,
 )
-from initstats.auditing.demo.model import DemoGPT
 from initstats.auditing.demo.data import batch as text_batch
+from initstats.auditing.demo.model import DemoGPT
 from judged_models import CONFIG, audited, by_rule, demo_gpt, images, judged, mlp
 
 # --- one fault each

@@ -11,10 +11,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from initstats import recipes
+from initstats.checkpoints import load_tensors, skeleton
 from initstats.cli.app import app
 from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
-from initstats.checkpoints import load_tensors, skeleton
 from tests import named_models
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional, init
 
-from initstats import constant_fills
+from initstats.init import constant_fills
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.complex64]
 NAMES = ["constant_", "ones_", "zeros_", "eye_", "dirac_"]

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch.nn import init
 
-from initstats import constant_fills, deprecated_names, fills, scaled_fills
+from initstats.init import constant_fills, deprecated, random, xavier_kaiming
 
 ARGUMENTS = {"constant": (0.5,)}
 MEANT: dict[str, Callable[..., torch.Tensor]] = {
-    "uniform": fills.uniform_,
-    "normal": fills.normal_,
+    "uniform": random.uniform_,
+    "normal": random.normal_,
     "constant": constant_fills.constant_,
     "eye": constant_fills.eye_,
     "dirac": constant_fills.dirac_,
-    "xavier_uniform": scaled_fills.xavier_uniform_,
-    "xavier_normal": scaled_fills.xavier_normal_,
-    "kaiming_uniform": scaled_fills.kaiming_uniform_,
-    "kaiming_normal": scaled_fills.kaiming_normal_,
+    "xavier_uniform": xavier_kaiming.xavier_uniform_,
+    "xavier_normal": xavier_kaiming.xavier_normal_,
+    "kaiming_uniform": xavier_kaiming.kaiming_uniform_,
+    "kaiming_normal": xavier_kaiming.kaiming_normal_,
 }
 
 
@@ -36,7 +36,7 @@ def call(function: Callable[..., torch.Tensor], name: str) -> tuple[torch.Tensor
 
 @pytest.mark.parametrize("name", MEANT)
 def test_old_name_warns_as_torch_and_calls_the_function_meant(name: str) -> None:
-    old = getattr(deprecated_names, name)
+    old = getattr(deprecated, name)
     torch.manual_seed(3)
     x, caught = call(old, name)
     torch.manual_seed(3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import initstats
-from initstats import orthogonal_blocks, orthogonal_products
+from initstats.init import householder, orthogonal_blocks
 from initstats.init.householder import Matrix, write_columns, write_rows
 
 BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
@@ -151,7 +151,7 @@ def test_panels_of_any_width_drawn_in_any_number_give_the_same_matrix(
         return columns, rows
 
     expected = both()
-    monkeypatch.setattr(orthogonal_products, name, value)
+    monkeypatch.setattr(householder, name, value)
     if name == "_SHARE":  # three panels of 64, then what is left
         panels = Matrix(210, 205, 7, torch.float64, torch.device("cpu")).panels(205, backwards=True)
         assert [panel.begin for panel in panels] == [192, 128, 64, 0]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
-from initstats.planning.initialize import init_
 from initstats.init.keys import key_of
+from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule
 from initstats.verification.verifier import verify

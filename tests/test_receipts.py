@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import initstats
-from initstats.planning.initialize import init_
 from initstats.init.keys import key_of
+from initstats.planning.initialize import init_
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Constant, Kept, Normal, Part, Stacked, TruncNormal
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from initstats.statistics.histogram import Bucket, Histogram
 from initstats.statistics.compute import stats
+from initstats.statistics.histogram import Bucket, Histogram
 
 SCALES = [0, 1, 2]
 STATED = {0: 0.334, 1: 0.172, 2: 0.0865}  # in the docstring of relative_error

@@ -47,6 +47,6 @@ def test_a_saved_run_is_read() -> None:
     for row in rows:
         assert set(row.tables) == {"weights", "gradients", "activations", "updates"}
         weight = row.tables["weights"]["0.weight"]
-        assert weight.count == 128
-        assert math.isclose(weight.rms, math.sqrt(weight.l2**2 / 128), rel_tol=1e-6)
+        assert weight.count == 2 * 128
+        assert math.isclose(weight.rms, math.sqrt(weight.l2**2 / weight.count), rel_tol=1e-6)
         assert torch.isfinite(torch.tensor(weight.quantile(0.5)))

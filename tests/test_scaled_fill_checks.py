@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch.nn import init
 
-from initstats import scaled_fills, variance_scaling
+from initstats.init import variance_scaling, xavier_kaiming
 
 DROP_IN = ["xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"]
 EMPTY = "Initializing zero-element tensors is a no-op"
 FAN_FILLS = [
-    *(getattr(scaled_fills, name) for name in DROP_IN),
+    *(getattr(xavier_kaiming, name) for name in DROP_IN),
     variance_scaling.lecun_normal_,
     variance_scaling.lecun_uniform_,
     variance_scaling.variance_scaling_,
@@ -27,7 +27,7 @@ FAN_FILLS = [
 
 @pytest.mark.parametrize("name", DROP_IN)
 def test_signature_begins_with_torchs_and_the_rest_is_by_keyword(name: str) -> None:
-    ours, theirs = (inspect.signature(getattr(m, name)) for m in (scaled_fills, init))
+    ours, theirs = (inspect.signature(getattr(m, name)) for m in (xavier_kaiming, init))
     parameters = [(p.name, p.kind, p.default) for p in ours.parameters.values()]
     torchs = [(p.name, p.kind, p.default) for p in theirs.parameters.values()]
     assert parameters[: len(torchs)] == torchs
@@ -50,7 +50,7 @@ def outcome(function: Callable[..., torch.Tensor], shape: tuple[int, ...], *argu
 
 @pytest.mark.parametrize("name", DROP_IN)
 def test_every_shape_gives_torchs_error_or_warning(name: str) -> None:
-    ours, theirs = (getattr(m, name) for m in (scaled_fills, init))
+    ours, theirs = (getattr(m, name) for m in (xavier_kaiming, init))
     for dims in range(5):
         for shape in itertools.product((0, 1, 3), repeat=dims):
             assert outcome(ours, shape) == outcome(theirs, shape), shape
@@ -58,7 +58,7 @@ def test_every_shape_gives_torchs_error_or_warning(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kaiming_uniform_", "kaiming_normal_"])
 def test_every_mode_and_nonlinearity_gives_torchs_error_or_none(name: str) -> None:
-    ours, theirs = (getattr(m, name) for m in (scaled_fills, init))
+    ours, theirs = (getattr(m, name) for m in (xavier_kaiming, init))
     modes = ("fan_in", "fan_out", "FAN_IN", "fan_avg", "", "in", 3)
     nonlinearities = ("relu", "leaky_relu", "tanh", "conv2d", "selu", "Relu", "abc", None)
     for shape in ((3, 4), (5,), (0, 3), (0,)):
@@ -128,7 +128,7 @@ def test_bad_tensors_are_refused(fill: Callable[..., torch.Tensor]) -> None:
 @pytest.mark.parametrize("name", ["xavier_uniform_", "xavier_normal_"])
 @pytest.mark.parametrize("gain", [-1.0, math.nan, math.inf])
 def test_xavier_refuses_gains_that_give_no_std(name: str, gain: float) -> None:
-    fill = getattr(scaled_fills, name)
+    fill = getattr(xavier_kaiming, name)
     with pytest.raises(ValueError, match=f"{name}: expected gain to be finite and >= 0, got gain="):
         fill(torch.zeros(3, 4), gain)
     with pytest.raises(TypeError, match=f"{name}: expected gain to be a number, got gain='a'"):

@@ -17,7 +17,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from initstats import scaled_fills, variance_scaling
+from initstats.init import variance_scaling, xavier_kaiming
 from initstats.init.random import normal_, trunc_normal_, uniform_
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -28,36 +28,36 @@ KEYED = {"seed": 5, "name": "w"}
 
 # Every fill: function, arguments, distribution, variance. The variances are those of the papers.
 CASES: list[tuple[Callable[..., torch.Tensor], dict[str, Any], str, float]] = [
-    (scaled_fills.xavier_uniform_, {}, "uniform", 2 / (FAN_IN + FAN_OUT)),
-    (scaled_fills.xavier_uniform_, {"gain": 5 / 3}, "uniform", 50 / 9 / (FAN_IN + FAN_OUT)),
-    (scaled_fills.xavier_normal_, {}, "normal", 2 / (FAN_IN + FAN_OUT)),
-    (scaled_fills.xavier_normal_, {"gain": 0.5}, "normal", 0.5 / (FAN_IN + FAN_OUT)),
-    (scaled_fills.kaiming_uniform_, {}, "uniform", 2 / FAN_IN),
-    (scaled_fills.kaiming_uniform_, {"a": math.sqrt(5)}, "uniform", 1 / 3 / FAN_IN),
-    (scaled_fills.kaiming_uniform_, {"mode": "FAN_OUT"}, "uniform", 2 / FAN_OUT),
+    (xavier_kaiming.xavier_uniform_, {}, "uniform", 2 / (FAN_IN + FAN_OUT)),
+    (xavier_kaiming.xavier_uniform_, {"gain": 5 / 3}, "uniform", 50 / 9 / (FAN_IN + FAN_OUT)),
+    (xavier_kaiming.xavier_normal_, {}, "normal", 2 / (FAN_IN + FAN_OUT)),
+    (xavier_kaiming.xavier_normal_, {"gain": 0.5}, "normal", 0.5 / (FAN_IN + FAN_OUT)),
+    (xavier_kaiming.kaiming_uniform_, {}, "uniform", 2 / FAN_IN),
+    (xavier_kaiming.kaiming_uniform_, {"a": math.sqrt(5)}, "uniform", 1 / 3 / FAN_IN),
+    (xavier_kaiming.kaiming_uniform_, {"mode": "FAN_OUT"}, "uniform", 2 / FAN_OUT),
     (
-        scaled_fills.kaiming_normal_,
+        xavier_kaiming.kaiming_normal_,
         {"mode": "fan_out", "nonlinearity": "relu"},
         "normal",
         2 / FAN_OUT,
     ),
-    (scaled_fills.kaiming_normal_, {"nonlinearity": "tanh"}, "normal", 25 / 9 / FAN_IN),
-    (scaled_fills.kaiming_normal_, {"nonlinearity": torch.exp}, "normal", math.exp(-2) / FAN_IN),
-    (scaled_fills.kaiming_normal_, {"nonlinearity": "relu_squared"}, "normal", 2 / 3 / FAN_IN),
+    (xavier_kaiming.kaiming_normal_, {"nonlinearity": "tanh"}, "normal", 25 / 9 / FAN_IN),
+    (xavier_kaiming.kaiming_normal_, {"nonlinearity": torch.exp}, "normal", math.exp(-2) / FAN_IN),
+    (xavier_kaiming.kaiming_normal_, {"nonlinearity": "relu_squared"}, "normal", 2 / 3 / FAN_IN),
     (
-        scaled_fills.kaiming_normal_,
+        xavier_kaiming.kaiming_normal_,
         {"mode": "fan_out", "nonlinearity": "linear", "groups": 8},
         "normal",
         8 / FAN_OUT,
     ),
     (
-        scaled_fills.kaiming_uniform_,
+        xavier_kaiming.kaiming_uniform_,
         {"nonlinearity": "linear", "transposed": True},
         "uniform",
         1 / FAN_OUT,
     ),
-    (scaled_fills.xavier_normal_, {"packed": 4}, "normal", 2 / (FAN_IN + FAN_OUT / 4)),
-    (scaled_fills.xavier_uniform_, {"groups": 2}, "uniform", 2 / (FAN_IN + FAN_OUT / 2)),
+    (xavier_kaiming.xavier_normal_, {"packed": 4}, "normal", 2 / (FAN_IN + FAN_OUT / 4)),
+    (xavier_kaiming.xavier_uniform_, {"groups": 2}, "uniform", 2 / (FAN_IN + FAN_OUT / 2)),
     (variance_scaling.lecun_normal_, {}, "truncated_normal", 1 / FAN_IN),
     (variance_scaling.lecun_normal_, {"transposed": True}, "truncated_normal", 1 / FAN_OUT),
     (variance_scaling.lecun_uniform_, {}, "uniform", 1 / FAN_IN),
@@ -163,7 +163,7 @@ def test_default_truncation_is_two_stds_where_trunc_normal_is_absolute(
 
 
 def test_std_after_truncation_is_the_published_constant() -> None:
-    constant = scaled_fills.STD_OF_TRUNCATED_NORMAL
+    constant = xavier_kaiming.STD_OF_TRUNCATED_NORMAL
     assert constant == pytest.approx(stats.truncnorm(-2, 2).std(), rel=1e-14)
     assert str(constant).startswith("0.87962566")
 
@@ -172,10 +172,10 @@ def test_bits_are_those_of_the_fill_below(device: torch.device) -> None:
     w = torch.empty(SHAPE, device=device)
     std = math.sqrt(2.0 / (FAN_IN + FAN_OUT))
     bound = math.sqrt(3.0) * math.sqrt(2.0) / math.sqrt(FAN_IN)
-    wide = 1 / math.sqrt(FAN_IN) / scaled_fills.STD_OF_TRUNCATED_NORMAL
+    wide = 1 / math.sqrt(FAN_IN) / xavier_kaiming.STD_OF_TRUNCATED_NORMAL
     for ours, below in (
-        (scaled_fills.xavier_normal_, lambda x: normal_(x, 0.0, std, **KEYED)),
-        (scaled_fills.kaiming_uniform_, lambda x: uniform_(x, -bound, bound, **KEYED)),
+        (xavier_kaiming.xavier_normal_, lambda x: normal_(x, 0.0, std, **KEYED)),
+        (xavier_kaiming.kaiming_uniform_, lambda x: uniform_(x, -bound, bound, **KEYED)),
         (
             variance_scaling.lecun_normal_,
             lambda x: trunc_normal_(x, 0.0, wide, -2 * wide, 2 * wide, **KEYED),
@@ -186,10 +186,10 @@ def test_bits_are_those_of_the_fill_below(device: torch.device) -> None:
 
 def test_a_generator_or_the_default_one_decides_and_moves_on(device: torch.device) -> None:
     for fill in (
-        scaled_fills.xavier_uniform_,
-        scaled_fills.xavier_normal_,
-        scaled_fills.kaiming_uniform_,
-        scaled_fills.kaiming_normal_,
+        xavier_kaiming.xavier_uniform_,
+        xavier_kaiming.xavier_normal_,
+        xavier_kaiming.kaiming_uniform_,
+        xavier_kaiming.kaiming_normal_,
         variance_scaling.lecun_normal_,
         variance_scaling.lecun_uniform_,
         variance_scaling.variance_scaling_,
@@ -206,8 +206,8 @@ def test_a_generator_or_the_default_one_decides_and_moves_on(device: torch.devic
 
 def test_parameters_strides_and_meta_tensors_are_fine(device: torch.device) -> None:
     for fill in (
-        scaled_fills.xavier_normal_,
-        scaled_fills.kaiming_uniform_,
+        xavier_kaiming.xavier_normal_,
+        xavier_kaiming.kaiming_uniform_,
         variance_scaling.lecun_normal_,
         variance_scaling.variance_scaling_,
         variance_scaling.truncated_normal_,
@@ -224,8 +224,8 @@ def test_parameters_strides_and_meta_tensors_are_fine(device: torch.device) -> N
 
 def test_a_scale_of_zero_gives_zeros(device: torch.device) -> None:
     x = torch.ones(4, 5, device=device)
-    assert not scaled_fills.xavier_uniform_(x.clone(), 0.0).any()
-    assert not scaled_fills.xavier_normal_(x.clone(), 0.0).any()
+    assert not xavier_kaiming.xavier_uniform_(x.clone(), 0.0).any()
+    assert not xavier_kaiming.xavier_normal_(x.clone(), 0.0).any()
     for distribution in ("normal", "truncated_normal", "uniform"):
         y = x.clone()
         variance_scaling.variance_scaling_(y, 0.0, distribution=distribution)  # type: ignore[arg-type]

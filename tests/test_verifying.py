@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
-from initstats.verification.confidence import mean_band, std_band
 from initstats.planning.initialize import init_
-from initstats.statistics.compute import stats
 from initstats.planning.planner import plan
 from initstats.recipes import Constant, Normal, Recipe, Rule, Uniform
+from initstats.statistics.compute import stats
+from initstats.verification.confidence import mean_band, std_band
 from initstats.verification.verifier import compare, verify
 
 

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from initstats._public import claim_classes
+from initstats.auditing.report.compare import (
+    FindingChange,
+    LayerComparison,
+    ReportComparison,
+    compare_reports,
+)
+from initstats.auditing.report.report import AuditReport
+from initstats.auditing.report.schema import SavedReport, load_report
+from initstats.auditing.runner import audit
 from initstats.diagnostics.evidence import (
     Carried,
     CrossEntropyReport,
@@ -21,20 +31,9 @@ from initstats.diagnostics.rules.loss import (
     LossSign,
     LossTrajectory,
 )
-from initstats.auditing.seed_sweep import Lottery, SeedResult, Spread
 from initstats.diagnostics.rules.norm import NormIdentity
 from initstats.diagnostics.rules.peers import WeightPeers
 from initstats.diagnostics.rules.precision import LostUpdate, Underflow
-from initstats.auditing.report.report import AuditReport
-from initstats.auditing.report.compare import (
-    FindingChange,
-    LayerComparison,
-    ReportComparison,
-    compare_reports,
-)
-from initstats.diagnostics.rules.table import DEFAULT_RULES
-from initstats.auditing.runner import audit
-from initstats.auditing.report.schema import SavedReport, load_report
 from initstats.diagnostics.rules.seeds import SeedSpread
 from initstats.diagnostics.rules.signal import (
     ActivationGrowth,
@@ -49,13 +48,15 @@ from initstats.diagnostics.rules.structure import (
     ResidualPath,
     ZeroGradient,
 )
+from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.diagnostics.rules.training import GradientRatio, GradientSpread, UpdateRatio
 from initstats.diagnostics.rules.units import BiasScale, DeadUnits, SaturatedUnits
-from initstats.diagnostics.unit_records import UnitRecords
 from initstats.diagnostics.rules.weights import (
     Symmetry,
     WeightsAgainstRecipe,
 )
+from initstats.diagnostics.seed_spread import Lottery, SeedResult, Spread
+from initstats.diagnostics.unit_records import UnitRecords
 from initstats.diagnostics.weight_rows import RowReport
 
 __all__ = [
@@ -114,3 +115,5 @@ __all__ = [
     "compare_reports",
     "load_report",
 ]
+
+claim_classes(__name__, globals())

@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.auditing.hooks import merged
 from initstats.auditing.steps import FirstSteps
+from initstats.statistics.record import merged
 from initstats.text import number, render
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from initstats.auditing.hooks import merged
+from initstats.auditing.steps import FirstSteps
 from initstats.diagnostics.depth import depth_series, has_normalisation
 from initstats.diagnostics.evidence import (
     Carried,
@@ -20,9 +20,9 @@ from initstats.diagnostics.evidence import (
     ParameterReport,
 )
 from initstats.diagnostics.layer_records import Flow
-from initstats.auditing.steps import FirstSteps
 from initstats.planning.planner import Plan
 from initstats.recipes.parameters import Slot, slots, stack_blocks
+from initstats.statistics.record import merged
 from initstats.verification.verifier import compare
 
 _MATRIX_DIMS = 2

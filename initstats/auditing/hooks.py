@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +12,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initstats.diagnostics.layer_records import Flow, Logits, dot_products, floating_tensors, unit_axis
 from initstats.auditing.function_mode import ActivationFunctions
+from initstats.diagnostics.layer_records import (
+    Flow,
+    Logits,
+    dot_products,
+    floating_tensors,
+    unit_axis,
+)
 from initstats.diagnostics.unit_records import unit_records
-from initstats.statistics.compute import stats
 from initstats.recipes.parameters import stack_blocks
+from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
 
 if TYPE_CHECKING:
@@ -243,18 +248,6 @@ class Collector:
         flow.outputs.append(self._record(output, place, axis).record)
         if axis is not None and name not in {"softmax", "scaled_dot_product_attention"}:
             flow.add_units(known.producer, unit_records(output.detach(), axis))
-
-
-def merged(records: list[Stats]) -> Stats | None:
-    """Merge the records of several calls into one.
-
-    Args:
-        records: Any number of records.
-
-    Returns:
-        Their merge, or None for none.
-    """
-    return reduce(lambda a, b: a.merge(b), records) if records else None
 
 
 def parameter_records(tensors: Mapping[str, Tensor]) -> dict[str, Stats]:

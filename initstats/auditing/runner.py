@@ -17,14 +17,14 @@ from initstats.auditing.batch import (
     require_values,
 )
 from initstats.auditing.errors import Explained
-from initstats.diagnostics.findings import AuditRule, by_severity
 from initstats.auditing.gather import gather
 from initstats.auditing.report.report import AuditReport
-from initstats.diagnostics.rules.table import DEFAULT_RULES
-from initstats.auditing.seeding import audit_seeds
+from initstats.auditing.seed_sweep import audit_seeds
 from initstats.auditing.snapshot import Snapshot
 from initstats.auditing.steps import FirstSteps
 from initstats.auditing.unwrap import Training, unwrapped
+from initstats.diagnostics.findings import AuditRule, by_severity
+from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 

@@ -1,166 +1,190 @@
-"""The initialisation lottery: how much of a model's start is decided by the seed."""
+"""One audit per seed: weights drawn afresh for each, and the given ones put back."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from statistics import median, stdev
-from typing import TYPE_CHECKING, Any
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from initstats.text import number
+from initstats.auditing.batch import require_values
+from initstats.auditing.report.report import AuditReport
+from initstats.auditing.snapshot import RandomStates, Snapshot
+from initstats.auditing.unwrap import unwrapped
+from initstats.diagnostics.findings import AuditRule, by_severity
+from initstats.diagnostics.rules.seeds import SeedSpread
+from initstats.diagnostics.seed_spread import Lottery, SeedResult
+from initstats.planning.initialize import init_
+from initstats.recipes import Recipe
 
-if TYPE_CHECKING:
-    from initstats.auditing.report.report import AuditReport
-
-FIRST_LOSS, LAST_LOSS = "first loss", "last loss"
-LISTED_SEEDS = 6
-_LISTED_LAYERS = 8
-_FEWEST = 2  # values that have a spread
+_NUMPY_SEEDS = 2**32  # numpy takes seeds below this
 
 
-@dataclass(frozen=True)
-class SeedResult:
-    """How the model of one seed starts.
+class AuditOne(Protocol):
+    """Audits a model with the weights it has, as the given draw of several."""
 
-    Attributes:
-        seed: The seed.
-        first_loss: Loss before the first step.
-        last_loss: Loss before the last step.
-        activations: Rms of the output of each block (or layer, where there are no blocks), by name.
-        gradients: Rms of the gradient of that output, 0 when none arrived.
-        errors: Number of findings that are errors.
-        warnings: Number of findings that are warnings.
+    def __call__(self, candidate: nn.Module, draw: int) -> AuditReport:
+        """Audit a model.
+
+        Args:
+            candidate: The model.
+            draw: Number of the seed, from 0.
+
+        Returns:
+            The report.
+        """
+        ...
+
+
+def audit_seeds(
+    audit_one: AuditOne,
+    model: nn.Module | Callable[[], nn.Module],
+    seeds: Sequence[int],
+    *,
+    recipe: Recipe | str | None,
+    optimizer: Any,
+    rules: Sequence[AuditRule],
+) -> AuditReport:
+    """Audit the same model with the weights of several seeds.
+
+    Args:
+        audit_one: Audits one of them.
+        model: The model, whose weights are as before afterwards, or a function that builds one.
+        seeds: The seeds, at least one.
+        recipe: Draws the weights of a given model, if there is one.
+        optimizer: As in `audit`; no finished optimizer fits models that are not built yet.
+        rules: The checks; `SeedSpread` among them judges the spread.
+
+    Returns:
+        The report of the first seed, with the lottery when there are several.
+
+    Raises:
+        TypeError: If the function builds no module, or an optimizer is given for one.
+        ValueError: If the weights of a module cannot be drawn afresh.
     """
-
-    seed: int
-    first_loss: float
-    last_loss: float
-    activations: dict[str, float]
-    gradients: dict[str, float]
-    errors: int
-    warnings: int
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One number over the seeds.
-
-    Attributes:
-        values: The number, by seed.
-    """
-
-    values: tuple[float, ...]
-
-    @property
-    def lost(self) -> int:
-        """How many are 0, NaN or infinite."""
-        return sum(not math.isfinite(value) or value == 0 for value in self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Standard deviation of the finite ones; None below two."""
-        finite = [value for value in self.values if math.isfinite(value)]
-        return stdev(finite) if len(finite) >= _FEWEST else None
-
-    @property
-    def log_std(self) -> float | None:
-        """Standard deviation of ln of the positive ones; None below two, or if one is negative."""
-        logs = [math.log(value) for value in self.values if math.isfinite(value) and value > 0]
-        negative = any(value < 0 for value in self.values)
-        return None if negative or len(logs) < _FEWEST else stdev(logs)
-
-    def summary(self) -> tuple[float, float, float, float | None]:
-        """Return min, median, max of the values that are no NaN, and the std of ln."""
-        known = [value for value in self.values if not math.isnan(value)] or [math.nan]
-        return min(known), median(known), max(known), self.log_std
-
-
-@dataclass(frozen=True)
-class Lottery:
-    """The same audit with the weights of several seeds.
-
-    Attributes:
-        seeds: One result per seed, in the order of the seeds; at least two.
-    """
-
-    seeds: tuple[SeedResult, ...]
-
-    @property
-    def spreads(self) -> dict[str, Spread]:
-        """Every measured number over the seeds, by name."""
-        spreads = {
-            FIRST_LOSS: Spread(tuple(result.first_loss for result in self.seeds)),
-            LAST_LOSS: Spread(tuple(result.last_loss for result in self.seeds)),
-        }
-        for layer, spread in self._by_layer("activations").items():
-            spreads[f"output rms of {layer}"] = spread
-        for layer, spread in self._by_layer("gradients").items():
-            spreads[f"gradient rms of {layer}"] = spread
-        return spreads
-
-    @property
-    def activations(self) -> dict[str, Spread]:
-        """Rms of the outputs over the seeds, by block or layer."""
-        return self._by_layer("activations")
-
-    @property
-    def gradients(self) -> dict[str, Spread]:
-        """Rms of the gradients of the outputs over the seeds, by block or layer."""
-        return self._by_layer("gradients")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return results and spreads as JSON-able values; numbers may be NaN or infinite."""
-        names = ("min", "median", "max", "log_std")
-        return {
-            "seeds": [dict(vars(result)) for result in self.seeds],
-            "spread": {
-                name: dict(zip(names, spread.summary(), strict=True))
-                for name, spread in self.spreads.items()
-            },
-        }
-
-    def table(self) -> Table:
-        """Make the table: a row per number with min, median, max, std of ln, and each seed."""
-        listed = self.seeds[:LISTED_SEEDS]
-        table = Table(
-            title=f"the lottery: {len(self.seeds)} seeds",
-            title_justify="left",
-            title_style="bold italic",
-            box=SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=0,
-            caption="std of ln: 0.1 is a spread of 10 %; 0 and numbers that are not finite have no "
-            "ln and are left out",
-            caption_justify="left",
+    if not isinstance(model, nn.Module) and isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "initstats.audit: expected optimizer to be a function from parameters to an optimizer "
+            f"where a function builds the model, got optimizer={type(optimizer).__name__}"
         )
-        table.add_column("", no_wrap=True, overflow="ellipsis")
-        for column in ("min", "median", "max", "std\nof ln"):
-            table.add_column(column, justify="right", no_wrap=True, min_width=6)
-        for result in listed:
-            table.add_column(f"seed\n{result.seed}", justify="right", no_wrap=True, min_width=6)
-        shown = _evenly([*self.activations], _LISTED_LAYERS)
-        rows = [FIRST_LOSS, LAST_LOSS]
-        rows += [f"{what} rms of {name}" for what in ("output", "gradient") for name in shown]
-        spreads = self.spreads
-        for row in rows:
-            cells = [*spreads[row].summary(), *spreads[row].values[:LISTED_SEEDS]]
-            table.add_row(row, *(number(value) for value in cells))
-        for what in ("errors", "warnings"):
-            counts: list[int] = [getattr(result, what) for result in self.seeds]
-            middle = f"{median(counts):g}"
-            cells_of = [str(min(counts)), middle, str(max(counts)), ""]
-            table.add_row(what, *cells_of, *(str(count) for count in counts[:LISTED_SEEDS]))
-        return table
+    first: AuditReport | None = None
+    results = []
+    with _candidates(model, recipe) as candidate:
+        for draw, seed in enumerate(seeds):
+            report = audit_one(candidate(seed), draw)
+            results.append(seed_result(seed, report))
+            if first is None:
+                first = report
+    if first is None:
+        raise ValueError("initstats.audit: expected seeds >= 1, got seeds=0")
+    if len(results) == 1:
+        return first
+    lottery = Lottery(tuple(results))
+    judged = [f for rule in rules if isinstance(rule, SeedSpread) for f in rule.judge(lottery)]
+    findings = by_severity([*first.findings, *judged])
+    return replace(first, findings=findings, lottery=lottery)
 
-    def _by_layer(self, what: str) -> dict[str, Spread]:
-        """Return the spreads of the layers that ran with every seed."""
-        measured: list[dict[str, float]] = [getattr(result, what) for result in self.seeds]
-        names = [name for name in measured[0] if all(name in values for values in measured)]
-        return {name: Spread(tuple(values[name] for values in measured)) for name in names}
+
+@contextmanager
+def _candidates(
+    model: nn.Module | Callable[[], nn.Module], recipe: Recipe | str | None
+) -> Iterator[Callable[[int], nn.Module]]:
+    """Yield a function from a seed to the model with the weights of that seed."""
+    if isinstance(model, nn.Module):
+        module = unwrapped(model)
+        require_values(module)
+        with Snapshot(module, None):
+            yield lambda seed: _drawn_again(module, recipe, seed)
+    else:
+        with RandomStates():
+            yield lambda seed: _built(model, seed)
+
+
+def _drawn_again(module: nn.Module, recipe: Recipe | str | None, seed: int) -> nn.Module:
+    """Give a module the weights of a seed."""
+    _seed_everything(seed)
+    if recipe is None:
+        reset_parameters(module)
+    else:
+        init_(module, recipe, seed=seed, fingerprints=False)
+    return module
+
+
+def _built(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a model under a seed.
+
+    Raises:
+        TypeError: If it is no module.
+    """
+    _seed_everything(seed)
+    made = make()
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            "initstats.audit: expected model to build a torch.nn.Module, "
+            f"got {type(made).__name__} from {getattr(make, '__name__', make)!r}"
+        )
+    return made
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """Draw trained parameters afresh by each module's own `reset_parameters`.
+
+    Frozen parameters keep their values. Parameters are set to NaN before, so that one that no
+    module writes is found out.
+
+    Args:
+        module: The module, changed in place.
+
+    Raises:
+        ValueError: If a parameter is left over, or is shared by modules that would both write it.
+            The parameters hold any values then.
+
+    Determinism: run_to_run. By torch's generators, which the caller seeds.
+    """
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    frozen = [(p, p.detach().clone()) for p in module.parameters() if not p.requires_grad]
+    resetting = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
+    for name, parameter in trained.items():
+        owners = [m for m in resetting if any(p is parameter for p in m.parameters(recurse=False))]
+        if len(owners) > 1:
+            kinds = " and ".join(type(owner).__name__ for owner in owners)
+            raise ValueError(
+                "initstats.audit: expected a recipe or a function that builds the model for seeds "
+                f"above 1, because {kinds} share a parameter and would both draw it, got "
+                f"{name!r}; pass recipe=..., or model=lambda: Net()"
+            )
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.fill_(torch.nan)
+        for owner in resetting:
+            owner.reset_parameters()  # type: ignore[operator]  # it is callable, see above
+        for parameter, values in frozen:
+            parameter.copy_(values)
+        left = [name for name, parameter in trained.items() if bool(parameter.isnan().any())]
+    if left:
+        others = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise ValueError(
+            "initstats.audit: expected a recipe, a function that builds the model, or modules "
+            "whose reset_parameters draws every parameter for seeds above 1, "
+            f"got none for {left[0]!r}"
+            f"{others}; pass recipe=..., or model=lambda: Net()"
+        )
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed the generators of torch, Python and numpy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % _NUMPY_SEEDS)
 
 
 def seed_result(seed: int, report: AuditReport) -> SeedResult:
@@ -193,10 +217,3 @@ def _size(record: Any) -> float:
     if record is None or record.count == 0:
         return 0.0
     return math.nan if record.nan + record.pos_inf + record.neg_inf else float(record.rms)
-
-
-def _evenly(names: list[str], most: int) -> list[str]:
-    """Return names at even distances, the first and the last among them."""
-    if len(names) <= most:
-        return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

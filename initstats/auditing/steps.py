@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.auditing.batch import LossFunction, forward_loss
-from initstats.auditing.hooks import Collector, parameter_records
-from initstats.diagnostics.layer_records import Flow
 from initstats.auditing.halving import halves
+from initstats.auditing.hooks import Collector, parameter_records
 from initstats.auditing.loss_mode import LossCall, LossWatch
+from initstats.diagnostics.layer_records import Flow
 from initstats.diagnostics.weight_rows import RowReport, equal_weights, row_report
 from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats

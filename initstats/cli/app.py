@@ -13,11 +13,11 @@ from rich.text import Text
 
 from initstats import recipes as known_recipes
 from initstats._ops import build_info
-from initstats.cli.audit_command import add_audit_command
-from initstats.cli.stats_command import add_stats_command
-from initstats.cli.monitor_commands import add_commands
 from initstats.checkpoints import load_model
+from initstats.cli.audit_command import add_audit_command
 from initstats.cli.console import make_console, refuse
+from initstats.cli.monitor_commands import add_commands
+from initstats.cli.stats_command import add_stats_command
 from initstats.verification.verifier import verify as verify_model
 
 app = typer.Typer(
@@ -109,7 +109,3 @@ add_commands(app)
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

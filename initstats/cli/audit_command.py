@@ -19,14 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from initstats import recipes as known_recipes
+from initstats.auditing.report.compare import compare_reports
+from initstats.auditing.report.report import AuditReport
+from initstats.cli.console import FOUND_ERRORS, USAGE_ERROR, make_console, refuse
 from initstats.cli.demo_command import run_demo_command
 from initstats.cli.own_model import OwnModel
-from initstats.drawing.png import require_matplotlib
-from initstats.auditing.report.report import AuditReport
-from initstats.auditing.report.compare import compare_reports
 from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.diagnostics.thresholds import changed_rules
-from initstats.cli.console import FOUND_ERRORS, USAGE_ERROR, make_console, refuse
+from initstats.drawing.png import require_matplotlib
 
 
 class FailOn(str, Enum):

@@ -21,12 +21,12 @@ from rich.progress import (
 from rich.text import Text
 
 from initstats import recipes as known_recipes
-from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.auditing.demo.broken import BROKEN_CONFIG, FAULTS, run_broken, tour_group
 from initstats.auditing.demo.model import DemoConfig
-from initstats.drawing.png import require_matplotlib
+from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.auditing.report.text import findings_group, layer_table, loss_table
 from initstats.cli.console import FOUND_ERRORS, make_console, refuse
+from initstats.drawing.png import require_matplotlib
 
 DEMOS = ("healthy", "broken")
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from initstats.diagnostics.findings import AuditRule
 from initstats.auditing.report.report import AuditReport
 from initstats.auditing.runner import audit
-from initstats.planning.initialize import init_
 from initstats.cli.import_strings import call_with_seed, load_object
+from initstats.diagnostics.findings import AuditRule
+from initstats.planning.initialize import init_
 
 
 @dataclass(frozen=True)

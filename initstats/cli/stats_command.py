@@ -13,12 +13,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
+from initstats.checkpoints import load_tensors
+from initstats.cli.console import FOUND_ERRORS, make_console, refuse
 from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
-from initstats.checkpoints import load_tensors
 from initstats.text import number
-from initstats.cli.console import FOUND_ERRORS, make_console, refuse
 
 
 def add_stats_command(app: typer.Typer) -> None:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from initstats.auditing.hooks import merged
 from initstats.diagnostics.depth import Series
 from initstats.diagnostics.unit_records import UnitRecords
 from initstats.diagnostics.weight_rows import RowReport
-from initstats.statistics.record import Stats
+from initstats.statistics.record import Stats, merged
 from initstats.verification.verifier import VerifyReport
 
 

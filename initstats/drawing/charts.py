@@ -1,4 +1,4 @@
-"""Line charts of the audit's page, as SVG; the colours are in page_style.css."""
+"""Line charts of the audit's page, as SVG; the colours are in page.css."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from initstats.drawing.charts import short
 from initstats.auditing.report.schema import as_number
+from initstats.drawing.charts import short
 
 _WIDTH, _HEIGHT, _BASE = 150, 62, 48
 _TAIL = 0.002  # Share of the values outside the picture, so that one outlier does not flatten it.

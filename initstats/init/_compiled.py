@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from initstats.init._graph_op import TAGS, names_from_graph, names_in_graph
+from initstats.init._dispatch import TAGS, names_from_graph, names_in_graph
+
+# The functions that ops of this file call at run time; each module enters its own.
+EAGER: dict[str, Callable[..., Any]] = {}
 
 
 def orthogonal_in_graph(
@@ -54,11 +58,8 @@ def _orthogonal_in_graph(
     seed: str,
     names: list[str],
 ) -> None:
-    # Late: the fills import this module.
-    from initstats.init.orthogonal_fills import orthogonal_
-
     given = names_from_graph(names)
-    orthogonal_(
+    EAGER["orthogonal_"](
         tensors[0] if one else tensors,
         gains if each else gains[0],
         batch_dims=batch_dims,

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from initstats import constant_fills, fills, orthogonal_fills, scaled_fills, sparse_fills
+from initstats.init import constant_fills, orthogonal_fills, random, sparse_fills, xavier_kaiming
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -33,14 +33,14 @@ def deprecated_name_of(function: Callable[_Arguments, _Result]) -> Callable[_Arg
     return deprecated
 
 
-uniform = deprecated_name_of(fills.uniform_)
-normal = deprecated_name_of(fills.normal_)
+uniform = deprecated_name_of(random.uniform_)
+normal = deprecated_name_of(random.normal_)
 constant = deprecated_name_of(constant_fills.constant_)
 eye = deprecated_name_of(constant_fills.eye_)
 dirac = deprecated_name_of(constant_fills.dirac_)
-xavier_uniform = deprecated_name_of(scaled_fills.xavier_uniform_)
-xavier_normal = deprecated_name_of(scaled_fills.xavier_normal_)
-kaiming_uniform = deprecated_name_of(scaled_fills.kaiming_uniform_)
-kaiming_normal = deprecated_name_of(scaled_fills.kaiming_normal_)
+xavier_uniform = deprecated_name_of(xavier_kaiming.xavier_uniform_)
+xavier_normal = deprecated_name_of(xavier_kaiming.xavier_normal_)
+kaiming_uniform = deprecated_name_of(xavier_kaiming.kaiming_uniform_)
+kaiming_normal = deprecated_name_of(xavier_kaiming.kaiming_normal_)
 orthogonal = deprecated_name_of(orthogonal_fills.orthogonal_)
 sparse = deprecated_name_of(sparse_fills.sparse_)

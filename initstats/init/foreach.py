@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from initstats.init.fans import Fans, Mode, TorchMode, fans_of
 from initstats.init._dispatch import Numbers, fill
+from initstats.init.fans import Fans, Mode, TorchMode, fans_of
 from initstats.init.gains import Function
-from initstats.init.xavier_kaiming import Distribution, family_of_std, is_empty, kaiming_std, xavier_std
 from initstats.init.variance_scaling import variance_scaling_std
+from initstats.init.xavier_kaiming import (
+    Distribution,
+    family_of_std,
+    is_empty,
+    kaiming_std,
+    xavier_std,
+)
 
 
 def foreach_xavier_uniform_(

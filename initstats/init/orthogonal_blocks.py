@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from initstats import _ops
+from initstats.init._overrides import overridable
 from initstats.init._validate import has_memory, tensor_to_fill
+from initstats.init.householder import Matrix, write_columns, write_rows
 from initstats.init.keys import draw_key
 from initstats.init.orthogonal_fills import finite_gain
-from initstats.init.householder import Matrix, write_columns, write_rows
-from initstats.init._overrides import overridable
 
 _MATRIX_DIMS = 2
 # Columns or rows of a part of a block, at least: drawing must not take longer than applying.

@@ -9,7 +9,9 @@ from typing import overload
 import torch
 
 from initstats import _ops
+from initstats.init._compiled import EAGER, orthogonal_in_graph
 from initstats.init._dispatch import keys_by_place
+from initstats.init._overrides import overridable
 from initstats.init._validate import (
     has_memory,
     number,
@@ -18,10 +20,8 @@ from initstats.init._validate import (
     tensor_to_fill,
     tensors_to_fill,
 )
-from initstats.init.keys import draw_key
-from initstats.init._compiled import orthogonal_in_graph
 from initstats.init.householder import write_batch
-from initstats.init._overrides import overridable
+from initstats.init.keys import draw_key
 
 _MATRIX_DIMS = 2
 
@@ -131,6 +131,9 @@ def orthogonal_(
     with torch.no_grad():
         write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in real])
     return tensors[0] if one else tensors
+
+
+EAGER["orthogonal_"] = orthogonal_
 
 
 @overridable

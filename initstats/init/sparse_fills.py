@@ -7,8 +7,8 @@ import math
 import torch
 
 from initstats.init._dispatch import SPARSE, fill_one
-from initstats.init._validate import number
 from initstats.init._overrides import overridable
+from initstats.init._validate import number
 
 _MATRIX_DIMS = 2
 

@@ -9,12 +9,12 @@ from typing import Literal
 
 import torch
 
-from initstats.init.fans import Fans, TorchMode, fans_of, torch_mode
 from initstats.init._dispatch import NORMAL, TRUNC_NORMAL, UNIFORM, Family, fill_one
-from initstats.init._validate import number
 from initstats.init._errors import as_torch
-from initstats.init.gains import Function, calculate_gain
 from initstats.init._overrides import overridable
+from initstats.init._validate import number
+from initstats.init.fans import Fans, TorchMode, fans_of, torch_mode
+from initstats.init.gains import Function, calculate_gain
 
 Distribution = Literal["normal", "truncated_normal", "uniform"]
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from initstats._public import claim_classes
+from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
+from initstats.monitoring.monitor import Monitor
+from initstats.monitoring.row import Row, Table
 from initstats.monitoring.rules import (
     DeadLayer,
     FirstNotFinite,
@@ -9,10 +13,7 @@ from initstats.monitoring.rules import (
     VanishingGradient,
     default_rules,
 )
-from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
 from initstats.monitoring.sink_worker import Sink
-from initstats.monitoring.monitor import Monitor
-from initstats.monitoring.row import Row, Table
 
 __all__ = [
     "DeadLayer",
@@ -28,3 +29,5 @@ __all__ = [
     "VanishingGradient",
     "default_rules",
 ]
+
+claim_classes(__name__, globals())

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.diagnostics.findings import Finding
-from initstats.monitoring.rules import default_rules
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
-from initstats.monitoring.validate import check_arguments
-from initstats.monitoring.worker import Delivery
-from initstats.monitoring.sink_worker import Sink
+from initstats.monitoring.hooks import SILENT, Chosen, Taps
 from initstats.monitoring.optimizers import Optimizers
 from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Listed, Parameters
 from initstats.monitoring.row import Row
-from initstats.monitoring.hooks import SILENT, Chosen, Taps
+from initstats.monitoring.rules import default_rules
+from initstats.monitoring.sink_worker import Sink
+from initstats.monitoring.validate import check_arguments
 from initstats.monitoring.window import Factor, Layout, Window
+from initstats.monitoring.worker import Delivery
 
 if TYPE_CHECKING:
     from typing_extensions import Self

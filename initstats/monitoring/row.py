@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
-from initstats.statistics.histogram import Histogram
 from initstats.monitoring.arrays import Floats, Integers, Records
+from initstats.statistics.histogram import Histogram
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
 from initstats.statistics.record_array import Row as Numbers

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from queue import SimpleQueue
 
 from initstats.monitoring.alerts import LOG, Alerts
-from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.reader import read_window
+from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.window import Window
 
 _WAITING_WINDOWS = 8

@@ -17,7 +17,7 @@ Anything = Any  # the signatures must be those of torch; their types are torch's
 def uniform_(
     tensor: Anything, a: Anything = 0.0, b: Anything = 1.0, generator: Anything = None
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.uniform_", tensor, a, b, generator)
 
@@ -25,19 +25,19 @@ def uniform_(
 def normal_(
     tensor: Anything, mean: Anything = 0.0, std: Anything = 1.0, generator: Anything = None
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.normal_", tensor, mean, std, generator)
 
 
 def xavier_uniform_(tensor: Anything, gain: Anything = 1.0, generator: Anything = None) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.xavier_uniform_", tensor, gain, generator)
 
 
 def xavier_normal_(tensor: Anything, gain: Anything = 1.0, generator: Anything = None) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.xavier_normal_", tensor, gain, generator)
 
@@ -49,7 +49,7 @@ def kaiming_uniform_(
     nonlinearity: Anything = "leaky_relu",
     generator: Anything = None,
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.kaiming_uniform_", tensor, a, mode, nonlinearity, generator)
 
@@ -61,7 +61,7 @@ def kaiming_normal_(
     nonlinearity: Anything = "leaky_relu",
     generator: Anything = None,
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.kaiming_normal_", tensor, a, mode, nonlinearity, generator)
 
@@ -74,13 +74,13 @@ def trunc_normal_(
     b: Anything = 2.0,
     generator: Anything = None,
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.trunc_normal_", tensor, mean, std, a, b, generator)
 
 
 def orthogonal_(tensor: Anything, gain: Anything = 1, generator: Anything = None) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.orthogonal_", tensor, gain, generator)
 
@@ -88,13 +88,13 @@ def orthogonal_(tensor: Anything, gain: Anything = 1, generator: Anything = None
 def sparse_(
     tensor: Anything, sparsity: Anything, std: Anything = 0.01, generator: Anything = None
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.sparse_", tensor, sparsity, std, generator)
 
 
 def dirac_(tensor: Anything, groups: Anything = 1) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("torch.nn.init.dirac_", tensor, groups)
 
@@ -102,6 +102,6 @@ def dirac_(tensor: Anything, groups: Anything = 1) -> Anything:
 def _trunc_normal_(
     tensor: Anything, mean: Anything, std: Anything, a: Anything, b: Anything
 ) -> Anything:
-    from initstats.patch.intercept import stand_in
+    from initstats.patch.accelerate import stand_in
 
     return stand_in("timm.layers.weight_init._trunc_normal_", tensor, mean, std, a, b)

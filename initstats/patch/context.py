@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
-from initstats import interception
+from initstats.patch import intercept
 from initstats.patch.report import AccelerationReport
 
 _Arguments = ParamSpec("_Arguments")
@@ -25,7 +25,7 @@ class FastInit:
         self.report = AccelerationReport()
 
     def __enter__(self) -> FastInit:
-        interception.enter(self.report)
+        intercept.enter(self.report)
         return self
 
     def __exit__(
@@ -34,7 +34,7 @@ class FastInit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        interception.leave(self.report)
+        intercept.leave(self.report)
 
     def __call__(self, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         """Return the function, with every call of it inside a block."""

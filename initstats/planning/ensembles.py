@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from initstats.planning.initialize import init_, seed_or_draw
 from initstats.init.keys import key_of
+from initstats.planning.initialize import init_, seed_or_draw
 from initstats.recipes import Recipe
 
 M = TypeVar("M", bound=nn.Module)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from initstats.recipes.parameters import Slot
 from initstats.recipes.distributions.composite import Distribution, Kept, Simple, Stacked
+from initstats.recipes.parameters import Slot
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from initstats.planning.write import check_entries, fill_entries
 from initstats.planning.materialize import BufferMaker, materialise, reset_norms
-from initstats.planning.validate import require_complete
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt, receipt_entry, take_fingerprints
+from initstats.planning.write import check_entries, fill_entries
 from initstats.recipes import Recipe
 
 __all__ = ["Receipt", "init_", "initialise_plan", "seed_or_draw"]
@@ -62,7 +61,7 @@ def init_(
         matrices run_to_run.
     """
     planned = plan(model, recipe, roles=roles)
-    require_complete("init_", planned, allow_unmatched=allow_unmatched)
+    planned.require_complete("init_", allow_unmatched=allow_unmatched)
     return initialise_plan(
         "init_",
         model,

@@ -11,17 +11,17 @@ from rich.table import Table
 from torch import nn
 
 from initstats.init.keys import key_of
+from initstats.planning.entry import PlanEntry
 from initstats.planning.validate import (
     require_agreeing_ties,
     require_fillable,
     require_separate_memory,
     resolve,
 )
-from initstats.planning.entry import PlanEntry
 from initstats.recipes import Constant, Recipe, Rule, Slot
-from initstats.recipes.roles import check_roles
-from initstats.recipes.parameters import slots
 from initstats.recipes.distributions.composite import Distribution, Kept
+from initstats.recipes.parameters import slots
+from initstats.recipes.roles import check_roles
 from initstats.text import block_pattern, render
 
 # Columns of the table as text: names, roles and reasons are long.
@@ -55,6 +55,37 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def require_complete(self, function: str, *, allow_unmatched: bool = False) -> None:
+        """Refuse a plan with parameters that no rule takes, or with a rule that takes nothing.
+
+        Args:
+            function: Public function on whose behalf this is checked, for the message.
+            allow_unmatched: Parameters that no rule takes are fine.
+
+        Raises:
+            ValueError: Naming the parameters or the rules.
+        """
+        recipe = self.recipe
+        if self.unmatched and not (allow_unmatched or recipe.partial):
+            raise ValueError(
+                f"initstats.{function}: expected a rule for every parameter, got "
+                f"unmatched={list(self.unmatched)} with recipe {recipe.name!r}; "
+                "add a rule, or pass allow_unmatched=True"
+            )
+        required = {rule.label for rule in recipe.rules if not rule.optional}
+        unused = [label for label in self.unused_rules if label in required]
+        if unused:
+            raise ValueError(
+                f"initstats.{function}: expected every rule to match a parameter, got "
+                f"unused={unused} with recipe {recipe.name!r}; correct the rule, or make it with "
+                "optional=True"
+            )
+        if not self.entries:
+            raise ValueError(
+                f"initstats.{function}: expected a model with parameters that recipe "
+                f"{recipe.name!r} takes, got none"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able values."""

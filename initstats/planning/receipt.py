@@ -13,12 +13,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.planning.write import fill_entries
 from initstats.init.keys import key_of
-from initstats.statistics.compute import stats
 from initstats.planning.entry import PlanEntry
+from initstats.planning.write import fill_entries
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from initstats.recipes.parameters import Slot, slots
+from initstats.statistics.compute import stats
 from initstats.statistics.table import StatsTable
 from initstats.text import block_pattern, render
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from initstats.planning.initialize import initialise_plan, seed_or_draw
-from initstats.planning.validate import require_complete
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
@@ -88,7 +87,7 @@ def init_new_(
         raise ValueError(
             "initstats.init_new_: expected parameters that are not pretrained, got none"
         )
-    require_complete("init_new_", planned)
+    planned.require_complete("init_new_")
     return initialise_plan("init_new_", model, planned, seed=seed)
 
 
@@ -131,7 +130,7 @@ def warm_start_(
     planned = _restricted(plan(model, recipe, roles=roles), model, set(fits))
     receipt = None
     if planned.entries or planned.unmatched:
-        require_complete("warm_start_", planned)
+        planned.require_complete("warm_start_")
         receipt = initialise_plan("warm_start_", model, planned, seed=seed)
     with torch.no_grad():
         for name in fits:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from initstats.recipes import Constant, Recipe, Slot, by_name
 from initstats.recipes.distributions.composite import Distribution
-
-if TYPE_CHECKING:
-    from initstats.planning.planner import Plan
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Names that the old hooks of torch.nn.utils give to what a weight is computed from.
@@ -58,38 +54,6 @@ def resolve(function: str, model: nn.Module, recipe: Recipe | str) -> Recipe:
                 f"initstats.{function}: expected a shape, got {name}=lazy; run one batch first"
             )
     return recipe
-
-
-def require_complete(function: str, planned: Plan, *, allow_unmatched: bool = False) -> None:
-    """Refuse a plan with parameters that no rule takes, or with a rule that takes nothing.
-
-    Args:
-        function: Public function on whose behalf this is checked, for the message.
-        planned: The plan.
-        allow_unmatched: Parameters that no rule takes are fine.
-
-    Raises:
-        ValueError: Naming the parameters or the rules.
-    """
-    recipe = planned.recipe
-    if planned.unmatched and not (allow_unmatched or recipe.partial):
-        raise ValueError(
-            f"initstats.{function}: expected a rule for every parameter, got "
-            f"unmatched={list(planned.unmatched)} with recipe {recipe.name!r}; "
-            "add a rule, or pass allow_unmatched=True"
-        )
-    required = {rule.label for rule in recipe.rules if not rule.optional}
-    unused = [label for label in planned.unused_rules if label in required]
-    if unused:
-        raise ValueError(
-            f"initstats.{function}: expected every rule to match a parameter, got unused={unused} "
-            f"with recipe {recipe.name!r}; correct the rule, or make it with optional=True"
-        )
-    if not planned.entries:
-        raise ValueError(
-            f"initstats.{function}: expected a model with parameters that recipe {recipe.name!r} "
-            "takes, got none"
-        )
 
 
 def require_fillable(slot: Slot) -> None:

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 
 from initstats.init._validate import check_trunc_normal, check_uniform
-from initstats.init.random import foreach_normal_, foreach_trunc_normal_, foreach_uniform_
 from initstats.init.orthogonal_fills import orthogonal_
+from initstats.init.random import foreach_normal_, foreach_trunc_normal_, foreach_uniform_
 from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant, LogUniform, Normal, Orthogonal, TruncNormal, Uniform
 from initstats.recipes.distributions.composite import Simple

@@ -5,7 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from initstats._public import claim_classes
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.distributions.composite import Distribution, Kept, Part, Stacked
+from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
+from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.for_adapters import adapter, embedding, lora, new_head, new_layers
 from initstats.recipes.library.for_bert import bert, bert_transformers
 from initstats.recipes.library.for_convolutions import convnext, efficientnet, fixup, resnet
@@ -18,12 +22,9 @@ from initstats.recipes.library.for_recurrent import lstm, lstm_chrono
 from initstats.recipes.library.for_t5 import t5
 from initstats.recipes.library.for_vit import vit, vit_jax, vit_moco, vit_transformers
 from initstats.recipes.match import Match
-from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
+from initstats.recipes.parameters import Slot
 from initstats.recipes.roles import ROLES
 from initstats.recipes.rule import Recipe, Rule
-from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution, Kept, Part, Stacked
-from initstats.recipes.distributions.truncated import TruncNormal
 
 _RECIPES: dict[str, Callable[[], Recipe]] = {
     make.__name__: make
@@ -141,3 +142,6 @@ def by_name(name: str) -> Recipe:
         f"initstats.recipes: expected one of {available()}, got name={name!r}; "
         f"the nearest is {nearest[0]!r}"
     )
+
+
+claim_classes(__name__, globals())

@@ -8,8 +8,8 @@ from typing import TypeAlias, TypeVar
 
 from torch import nn
 
-from initstats.recipes.roles import ROLES
 from initstats.recipes.parameters import Slot
+from initstats.recipes.roles import ROLES
 
 ModuleKind: TypeAlias = type[nn.Module] | str
 _T = TypeVar("_T")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from initstats.recipes.distributions.composite import DISTRIBUTIONS, Distribution, Stacked
 from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import DISTRIBUTIONS, Distribution, Stacked
 
 Fill: TypeAlias = Distribution | Callable[[Slot], Distribution]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from initstats._public import claim_classes
 from initstats.monitoring.sink_worker import Sink
-from initstats.sinks.opentelemetry import OpenTelemetry
 from initstats.sinks.console import Rich
+from initstats.sinks.jsonl import JsonLines, read_rows
+from initstats.sinks.opentelemetry import OpenTelemetry
 from initstats.sinks.tensorboard import TensorBoard
 from initstats.sinks.wandb import WandB
-from initstats.sinks.jsonl import JsonLines, read_rows
 
 __all__ = [
     "JsonLines",
@@ -18,3 +19,5 @@ __all__ = [
     "WandB",
     "read_rows",
 ]
+
+claim_classes(__name__, globals())

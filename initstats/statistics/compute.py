@@ -13,8 +13,8 @@ from initstats.statistics.differences import subtrahend, subtrahends
 from initstats.statistics.histogram import MAX_SCALE
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Batch, Groups
-from initstats.statistics.table import StatsTable
 from initstats.statistics.slices import SliceStats
+from initstats.statistics.table import StatsTable
 
 _DTYPES = frozenset(
     {

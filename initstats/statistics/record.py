@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any
 
 from initstats.statistics.histogram import Histogram
@@ -254,6 +255,18 @@ FIELDS = (
     "pos_inf",
     "neg_inf",
 )
+
+
+def merged(records: list[Stats]) -> Stats | None:
+    """Merge the records of several calls into one.
+
+    Args:
+        records: Any number of records.
+
+    Returns:
+        Their merge, or None for none.
+    """
+    return reduce(lambda a, b: a.merge(b), records) if records else None
 
 
 def _jsonable(value: float) -> float | None:

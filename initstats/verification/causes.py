@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Stacked
-from initstats.recipes.library.building import RESIDUAL, framework_default
 from initstats.recipes.distributions.truncated import TRUNCATED_AT_TWO
+from initstats.recipes.library.building import RESIDUAL, framework_default
 from initstats.statistics.record import Stats
 
 _FIX = "call initstats.init_ with this recipe last, after the model is built and its ties are made"

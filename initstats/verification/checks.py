@@ -9,14 +9,14 @@ from functools import lru_cache
 
 import torch
 
-from initstats.verification.confidence import Band, mean_band, std_band
-from initstats.verification.causes import Cause, cause_of_constant, cause_of_std
 from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant, Orthogonal
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
-from initstats.verification.shape_tests import extremes_problem, histogram_problem
+from initstats.verification.causes import Cause, cause_of_constant, cause_of_std
+from initstats.verification.confidence import Band, mean_band, std_band
 from initstats.verification.entry import VerifyEntry
+from initstats.verification.shape_tests import extremes_problem, histogram_problem
 
 _NO_CAUSE = Cause("", "")
 _INIT_LAST = "call initstats.init_ with this recipe last"

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from initstats.statistics.histogram import Histogram
 from initstats.recipes import Constant, Normal, Orthogonal, TruncNormal, Uniform
 from initstats.recipes.distributions.composite import Simple
+from initstats.statistics.histogram import Histogram
 
 _SYMMETRIC = (Normal, Uniform, TruncNormal)
 _BIAS = 126  # place p of a histogram of scale 0 ends at 2**(p - 126)

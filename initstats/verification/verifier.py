@@ -12,15 +12,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
-from initstats.verification.cross_checks import padding_rows, relations
-from initstats.verification.checks import Judge
-from initstats.statistics.compute import stats
-from initstats.planning.validate import require_complete
 from initstats.planning.planner import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
+from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
 from initstats.text import number, render
+from initstats.verification.checks import Judge
+from initstats.verification.cross_checks import padding_rows, relations
 from initstats.verification.entry import VerifyEntry
 
 __all__ = ["VerifyEntry", "VerifyReport", "compare", "verify"]
@@ -160,7 +159,7 @@ def verify(
     Determinism: as the records of `initstats.stats`.
     """
     planned = plan(model, recipe, roles=roles)
-    require_complete("verify", planned, allow_unmatched=allow_unmatched)
+    planned.require_complete("verify", allow_unmatched=allow_unmatched)
     if not 0 < false_alarm_rate < 1:
         raise ValueError(
             "initstats.verify: expected false_alarm_rate in (0, 1), "

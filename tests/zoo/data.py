@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from initstats.auditing import demo_text
+from initstats.auditing.demo import data
 
 SPECIAL = 3  # the first tokens are left for padding, begin and end
 Pair = tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ def features(count: int, width: int, seed: int, classes: int = 10) -> Pair:
 
 @cache
 def _stream(vocabulary: int) -> Tensor:
-    return demo_text.tokens(vocabulary)
+    return data.tokens(vocabulary)
 
 
 def text(count: int, context: int, seed: int, vocabulary: int = 256) -> Tensor:

@@ -15,12 +15,12 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.nn import functional
 
-from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.demo.data import batch
-from initstats.diagnostics.findings import Finding
-from initstats.auditing.report.text import findings_group
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.report.report import AuditReport
+from initstats.auditing.report.text import findings_group
 from initstats.auditing.runner import audit
+from initstats.diagnostics.findings import Finding
 from initstats.planning.initialize import init_
 
 # Smaller than the healthy demo: nine models are trained, in well under a minute on two cores.

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.demo.data import batch
+from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.report.report import AuditReport, save_reports
-from initstats.auditing.runner import audit
 from initstats.auditing.report.schema import DEMO_SCHEMA
+from initstats.auditing.runner import audit
 from initstats.planning.initialize import init_
 
 TORCH_DEFAULT = "torch default"

@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from initstats.drawing.charts import short
 from initstats.auditing.report.page_tables import table
+from initstats.drawing.charts import short
 from initstats.text import number
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from initstats.drawing.charts import Chart, figure, short
-from initstats.drawing.histograms import histogram_groups
 from initstats.auditing.report.page_sections import depth_charts, shared_charts
 from initstats.auditing.report.page_tables import (
     findings_list,
@@ -21,6 +19,8 @@ from initstats.auditing.report.page_tables import (
     table,
 )
 from initstats.auditing.report.schema import as_number
+from initstats.drawing.charts import Chart, figure, short
+from initstats.drawing.histograms import histogram_groups
 
 _MILLION = 1_000_000
 
@@ -195,7 +195,7 @@ def _facts(settings: Mapping[str, Any]) -> str:
 
 def _document(title: str, facts: str, content: str) -> str:
     """Put a page together."""
-    style, script = _packaged("page_style.css"), _packaged("page_script.js")
+    style, script = _packaged("page.css"), _packaged("page.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from initstats.auditing.report.schema import as_number
 from initstats.drawing.charts import Chart, Line, Mark, short
 from initstats.drawing.histograms import block_of
-from initstats.auditing.report.schema import as_number
 from initstats.text import block_pattern
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")

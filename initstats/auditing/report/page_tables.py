@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from initstats.auditing.report.schema import as_number
 from initstats.drawing.charts import short
 from initstats.drawing.histograms import block_of
-from initstats.auditing.report.schema import as_number
 
 _LISTED_FINDINGS = 12
 _LISTED_PLACES = 4

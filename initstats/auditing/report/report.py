@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Group
 
+from initstats.auditing.report.page import audit_page, write_page
+from initstats.auditing.report.schema import FILE_NAME, json_text, report_values
+from initstats.auditing.report.text import report_group
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport
 from initstats.diagnostics.findings import Finding
-from initstats.auditing.seed_sweep import Lottery
-from initstats.auditing.report.page import audit_page, write_page
+from initstats.diagnostics.seed_spread import Lottery
 from initstats.drawing.png import plot_depth, require_matplotlib
-from initstats.auditing.report.text import report_group
-from initstats.auditing.report.schema import FILE_NAME, json_text, report_values
 from initstats.text import render
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.findings import AuditRule, Finding
-from initstats.auditing.seed_sweep import FIRST_LOSS, LAST_LOSS, LISTED_SEEDS, Lottery
+from initstats.diagnostics.seed_spread import FIRST_LOSS, LAST_LOSS, LISTED_SEEDS, Lottery
 from initstats.text import number
 
 

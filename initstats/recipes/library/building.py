@@ -9,10 +9,10 @@ from torch import nn
 
 from initstats.init.fans import calculate_fan_in_and_fan_out
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
-from initstats.recipes.match import Match
-from initstats.recipes.rule import Rule
-from initstats.recipes.parameters import Slot
 from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
+from initstats.recipes.match import Match
+from initstats.recipes.parameters import Slot
+from initstats.recipes.rule import Rule
 
 RESIDUAL = ("attention output", "mlp output")
 INPUTS = ("attention input", "mlp input")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
 from initstats.recipes.library.building import (
     MATRICES,
     described,
@@ -13,13 +16,10 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.match import Match
-from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
+from initstats.recipes.parameters import Slot
 from initstats.recipes.role_patterns import ADAPTER
 from initstats.recipes.rule import Recipe
-from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
 
 _MATRIX_DIMS = 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.building import (
     EMBEDDINGS,
     MATRICES,
@@ -11,9 +13,7 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions.basic import Normal
 from initstats.recipes.rule import Recipe
-from initstats.recipes.distributions.truncated import TruncNormal
 
 
 def bert(*, std: float = 0.02) -> Recipe:

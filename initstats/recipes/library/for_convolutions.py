@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from initstats.init.fans import calculate_fan_in_and_fan_out
-from initstats.recipes.residual_branches import place_in_branch
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
@@ -16,12 +18,10 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.match import Match
-from initstats.recipes.rule import Recipe
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
-from initstats.recipes.distributions.truncated import TruncNormal
+from initstats.recipes.residual_branches import place_in_branch
+from initstats.recipes.rule import Recipe
 
 
 def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> Recipe:

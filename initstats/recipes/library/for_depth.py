@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
@@ -16,11 +18,9 @@ from initstats.recipes.library.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions.basic import Normal
 from initstats.recipes.match import Match
-from initstats.recipes.rule import Recipe, Rule
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.rule import Recipe, Rule
 
 
 def deepnet(*, layers: int | None = None) -> Recipe:

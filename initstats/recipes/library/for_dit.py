@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from initstats.recipes.distributions.basic import Normal, Uniform
+from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
@@ -14,11 +16,9 @@ from initstats.recipes.library.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions.basic import Normal, Uniform
 from initstats.recipes.match import Match
-from initstats.recipes.rule import Recipe
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution, Kept
+from initstats.recipes.rule import Recipe
 
 _TIMESTEP = ("*t_embedder*", "*timestep_embedder*", "*time_embed*", "*time_mlp*")
 _LAST = ("*final_layer.*", "*final_layer", "*proj_out.*")

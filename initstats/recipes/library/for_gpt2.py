@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.building import (
     INPUTS,
     MATRICES,
@@ -19,11 +22,8 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions.basic import Normal
-from initstats.recipes.rule import Recipe
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
-from initstats.recipes.distributions.truncated import TruncNormal
+from initstats.recipes.rule import Recipe
 
 
 def gpt2(

@@ -7,6 +7,8 @@ import math
 from torch import nn
 
 from initstats.init.gains import calculate_gain
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
@@ -18,11 +20,9 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.match import Match
-from initstats.recipes.rule import Recipe
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.rule import Recipe
 
 
 def mlp(*, activation: str = "tanh", gain: float | None = 1.0) -> Recipe:

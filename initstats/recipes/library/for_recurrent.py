@@ -6,6 +6,9 @@ import math
 
 from torch import nn
 
+from initstats.recipes.distributions.basic import Constant, Uniform
+from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
+from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
@@ -15,12 +18,9 @@ from initstats.recipes.library.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions.basic import Constant, Uniform
 from initstats.recipes.match import Match
-from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
-from initstats.recipes.rule import Recipe, Rule
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
+from initstats.recipes.rule import Recipe, Rule
 
 _LSTM_GATES = ("input", "forget", "cell", "output")  # torch's order
 _GRU_GATES = ("reset", "update", "new")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
@@ -13,10 +15,8 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
-from initstats.recipes.distributions.basic import Normal
-from initstats.recipes.rule import Recipe
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.rule import Recipe
 
 
 def t5(*, head_width: int | None = None, head_std: float | None = None) -> Recipe:

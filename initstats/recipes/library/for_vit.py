@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from initstats.recipes.distributions.basic import Constant, Normal
+from initstats.recipes.distributions.composite import Distribution
+from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.building import (
     MATRICES,
     RESIDUAL,
@@ -17,12 +20,9 @@ from initstats.recipes.library.building import (
     weights,
     xavier_uniform,
 )
-from initstats.recipes.distributions.basic import Constant, Normal
 from initstats.recipes.match import Match
-from initstats.recipes.rule import Recipe, Rule
 from initstats.recipes.parameters import Slot
-from initstats.recipes.distributions.composite import Distribution
-from initstats.recipes.distributions.truncated import TruncNormal
+from initstats.recipes.rule import Recipe, Rule
 
 _TIMM = "timm vision_transformer.py"
 

@@ -1,0 +1,1 @@
+"""The demo: a small GPT on English text, and faults to catch."""

@@ -1,0 +1,1 @@
+"""What was measured of a model, and the rules that judge it."""

@@ -1,0 +1,1 @@
+"""Charts and page elements that several reports share."""

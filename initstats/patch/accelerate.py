@@ -1,0 +1,98 @@
+"""Run one call of a fill of other code on initstats, or leave it to the original; keep count."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from initstats.init import orthogonal_fills, random, sparse_fills, xavier_kaiming
+from initstats.init._validate import fillable_dtype
+from initstats.init.constant_fills import dirac_
+from initstats.patch.report import AccelerationReport
+
+Fill = Callable[..., torch.Tensor]
+
+# The fill that runs instead of a function.
+_OURS: dict[str, Fill] = {
+    "torch.nn.init.uniform_": random.uniform_,
+    "torch.nn.init.normal_": random.normal_,
+    "torch.nn.init.kaiming_uniform_": xavier_kaiming.kaiming_uniform_,
+    "torch.nn.init.xavier_uniform_": xavier_kaiming.xavier_uniform_,
+    "torch.nn.init.xavier_normal_": xavier_kaiming.xavier_normal_,
+    "torch.nn.init.kaiming_normal_": xavier_kaiming.kaiming_normal_,
+    "torch.nn.init.trunc_normal_": random.trunc_normal_,
+    "torch.nn.init.orthogonal_": orthogonal_fills.orthogonal_,
+    "torch.nn.init.sparse_": sparse_fills.sparse_,
+    "torch.nn.init.dirac_": dirac_,
+    "timm.layers.weight_init._trunc_normal_": random.trunc_normal_,
+}
+
+
+class _Thread(threading.local):
+    """What a thread is inside of."""
+
+    def __init__(self) -> None:
+        self.reports: list[AccelerationReport] = []
+        self.mode: TorchFunctionMode | None = None
+        self.in_torch = False  # torch does a fill that was left to it
+
+
+THREAD = _Thread()
+# Functions as they were, of those whose body is replaced.
+ORIGINALS: dict[str, FunctionType] = {}
+
+
+def stand_in(function: str, *arguments: Any) -> Any:
+    """Do what a replaced body is called for: our fill, or the original one."""
+    original = ORIGINALS[function]
+    if not THREAD.reports or THREAD.in_torch or torch.compiler.is_compiling():
+        return original(*arguments)
+    short = function.rpartition(".")[2]
+    return accelerate(short.removeprefix("_"), _OURS[function], original, arguments, {})
+
+
+def accelerate(
+    name: str,
+    fill: Fill,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    words: dict[str, Any] | None = None,
+) -> Any:
+    """Call our fill where it can take the tensor, else the original function; tell the reports."""
+    tensor = args[0] if args else kwargs.get("tensor")
+    reason = _why_not(tensor)
+    if reason is None:
+        try:
+            result: torch.Tensor = fill(*args, **(kwargs if words is None else words))
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
+            reason = "arguments left to torch"
+        else:
+            for report in THREAD.reports:
+                report.add(name, result.numel())
+            return result
+    for report in THREAD.reports:
+        report.leave(name, reason)
+    THREAD.in_torch = True
+    try:
+        return original(*args, **kwargs)
+    finally:
+        THREAD.in_torch = False
+
+
+def _why_not(tensor: object) -> str | None:
+    """Return why our fills leave the tensor to torch, or nothing if they take it."""
+    kind = type(tensor)
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        return f"a {kind.__name__}"
+    assert isinstance(tensor, torch.Tensor)
+    if not fillable_dtype(tensor.dtype):
+        return str(tensor.dtype)
+    if tensor.device.type not in {"cpu", "cuda"}:
+        return f"on {tensor.device.type}"
+    return None if tensor.numel() else "no elements"

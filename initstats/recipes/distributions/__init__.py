@@ -1,0 +1,1 @@
+"""What a rule promises: distributions with their moments."""
