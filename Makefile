@@ -72,14 +72,14 @@ format: $(VENV)/dev.stamp ## Rewrite all files as lint wants them
 
 cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of what it emits
 	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS='75;80;90;100;120' $(BIN)/python csrc/build/compile.py
-	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/test_cuda_on_cpu.py tests/test_*_kernels.py $(PYTEST_ARGS)
+	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/kernels/test_cuda_on_cpu.py tests/test_*_kernels.py $(PYTEST_ARGS)
 
 bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
 	$(BIN)/python -m benchmarks
 
 gpu: ## Build, test and measure on a GPU, with what PYTHON has; installs nothing
 	NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$(or $(GPU_ARCH),90) $(PYTHON) csrc/build/compile.py
-	PYTHON='$(PYTHON)' PYTHONPATH='$(HERE)' bash tests/gpu.sh
+	PYTHON='$(PYTHON)' PYTHONPATH='$(HERE)' bash tests/gpu/gpu.sh
 
 clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

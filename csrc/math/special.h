@@ -32,7 +32,7 @@ INITSTATS_HD typename L::F polynomial(typename L::F x, const Real (&c)[N]) {
 }
 
 // w = -ln(t) for each of M float32 t in [2^-126, 4/3). Absolute error at most 1.2e-7 + 1.5e-7 * w,
-// which is enough for the inverse normal (tests/native/special_test.cpp).
+// which is enough for the inverse normal (tests/kernels/native/special_test.cpp).
 template <class L, int M>
 INITSTATS_HD void negative_logs(const typename L::F (&t)[M], typename L::F (&w)[M]) {
   using F = typename L::F;
@@ -67,7 +67,7 @@ INITSTATS_HD typename L::F negative_log(typename L::F t) {
 // where p = (1 - |x|) / 2 is the tail probability: the caller computes t from p, so that tails keep
 // full relative precision. Domain: t in [1.8e-15, 1], that is |z| <= 7.9; without kTails, t >=
 // kCentreT. The N share one branch to the tails. Error: x * ratio has at most 5 ulp of float32
-// against the exact inverse CDF of the word (tests/native/special_test.cpp; seen: 3.9).  Form:
+// against the exact inverse CDF of the word (tests/kernels/native/special_test.cpp; seen: 3.9).  Form:
 // Giles 2010, "Approximating the erfinv function": z = x * P(w), w = -ln t, with one polynomial for
 // the centre and one for the tails; the fits are our own.
 constexpr double kCentreT = 0.0025;  // -ln t = 5.99, |z| = 3.2

@@ -54,7 +54,7 @@ def std_band(distribution: Simple, count: int, z: float) -> Band:
     For a normal (n - 1) s^2 / sigma^2 is chi-square with n - 1 degrees of freedom; for another
     kurtosis k the variance of s^2 is that of 2 (n - 1) / (k - 1) degrees. The quantile is that of
     Wilson and Hilferty; for z from 3 to 6 its tails hold at most the nominal probability, down to
-    one degree of freedom (tests/test_planning.py).
+    one degree of freedom (tests/planning/test_planning.py).
 
     Args:
         distribution: What the sample comes from.

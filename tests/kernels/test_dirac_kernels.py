@@ -1,6 +1,6 @@
 """The Dirac op and its kernels: bad input; source executed, PTX executed, machine code read.
 
-The values that it writes are compared with torch's in tests/test_constant_fills.py.
+The values that it writes are compared with torch's in tests/init/test_constant_fills.py.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def test_large_weights_are_cut_between_threads(set_thread_count) -> None:  # typ
 
 def test_executed_dirac_kernel_gives_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [REPOSITORY / "tests/native/dirac_kernels_test.cpp", KERNELS, CSRC / "cpu/dirac.cpp"],
+        [REPOSITORY / "tests/kernels/native/dirac_kernels_test.cpp", KERNELS, CSRC / "cpu/dirac.cpp"],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

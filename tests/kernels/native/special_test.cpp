@@ -44,7 +44,7 @@ void test_log_float64() {
   check(worst <= 1.0, "log_float64, ulp", worst);
 }
 
-// Against Wichura's AS 241 in double, itself tested against 50 digits in tests/test_fills.py.
+// Against Wichura's AS 241 in double, itself tested against 50 digits in tests/init/test_fills.py.
 void test_normal() {
   const Normal<float> normal{0.0f, 1.0f};
   double worst = 0, largest = 0;

@@ -9,7 +9,7 @@ if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck synccheck; do
     # PyTorch's caching allocator would hide accesses beyond one tensor within its blocks.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" tests/gpu_smoke.py
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" tests/gpu/smoke.py
   done
 else
   echo "compute-sanitizer is not installed: left out"

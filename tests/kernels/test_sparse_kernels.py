@@ -23,7 +23,7 @@ DTYPES = {"j": torch.float32, "t": torch.bfloat16, "m": torch.float64}
 def test_executed_sparse_kernel_gives_the_bits_of_the_cpu_in_three_orders() -> None:
     sources = [KERNELS, CSRC / "cuda/fill.cu", CSRC / "cpu/sparse.cpp", CSRC / "cpu/fill.cpp"]
     program = build.compile_native(
-        [REPOSITORY / "tests/native/sparse_kernels_test.cpp", *sources],
+        [REPOSITORY / "tests/kernels/native/sparse_kernels_test.cpp", *sources],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

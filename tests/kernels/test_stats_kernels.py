@@ -41,7 +41,7 @@ def module() -> ptx.Module:
 
 def test_executed_statistics_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [REPOSITORY / "tests/native/stats_kernels_test.cpp", KERNELS, CSRC / "cpu/stats.cpp"],
+        [REPOSITORY / "tests/kernels/native/stats_kernels_test.cpp", KERNELS, CSRC / "cpu/stats.cpp"],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

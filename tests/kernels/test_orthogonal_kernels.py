@@ -23,7 +23,7 @@ REALS = {"f": (torch.float32, np.float32), "d": (torch.float64, np.float64)}
 def test_executed_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
         [
-            REPOSITORY / "tests/native/orthogonal_kernels_test.cpp",
+            REPOSITORY / "tests/kernels/native/orthogonal_kernels_test.cpp",
             KERNELS,
             SMALL_KERNELS,
             CSRC / "cpu/orthogonal.cpp",
