@@ -10,7 +10,7 @@ import torch
 # Importing torch first loads the libraries whose symbols the module needs.
 from initstats import _C
 
-SMALL_SIDE = 128  # kSmallSide of csrc/math/reflectors.h
+SMALL_SIDE = 128  # kSmallSide of csrc/math/orthogonal/reflectors.h
 
 Box = tuple[Sequence[int], Sequence[int]]  # offsets and full sizes, one number per dimension
 
@@ -105,7 +105,7 @@ def stats(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale].
 
-    With minus, of the differences: tensors[i] - minus[i], Note [Difference] in csrc/math/layout.h.
+    With minus, of the differences: tensors[i] - minus[i], Note [Difference] in csrc/math/core/layout.h.
     """
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.stats(
         tensors, groups, scale, box, minus

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/launch.cuh"
-#include "math/lanes.h"
+#include "math/core/lanes.h"
 
 namespace initstats::cuda {
 

@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "math/items.h"
-#include "math/layout.h"
-#include "math/scalar.h"
+#include "math/core/items.h"
+#include "math/core/layout.h"
+#include "math/core/scalar.h"
 
 namespace initstats::ops {
 

@@ -1,5 +1,5 @@
 // The op dirac_: contiguous weights with one value per output channel, zeros elsewhere.
-#include "cpu/dirac.h"
+#include "cpu/random/dirac.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include "ops/checks.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
-#include "cuda/dirac.h"
+#include "cuda/random/dirac.h"
 #endif
 
 namespace initstats::ops {

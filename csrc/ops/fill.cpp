@@ -1,15 +1,15 @@
 // Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the
 // CUDA path. Values of parameters are checked in initstats/init/random.py; here stands what memory safety
 // needs.
-#include "cpu/fill.h"
+#include "cpu/random/fill.h"
 
 #include <algorithm>
 
-#include "math/truncation.h"
+#include "math/random/truncation.h"
 #include "ops/checks.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
-#include "cuda/fill.h"
+#include "cuda/random/fill.h"
 #endif
 
 namespace initstats::ops {

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu/dispatch.h"
-#include "math/bounds.h"
-#include "math/philox.h"
+#include "cpu/simd/dispatch.h"
+#include "math/core/bounds.h"
+#include "math/random/philox.h"
 #include "ops/checks.h"
 
 namespace {

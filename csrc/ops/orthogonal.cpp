@@ -1,6 +1,6 @@
 // The pieces of orthogonal matrices that are not matrix products: reflectors_, panel_factors, and
 // small matrices whole. initstats/init/householder.py puts them together.
-#include "cpu/orthogonal.h"
+#include "cpu/orthogonal/orthogonal.h"
 
 #include <algorithm>
 #include <vector>
@@ -8,7 +8,7 @@
 #include "ops/checks.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
-#include "cuda/orthogonal.h"
+#include "cuda/orthogonal/orthogonal.h"
 #endif
 
 namespace initstats::ops {

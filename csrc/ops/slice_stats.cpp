@@ -1,5 +1,5 @@
 // The op slice_stats: the moments of every slice of a tensor whose first dimensions are kept.
-#include "cpu/slice_stats.h"
+#include "cpu/stats/slice_stats.h"
 
 #include <algorithm>
 #include <atomic>
@@ -9,7 +9,7 @@
 #include "ops/checks.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
-#include "cuda/slice_stats.h"
+#include "cuda/stats/slice_stats.h"
 #endif
 
 namespace initstats::ops {

@@ -1,14 +1,14 @@
 // The op sparse_: matrices of normals with so many zeros in every column.
-#include "cpu/sparse.h"
+#include "cpu/random/sparse.h"
 
 #include <algorithm>
 
-#include "math/truncation.h"
+#include "math/random/truncation.h"
 #include "ops/checks.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
-#include "cuda/fill.h"
-#include "cuda/sparse.h"
+#include "cuda/random/fill.h"
+#include "cuda/random/sparse.h"
 #endif
 
 namespace initstats::ops {

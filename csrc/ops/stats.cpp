@@ -1,16 +1,16 @@
 // The op stats: one record per tensor, in one pass, on the device of the tensors.
-#include "cpu/stats.h"
+#include "cpu/stats/stats.h"
 
 #include <algorithm>
 #include <atomic>
 #include <tuple>
 #include <vector>
 
-#include "math/buckets.h"
+#include "math/stats/buckets.h"
 #include "ops/checks.h"
 #include "ops/streams.h"
 #if defined(INITSTATS_WITH_CUDA)
-#include "cuda/stats.h"
+#include "cuda/stats/stats.h"
 #endif
 
 namespace initstats::ops {

@@ -12,7 +12,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# Columns of the arrays, as csrc/math/moments.h writes them.
+# Columns of the arrays, as csrc/math/stats/moments.h writes them.
 MEAN, M2, M3, M4, L1, MIN, MAX, MIN_ABS = range(8)
 COUNT, NAN, POS_INF, NEG_INF, ZERO, FINGERPRINT = range(6)
 _COLUMNS = 8
@@ -108,7 +108,7 @@ def merge(a: Records, b: Records) -> Records:
     Returns:
         Records of the elements of both.
 
-    Source: Pebay 2008, SAND2008-6212, as `merge_central` of csrc/math/moments.h.
+    Source: Pebay 2008, SAND2008-6212, as `merge_central` of csrc/math/stats/moments.h.
     """
     na, nb = a.finite.astype(np.float64), b.finite.astype(np.float64)
     n = na + nb

@@ -129,7 +129,7 @@ def _first_of(choose: Callable[[float, float], float], a: float, b: float) -> fl
 
 
 def _merge_moments(a: Row, b: Row) -> tuple[float, float, float, float]:
-    """Merge as csrc/math/moments.h does, operation by operation: the same bits."""
+    """Merge as csrc/math/stats/moments.h does, operation by operation: the same bits."""
     if b.finite == 0:
         return a.mean, a.m2, a.m3, a.m4
     if a.finite == 0:

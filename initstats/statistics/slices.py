@@ -177,7 +177,7 @@ class SliceStats:
 
 
 def _merge_moments(first: SliceStats, second: SliceStats) -> Tensor:
-    """Merge as csrc/math/moments.h does, operation by operation: the same bits on the CPU."""
+    """Merge as csrc/math/stats/moments.h does, operation by operation: the same bits on the CPU."""
     a, b = first.moment_rows.unbind(1), second.moment_rows.unbind(1)
     n_a, n_b = first.finite.reshape(-1).double(), second.finite.reshape(-1).double()
     n = n_a + n_b

@@ -15,7 +15,7 @@ from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
 NATIVE = REPOSITORY / "tests/native"
-KERNELS = CSRC / "cuda/fill.cu"
+KERNELS = CSRC / "cuda/random/fill.cu"
 KEY = 0x0123456789ABCDEF
 THREADS, UNROLL = 256, 4
 
@@ -76,7 +76,7 @@ def module() -> ptx.Module:
 
 def test_executed_fill_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [NATIVE / "fill_kernels_test.cpp", KERNELS, CSRC / "cpu/fill.cpp"],
+        [NATIVE / "fill_kernels_test.cpp", KERNELS, CSRC / "cpu/random/fill.cpp"],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

@@ -14,7 +14,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
-KERNELS, SMALL_KERNELS = CSRC / "cuda/orthogonal.cu", CSRC / "cuda/orthogonal_small.cu"
+KERNELS, SMALL_KERNELS = CSRC / "cuda/orthogonal/orthogonal.cu", CSRC / "cuda/orthogonal/orthogonal_small.cu"
 KEY = 0x0123456789ABCDEF
 TASKS, TASK_BYTES = 100, 80
 REALS = {"f": (torch.float32, np.float32), "d": (torch.float64, np.float64)}
@@ -26,8 +26,8 @@ def test_executed_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
             REPOSITORY / "tests/kernels/native/orthogonal_kernels_test.cpp",
             KERNELS,
             SMALL_KERNELS,
-            CSRC / "cpu/orthogonal.cpp",
-            CSRC / "cpu/orthogonal_small.cpp",
+            CSRC / "cpu/orthogonal/orthogonal.cpp",
+            CSRC / "cpu/orthogonal/orthogonal_small.cpp",
         ],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )

@@ -14,7 +14,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
-KERNELS = CSRC / "cuda/stats.cu"
+KERNELS = CSRC / "cuda/stats/stats.cu"
 THREADS, TILE = 128, 4096
 PAIRS = (32764 - 64) // 56  # differences of a launch
 TILE_RECORD_BYTES = {"Float32Items": 80, "BFloat16Items": 80, "Float64Items": 112}
@@ -41,7 +41,7 @@ def module() -> ptx.Module:
 
 def test_executed_statistics_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [REPOSITORY / "tests/kernels/native/stats_kernels_test.cpp", KERNELS, CSRC / "cpu/stats.cpp"],
+        [REPOSITORY / "tests/kernels/native/stats_kernels_test.cpp", KERNELS, CSRC / "cpu/stats/stats.cpp"],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

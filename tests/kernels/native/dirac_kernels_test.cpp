@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/dirac.h"
-#include "cuda/dirac.h"
+#include "cpu/random/dirac.h"
+#include "cuda/random/dirac.h"
 
 namespace {
 

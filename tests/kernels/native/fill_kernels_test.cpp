@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu/fill.h"
-#include "cuda/fill.h"
-#include "math/truncation.h"
+#include "cpu/random/fill.h"
+#include "cuda/random/fill.h"
+#include "math/random/truncation.h"
 
 namespace {
 

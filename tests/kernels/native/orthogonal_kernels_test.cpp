@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/orthogonal.h"
-#include "cuda/orthogonal.h"
+#include "cpu/orthogonal/orthogonal.h"
+#include "cuda/orthogonal/orthogonal.h"
 
 namespace {
 

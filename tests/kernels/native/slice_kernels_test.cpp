@@ -8,8 +8,8 @@
 #include <random>
 #include <vector>
 
-#include "cpu/slice_stats.h"
-#include "cuda/slice_stats.h"
+#include "cpu/stats/slice_stats.h"
+#include "cuda/stats/slice_stats.h"
 
 namespace {
 

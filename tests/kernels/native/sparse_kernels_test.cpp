@@ -4,11 +4,11 @@
 #include <cstdio>
 #include <vector>
 
-#include "cpu/sparse.h"
-#include "cuda/fill.h"
-#include "cuda/sparse.h"
-#include "math/sparse.h"
-#include "math/truncation.h"
+#include "cpu/random/sparse.h"
+#include "cuda/random/fill.h"
+#include "cuda/random/sparse.h"
+#include "math/random/sparse.h"
+#include "math/random/truncation.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <limits>
 
-#include "math/truncation.h"
+#include "math/random/truncation.h"
 
 namespace {
 

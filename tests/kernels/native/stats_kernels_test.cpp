@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu/stats.h"
-#include "cuda/stats.h"
-#include "math/buckets.h"
+#include "cpu/stats/stats.h"
+#include "cuda/stats/stats.h"
+#include "math/stats/buckets.h"
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "math/truncation.h"
+#include "math/random/truncation.h"
 
 int main(int argc, char** argv) {
   if (argc != 5) return 1;

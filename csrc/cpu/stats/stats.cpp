@@ -1,0 +1,97 @@
+// Statistics of one capability: everything asked for is taken from a tile while it is in the cache.
+#include "cpu/stats/stats.h"
+
+#include "cpu/stats/stats_codes.h"
+#include "cpu/stats/stats_difference.h"
+#include "cpu/stats/stats_fingerprint.h"
+#include "cpu/stats/stats_histogram.h"
+#include "cpu/stats/stats_items.h"
+#include "cpu/stats/stats_moments.h"
+
+namespace initstats::cpu::INITSTATS_CAPABILITY {
+
+namespace {
+
+template <class Item>
+TileSums<Item> sums_of(ItemType type, const Item* x, int n, const Ahead& ahead) {
+  if constexpr (sizeof(Item) == 8) {
+    return tile_sums<Lanes64, 4>(x, n, ahead);
+  } else {
+    return lane_rows(type) == 16 ? tile_sums<Lanes32, 16>(x, n, ahead)
+                                 : tile_sums<Lanes32, 8>(x, n, ahead);
+  }
+}
+
+// The balanced tree of Note [Merge order] over up to kTilesPerCall tiles. All merges of a level at
+// once, so that the compiler can use vectors for them.
+Record merge_tiles(Record* records, int n) {
+  for (int i = n; i < kTilesPerCall; ++i) records[i] = empty_record();
+  for (int half = kTilesPerCall / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) records[i] = merge(records[2 * i], records[2 * i + 1]);
+  }
+  return records[0];
+}
+
+uint64_t fingerprint_of(const StatsRange& r, const void* items, int64_t begin, int64_t end) {
+  const char* p = static_cast<const char*>(items);
+  const int bytes = item_size(r.type);
+  uint64_t sum = 0;
+  for_each_run(*r.layout, begin, end,
+               [&](int64_t, int64_t, uint64_t index, uint64_t step, int64_t n) {
+                 sum += fingerprint_items(p, bytes, n, index, step);
+                 p += n * bytes;
+               });
+  return sum;
+}
+
+template <class Item>
+void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
+              int64_t* histogram) {
+  alignas(64) uint64_t gathered[kTile];
+  alignas(64) Item buffer[kTile];
+  Difference<Item> difference(r);
+  Record records[kTilesPerCall];
+  HistogramTables tables;
+  constexpr int64_t kFew = 512;
+  const bool few = r.begin == 0 && r.layout->count <= kFew;
+  if (groups.histogram && !few) clear(tables, groups.scale);
+  out->fingerprint = 0;
+  int tiles = 0;
+  for (int64_t tile = r.begin; tile < r.end; ++tile) {
+    const int64_t begin = tile * kTile, end = std::min(begin + kTile, r.layout->count);
+    const void* items = read_items(r, begin, end, gathered);
+    if (groups.moments || groups.histogram) {
+      const int n = static_cast<int>(end - begin), padded = padded_size(n, lane_rows(r.type));
+      const Item* x = r.minus == nullptr ? tile_values(r.type, items, n, padded, buffer)
+                                         : difference.values(items, begin, n, padded, buffer);
+      // What follows gathered items is asked for in vain.
+      const Ahead ahead(items, item_size(r.type), groups.histogram);
+      const TileSums<Item> sums = sums_of(r.type, x, n, ahead);
+      records[tiles++] = to_record(sums);
+      if (groups.histogram && few) {
+        count_few(x, n, groups.scale, histogram);
+      } else if (groups.histogram &&
+                 (groups.scale != 0 || !count_tile_by_codes(x, sums, ahead, tables))) {
+        count_tile(x, padded, groups.scale, ahead, tables);
+      }
+    }
+    if (groups.fingerprint) out->fingerprint += fingerprint_of(r, items, begin, end);
+  }
+  out->record = tiles == 1 ? records[0] : merge_tiles(records, tiles);
+  if (groups.histogram && !few)
+    add_tables(tables, sizeof(Item) == 8, groups.scale, out->record, histogram);
+}
+
+void range(const StatsRange& r, const StatsGroups& groups, StatsPartial* out, int64_t* histogram) {
+  if (is_wide(r.type)) {
+    range_of<double>(r, groups, out, histogram);
+  } else {
+    range_of<float>(r, groups, out, histogram);
+  }
+}
+
+}  // namespace
+
+const StatsKernels stats_kernels = {range};
+
+}  // namespace initstats::cpu::INITSTATS_CAPABILITY

@@ -1,0 +1,64 @@
+// Asking for the next tile while this one is worked on.
+#pragma once
+
+#include "cpu/simd/lanes.h"
+#include "math/stats/moments.h"
+
+namespace initstats::cpu::INITSTATS_CAPABILITY {
+
+namespace {
+
+// The items of the next tile, which begin at `next`: so many bytes are asked for in each of the two
+// passes over this tile, and so many while it is counted, spread evenly. Memory is then never idle,
+// and the passes find their tile in the cache. The lines go into the second-level cache: the first
+// one has no room for two tiles beside the tables. docs/decisions.md has what else was tried.
+struct Ahead {
+  const char* next;
+  int pass_bytes, count_bytes;
+
+  INITSTATS_HD Ahead(const void* items, int item_bytes, bool counted)
+      : next(static_cast<const char*>(items) + kTile * item_bytes),
+        pass_bytes(kTile * item_bytes / (counted ? 4 : 2)),
+        count_bytes(counted ? kTile * item_bytes / 2 : 0) {}
+};
+
+constexpr int kLine = 64;
+
+INITSTATS_HD void ask_for(const char* line) {
+  constexpr int kSecondLevel = 2;
+  __builtin_prefetch(line, 0, kSecondLevel);
+}
+
+// Is told of each vector of a pass; asks for the same line twice where the steps are short.
+template <class L>
+struct PassAhead {
+  static constexpr int kVectors = 2 * kLine / static_cast<int>(sizeof(typename L::F));  // per step
+  const char* line;
+  int step_bytes;
+
+  INITSTATS_HD PassAhead(const Ahead& ahead, int pass)
+      : line(ahead.next + pass * ahead.pass_bytes),
+        step_bytes(ahead.pass_bytes / (kTile / (kVectors * L::kWidth))) {}
+  INITSTATS_HD void operator()(int i) {
+    if (i % kVectors != 0) return;
+    ask_for(line);
+    line += step_bytes;
+  }
+};
+
+// The same for counting, in so many steps.
+struct CountAhead {
+  const char* line;
+  int step_bytes;
+
+  INITSTATS_HD CountAhead(const Ahead& ahead, int steps)
+      : line(ahead.next + 2 * ahead.pass_bytes), step_bytes(ahead.count_bytes / steps) {}
+  INITSTATS_HD void operator()() {
+    ask_for(line);
+    line += step_bytes;
+  }
+};
+
+}  // namespace
+
+}  // namespace initstats::cpu::INITSTATS_CAPABILITY

@@ -1,0 +1,197 @@
+// The sums of one tile, Note [Tile sums]: two passes, or three where elements are not finite or
+// missing.
+#pragma once
+
+#include "cpu/stats/stats_ahead.h"
+#include "cpu/stats/stats_sums.h"
+
+namespace initstats::cpu::INITSTATS_CAPABILITY {
+
+namespace {
+
+// Elements of whole vectors, of any length; what is missing is NaN at least up to there.
+constexpr int kKindsStep = 32;
+
+// Counts of every kind among n elements, the last `missing` of which are missing, and extrema of
+// the finite ones.
+template <class Item>
+void count_kinds(const Item* x, int n, int missing, TileSums<Item>& t) {
+  using U = ItemBits<Item>;
+  constexpr Item kInf = static_cast<Item>(__builtin_huge_val());
+  constexpr U kSign = U{1} << (8 * sizeof(U) - 1);
+  const U infinity = bit_cast<U>(kInf);
+  U nan = 0, pos_inf = 0, neg_inf = 0, zero = 0, min_abs = infinity;
+  Item min = kInf, max = -kInf;
+  for (int i = 0; i < n; ++i) {
+    const U bits = bit_cast<U>(x[i]), magnitude = bits & ~kSign;
+    nan += magnitude > infinity;
+    pos_inf += bits == infinity;
+    neg_inf += bits == (infinity | kSign);
+    zero += magnitude == 0;
+    const Item low = magnitude < infinity ? x[i] : kInf, high = magnitude < infinity ? x[i] : -kInf;
+    min = low < min ? low : min;
+    max = high > max ? high : max;
+    const U size = magnitude == 0 ? infinity : magnitude;
+    min_abs = size < min_abs ? size : min_abs;
+  }
+  t.nan = static_cast<uint16_t>(nan - static_cast<U>(missing));
+  t.pos_inf = static_cast<uint16_t>(pos_inf);
+  t.neg_inf = static_cast<uint16_t>(neg_inf);
+  t.zero = static_cast<uint16_t>(zero);
+  t.finite = static_cast<uint16_t>(static_cast<U>(n) - nan - pos_inf - neg_inf);
+  t.min = min;
+  t.max = max;
+  t.min_abs = bit_cast<Item>(min_abs);
+}
+
+// The same for a tile of finite elements whose extrema are known.
+template <class Item>
+void count_zeros(const Item* x, TileSums<Item>& t) {
+  using U = ItemBits<Item>;
+  constexpr U kSign = U{1} << (8 * sizeof(U) - 1);
+  const U infinity = bit_cast<U>(static_cast<Item>(__builtin_huge_val()));
+  U zero = 0, min_abs = infinity;
+  for (int i = 0; i < kTile; ++i) {
+    const U magnitude = bit_cast<U>(x[i]) & ~kSign;
+    zero += magnitude == 0;
+    const U size = magnitude == 0 ? infinity : magnitude;
+    min_abs = size < min_abs ? size : min_abs;
+  }
+  t.zero = static_cast<uint16_t>(zero);
+  t.min_abs = bit_cast<Item>(min_abs);
+}
+
+// Where the last, partial tile of n elements ends in memory: a whole number of steps, NaN from
+// element n on.
+INITSTATS_HD constexpr int padded_size(int n, int lane_rows) {
+  const int step = lane_rows * kTileColumns;
+  return (n + step - 1) / step * step;
+}
+
+// The extrema of finite elements. SIMD lanes of 32 bits compare bits: as unsigned numbers the
+// negative ones of largest size come last, as two's complement the positive ones do. Where there
+// are none, the smallest size tells the extreme.
+template <class L>
+struct Extrema {
+  using F = typename L::F;
+  using U = typename L::U;
+  static constexpr bool kByBits = sizeof(F) > sizeof(float) &&
+                                  sizeof(U) / L::kWidth == sizeof(uint32_t);
+  U least;  // |x|
+  U last_unsigned, last_signed;
+  F min, max;
+
+  INITSTATS_HD explicit Extrema(F x)
+      : least(magnitude<L>(x)),
+        last_unsigned(L::bits(x)),
+        last_signed(L::bits(x)),
+        min(x),
+        max(x) {}
+  INITSTATS_HD void see(F x) {
+    least = L::umin(magnitude<L>(x), least);
+    if constexpr (kByBits) {
+      last_unsigned = L::umax(L::bits(x), last_unsigned);
+      last_signed = L::smax(L::bits(x), last_signed);
+    } else {
+      min = L::min(x, min);
+      max = L::max(x, max);
+    }
+  }
+  template <class Item>
+  INITSTATS_HD void write(TileSums<Item>& t) const {
+    using Bits = ItemBits<Item>;
+    Item mins[L::kWidth], maxs[L::kWidth];
+    Bits leasts[L::kWidth], unsigneds[L::kWidth], signeds[L::kWidth];
+    memcpy(mins, &min, sizeof(mins));
+    memcpy(maxs, &max, sizeof(maxs));
+    memcpy(leasts, &least, sizeof(leasts));
+    memcpy(unsigneds, &last_unsigned, sizeof(unsigneds));
+    memcpy(signeds, &last_signed, sizeof(signeds));
+    for (int i = 0; i < L::kWidth; ++i) {
+      if constexpr (kByBits) {
+        constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
+        mins[i] = bit_cast<Item>((unsigneds[i] & kSign) != 0 ? unsigneds[i] : leasts[i]);
+        maxs[i] = bit_cast<Item>((signeds[i] & kSign) == 0 ? signeds[i] : leasts[i] | kSign);
+      }
+      mins[0] = mins[i] < mins[0] ? mins[i] : mins[0];
+      maxs[0] = maxs[i] > maxs[0] ? maxs[i] : maxs[0];
+      leasts[0] = leasts[i] < leasts[0] ? leasts[i] : leasts[0];
+    }
+    t.min = mins[0];
+    t.max = maxs[0];
+    t.min_abs = bit_cast<Item>(leasts[0]);
+  }
+};
+
+constexpr int kTileRows = kTile / kTileColumns;
+
+// Lane rows at once in pass 1: as many as their sums leave registers for.
+template <class L, int R>
+constexpr int kFirstAtOnce = sizeof(typename L::F) == 64 && R >= 8 ? 8 : 4;
+
+// The sums of x and |x|; the extrema too, if the latter is finite.
+template <class L, int R, class Item>
+INITSTATS_HD void first_pass(const Item* x, const Ahead& ahead, Item (&sums)[2],
+                             TileSums<Item>& t) {
+  Extrema<L> extrema(L::load(x));
+  PassAhead<L> prefetch(ahead, 0);
+  sum_tile<L, R, kFirstAtOnce<L, R>, true>(x, kTileRows, PlainTerms<L>{}, sums,
+                                           [&](typename L::F v, int i) {
+                                             prefetch(i);
+                                             extrema.see(v);
+                                           });
+  extrema.write(t);
+}
+
+template <class L, int R, bool kScaled, class Item>
+INITSTATS_HD void second_pass(const Item* x, const Ahead& ahead, Item size, TileSums<Item>& t) {
+  const Item scale = tile_scale(t);
+  Item sums[4];
+  PassAhead<L> prefetch(ahead, 1);
+  const PowerTerms<L, kScaled, false> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
+  sum_tile<L, R, 2, true>(x, kTileRows, terms, sums, [&](typename L::F, int i) { prefetch(i); });
+  set_sums(t, sums[0], sums[1], sums[2], sums[3], size * scale);
+}
+
+template <class L, int R, class Item>
+INITSTATS_HD void masked_passes(const Item* x, int n, TileSums<Item>& t) {
+  const int padded = padded_size(n, R), rows = padded / kTileColumns;
+  const int counted = (n + kKindsStep - 1) / kKindsStep * kKindsStep;
+  const auto ignore = [](typename L::F, int) {};
+  Item sum, sums[5];
+  count_kinds(x, counted, counted - n, t);
+  sum_tile<L, R, kFirstAtOnce<L, R>, false>(x, rows, MaskedTerms<L>{}, &sum, ignore);
+  set_pivot(t, masked_mean(sum, t.finite));
+  const Item scale = tile_scale(t);
+  const PowerTerms<L, true, true> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
+  sum_tile<L, R, 2, false>(x, rows, terms, sums, ignore);
+  set_sums(t, sums[0], sums[1], sums[2], sums[3], sums[4]);
+}
+
+// The sums of a tile of n elements; x is [padded_size(n, R)].
+template <class L, int R, class Item>
+TileSums<Item> tile_sums(const Item* x, int n, const Ahead& ahead) {
+  TileSums<Item> t;
+  if (n == kTile) {
+    Item sums[2];
+    first_pass<L, R>(x, ahead, sums, t);
+    if (bit_cast<ItemBits<Item>>(sums[1] - sums[1]) == 0) {
+      t.finite = kTile;
+      t.nan = t.pos_inf = t.neg_inf = t.zero = 0;
+      if (t.min_abs == 0) count_zeros(x, t);
+      set_pivot(t, sums[0] * Item{1.0 / kTile});
+      if (t.exponent == 0) {
+        second_pass<L, R, false>(x, ahead, sums[1], t);
+      } else {
+        second_pass<L, R, true>(x, ahead, sums[1], t);
+      }
+      return t;
+    }
+  }
+  masked_passes<L, R>(x, n, t);
+  return t;
+}
+
+}  // namespace
+
+}  // namespace initstats::cpu::INITSTATS_CAPABILITY

@@ -1,0 +1,188 @@
+// Reflectors, a block each, and panel factors, a warp per row.
+#include "cuda/random/fill_store.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/orthogonal/orthogonal.h"
+#include "cuda/reduce.cuh"
+
+namespace initstats::cuda {
+
+namespace {
+
+template <class Real>
+struct StoreReal;
+template <>
+struct StoreReal<float> {
+  using Type = StoreFloat32;
+};
+template <>
+struct StoreReal<double> {
+  using Type = StoreFloat64;
+};
+
+// 16 bytes per store, as an intrinsic: nvcc 13.0 splits plain vector stores in the loop of
+// reflectors into single elements.
+__device__ __forceinline__ void store_quad(float* out, float a, float b, float c, float d) {
+  __stcg(reinterpret_cast<float4*>(out), make_float4(a, b, c, d));
+}
+
+__device__ __forceinline__ void store_quad(double* out, double a, double b, double c, double d) {
+  __stcg(reinterpret_cast<double2*>(out), make_double2(a, b));
+  __stcg(reinterpret_cast<double2*>(out) + 1, make_double2(c, d));
+}
+
+// ---- reflectors
+
+// Thread t adds the chains 4 t, ..., 4 t + 3.
+constexpr int kReflectorThreads = kReflectorChains / 4;
+
+// The sum over all chains, in thread 0; sums is scratch.
+__device__ __forceinline__ double fold_chains(double (&chain)[4],
+                                              double (&sums)[kReflectorChains]) {
+  const int t = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int c = 0; c < 4; ++c) sums[4 * t + c] = chain[c];
+#pragma unroll
+  for (int h = kReflectorChains / 2; h >= 4 * kWarp; h /= 2) {
+    __syncthreads();
+    if (4 * t < h) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        chain[c] += sums[4 * t + c + h];
+        sums[4 * t + c] = chain[c];
+      }
+    }
+  }
+  if (t < kWarp) {
+#pragma unroll
+    for (int h = kWarp / 2; h > 0; h /= 2) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) chain[c] += __shfl_down_sync(kAllLanes, chain[c], h);
+    }
+  }
+  return (chain[0] + chain[2]) + (chain[1] + chain[3]);
+}
+
+template <class Real>
+__global__ void __launch_bounds__(kReflectorThreads)
+    reflectors_kernel(INITSTATS_GRID_CONSTANT(ReflectorTask<Real>) task) {
+  INITSTATS_SHARED(double, sums, [kReflectorChains]);
+  INITSTATS_SHARED(double, tail, );
+  const Normal<Real> dist{0, 1};
+  const int64_t t = static_cast<int64_t>(threadIdx.x), row = static_cast<int64_t>(blockIdx.x);
+  const int64_t r = task.first + row, first_quad = task.first / 4;
+  const uint64_t stream_quad =
+      static_cast<uint64_t>((task.stream_row + r) * (reflector_pitch(task.m) / 4));
+  Real* const out = task.vectors + row * task.pitch;
+  double chain[4] = {};
+  Real own = 0;
+  // Quads are counted from coordinate 0, so that a thread meets the same chains in every row.
+  constexpr int64_t kThreads = kReflectorThreads;
+  int64_t quad = first_quad + (t + kThreads - first_quad % kThreads) % kThreads;
+#pragma unroll 1
+  for (; quad < first_quad + task.pitch / 4; quad += kThreads) {
+    const int64_t j = 4 * quad;
+    if (j + 3 < r || j >= task.m) {
+      store_quad(out + (j - task.first), Real(0), Real(0), Real(0), Real(0));
+      continue;
+    }
+    const Quad<Real> q = StoreReal<Real>::Type::template quad<Normal<Real>>(
+        dist, task.key, stream_quad + static_cast<uint64_t>(quad));
+    Real x[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      x[c] = j + c < r || j + c >= task.m ? Real(0) : q.v[c];
+      if (j + c == r) own = x[c];
+      const double later = j + c == r ? 0.0 : static_cast<double>(x[c]);
+      chain[c] += later * later;
+    }
+    store_quad(out + (j - task.first), x[0], x[1], x[2], x[3]);
+  }
+  const double sum = fold_chains(chain, sums);
+  if (t == 0) tail = sum;
+  __syncthreads();
+  if (t == r / 4 % kThreads) {
+    // The thread that wrote this element before.
+    const Reflection<Real> reflection = reflection_of(own, tail);
+    out[r - task.first] = reflection.first;
+    task.squares[row] = reflection.square;
+    task.diagonal[row] = reflection.diagonal;
+  }
+}
+
+// ---- panel factors
+
+constexpr int kFactorThreads = 256;
+constexpr int kRowsPerBlock = kFactorThreads / kWarp;
+constexpr int kColumnsPerLane = kMostReflectorsInPanel / kWarp;
+
+// Lane a holds the columns a, a + 32, ... of its warp's row.
+template <class Real>
+__global__ void __launch_bounds__(kFactorThreads)
+    panel_factors_kernel(const Real* gram, const double* squares, Real* factors, int k,
+                         int blocks_per_panel) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t panel = static_cast<int64_t>(blockIdx.x) / blocks_per_panel;
+  const int i =
+      static_cast<int>(static_cast<int64_t>(blockIdx.x) % blocks_per_panel) * kRowsPerBlock +
+      static_cast<int>(threadIdx.x) / kWarp;
+  if (i >= k) return;  // the whole warp
+  const Real* const r = gram + panel * k * k;
+  Real* const out = factors + (panel * k + i) * k;
+  double sum[kColumnsPerLane] = {}, t[kColumnsPerLane] = {}, square[kColumnsPerLane];
+#pragma unroll
+  for (int d = 0; d < kColumnsPerLane; ++d) {
+    const int column = d * kWarp + lane;
+    square[d] = column < k ? squares[panel * k + column] : 1.0;
+  }
+#pragma unroll
+  for (int c = 0; c < kColumnsPerLane; ++c) {
+    const int begin = c * kWarp > i ? c * kWarp : i;
+    const int end = (c + 1) * kWarp < k ? (c + 1) * kWarp : k;
+#pragma unroll 1
+    for (int l = begin; l < end; ++l) {
+      const int owner = l % kWarp;
+      const double mine = factor_element(l == i, sum[c], square[c]);
+      const double factor = __shfl_sync(kAllLanes, mine, owner);
+      if (lane == owner) t[c] = factor;
+#pragma unroll
+      for (int d = c; d < kColumnsPerLane; ++d) {
+        const int column = d * kWarp + lane;
+        if (column > l && column < k)
+          sum[d] += factor * static_cast<double>(r[static_cast<int64_t>(l) * k + column]);
+      }
+    }
+  }
+#pragma unroll
+  for (int d = 0; d < kColumnsPerLane; ++d) {
+    const int column = d * kWarp + lane;
+    if (column < k) out[column] = static_cast<Real>(t[d]);
+  }
+}
+
+}  // namespace
+
+template <class Real>
+cudaError_t launch_reflectors(const ReflectorTask<Real>& task, cudaStream_t stream) {
+  if (task.rows == 0) return cudaSuccess;
+  return launch(reflectors_kernel<Real>, dim3(static_cast<unsigned>(task.rows)),
+                dim3(kReflectorThreads), 0, stream, task);
+}
+
+template <class Real>
+cudaError_t launch_panel_factors(const Real* gram, const double* squares, Real* factors,
+                                 int64_t panels, int64_t k, cudaStream_t stream) {
+  if (panels == 0 || k == 0) return cudaSuccess;
+  const int64_t per_panel = (k + kRowsPerBlock - 1) / kRowsPerBlock;
+  return launch(panel_factors_kernel<Real>, dim3(static_cast<unsigned>(panels * per_panel)),
+                dim3(kFactorThreads), 0, stream, gram, squares, factors, static_cast<int>(k),
+                static_cast<int>(per_panel));
+}
+
+template cudaError_t launch_reflectors(const ReflectorTask<float>&, cudaStream_t);
+template cudaError_t launch_reflectors(const ReflectorTask<double>&, cudaStream_t);
+template cudaError_t launch_panel_factors(const float*, const double*, float*, int64_t, int64_t,
+                                          cudaStream_t);
+template cudaError_t launch_panel_factors(const double*, const double*, double*, int64_t, int64_t,
+                                          cudaStream_t);
+
+}  // namespace initstats::cuda

@@ -1,0 +1,275 @@
+// How the threads of a block read a tile: 128 threads, 32 elements each, Note [Tile order].
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/launch.cuh"
+#include "math/stats/fingerprint.h"
+#include "math/core/items.h"
+#include "math/core/layout.h"
+#include "math/stats/moments.h"
+
+namespace initstats::cuda {
+
+constexpr int kTileThreads = 128;
+constexpr int kQuarter = kTile / kTileQuarters;  // elements of one warp
+
+// The elements of a thread: v[step][k] is element quarter * kQuarter + step * 32 kItems + lane *
+// kItems + k of the tile.
+template <class Value, int kItemsPerLoad>
+struct ThreadTile {
+  static constexpr int kItems = kItemsPerLoad;
+  static constexpr int kSteps = kTile / kTileThreads / kItems;
+  Value v[kSteps][kItems];
+};
+
+// Makes the compiler take the elements as new: it would otherwise keep |x| and other terms of 32
+// elements from one pass to the next, in registers that are better spent on a fourth block per
+// processor.
+template <class Value, int kItems>
+__device__ __forceinline__ void forget_terms(ThreadTile<Value, kItems>& x) {
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+  for (int step = 0; step < x.kSteps; ++step) {
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) {
+      if constexpr (sizeof(Value) == 8) {
+        asm volatile("" : "+d"(x.v[step][k]));
+      } else {
+        asm volatile("" : "+f"(x.v[step][k]));
+      }
+    }
+  }
+#else
+  static_cast<void>(x);
+#endif
+}
+
+template <int kItems>
+__device__ __forceinline__ int element_of(int step, int item) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  return warp * kQuarter + step * 32 * kItems + lane * kItems + item;
+}
+
+// fingerprint_position(first + offset) from that of first.
+__device__ __forceinline__ uint32_t advance(uint32_t position, uint64_t first, uint32_t offset) {
+  const uint32_t low = static_cast<uint32_t>(first);
+  return position + offset * kPositionLow + (low + offset < low ? kPositionHigh : 0u);
+}
+
+// A tensor that is one run in memory and in the logical tensor, aligned to 16 bytes.
+struct RunTask {
+  const void* data;
+  int64_t count, first_index;
+  void* records;  // [tiles] TileRecord
+  int64_t* histogram;
+  uint32_t first_block;
+  int32_t tiles;
+};
+
+// Two of them, Note [Difference].
+struct RunPairTask : RunTask {
+  const void* minus;
+};
+
+// Any other tensor.
+struct BoxTask {
+  const void* data;
+  const void* minus;  // null, or Note [Difference]
+  Layout layout;
+  void* records;
+  int64_t* histogram;
+  uint32_t first_block;
+  int32_t tiles;
+  ItemType type;
+};
+
+struct Float32Items {
+  using Value = float;
+  using Stored = uint32_t;
+  static __device__ __forceinline__ float value(uint32_t bits) { return bit_cast<float>(bits); }
+};
+struct Float16Items {
+  using Value = float;
+  using Stored = uint16_t;
+  static __device__ __forceinline__ float value(uint16_t bits) {
+    return __half2float(bit_cast<__half>(bits));
+  }
+};
+struct BFloat16Items {
+  using Value = float;
+  using Stored = uint16_t;
+  static __device__ __forceinline__ float value(uint16_t bits) { return from_bfloat16(bits); }
+};
+struct Float64Items {
+  using Value = double;
+  using Stored = uint64_t;
+  static __device__ __forceinline__ double value(uint64_t bits) { return bit_cast<double>(bits); }
+};
+
+template <class Value>
+__device__ __forceinline__ Value missing_value() {
+  return static_cast<Value>(__builtin_nanf(""));
+}
+// How many of the tile's elements are past the end, `left` elements after its start.
+__device__ __forceinline__ int missing_of(int64_t left) {
+  return left >= kTile ? 0 : kTile - static_cast<int>(left);
+}
+
+// Reads tiles of a RunTask with 16-byte loads; the last tile of a tensor item by item.
+template <class Items, bool kDifference>
+struct RunLoader {
+  using Task = std::conditional_t<kDifference, RunPairTask, RunTask>;
+  using Value = typename Items::Value;
+  using Stored = typename Items::Stored;
+  static constexpr int kItems = 16 / static_cast<int>(sizeof(Stored));
+  using Tile = ThreadTile<Value, kItems>;
+  // As many as fit without spilling registers.
+  static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : kDifference ? 3 : 4;
+  struct alignas(16) Vector {
+    Stored item[kItems];
+  };
+  struct Shared {};
+
+  static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
+                                             Tile& x, uint64_t& sum, Shared&) {
+    const Stored* data = static_cast<const Stored*>(task.data) + tile * kTile;
+    const int64_t left = task.count - tile * kTile;
+    Vector raw[Tile::kSteps];
+    read(data, left, raw);
+    if (!kDifference && fingerprint)
+      add_fingerprint(raw, static_cast<uint64_t>(task.first_index + tile * kTile), left, sum);
+#pragma unroll
+    for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) {
+        const Value value = Items::value(raw[step].item[k]);
+        x.v[step][k] = element_of<kItems>(step, k) < left ? value : missing_value<Value>();
+      }
+    }
+    if constexpr (kDifference) {
+      forget_terms(x);  // or both tensors are on their way at once, more than registers hold
+      read(static_cast<const Stored*>(task.minus) + tile * kTile, left, raw);
+#pragma unroll
+      for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+        for (int k = 0; k < kItems; ++k)
+          x.v[step][k] = x.v[step][k] - Items::value(raw[step].item[k]);
+      }
+    }
+    forget_terms(x);
+    return missing_of(left);
+  }
+
+  // The thread's items of a tile, of which `left` are there; zeros beyond them.
+  static __device__ __forceinline__ void read(const Stored* data, int64_t left,
+                                              Vector (&raw)[Tile::kSteps]) {
+    if (left >= kTile) {
+#pragma unroll
+      for (int step = 0; step < Tile::kSteps; ++step) {
+        raw[step] =
+            bit_cast<Vector>(*reinterpret_cast<const uint4*>(data + element_of<kItems>(step, 0)));
+      }
+    } else {
+#pragma unroll
+      for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+        for (int k = 0; k < kItems; ++k) {
+          const int i = element_of<kItems>(step, k);
+          raw[step].item[k] = i < left ? data[i] : Stored{0};
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void add_fingerprint(const Vector (&raw)[Tile::kSteps],
+                                                         uint64_t tile_index, int64_t left,
+                                                         uint64_t& sum) {
+    constexpr uint32_t kWords = sizeof(Stored) == 8 ? 2 : 1;  // 32-bit elements per item
+    const uint64_t first = (tile_index + static_cast<uint64_t>(element_of<kItems>(0, 0))) * kWords;
+    const uint32_t position = fingerprint_position(first);
+#pragma unroll
+    for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) {
+        if (element_of<kItems>(step, k) >= left) continue;
+        const uint32_t offset = static_cast<uint32_t>(step * 32 * kItems + k) * kWords;
+        const Stored bits = raw[step].item[k];
+        sum += fingerprint_mix(static_cast<uint32_t>(bits), advance(position, first, offset));
+        if constexpr (kWords == 2) {
+          sum += fingerprint_mix(static_cast<uint32_t>(bits >> 32),
+                                 advance(position, first, offset + 1));
+        }
+      }
+    }
+  }
+};
+
+// Reads tiles of a BoxTask item by item, through shared memory.
+template <class V, int kItemsPerLoad>
+struct BoxLoader {
+  using Task = BoxTask;
+  using Value = V;
+  static constexpr int kItems = kItemsPerLoad;
+  using Tile = ThreadTile<Value, kItems>;
+  static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : 4;
+  struct Shared {
+    Value staged[kTile];
+  };
+
+  static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
+                                             Tile& x, uint64_t& sum, Shared& shared) {
+    __syncthreads();  // the tile before has been read
+    const int bytes = item_size(task.type);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kTileThreads) {
+      const int64_t at = tile * kTile + i;
+      Value value = missing_value<Value>();
+      if (at < task.layout.count) {
+        const Layout::Place place = task.layout.place(at);
+        const uint64_t bits = read_bits(task.data, place.offset, bytes);
+        value = value_of(task.type, bits);
+        if (task.minus != nullptr)  // place.index: Note [Difference]
+          value = value - value_of(task.type, read_bits(task.minus, place.index, bytes));
+        if (fingerprint) sum += mix(bits, bytes, static_cast<uint64_t>(place.index));
+      }
+      shared.staged[i] = value;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) x.v[step][k] = shared.staged[element_of<kItems>(step, k)];
+    }
+    return missing_of(task.layout.count - tile * kTile);
+  }
+
+  static __device__ __forceinline__ uint64_t read_bits(const void* data, int64_t offset,
+                                                       int bytes) {
+    switch (bytes) {
+      case 1:
+        return static_cast<const uint8_t*>(data)[offset];
+      case 2:
+        return static_cast<const uint16_t*>(data)[offset];
+      case 4:
+        return static_cast<const uint32_t*>(data)[offset];
+      default:
+        return static_cast<const uint64_t*>(data)[offset];
+    }
+  }
+  static __device__ __forceinline__ Value value_of(ItemType type, uint64_t bits) {
+    if constexpr (sizeof(Value) == 8) {
+      return wide_item_value(type, bits);
+    } else {
+      return item_value(type, static_cast<uint32_t>(bits));
+    }
+  }
+  static __device__ __forceinline__ uint64_t mix(uint64_t bits, int bytes, uint64_t index) {
+    const uint32_t low = static_cast<uint32_t>(bits);
+    if (bytes < 8) return fingerprint_mix(low, fingerprint_position(index));
+    return fingerprint_mix(low, fingerprint_position(2 * index)) +
+           fingerprint_mix(static_cast<uint32_t>(bits >> 32), fingerprint_position(2 * index + 1));
+  }
+};
+
+}  // namespace initstats::cuda

@@ -1,0 +1,59 @@
+// Where the elements of a tensor lie in memory and in the larger logical tensor that it is a box
+// of.
+#pragma once
+
+#include "math/core/lanes.h"
+
+namespace initstats {
+
+// Note [Box]. A tensor may be a box of a larger logical tensor: it starts at some offset in each
+// dimension of the full sizes. Element numbers of the stream and of fingerprints are C-order
+// indices in the full tensor, so pieces cut by rows, columns or blocks get the bits of the whole.
+// Layout holds the box after merging dimensions that are contiguous in memory and in the logical
+// tensor alike; a contiguous tensor that is its own logical tensor, or a block of whole rows of it,
+// has one dimension with both strides 1.
+//
+// Note [Difference]. Statistics may be those of x - y, two tensors of the same sizes and type,
+// whose values are subtracted in float32, or in float64 where they are wide (math/core/items.h). The
+// logical strides of the layout are then those of y in memory, and its first index is 0.
+struct Layout {
+  static constexpr int kMaxDims = 8;  // after merging; more is refused with an error
+
+  int64_t count;              // elements
+  int64_t first_index;        // logical index of the first element
+  int32_t dims;               // 1 <= dims <= kMaxDims; size[dims - 1] is the innermost
+  int64_t size[kMaxDims];     // elements per dimension
+  int64_t stride[kMaxDims];   // in memory, in elements
+  int64_t logical[kMaxDims];  // in the logical tensor, in elements
+
+  // One run, contiguous in memory and in the logical tensor: the fast paths.
+  INITSTATS_HD bool is_one_run() const { return dims == 1 && stride[0] == 1 && logical[0] == 1; }
+
+  struct Place {
+    int64_t offset;  // in memory, in elements
+    int64_t index;   // in the logical tensor
+  };
+
+  // The second tensor of Note [Difference], as one of its own.
+  INITSTATS_HD Layout of_second() const {
+    Layout second = *this;
+    for (int d = 0; d < dims; ++d) second.stride[d] = logical[d];
+    return second;
+  }
+
+  // Place of the i-th element of the box in C order, 0 <= i < count.
+  INITSTATS_HD Place place(int64_t i) const {
+    Place p{0, first_index};
+    for (int d = dims - 1; d > 0; --d) {
+      const int64_t q = i / size[d], r = i - q * size[d];
+      p.offset += r * stride[d];
+      p.index += r * logical[d];
+      i = q;
+    }
+    p.offset += i * stride[0];
+    p.index += i * logical[0];
+    return p;
+  }
+};
+
+}  // namespace initstats
