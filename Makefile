@@ -72,7 +72,7 @@ format: $(VENV)/dev.stamp ## Rewrite all files as lint wants them
 
 cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of what it emits
 	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS='75;80;90;100;120' $(BIN)/python csrc/build/compile.py
-	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/kernels/test_cuda_on_cpu.py tests/test_*_kernels.py $(PYTEST_ARGS)
+	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/kernels $(PYTEST_ARGS)
 
 bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
 	$(BIN)/python -m benchmarks

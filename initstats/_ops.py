@@ -105,7 +105,8 @@ def stats(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale].
 
-    With minus, of the differences: tensors[i] - minus[i], Note [Difference] in csrc/math/core/layout.h.
+    With minus, of the differences tensors[i] - minus[i]: Note [Difference] in
+    csrc/math/core/layout.h.
     """
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.stats(
         tensors, groups, scale, box, minus

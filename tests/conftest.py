@@ -11,9 +11,7 @@ A test that asks for the fixture `device` says by that that it holds for every b
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,29 +130,6 @@ def backend(request: pytest.FixtureRequest) -> str:
 def device(backend: str) -> torch.device:
     """Where tests put their tensors: on the GPU for the backend cuda, else on the CPU."""
     return torch.device("cuda" if backend == "cuda" else "cpu")
-
-
-def output_with_capability(code: str, capability: str) -> str:
-    """Return what a program prints with the CPU kernels of one capability, or skip the test.
-
-    The program starts in tests/, so that it can import the test's own module.
-    """
-    from initstats import _ops
-
-    if capability not in _ops.build_info()["cpu_capabilities"]:
-        pytest.skip("not built for this processor")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "INITSTATS_CPU_CAPABILITY": capability, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "at most" in done.stderr:
-        pytest.skip(f"this processor has no {capability}")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture

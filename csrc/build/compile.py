@@ -176,7 +176,7 @@ class Description:
     def cpu(self) -> Iterator[Unit]:
         """The CPU kernels, once per capability, and the choice between them."""
         flags = f"{CXX} {self.common} {WARNINGS}"
-        for source in sorted((SOURCE / "cpu").glob("*.cpp")):
+        for source in sorted((SOURCE / "cpu").rglob("*.cpp")):
             if source.stem == "dispatch":
                 yield Unit("cxx", source, flags)
                 continue
@@ -188,7 +188,7 @@ class Description:
         """The CUDA kernels: for GPUs with nvcc, or for the executor with g++."""
         if self.cuda is None:
             return
-        sources = sorted((SOURCE / "cuda").glob("*.cu"))
+        sources = sorted((SOURCE / "cuda").rglob("*.cu"))
         if self.executes_kernels:
             flags = f"{CXX} {self.common} -I{_quoted(ROOT / 'tests/cuda_on_cpu')}"
             flags += f" -isystem {_quoted(self.cuda / 'include')}"

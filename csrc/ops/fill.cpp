@@ -1,6 +1,6 @@
 // Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the
-// CUDA path. Values of parameters are checked in initstats/init/random.py; here stands what memory safety
-// needs.
+// CUDA path. Values of parameters are checked in initstats/init/random.py; here stands what memory
+// safety needs.
 #include "cpu/random/fill.h"
 
 #include <algorithm>

@@ -19,9 +19,9 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "stats(Tensor[] tensors, int groups, int scale, int[] box, Tensor[] minus) -> (Tensor, "
       "Tensor, Tensor)");
   m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
-  // Orthogonal matrices, csrc/math/orthogonal/reflectors.h. vectors [r, at least size - first], squares and
-  // diagonal [r]; gram [panels, k, k], squares [panels, k]; matrices
-  // [rows, columns] or [batch, rows, columns] each.
+  // Orthogonal matrices, csrc/math/orthogonal/reflectors.h. vectors [r, at least size - first],
+  // squares and diagonal [r]; gram [panels, k, k], squares [panels, k]; matrices [rows, columns] or
+  // [batch, rows, columns] each.
   m.def(
       "reflectors_(Tensor(a!) vectors, Tensor(b!) squares, Tensor(c!) diagonal, int key, "
       "int stream_row, int first, int size) -> ()");

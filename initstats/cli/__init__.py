@@ -1,5 +1,5 @@
 """The command line `initstats`."""
 
-from initstats.cli.app import app, main
+from initstats.cli.application import app, main
 
 __all__ = ["app", "main"]

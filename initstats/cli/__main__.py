@@ -1,6 +1,6 @@
 """`python -m initstats.cli`."""
 
-from initstats.cli.app import main
+from initstats.cli.application import main
 
 if __name__ == "__main__":
     main()

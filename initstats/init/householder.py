@@ -1,6 +1,6 @@
 """Products of random reflections as matrix products: a whole matrix, or a block of one.
 
-What the reflections are is Note [Reflectors] in csrc/math/orthogonal/reflectors.h. Everything here sees the
+The reflections: Note [Reflectors] in csrc/math/orthogonal/reflectors.h. Everything here sees the
 matrix in its tall orientation, [m, n] with m >= n.
 """
 

@@ -1,9 +1,9 @@
 """How `fast_init` gets at fills of code that it does not own: a torch function mode, and bodies.
 
 The mode sees every call of a tensor's method in its thread. The functions of torch.nn.init get
-another body (`initstats/patch/bodies.py`) while any thread is inside; a thread that is not inside
-runs the original one. Torch shows some of those functions to modes too, but under the name that stands
-in its module at the moment, which transformers replaces while it initialises a model.
+another body (`initstats/patch/bodies.py`) while any thread is inside; a thread that is not
+inside runs the original one. Torch shows some of those functions to modes too, but under the name
+that stands in its module at the moment, which transformers replaces while it initialises a model.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from initstats.auditing.report.schema import MOST_BARS, histogram_bars
 from initstats.drawing.charts import short
 from initstats.text import render
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>alert(1)</script>"
 
 

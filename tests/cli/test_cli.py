@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from initstats import recipes
-from initstats.cli.app import app
+from initstats.cli.application import app
 
 SMALL = ["audit", "--demo", "--steps", "3", "--layers", "3", "--width", "64"]
 
@@ -88,7 +88,7 @@ def test_recipes_lists_every_recipe_with_its_rules_and_source() -> None:
 
 def test_doctor_shows_everything_of_build_info(monkeypatch: pytest.MonkeyPatch) -> None:
     info = {"torch": "9.9", "CUDA architectures": ["sm_75", "sm_90"], "nothing": []}
-    monkeypatch.setattr("initstats.cli.app.build_info", lambda: info)
+    monkeypatch.setattr("initstats.cli.application.build_info", lambda: info)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     for words in ("torch", "9.9", "CUDA architectures", "sm_75, sm_90", "nothing"):

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from audit_project import PROJECT, SICK_ON_IMPORT
-from initstats.cli.app import app
+from initstats.cli.application import app
 
 OPTIONS = ["--batch", "training.project:make_batch", "--loss", "training.project:loss_fn"]
 MODEL = "training.project:build_model"
@@ -274,7 +274,7 @@ def test_the_broken_demo_prints_fault_finding_cause_and_fix_and_fails() -> None:
 
 
 def test_the_snippet_for_the_tests_of_a_project_runs() -> None:
-    page = Path(__file__).resolve().parents[1] / "docs" / "audit_command.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "audit_command.md"
     (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(snippet, names)  # the page is ours

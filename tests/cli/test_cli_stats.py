@@ -11,7 +11,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import initstats
-from initstats.cli.app import app
+from initstats.cli.application import app
 
 SAFETENSORS = pytest.importorskip("safetensors.torch")
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import named_models
 from initstats import recipes
 from initstats.checkpoints import load_tensors, skeleton
-from initstats.cli.app import app
+from initstats.cli.application import app
 from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
-from tests import named_models
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from initstats.auditing import DEFAULT_RULES
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs/audit.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "docs/audit.md").read_text()
 
 
 def table() -> list[list[str]]:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import init
 
+import named_models
 from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.verification.verifier import VerifyReport, verify
-from tests import named_models
-from tests.named_models import LAYERS, Tree, linear
+from named_models import LAYERS, Tree, linear
 
 
 def healthy(model: Any, recipe: str) -> Any:

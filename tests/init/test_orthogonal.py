@@ -15,22 +15,9 @@ import torch
 from scipy import stats
 
 import initstats
-from initstats import _ops
+from orthogonality import defect, product_of_reflections, signed_key
 
 COUNT = 4000
-
-
-def defect(q: torch.Tensor) -> float:
-    """Return the Frobenius norm of Q^t Q - I over sqrt(n), of the shorter side."""
-    q = q.reshape(q.shape[0], -1).double()
-    gram = q @ q.t() if q.shape[0] <= q.shape[1] else q.t() @ q
-    return float(torch.linalg.matrix_norm(gram - torch.eye(len(gram)))) / math.sqrt(len(gram))
-
-
-def signed_key(seed: int) -> int:
-    """Return the key of a seed as the ops take it."""
-    key = initstats.key_of(seed)
-    return key - (1 << 64) if key >> 63 else key
 
 
 @cache
@@ -62,27 +49,6 @@ def test_shorter_side_is_orthonormal(shape: tuple[int, ...], dtype: torch.dtype)
     eps = torch.finfo(dtype).eps
     bound = {torch.float32: 1.5e-6, torch.float64: 5e-15}.get(dtype, 2 * eps)
     assert defect(q) <= bound
-
-
-def product_of_reflections(
-    key: int, m: int, n: int, dtype: torch.dtype, number: int = 0
-) -> torch.Tensor:
-    """Return the first n columns of H_0 ... H_(n-1) D in float64, one dense reflection by one.
-
-    An oracle for how the panels are put together: it shares only the normals with the code.
-    """
-    pitch = -(-m // 4) * 4
-    x = torch.empty(n, pitch, dtype=dtype)
-    _ops.normal_([x], [key], [0.0], [1.0], [number * n, 0, (number + 1) * n, pitch])
-    x = x[:, :m].double().triu()
-    product, signs = torch.eye(m, dtype=torch.float64), []
-    for r in range(n):
-        v = x[r].clone()
-        sign = 1.0 if float(v[r]) >= 0 else -1.0
-        v[r] += sign * v.norm()
-        product -= torch.outer(product @ v, v) * (2 / v.dot(v))
-        signs.append(-sign)
-    return product[:, :n] * torch.tensor(signs, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

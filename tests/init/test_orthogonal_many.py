@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 import initstats
-from test_orthogonal import defect, product_of_reflections, signed_key
+from orthogonality import defect, product_of_reflections, signed_key
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

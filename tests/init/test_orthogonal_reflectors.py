@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import stream_model as model
-from conftest import output_with_capability
+from capabilities import output_with_capability
 from initstats import _ops
 
-ROOT = Path(__file__).resolve().parents[1]
-VECTORS = Path(__file__).parent / "vectors"
+HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = Path(__file__).parents[1] / "vectors"
 KEY = 0x0123456789ABCDEF
 REALS = [torch.float32, torch.float64]
 
@@ -142,7 +143,7 @@ def test_bits_do_not_depend_on_thread_count(set_thread_count: Callable[[int], No
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_bits_do_not_depend_on_cpu_capability(capability: str) -> None:
     printed = output_with_capability(
-        "import test_orthogonal_reflectors as t; t.print_golden()", capability
+        "import test_orthogonal_reflectors as t; t.print_golden()", capability, HERE
     )
     assert dict(line.split() for line in printed.splitlines()) == golden()
 

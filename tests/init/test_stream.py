@@ -13,11 +13,12 @@ import torch
 
 import initstats
 import stream_model as model
-from conftest import output_with_capability
+from capabilities import output_with_capability
 from initstats import _C, _ops
 
-ROOT = Path(__file__).resolve().parents[1]
-VECTORS = Path(__file__).parent / "vectors"
+HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = Path(__file__).parents[1] / "vectors"
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 KEY = 0x0123456789ABCDEF
 
@@ -104,7 +105,9 @@ def test_bits_do_not_depend_on_thread_count(
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_bits_do_not_depend_on_cpu_capability(capability: str) -> None:
-    printed = output_with_capability("import test_stream; test_stream.print_golden()", capability)
+    printed = output_with_capability(
+        "import test_stream; test_stream.print_golden()", capability, HERE
+    )
     assert dict(line.split() for line in printed.splitlines()) == golden_hashes()
 
 

@@ -19,6 +19,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
+NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/random/dirac.cu"
 BITS = {"j": np.uint32, "t": np.uint16, "m": np.uint64}  # mangled names of the items' bits
 THREADS = 128
@@ -71,7 +72,11 @@ def test_large_weights_are_cut_between_threads(set_thread_count) -> None:  # typ
 
 def test_executed_dirac_kernel_gives_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [REPOSITORY / "tests/kernels/native/dirac_kernels_test.cpp", KERNELS, CSRC / "cpu/random/dirac.cpp"],
+        [
+            NATIVE / "dirac_kernels_test.cpp",
+            KERNELS,
+            CSRC / "cpu/random/dirac.cpp",
+        ],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

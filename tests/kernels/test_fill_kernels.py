@@ -14,7 +14,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
-NATIVE = REPOSITORY / "tests/native"
+NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/random/fill.cu"
 KEY = 0x0123456789ABCDEF
 THREADS, UNROLL = 256, 4

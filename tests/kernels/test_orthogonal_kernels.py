@@ -14,7 +14,11 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
-KERNELS, SMALL_KERNELS = CSRC / "cuda/orthogonal/orthogonal.cu", CSRC / "cuda/orthogonal/orthogonal_small.cu"
+NATIVE = REPOSITORY / "tests/kernels/native"
+KERNELS, SMALL_KERNELS = (
+    CSRC / "cuda/orthogonal/orthogonal.cu",
+    CSRC / "cuda/orthogonal/orthogonal_small.cu",
+)
 KEY = 0x0123456789ABCDEF
 TASKS, TASK_BYTES = 100, 80
 REALS = {"f": (torch.float32, np.float32), "d": (torch.float64, np.float64)}
@@ -23,7 +27,7 @@ REALS = {"f": (torch.float32, np.float32), "d": (torch.float64, np.float64)}
 def test_executed_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
         [
-            REPOSITORY / "tests/kernels/native/orthogonal_kernels_test.cpp",
+            NATIVE / "orthogonal_kernels_test.cpp",
             KERNELS,
             SMALL_KERNELS,
             CSRC / "cpu/orthogonal/orthogonal.cpp",

@@ -14,6 +14,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
+NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/stats/slice_stats.cu"
 FLOAT32 = 0
 GROUP_THREADS, MERGE_THREADS, GROUP, RECORD_BYTES = 128, 128, 256, 104
@@ -21,7 +22,11 @@ GROUP_THREADS, MERGE_THREADS, GROUP, RECORD_BYTES = 128, 128, 256, 104
 
 def test_executed_slice_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [REPOSITORY / "tests/kernels/native/slice_kernels_test.cpp", KERNELS, CSRC / "cpu/stats/slice_stats.cpp"],
+        [
+            NATIVE / "slice_kernels_test.cpp",
+            KERNELS,
+            CSRC / "cpu/stats/slice_stats.cpp",
+        ],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

@@ -14,6 +14,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
+NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/random/sparse.cu"
 KEY, THREADS = 0x0123456789ABCDEF, 64
 BITS = {"j": np.uint32, "t": np.uint16, "m": np.uint64}  # mangled names of the items' bits
@@ -21,9 +22,14 @@ DTYPES = {"j": torch.float32, "t": torch.bfloat16, "m": torch.float64}
 
 
 def test_executed_sparse_kernel_gives_the_bits_of_the_cpu_in_three_orders() -> None:
-    sources = [KERNELS, CSRC / "cuda/random/fill.cu", CSRC / "cpu/random/sparse.cpp", CSRC / "cpu/random/fill.cpp"]
+    sources = [
+        KERNELS,
+        CSRC / "cuda/random/fill.cu",
+        CSRC / "cpu/random/sparse.cpp",
+        CSRC / "cpu/random/fill.cpp",
+    ]
     program = build.compile_native(
-        [REPOSITORY / "tests/kernels/native/sparse_kernels_test.cpp", *sources],
+        [NATIVE / "sparse_kernels_test.cpp", *sources],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

@@ -14,6 +14,7 @@ from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
 CSRC = REPOSITORY / "csrc"
+NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/stats/stats.cu"
 THREADS, TILE = 128, 4096
 PAIRS = (32764 - 64) // 56  # differences of a launch
@@ -41,7 +42,11 @@ def module() -> ptx.Module:
 
 def test_executed_statistics_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
-        [REPOSITORY / "tests/kernels/native/stats_kernels_test.cpp", KERNELS, CSRC / "cpu/stats/stats.cpp"],
+        [
+            NATIVE / "stats_kernels_test.cpp",
+            KERNELS,
+            CSRC / "cpu/stats/stats.cpp",
+        ],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
     for output in build.run_in_three_orders(program):

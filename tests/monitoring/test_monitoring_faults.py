@@ -25,7 +25,7 @@ from initstats.monitoring.sink_worker import Feed
 from initstats.sinks import JsonLines, read_rows
 from monitored import Kept, small_model, train
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Raises:
@@ -158,7 +158,7 @@ def test_a_killed_process_leaves_a_file_that_reads_back_and_goes_on(tmp_path: Pa
     path = tmp_path / "run.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path), str(ROOT / "tests")], env=environment
+        [sys.executable, "-c", KILLED, str(path), str(ROOT / "tests/support")], env=environment
     )
     until = time.monotonic() + 120
     while time.monotonic() < until and not (path.exists() and path.stat().st_size > 200_000):
@@ -255,7 +255,7 @@ def test_workers_of_a_data_loader_do_not_touch_the_monitor(method: str) -> None:
 def test_a_forked_child_neither_writes_nor_waits(tmp_path: Path) -> None:
     code = f"""
 import os, sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path.insert(0, {str(ROOT / "tests/support")!r})
 from monitored import small_model, train, Kept
 import torch
 from initstats.monitoring import Monitor

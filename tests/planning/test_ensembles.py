@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import named_models
 from initstats.planning.ensembles import ensemble
-from tests import named_models
 
 
 def test_members_are_independent() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+import named_models
 from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Normal, Recipe, Rule
 from initstats.verification.verifier import verify
-from tests import named_models
-from tests.named_models import Tree
+from named_models import Tree
 
 
 def on_meta(make: Any) -> Any:

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import initstats
+import named_models
 from initstats.init.keys import key_of
 from initstats.planning.initialize import init_
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Constant, Kept, Normal, Part, Stacked, TruncNormal
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
-from tests import named_models
-from tests.named_models import Tree
+from named_models import Tree
 
 
 def test_a_receipt_holds_recipe_seed_versions_keys_and_fingerprints() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+import named_models
 from initstats.planning.initialize import init_
 from initstats.planning.transfer import init_new_, lora_from_weight_, warm_start_
 from initstats.verification.verifier import verify
-from tests import named_models
-from tests.named_models import Adapter, LoraLinear, Tree
+from named_models import Adapter, LoraLinear, Tree
 
 
 def values(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from initstats import _C
 from initstats._ops import build_info
-from initstats.cli.app import app
+from initstats.cli.application import app
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Toolkit = Callable[..., Path]
 
 

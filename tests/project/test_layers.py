@@ -1,7 +1,9 @@
-"""The layer rules, held by reading the sources: includes, names, sizes, docstrings, stems."""
+"""The layer rules, held by reading the sources: includes, imports, names, docstrings, stems."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import initstats
+from initstats import _public
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("csrc", "initstats", "tests", "benchmarks", "docs")
 CODE = {".py", ".pyi", ".h", ".cuh", ".cpp", ".cu", ".sh"}
 PROSE = {".md", ".toml", ".yaml", ".json", ".in", ""}
-LONGEST_FILE = 300
 
 STANDARD = r"[a-z_0-9]+"  # a header of the C++ standard library has no dot
 INTRINSICS = r"immintrin\.h|arm_neon\.h"
@@ -33,7 +35,7 @@ INCLUDES = {
     ),
     "ops": (
         "ops/.*",
-        r"(cpu|cuda)/[a-z0-9_]+\.h",
+        r"(cpu|cuda)/[a-z0-9_/]+\.h",
         "math/.*",
         STANDARD,
         TORCH_STABLE,
@@ -79,7 +81,7 @@ def without_comments(text: str) -> str:
 @pytest.mark.parametrize("layer", INCLUDES)
 def test_a_layer_includes_only_what_it_may(layer: str) -> None:
     allowed = re.compile("|".join(f"(?:{pattern})" for pattern in INCLUDES[layer]))
-    files = [path for path in cpp_files() if path.parts[-2] == layer]
+    files = [path for path in cpp_files() if path.relative_to(ROOT / "csrc").parts[0] == layer]
     assert files
     wrong = [
         f"{relative(path)} includes {name}"
@@ -160,22 +162,135 @@ def test_an_operation_has_one_stem_in_every_layer() -> None:
     assert operations("cuda", ".cu") == cpu
     assert cpu <= operations("ops", ".cpp")
     for stem in sorted(cpu):
-        assert list((ROOT / "tests").glob(f"test_{stem}*.py")), stem
+        assert list((ROOT / "tests").rglob(f"test_{stem}*.py")), stem
         assert list((ROOT / "benchmarks").glob(f"bench_{stem}*.py")), stem
 
 
+def test_an_operation_lives_in_the_same_folder_in_every_layer() -> None:
+    places: dict[str, set[str]] = {}
+    for layer in ("cpu", "cuda"):
+        for path in sources(f"csrc/{layer}", ".cpp", ".cu"):
+            if path.parent.name != "simd":
+                places.setdefault(path.stem, set()).add(path.parent.name)
+    assert {stem: found for stem, found in places.items() if len(found) > 1} == {}
+    assert {name for found in places.values() for name in found} == {
+        "random",
+        "stats",
+        "orthogonal",
+    }
+
+
+def public_functions() -> set[str]:
+    """Return the names of the public functions of every package that has public names."""
+    found: set[str] = set()
+    for package in ("", ".init", *(f".{name}" for name in _public.LATE)):
+        module = importlib.import_module(f"initstats{package}")
+        found |= {n for n in module.__all__ if inspect.isfunction(getattr(module, n))}
+    return found
+
+
 def test_a_public_function_and_a_module_never_share_a_name() -> None:
-    rooms = {"__init__", "recipes", "sinks"}  # public as modules
-    modules = {path.stem for path in (ROOT / "initstats").iterdir()} - rooms
-    assert modules & set(initstats.__all__) == set()
+    modules = {path.stem for path in sources("initstats", ".py")}
+    modules |= {path.name for path in (ROOT / "initstats").rglob("*") if path.is_dir()}
+    assert modules & public_functions() == set()
 
 
-# ---- sizes, first lines, docstrings
+def test_few_modules_stand_outside_a_package() -> None:
+    assert len(list((ROOT / "initstats").glob("*.py"))) <= 10
 
 
-def test_no_file_grows_past_the_limit() -> None:
-    lengths = {relative(path): len(path.read_text().splitlines()) for path in code_files()}
-    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
+# ---- packages and what they import
+
+# The packages of initstats in their one direction: each may import those of the rows before its
+# own, and the others of its own row not at all.
+ORDER = (
+    ("_public",),
+    ("_ops", "text", "checkpoints"),
+    ("init", "statistics"),
+    ("patch", "recipes"),
+    ("planning",),
+    ("verification",),
+    ("drawing",),
+    ("diagnostics",),
+    ("auditing", "monitoring"),
+    ("sinks",),
+    ("integrations",),
+    ("cli",),
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports() -> dict[str, set[str]]:
+    """Return by module what it imports of initstats, late and for types alone included."""
+    modules = {module_name(path): path for path in sources("initstats", ".py")}
+    found: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                assert node.level == 0, f"{name}: a relative import"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [one if one in modules else str(node.module) for one in names]
+            else:
+                continue
+            found[name] |= {one for one in names if one in modules and one != name}
+    return found
+
+
+def test_packages_import_in_one_direction() -> None:
+    place = {package: i for i, row in enumerate(ORDER) for package in row}
+    wrong = []
+    for name, targets in imports().items():
+        if name == "initstats":
+            continue
+        own = name.split(".")[1]
+        for target in targets - {"initstats"}:
+            package = target.split(".")[1]
+            if package != own and place[package] >= place[own]:
+                wrong.append(f"{name} imports {target}")
+    assert sorted(wrong) == []
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    # A package's __init__ only collects names; what imports it depends on all of its modules.
+    graph = {name: targets - {"initstats"} for name, targets in imports().items()}
+    del graph["initstats"]
+    assert list(strongly_connected(graph)) == []
+
+
+def strongly_connected(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Yield the circles of a graph (Tarjan), as sorted lists of at least two names."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(name: str) -> Iterator[list[str]]:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in sorted(graph[name]):
+            if target not in index:
+                yield from visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            circle = stack[at:]
+            del stack[at:]
+            if len(circle) > 1:
+                yield sorted(circle)
+
+    for name in sorted(graph):
+        if name not in index:
+            yield from visit(name)
+
+
+# ---- first lines, docstrings
 
 
 def test_the_first_line_of_a_file_says_what_lives_in_it() -> None:

@@ -17,7 +17,7 @@ from initstats import Receipt, sinks
 from initstats.auditing import load_report
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 
-SAVED = Path(__file__).parent / "vectors/saved_0_1_0"
+SAVED = Path(__file__).parents[1] / "vectors/saved_0_1_0"
 CONFIG = DemoConfig(vocabulary=32, context=8, layers=2, width=16, heads=2, batch=2)
 
 

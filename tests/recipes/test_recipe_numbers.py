@@ -7,14 +7,14 @@ import math
 import pytest
 from torch import nn
 
+import named_models
 from initstats import recipes
 from initstats.planning.planner import plan
 from initstats.recipes import (
     TruncNormal,
 )
-from tests import named_models
-from tests.named_models import HEADS, HIDDEN, LAYERS, Tree, linear
-from tests.promises import (
+from named_models import HEADS, HIDDEN, LAYERS, Tree, linear
+from promises import (
     GPT_NORMS,
     ONE,
     ZERO,

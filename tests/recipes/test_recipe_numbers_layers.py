@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import named_models
 from initstats import recipes
 from initstats.planning.planner import PlanEntry, plan
 from initstats.recipes import (
@@ -18,9 +19,8 @@ from initstats.recipes import (
     Orthogonal,
     Recipe,
 )
-from tests import named_models
-from tests.named_models import HEADS, HIDDEN, LAYERS, WIDTH, Tree, linear
-from tests.promises import (
+from named_models import HEADS, HIDDEN, LAYERS, WIDTH, Tree, linear
+from promises import (
     GPT_NORMS,
     ONE,
     ZERO,

@@ -7,15 +7,15 @@ import math
 import pytest
 from torch import nn
 
+import named_models
 from initstats import recipes
 from initstats.recipes import (
     Constant,
     Kept,
     TruncNormal,
 )
-from tests import named_models
-from tests.named_models import HIDDEN, Tree
-from tests.promises import (
+from named_models import HIDDEN, Tree
+from promises import (
     ONE,
     ZERO,
     D,

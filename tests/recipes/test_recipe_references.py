@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.nn import init
 
+import named_models
 from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 from initstats.verification.verifier import verify
-from tests import named_models
-from tests.named_models import LAYERS, WIDTH
+from named_models import LAYERS, WIDTH
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 

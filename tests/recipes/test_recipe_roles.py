@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+import named_models
 from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
 from initstats.recipes import ROLES, Constant, Match, Recipe, Rule
 from initstats.recipes.parameters import Slot, slots
 from initstats.text import block_pattern
-from tests import named_models
-from tests.named_models import Tree, linear
+from named_models import Tree, linear
 
 
 def roles_of(model: nn.Module) -> dict[str, str]:

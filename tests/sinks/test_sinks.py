@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from initstats import sinks
-from initstats.cli.app import app
+from initstats.cli.application import app
 from initstats.monitoring import Monitor, Row
 from monitored import Kept, small_model, train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import scipy.stats
 import torch
 
 import initstats
-from conftest import output_with_capability
+from capabilities import output_with_capability
 from initstats import SliceStats, _ops
 
+HERE = Path(__file__).parent
 SHAPES = {
     "units": ((300, 70), 0),
     "rows": ((70, 300), 1),
@@ -129,8 +131,8 @@ def print_sums() -> None:
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
 def test_bits_do_not_depend_on_cpu_capability(capability: str) -> None:
     code = "import test_slices; test_slices.print_sums()"
-    expected = output_with_capability(code, "baseline")
-    assert output_with_capability(code, capability) == expected
+    expected = output_with_capability(code, "baseline", HERE)
+    assert output_with_capability(code, capability, HERE) == expected
 
 
 def test_one_slice_is_a_record_and_indices_count_from_either_end(device: torch.device) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import output_with_capability
+from capabilities import output_with_capability
 from initstats import _ops
 
+HERE = Path(__file__).parent
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 OTHERS = [
     *(torch.float8_e4m3fn, torch.float8_e5m2, torch.bool, torch.uint8, torch.int8),
@@ -246,10 +248,12 @@ for scale in (0, 1, 2):
 @pytest.mark.backends("cpu")
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
 def test_bits_do_not_depend_on_capability_or_thread_count(capability: str) -> None:
-    one = output_with_capability(CAPABILITY_PROGRAM.replace("THREADS", "1"), capability)
-    two = output_with_capability(CAPABILITY_PROGRAM.replace("THREADS", "2"), capability)
+    one = output_with_capability(CAPABILITY_PROGRAM.replace("THREADS", "1"), capability, HERE)
+    two = output_with_capability(CAPABILITY_PROGRAM.replace("THREADS", "2"), capability, HERE)
     assert one == two
-    assert one == output_with_capability(CAPABILITY_PROGRAM.replace("THREADS", "1"), "baseline")
+    assert one == output_with_capability(
+        CAPABILITY_PROGRAM.replace("THREADS", "1"), "baseline", HERE
+    )
     assert len(set(one.split())) > 100
 
 

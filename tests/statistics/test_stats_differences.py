@@ -45,7 +45,7 @@ def test_halves_are_subtracted_in_float32(dtype: torch.dtype, device: torch.devi
     theirs = initstats.stats(exact)
     assert mine.histogram.counts.tolist() == theirs.histogram.counts.tolist()
     assert (mine.min, mine.max, mine.zero) == (theirs.min, theirs.max, theirs.zero)
-    # The order of summation is that of halves: at most 17 roundings each (tests/statistics/test_stats.py).
+    # The order of summation is that of halves: at most 17 roundings each (test_stats.py).
     rounding = 2 * 17 * 2.0**-24
     assert abs(mine.mean - theirs.mean) <= rounding * theirs.l1 / theirs.count
     assert mine.std == pytest.approx(theirs.std, rel=rounding)

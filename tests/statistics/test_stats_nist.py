@@ -15,7 +15,7 @@ import torch
 
 from initstats.statistics.compute import stats
 
-VECTORS = Path(__file__).parent / "vectors"
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 def numacc(centre: str) -> list[float]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from initstats.planning.planner import PlanEntry, plan
 from initstats.recipes import Constant, Kept, Normal, Orthogonal, Recipe, Stacked, Uniform
-from tests.named_models import WIDTH
+from named_models import WIDTH
 
 D = WIDTH
 

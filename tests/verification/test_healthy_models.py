@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+import named_models
 from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.verification.verifier import verify
-from tests import named_models
-from tests.named_models import Tree, linear
+from named_models import Tree, linear
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "gpt2": (named_models.nano_gpt, recipes.gpt2),

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "cpu/simd/dispatch.h"
-#include "math/orthogonal/reflectors.h"
 #include "math/core/scalar.h"
+#include "math/orthogonal/reflectors.h"
 
 namespace initstats::cpu {
 

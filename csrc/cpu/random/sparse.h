@@ -2,9 +2,9 @@
 #pragma once
 
 #include "cpu/simd/dispatch.h"
-#include "math/random/distributions.h"
 #include "math/core/layout.h"
 #include "math/core/scalar.h"
+#include "math/random/distributions.h"
 
 namespace initstats::cpu {
 

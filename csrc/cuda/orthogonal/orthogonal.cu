@@ -1,7 +1,7 @@
 // Reflectors, a block each, and panel factors, a warp per row.
-#include "cuda/random/fill_store.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/orthogonal/orthogonal.h"
+#include "cuda/random/fill_store.cuh"
 #include "cuda/reduce.cuh"
 
 namespace initstats::cuda {

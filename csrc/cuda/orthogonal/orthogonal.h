@@ -3,8 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include "math/orthogonal/reflectors.h"
 #include "math/core/scalar.h"
+#include "math/orthogonal/reflectors.h"
 
 namespace initstats::cuda {
 

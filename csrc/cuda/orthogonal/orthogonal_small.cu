@@ -1,8 +1,8 @@
 // Small orthogonal matrices: a block makes 32 columns of one matrix, from reflectors that it draws
 // itself.
-#include "cuda/random/fill_store.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/orthogonal/orthogonal.h"
+#include "cuda/random/fill_store.cuh"
 #include "cuda/reduce.cuh"
 
 namespace initstats::cuda {

@@ -1,6 +1,6 @@
 // Dirac fills: a block per output channel, whose threads write its row side by side.
-#include "cuda/random/dirac.h"
 #include "cuda/launch.cuh"
+#include "cuda/random/dirac.h"
 
 namespace initstats::cuda {
 

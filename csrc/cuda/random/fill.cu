@@ -1,7 +1,7 @@
 // Fills: every thread draws the words of its own elements and writes them once.
+#include "cuda/launch.cuh"
 #include "cuda/random/fill.h"
 #include "cuda/random/fill_store.cuh"
-#include "cuda/launch.cuh"
 
 namespace initstats::cuda {
 

@@ -3,9 +3,9 @@
 
 #include <cuda_runtime_api.h>
 
-#include "math/random/distributions.h"
 #include "math/core/layout.h"
 #include "math/core/scalar.h"
+#include "math/random/distributions.h"
 
 namespace initstats::cuda {
 

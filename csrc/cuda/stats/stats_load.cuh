@@ -4,9 +4,9 @@
 #include <type_traits>
 
 #include "cuda/launch.cuh"
-#include "math/stats/fingerprint.h"
 #include "math/core/items.h"
 #include "math/core/layout.h"
+#include "math/stats/fingerprint.h"
 #include "math/stats/moments.h"
 
 namespace initstats::cuda {

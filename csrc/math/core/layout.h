@@ -14,8 +14,8 @@ namespace initstats {
 // has one dimension with both strides 1.
 //
 // Note [Difference]. Statistics may be those of x - y, two tensors of the same sizes and type,
-// whose values are subtracted in float32, or in float64 where they are wide (math/core/items.h). The
-// logical strides of the layout are then those of y in memory, and its first index is 0.
+// whose values are subtracted in float32, or in float64 where they are wide (math/core/items.h).
+// The logical strides of the layout are then those of y in memory, and its first index is 0.
 struct Layout {
   static constexpr int kMaxDims = 8;  // after merging; more is refused with an error
 

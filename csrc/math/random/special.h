@@ -67,9 +67,9 @@ INITSTATS_HD typename L::F negative_log(typename L::F t) {
 // where p = (1 - |x|) / 2 is the tail probability: the caller computes t from p, so that tails keep
 // full relative precision. Domain: t in [1.8e-15, 1], that is |z| <= 7.9; without kTails, t >=
 // kCentreT. The N share one branch to the tails. Error: x * ratio has at most 5 ulp of float32
-// against the exact inverse CDF of the word (tests/kernels/native/special_test.cpp; seen: 3.9).  Form:
-// Giles 2010, "Approximating the erfinv function": z = x * P(w), w = -ln t, with one polynomial for
-// the centre and one for the tails; the fits are our own.
+// against the exact inverse CDF of the word (tests/kernels/native/special_test.cpp; seen: 3.9).
+// Form: Giles 2010, "Approximating the erfinv function": z = x * P(w), w = -ln t, with one
+// polynomial for the centre and one for the tails; the fits are our own.
 constexpr double kCentreT = 0.0025;  // -ln t = 5.99, |z| = 3.2
 template <class L, bool kTails, int N>
 INITSTATS_HD void normal_ratios(const typename L::F (&t)[N], typename L::F (&ratio)[N]) {

@@ -217,7 +217,7 @@ def _document(title: str, facts: str, content: str) -> str:
 
 def _packaged(name: str) -> str:
     """Return a text file of this package."""
-    return (resources.files("initstats.auditing") / name).read_text(encoding="utf-8")
+    return (resources.files("initstats.drawing") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
