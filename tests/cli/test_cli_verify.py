@@ -66,7 +66,7 @@ def test_a_checkpoint_with_a_mistake_has_status_1_and_tells_the_cause(tmp_path: 
 
 
 def test_a_function_that_makes_a_model_is_called() -> None:
-    code, output, _ = run("tests.test_cli_verify:healthy_gpt", "--recipe", "gpt2")
+    code, output, _ = run(f"{__name__}:healthy_gpt", "--recipe", "gpt2")
     assert code == 0, output
 
 
@@ -84,8 +84,8 @@ def test_what_no_rule_takes_is_named(tmp_path: Path) -> None:
     ("where", "message"),
     [
         ("nothing.pt", "initstats.verify: expected a file, got 'nothing.pt'"),
-        ("tests.test_cli_verify:run_away", "function that returns a torch.nn.Module, got"),
-        ("tests.test_cli_verify:list", "function that returns a torch.nn.Module, got"),
+        (f"{__name__}:run_away", "function that returns a torch.nn.Module, got"),
+        (f"{__name__}:list", "function that returns a torch.nn.Module, got"),
         ("no_such_package:make", "No module named 'no_such_package'"),
     ],
 )
@@ -96,7 +96,7 @@ def test_bad_usage_has_status_2(where: str, message: str) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    code, _, error = run("tests.test_cli_verify:healthy_gpt", "--recipe", "gpt3")
+    code, _, error = run(f"{__name__}:healthy_gpt", "--recipe", "gpt3")
     assert code == 2
     assert "the nearest is 'gpt2'" in error
     result = CliRunner().invoke(app, ["recipes", "gpt3"])
