@@ -16,7 +16,7 @@ from initstats.statistics.record_array import Batch, Groups
 from initstats.statistics.slices import SliceStats
 from initstats.statistics.table import StatsTable
 
-_DTYPES = frozenset(
+DTYPES = frozenset(
     {
         torch.float16,
         torch.bfloat16,
@@ -217,7 +217,7 @@ def _check_many(tensors: list[Tensor]) -> None:
     plain = set(map(type, tensors)) <= set(_PLAIN_TYPES)
     if (
         not plain
-        or not {tensor.dtype for tensor in tensors} <= _DTYPES
+        or not {tensor.dtype for tensor in tensors} <= DTYPES
         or not {tensor.layout for tensor in tensors} <= {torch.strided}
         or True in {tensor.is_meta for tensor in tensors}
     ):
@@ -235,7 +235,7 @@ def _check(tensor: object) -> None:
             f"initstats.stats: expected a dense tensor, got layout={tensor.layout}; pass x.values()"
         )
         raise TypeError(msg)
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in DTYPES:
         hint = ""
         if tensor.dtype.is_complex:
             hint = "; pass torch.view_as_real(x)"

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from initstats.planning.entry import Piece, PlanEntry
-from initstats.recipes import Stacked
+from initstats.recipes import Stacked, TruncNormal
+from initstats.recipes.distributions.composite import Simple
 from initstats.recipes.distributions.truncated import TRUNCATED_AT_TWO
 from initstats.recipes.library.building import RESIDUAL, framework_default
 from initstats.statistics.record import Stats
@@ -24,6 +25,12 @@ class Cause(NamedTuple):
 
     cause: str
     fix: str
+
+
+_ABSOLUTE_BOUNDS = Cause(
+    "not truncated: the bounds of torch's trunc_normal_ are absolute, a=-2 and b=2 whatever std is",
+    "pass bounds in units of std (a=-2 * std, b=2 * std), or call initstats.init_ last",
+)
 
 
 def cause_of_std(
@@ -47,12 +54,19 @@ def cause_of_std(
     """
     expected = piece.distribution.std
     if tolerance < max(_RESOLVED, abs(math.log(std / expected)) / 4):
-        for ratio, cause in _known(entry, expected, others):
+        for ratio, cause in _known(entry, piece, others):
             if ratio > 0 and abs(math.log(std / expected / ratio)) <= tolerance:
                 return cause
     if std > _GARBAGE * expected:
         return Cause("memory that was never written: to_empty leaves what was there before", _FIX)
     return Cause("another initialiser wrote it, or it was trained", _FIX)
+
+
+def cause_of_bounds(distribution: Simple) -> Cause:
+    """Tell why values lie beyond the bounds of a distribution although mean and std are right."""
+    if isinstance(distribution, TruncNormal):
+        return _ABSOLUTE_BOUNDS
+    return Cause("another distribution of the same mean and std", _FIX)
 
 
 def cause_of_constant(record: Stats) -> Cause:
@@ -66,10 +80,13 @@ def cause_of_constant(record: Stats) -> Cause:
 
 
 def _known(
-    entry: PlanEntry, expected: float, others: Iterable[tuple[str, float]]
+    entry: PlanEntry, piece: Piece, others: Iterable[tuple[str, float]]
 ) -> Iterator[tuple[float, Cause]]:
     """Yield (ratio, cause), the most specific first."""
-    slot = entry.slot
+    slot, distribution = entry.slot, piece.distribution
+    expected = distribution.std
+    if isinstance(distribution, TruncNormal):
+        yield distribution.parent_std / expected, _ABSOLUTE_BOUNDS
     residual = entry.role in RESIDUAL
     if slot.blocks and slot.blocks > 1:
         yield from _by_depth(residual=residual, root=math.sqrt(2 * slot.blocks))

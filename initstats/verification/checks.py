@@ -13,7 +13,12 @@ from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant, Orthogonal
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
-from initstats.verification.causes import Cause, cause_of_constant, cause_of_std
+from initstats.verification.causes import (
+    Cause,
+    cause_of_bounds,
+    cause_of_constant,
+    cause_of_std,
+)
 from initstats.verification.confidence import Band, mean_band, std_band
 from initstats.verification.entry import VerifyEntry
 from initstats.verification.shape_tests import extremes_problem, histogram_problem
@@ -21,6 +26,9 @@ from initstats.verification.shape_tests import extremes_problem, histogram_probl
 _NO_CAUSE = Cause("", "")
 _INIT_LAST = "call initstats.init_ with this recipe last"
 _TRUNCATED = Cause("another distribution of the same mean and std", _INIT_LAST)
+_ONE_VALUE = Cause(
+    "single values were overwritten or corrupted; all others are as promised", _INIT_LAST
+)
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,9 @@ class Judge:
     ) -> tuple[str, str, Cause]:
         """Return the kind of problem, the problem in words and its cause; empty ones for none."""
         distribution = piece.distribution
-        if record.nan or record.pos_inf or record.neg_inf:
-            words = f"{record.nan} NaN and {record.pos_inf + record.neg_inf} infinite values"
-            origin = "memory that was never written, or a computation that overflowed"
-            return "not finite", words, Cause(origin, "initialise it: see initstats.init_")
+        words, cause = not_finite(record)
+        if words:
+            return "not finite", words, cause
         if isinstance(distribution, Constant):
             if record.min == record.max == means.low:
                 return "", "", _NO_CAUSE
@@ -114,6 +121,11 @@ class Judge:
             ratio = sample.std / distribution.std
             words = f"std {sample.std:.4g}, expected {distribution.std:.4g} (x {ratio:.3g})"
             tolerance = max(1.5 * (stds.high / distribution.std - 1), 0.01)
+            without = _without_farthest(record, sample)
+            if without is not None and stds.holds(without):
+                far = max(abs(record.min), abs(record.max))
+                words = f"a value of {far:.4g} among {sample.count} of {distribution}"
+                return ("bounds" if outside else "extremes"), words, _ONE_VALUE
             cause = cause_of_std(entry, piece, sample.std, tolerance, self.promises)
             if not outside:
                 return "std", words, cause
@@ -121,7 +133,7 @@ class Judge:
             return "bounds", words, cause
         if outside:
             words = f"values outside [{low:g}, {high:g}]: {record.min:.4g} to {record.max:.4g}"
-            return "bounds", words, _TRUNCATED
+            return "bounds", words, cause_of_bounds(distribution)
         if not means.holds(sample.mean):
             words = f"mean {sample.mean:.3g}, expected {distribution.mean:.3g}"
             return "mean", words, Cause("a shift was added, or all signs are equal", "centre it")
@@ -143,6 +155,15 @@ class Judge:
                 return "shape", words, _TRUNCATED
         words = extremes_problem(distribution, sample.count, record.min, record.max, self.rate)
         return ("extremes" if words else ""), words, _TRUNCATED if words else _NO_CAUSE
+
+
+def not_finite(record: Stats) -> tuple[str, Cause]:
+    """Return the problem of a record with values that are not finite, and its cause; or nothing."""
+    if not (record.nan or record.pos_inf or record.neg_inf):
+        return "", _NO_CAUSE
+    words = f"{record.nan} NaN and {record.pos_inf + record.neg_inf} infinite values"
+    origin = "memory that was never written, or a computation that overflowed"
+    return words, Cause(origin, "initialise it: see initstats.init_")
 
 
 @dataclass(frozen=True)
@@ -178,6 +199,16 @@ def sample_of(entry: PlanEntry, piece: Piece, record: Stats) -> Sample:
     return Sample(count, mean, math.sqrt(variance), zeros)
 
 
+def _without_farthest(record: Stats, sample: Sample) -> float | None:
+    """Return the std of a sample without the value farthest from 0; None for too few values."""
+    n = sample.count
+    if n < _FEWEST_LEFT + 1:
+        return None
+    far = record.max if abs(record.max) >= abs(record.min) else record.min
+    squares = sample.std**2 * (n - 1) - (far - sample.mean) ** 2 * n / (n - 1)
+    return math.sqrt(max(squares, 0.0) / (n - 2))
+
+
 @lru_cache(maxsize=256)
 def _rounded(value: float, dtype: torch.dtype) -> float:
     """Return a value as a dtype stores it."""
@@ -199,4 +230,5 @@ def _orthogonality_problem(tensor: torch.Tensor, promised: Orthogonal) -> str:
 
 
 _ROWS_COMPARED = 64
+_FEWEST_LEFT = 2  # values that have a std
 _FLOAT32_SLACK = 2e-5  # of a product of reflections in float32

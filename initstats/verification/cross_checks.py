@@ -1,22 +1,24 @@
-"""What only several records together tell: equal parameters, equal shards, ties, rows of zeros."""
+"""Cross-parameter checks: duplicates, wrong ties, equal or zero rows, columns and experts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant
 from initstats.statistics.record import Stats
 
-# Ranks for which a parameter may have been cut into equal shards.
-_RANKS = (2, 4, 8, 16, 32, 64)
-_COMPARED = 8  # elements of a row; equal by chance once in 2**80 even in bfloat16
+# Elements of a slice that are compared first; equal by chance once in 2**80 even in bfloat16. A
+# shorter slice is not looked at: in a narrow dtype it may be zero, or equal to another, by chance.
+_COMPARED = 8
 _FEWEST_ELEMENTS = 4  # below, two random pieces in a narrow dtype are equal by chance
 _MATRIX_DIMS = 2
-_LONG_ROW = 8  # a shorter row of a narrow dtype may be zero by chance
+_BANK_DIMS = 3
+_CHUNK = 1 << 22  # elements compared at a time
 
 
 class Relation(NamedTuple):
@@ -78,12 +80,12 @@ def relations(
             if fingerprints:
                 yield from _zeros(entry, piece, records)
                 yield from _duplicates(piece, records, seen)
-    if fingerprints:
-        yield from _shards(entries)
+                if piece.name in records:
+                    yield from _repeats(entry, piece, records[piece.name])
 
 
 def _zeros(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
-    """Find rows of zeros that should not be, and padding rows that are not zero."""
+    """Find padding rows that are not zero."""
     padding = records.get(f"{entry.name}@padding")
     if padding is not None and padding.zero != padding.count:
         yield Relation(
@@ -92,24 +94,6 @@ def _zeros(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iter
             f"padding row {entry.zero_row} is not 0",
             "initialised after the embedding was made, which sets the row to 0",
             "call initstats.init_, or zero the row",
-        )
-    record, tensor = records.get(piece.name), piece.tensor
-    if record is None or isinstance(piece.distribution, Constant) or tensor.dim() < _MATRIX_DIMS:
-        return
-    row = tensor[0].numel()
-    if row < _LONG_ROW or record.zero < row or record.zero == record.count:
-        return
-    empty = (tensor == 0).flatten(1).all(dim=1)
-    if entry.zero_row is not None:
-        empty[entry.zero_row] = False
-    found = empty.nonzero().flatten().tolist()
-    if found:
-        yield Relation(
-            piece.name,
-            "zero rows",
-            f"{len(found)} rows are 0, the first is {found[0]}",
-            "rows were added and never written, or their units were pruned",
-            "initialise the new rows: see initstats.init_new_",
         )
 
 
@@ -135,55 +119,118 @@ def _duplicates(
         )
 
 
-def _shards(entries: Sequence[PlanEntry]) -> Iterator[Relation]:
-    """Find parameters whose equal parts along a dimension hold the same values.
+def _repeats(entry: PlanEntry, piece: Piece, record: Stats) -> Iterator[Relation]:
+    """Find slices of a random piece that are zero, or equal to an earlier slice.
 
-    With any even number of equal shards the first row equals the middle one; the first elements of
-    both tell, of all parameters at once.
+    Slices are taken along the first two dimensions: the outputs and inputs of a matrix in either
+    orientation, the experts of a bank [experts, ...]; in a bank of matrices along the last, too.
     """
-    places: dict[torch.device, list[tuple[PlanEntry, int]]] = {}
-    for entry in entries:
-        parameter = entry.parameter
-        if parameter.dim() < _MATRIX_DIMS or len(entry.pieces) != 1 or _is_constant(entry):
+    tensor = piece.tensor
+    if tensor.dim() < _MATRIX_DIMS or isinstance(piece.distribution, Constant):
+        return
+    if record.min == record.max:
+        return  # one value everywhere is reported as such
+    for dim in range(min(tensor.dim(), _BANK_DIMS)):
+        size = tensor.shape[dim]
+        if size < 1 or tensor.numel() < size * _COMPARED:
             continue
-        for dim in range(_MATRIX_DIMS):
-            size = parameter.shape[dim]
-            if size % 2 == 0 and parameter.numel() >= size * _COMPARED:
-                places.setdefault(parameter.device, []).append((entry, dim))
-    for here in places.values():
-        first, middle = (
-            torch.cat([_begin(entry, dim, part).float() for entry, dim in here]).view(-1, _COMPARED)
-            for part in (0, 2)
+        allowed = entry.zero_row if dim == 0 else None
+        zero, leaders = _equal_slices(tensor, dim, look_for_zero=record.zero >= _COMPARED)
+        word = ("row", "column", "slice")[dim]
+        empty = [i for i in zero if i != allowed]
+        if empty:
+            yield Relation(
+                piece.name,
+                f"zero {word}s",
+                f"{len(empty)} {word}s are 0, the first is {empty[0]}",
+                "added and never written, or their units were pruned",
+                "initialise the new ones: see initstats.init_new_",
+            )
+            return
+        if leaders:
+            yield _described(piece.name, leaders, size, dim, word)
+            return
+
+
+def _described(name: str, leaders: Mapping[int, int], size: int, dim: int, word: str) -> Relation:
+    """Return what equal slices mean: equal shards of every rank, or copies of some."""
+    begin, first = next(iter(leaders.items()))
+    period = begin - first
+    copies = (leaders.get(i) == i % period for i in range(period, size))
+    if size % period == 0 and first == 0 and all(copies):
+        return Relation(
+            name,
+            "shards",
+            f"the {size // period} parts along dimension {dim} are equal",
+            "every rank drew its shard from the same seed (torchtitan#3106), or one head, expert "
+            "or projection was copied over the others",
+            "fill by global index: initstats.init_ does, whatever the shards",
         )
-        same = ((first == middle).all(dim=1) & (first != first[:, :1]).any(dim=1)).tolist()
-        for (entry, dim), is_same in zip(here, same, strict=True):
-            if is_same:
-                yield Relation(
-                    entry.name,
-                    "shards",
-                    f"the {_ranks(entry, dim)} parts along dimension {dim} begin alike",
-                    "every rank drew its shard from the same seed (torchtitan#3106)",
-                    "fill by global index: initstats.init_ does, whatever the shards",
-                )
+    end = begin
+    while leaders.get(end + 1) == first + end + 1 - begin:
+        end += 1
+    of = f"{word} {begin} equals {word} {first}"
+    if end > begin:
+        of = f"{word}s {begin} to {end} equal {word}s {first} to {first + end - begin}"
+    more = len(leaders) - (end - begin + 1)
+    return Relation(
+        name,
+        f"equal {word}s",
+        of + (f", and {more} more are copies" if more else ""),
+        "heads, experts, units or packed projections (q = k) copied after initialisation, or drawn "
+        "from the same seed",
+        "initialise after copying: initstats.init_ gives every element its own value",
+    )
 
 
-def _begin(entry: PlanEntry, dim: int, parts: int) -> torch.Tensor:
-    """Return the first elements of the second of so many parts; of the first part for 0."""
-    parameter = entry.parameter.detach()
-    start = parameter.shape[dim] // parts if parts else 0
-    row = parameter.select(dim, start)
-    while row.dim() > 1 and row.shape[-1] >= _COMPARED:
-        row = row[0]
-    return row.reshape(-1)[:_COMPARED]
+def _equal_slices(
+    tensor: torch.Tensor, dim: int, *, look_for_zero: bool
+) -> tuple[list[int], dict[int, int]]:
+    """Return the slices along dim that are all zero, and those that equal an earlier one, by index.
+
+    The first elements of every slice find candidates, which are then compared in full.
+    """
+    slices = tensor.detach().movedim(dim, 0)
+    heads = _beginnings(slices).to("cpu", torch.float64).contiguous()
+    candidates: list[int] = []
+    if look_for_zero:
+        candidates = (heads == 0).all(dim=1).nonzero().flatten().tolist()
+    zero = [
+        i for i, is_zero in zip(candidates, _all_zero(slices, candidates), strict=True) if is_zero
+    ]
+    # Equal bits are equal bytes; numpy finds them by sorting.
+    keys = heads.numpy().view(f"V{heads.shape[1] * heads.element_size()}").ravel()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    leader = first[inverse]
+    dead = set(zero)
+    copies = [i for i in np.flatnonzero(leader != np.arange(len(leader))).tolist() if i not in dead]
+    leads = [int(leader[i]) for i in copies]
+    same = _all_equal(slices, copies, leads)
+    return zero, {i: lead for i, lead, is_same in zip(copies, leads, same, strict=True) if is_same}
 
 
-def _ranks(entry: PlanEntry, dim: int) -> int:
-    """Return the largest number of equal parts, among the usual numbers of ranks."""
-    first = _begin(entry, dim, 0)
-    size = entry.parameter.shape[dim]
-    fits = (n for n in _RANKS if size % n == 0 and torch.equal(_begin(entry, dim, n), first))
-    return max(fits, default=2)
+def _beginnings(slices: torch.Tensor) -> torch.Tensor:
+    """Return the first elements of every slice, [n, 8], and no copy of more than that."""
+    found = 1
+    for d in range(slices.dim() - 1, 0, -1):
+        slices = slices.narrow(d, 0, min(slices.shape[d], -(-_COMPARED // found)))
+        found *= slices.shape[d]
+    return slices.reshape(slices.shape[0], -1)[:, :_COMPARED]
 
 
-def _is_constant(entry: PlanEntry) -> bool:
-    return isinstance(entry.distribution, Constant)
+def _all_zero(slices: torch.Tensor, at: Sequence[int]) -> list[bool]:
+    """Tell which slices are all zero."""
+    return [not bool(slices[i].any()) for i in at]
+
+
+def _all_equal(slices: torch.Tensor, at: Sequence[int], others: Sequence[int]) -> list[bool]:
+    """Tell which of two lists of slices are equal, in chunks."""
+    same: list[bool] = []
+    step = max(1, _CHUNK * slices.shape[0] // max(1, slices.numel()))
+    for i in range(0, len(at), step):
+        mine, theirs = (
+            slices.index_select(0, torch.tensor(some[i : i + step], device=slices.device))
+            for some in (at, others)
+        )
+        same += (mine == theirs).flatten(1).all(dim=1).tolist()
+    return same

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from torch import nn
+from rich.text import Text
+from torch import Tensor, nn
 
 from initstats.planning.planner import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
-from initstats.statistics.compute import stats
+from initstats.statistics.compute import DTYPES, stats
 from initstats.statistics.record import Stats
 from initstats.text import number, render
-from initstats.verification.checks import Judge
+from initstats.verification.checks import Judge, not_finite
+from initstats.verification.confidence import Band
 from initstats.verification.cross_checks import padding_rows, relations
 from initstats.verification.entry import VerifyEntry
 
@@ -29,7 +34,12 @@ FALSE_ALARM_RATE = 1e-4
 # Mean (two-sided), std (two-sided), shape, and four of the extremes; those of two sides share one.
 _CHECKS_PER_PIECE = 7
 # Equal values make a sample smaller than it looks: what sampling bands say is explained by them.
-_EXPLAINING = frozenset({"duplicate", "shards", "zero rows"})
+_EXPLAINING = frozenset(
+    {
+        *("duplicate", "shards", "zero rows", "zero columns", "zero slices"),
+        *("equal rows", "equal columns", "equal slices"),
+    }
+)
 _SAMPLED = frozenset({"std", "mean", "shape", "extremes"})
 KINDS = (
     "not finite",
@@ -42,8 +52,13 @@ KINDS = (
     "orthogonal",
     "padding",
     "zero rows",
+    "zero columns",
+    "zero slices",
     "duplicate",
     "shards",
+    "equal rows",
+    "equal columns",
+    "equal slices",
     "tied",
 )
 
@@ -103,14 +118,16 @@ class VerifyReport:
             box=SIMPLE_HEAD,
         )
         table.add_column("parameter", overflow="fold", min_width=24)
-        table.add_column("promised", no_wrap=True, min_width=10)
+        table.add_column("promised", overflow="fold", min_width=10)
         for column in ("std", "mean"):
             table.add_column(column, justify="right", no_wrap=True, min_width=8)
-        table.add_column("verdict")
+        table.add_column("verdict", overflow="fold")
         for e in self.failures if failures_only else self.entries:
-            cause = f"\n[dim]{e.cause}; {e.fix}[/]" if e.cause else ""
-            verdict = f"[red]{e.problem}[/]{cause}" if e.problem else "[green]ok[/]"
-            table.add_row(e.name, e.distribution, number(e.std), number(e.mean), verdict)
+            verdict = Text(e.problem or "ok", style="red" if e.problem else "green")
+            if e.cause:
+                verdict.append(f"\n{e.cause}; {e.fix}", style="dim")
+            cells = (number(value) for value in (e.std, e.mean))
+            table.add_row(Text(e.name), Text(e.distribution), *cells, verdict)
         return table
 
     def __rich__(self) -> Table:
@@ -137,7 +154,8 @@ def verify(
     all checks, see `initstats.bands` and `initstats.shape_bands`). Constants, bounds, finite
     values, padding rows and orthogonality must hold exactly, up to rounding. Fingerprints tell
     parameters with the same values apart from different ones; rows of zeros, equal shards and ties
-    between blocks are found too. Each problem comes with a likely cause and a fix.
+    between blocks are found too, and so are values that are not finite in buffers and in parameters
+    that no rule takes. Each problem comes with a likely cause and a fix.
 
     Args:
         model: Any module with values, so not on the meta device.
@@ -180,8 +198,57 @@ def verify(
     tensors = {piece.name: piece.tensor for entry in promised for piece in entry.pieces}
     for entry in promised:
         tensors |= padding_rows(entry)
-    records = dict(stats(tensors, fingerprint=True).items())
-    return compare(planned, records, false_alarm_rate, fingerprints=True, ignore=ignore)
+    rest = _without_promise(model, {entry.name for entry in promised})
+    table = stats(
+        {**tensors, **{f"{name}@rest": tensor for name, tensor in rest.items()}}, fingerprint=True
+    )
+    records = {name: table[name] for name in tensors}
+    report = compare(planned, records, false_alarm_rate, fingerprints=True, ignore=ignore)
+    if "not finite" in ignore:
+        return report
+    lost = [_not_finite(name, table[f"{name}@rest"]) for name in rest]
+    return dataclasses.replace(
+        report, entries=(*report.entries, *(entry for entry in lost if entry is not None))
+    )
+
+
+def _without_promise(model: nn.Module, promised: set[str]) -> dict[str, Tensor]:
+    """Return the floating parameters and buffers with values that no rule promises anything of."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {
+        name: tensor.detach()
+        for name, tensor in named
+        if name not in promised
+        and type(tensor) in {Tensor, nn.Parameter}
+        and tensor.layout is torch.strided
+        and tensor.dtype in DTYPES
+        and tensor.is_floating_point()
+        and not tensor.is_meta
+    }
+
+
+def _not_finite(name: str, record: Stats) -> VerifyEntry | None:
+    """Return an entry for a tensor without a promise whose values are not finite, else nothing."""
+    words, cause = not_finite(record)
+    if not words:
+        return None
+    any_value = Band(-math.inf, math.inf)
+    return VerifyEntry(
+        name=name,
+        rule="none",
+        distribution="finite",
+        count=record.count,
+        mean=record.mean,
+        std=record.std,
+        expected_mean=math.nan,
+        expected_std=math.nan,
+        mean_band=any_value,
+        std_band=any_value,
+        problem=words,
+        kind="not finite",
+        cause=cause.cause,
+        fix=cause.fix,
+    )
 
 
 def compare(

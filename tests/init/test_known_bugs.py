@@ -106,7 +106,7 @@ def test_the_same_shard_on_every_rank(ranks: int, dim: int) -> None:
         weight.copy_(torch.cat([shard] * ranks, dim))
     report = verify(model, "llama")
     assert kinds(report) == {"layers.1.feed_forward.w1.weight": "shards"}
-    assert report.failures[0].problem == f"the {ranks} parts along dimension {dim} begin alike"
+    assert report.failures[0].problem == f"the {ranks} parts along dimension {dim} are equal"
     assert "torchtitan#3106" in report.failures[0].cause
 
 
