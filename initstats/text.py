@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import math
 import re
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+if TYPE_CHECKING:  # rich is imported where it draws: it would double the time of `import initstats`
+    from rich.console import RenderableType
+    from rich.table import Table
 
 # Wide enough for the layer table of the audit; used where no terminal tells its width.
 PLAIN_WIDTH = 100
@@ -24,10 +27,38 @@ def render(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
     Returns:
         The text, without colours.
     """
+    from rich.console import Console
+
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(renderable)
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def plain_table(title: str = "", *, edge: bool = True, **options: Any) -> Table:
+    """Return an empty rich table with a rule below its head and everything aligned to the left.
+
+    Args:
+        title: Heading, taken literally; empty for none.
+        edge: Leave a blank line above and below, and a blank column on either side.
+        **options: As `rich.table.Table` takes them, such as `caption` and `padding`.
+
+    Returns:
+        The table.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(
+        title=Text(title, style="bold italic") if title else None,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=edge,
+        pad_edge=edge,
+        **options,
+    )
 
 
 def number(value: float | None) -> str:

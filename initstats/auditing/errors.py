@@ -5,13 +5,11 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import nn
 
 from initstats.auditing.steps import FirstSteps
 from initstats.statistics.record import merged
-from initstats.text import number, render
+from initstats.text import number, plain_table, render
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,7 +78,7 @@ def explanation(error: BaseException, run: FirstSteps) -> str:
     hidden = len(seen) - _LISTED_LAYERS
     if hidden > 0:
         text += f" (the last {_LISTED_LAYERS}, {hidden} more before them)"
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = plain_table(edge=False)
     for column in ("layer", "calls", "output mean", "output std", "output max", "not finite"):
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
     for name, flow in seen[-_LISTED_LAYERS:]:

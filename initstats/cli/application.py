@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from initstats import recipes as known_recipes
@@ -18,6 +16,7 @@ from initstats.cli.audit_command import add_audit_command
 from initstats.cli.console import make_console, refuse
 from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
+from initstats.text import plain_table
 from initstats.verification.verifier import verify as verify_model
 
 app = typer.Typer(
@@ -78,12 +77,7 @@ def recipes(
         refuse(str(error))
     for name in names or known_recipes.available():
         recipe = known_recipes.by_name(name)
-        table = Table(
-            title=f"{name} ({recipe.source})",
-            title_justify="left",
-            title_style="bold",
-            box=SIMPLE_HEAD,
-        )
+        table = plain_table(f"{name} ({recipe.source})")
         for column in ("rule", "takes", "values"):
             table.add_column(column)
         for rule in recipe.rules:
@@ -94,7 +88,7 @@ def recipes(
 @app.command()
 def doctor() -> None:
     """Show what was built, what was chosen on this machine, and why."""
-    table = Table(title="initstats", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = plain_table("initstats")
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")
     for name, value in build_info().items():

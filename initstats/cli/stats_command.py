@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
@@ -18,7 +17,7 @@ from initstats.cli.console import FOUND_ERRORS, make_console, refuse
 from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
-from initstats.text import number
+from initstats.text import number, plain_table
 
 
 def add_stats_command(app: typer.Typer) -> None:
@@ -107,7 +106,7 @@ def _not_comparable(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> di
 
 def _differences(records: StatsTable, base: StatsTable) -> Table:
     """Return the table of a step: its size beside that of what it started from."""
-    table = Table(box=SIMPLE_HEAD)
+    table = plain_table()
     table.add_column("name", overflow="fold")
     for column in ("count", "unchanged", "mean", "rms", "max size", "rms / before", "nan", "inf"):
         table.add_column(column, justify="right")

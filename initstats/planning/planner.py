@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
@@ -22,7 +21,7 @@ from initstats.recipes import Constant, Recipe, Rule, Slot
 from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
-from initstats.text import block_pattern, render
+from initstats.text import block_pattern, plain_table, render
 
 # Columns of the table as text: names, roles and reasons are long.
 _WIDTH = 160
@@ -117,7 +116,7 @@ class Plan:
             line = (name, shape, entry.role, fill, f"{entry.rule}: {entry.why}{also}", *tail)
             groups[line] = groups.get(line, 0) + 1
         title = f"plan of recipe {self.recipe.name}: {len(self)} parameters"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        table = plain_table(title)
         table.add_column("parameter", overflow="fold", min_width=24)
         for column in ("shape", "role", "values"):
             table.add_column(column, no_wrap=column != "role", min_width=10)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
@@ -20,7 +19,7 @@ from initstats.recipes.distributions.json import distribution_from_dict, distrib
 from initstats.recipes.parameters import Slot, slots
 from initstats.statistics.compute import stats
 from initstats.statistics.table import StatsTable
-from initstats.text import block_pattern, render
+from initstats.text import block_pattern, plain_table, render
 
 RECEIPT_SCHEMA = "initstats.receipt/1"
 
@@ -205,7 +204,7 @@ class Receipt:
 
     def __rich__(self) -> Table:
         title = f"initialised by recipe {self.recipe}, seed {self.seed}"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        table = plain_table(title)
         for column in ("parameter", "shape", "values", "rule"):
             table.add_column(column, overflow="fold")
         groups: dict[tuple[str, ...], int] = {}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Batch, Groups
 from initstats.text import number, render
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
 _SHOWN = ("mean", "std", "rms", "min", "max", "zero", "nan")
 
@@ -121,6 +120,8 @@ class StatsTable(Mapping[str, Stats]):
         return frame
 
     def __rich__(self) -> Table:
+        from rich.table import Table
+
         table = Table(box=None, pad_edge=False)
         table.add_column("name", overflow="fold")
         moments = all(record.groups & Groups.COUNTED for record in self.values())

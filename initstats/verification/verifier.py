@@ -11,7 +11,6 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
 from initstats.statistics.compute import DTYPES, stats
 from initstats.statistics.record import Stats
-from initstats.text import number, render
+from initstats.text import number, plain_table, render
 from initstats.verification.checks import Judge, not_finite
 from initstats.verification.confidence import Band
 from initstats.verification.cross_checks import padding_rows, relations
@@ -109,13 +108,10 @@ class VerifyReport:
         Returns:
             A rich table.
         """
-        table = Table(
-            title=f"recipe {self.recipe}: {len(self.failures)} of {len(self.entries)} parameters "
+        table = plain_table(
+            f"recipe {self.recipe}: {len(self.failures)} of {len(self.entries)} parameters "
             "break their promise",
-            title_justify="left",
             caption=f"chance of a false alarm in a correct model: {self.false_alarm_rate:g}",
-            caption_justify="left",
-            box=SIMPLE_HEAD,
         )
         table.add_column("parameter", overflow="fold", min_width=24)
         table.add_column("promised", overflow="fold", min_width=10)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +20,7 @@ from initstats.auditing.report.text import findings_group
 from initstats.auditing.runner import audit
 from initstats.diagnostics.findings import Finding
 from initstats.planning.initialize import init_
+from initstats.text import plain_table
 
 # Smaller than the healthy demo: nine models are trained, in well under a minute on two cores.
 BROKEN_CONFIG = DemoConfig(context=64, layers=4, width=128, batch=4)
@@ -208,13 +207,8 @@ def tour_group(cases: Sequence[Case]) -> Group:
     Returns:
         A renderable for rich.
     """
-    table = Table(
-        title="one fault at a time in a healthy GPT on real text, and the first finding",
-        title_justify="left",
-        title_style="bold italic",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
+    table = plain_table(
+        "one fault at a time in a healthy GPT on real text, and the first finding", edge=False
     )
     for column in ("fault", "severity", "rule", "where"):
         table.add_column(column, overflow="fold")
