@@ -34,7 +34,8 @@ class Monitor:
 
     Call `step()` once per training step, after `optimizer.step()` and before `zero_grad()`. With
     `optimizer` given, gradients are measured just before each step of the optimizer, weights too,
-    and `zero_grad()` may come before `step()`. A row covers `window` measured steps: its records
+    and `zero_grad()` may come before `step()`; under `optimizer.step(closure)` they are those that
+    the last call of the closure left. A row covers `window` measured steps: its records
     are merged over them, and it keeps the smallest, largest and mean value in any of them.
 
     Nothing in the training thread waits for the device or for a sink: see docs/monitoring.md. What
@@ -109,6 +110,7 @@ class Monitor:
         self._window = Window(histograms)
         self._measured = 0
         self._taken = self._moments_taken = False
+        self._of_closure: dict[int, Window] = {}
         self._warned = False
         self._delivery: Delivery | None = None
         self._process = os.getpid()
@@ -179,6 +181,7 @@ class Monitor:
     def _prepare(self) -> None:
         """Get ready for the step that begins."""
         self._taken = self._moments_taken = False
+        self._of_closure.clear()
         self._optimizers.begin()
         due = self._due
         if due:
@@ -199,22 +202,33 @@ class Monitor:
         self._window.add(kind, layout, self._step, rows)
 
     @torch.no_grad()
-    def _before_update(self, optimizer: Optimizer, *_hook: Any) -> None:
-        """Measure weights and the optimizer's gradients, just before it changes them."""
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """Measure weights and the optimizer's gradients, just before it changes them.
+
+        Returns:
+            None, or the arguments of the step with a closure that measures the gradients it leaves.
+        """
         if not self._due or os.getpid() != self._process:
-            return
+            return None
         if not self._taken:
             self._measure_weights()
             if "updates" in self.watch:
                 self._parameters.remember()
         if "gradients" in self.watch:
-            self._measure_gradients(self._optimizers.owned([optimizer]))
+            if callable(closure := kwargs.get("closure")):
+                return args, {**kwargs, "closure": self._measured_closure(optimizer, closure)}
+            if len(args) > 1 and callable(args[1]):
+                return (args[0], self._measured_closure(optimizer, args[1]), *args[2:]), kwargs
+            self._keep_gradients(self._gradients([optimizer]))
+        return None
 
     @torch.no_grad()
     def _after_update(self, optimizer: Optimizer, *_hook: Any) -> None:
         """Measure how the optimizers changed the weights, and their moments."""
         if not self._taken or os.getpid() != self._process:
             return
+        if (last := self._of_closure.pop(id(optimizer), None)) is not None:
+            self._keep_gradients(last)
         if self._optimizers.has_stepped(optimizer):
             self._measure_updates()
 
@@ -224,13 +238,13 @@ class Monitor:
         if not self._taken:
             self._measure_weights()
         if "gradients" in self.watch:
-            self._measure_gradients(None)
+            self._keep_gradients(self._gradients(self._optimizers))
         if self._optimizers.stepped or not self._optimizers:
             self._measure_updates()
 
-    def _measure(self, kind: str, listed: Listed, factor: Factor = 1.0) -> None:
+    def _measure(self, kind: str, listed: Listed) -> None:
         """Take the records of many tensors."""
-        self._window.measure(kind, listed.names, listed.tensors, self._step, factor, listed.minus)
+        self._window.measure(kind, listed.names, listed.tensors, self._step, minus=listed.minus)
 
     def _measure_weights(self) -> None:
         """Measure the weights, once in a step."""
@@ -238,12 +252,33 @@ class Monitor:
         if "weights" in self.watch:
             self._measure("weights", self._parameters.weights)
 
-    def _measure_gradients(self, owned: set[int] | None) -> None:
-        """Measure those gradients that were not yet, of some parameters or of all."""
-        gradients = self._parameters.gradients(owned)
+    def _measured_closure(
+        self, optimizer: Optimizer, closure: Callable[[], Any]
+    ) -> Callable[[], Any]:
+        """Return a closure that measures the gradients after each call; the last call counts."""
+
+        def measured() -> Any:
+            loss = closure()
+            with torch.no_grad():
+                self._of_closure[id(optimizer)] = self._gradients([optimizer])
+            return loss
+
+        return measured
+
+    def _gradients(self, optimizers: Iterable[Optimizer]) -> Window:
+        """Measure the gradients of some optimizers that were not kept yet in this step."""
+        gradients = self._parameters.gradients(self._optimizers.owned(optimizers))
+        taken = Window(self._histograms)
         if gradients.names:
             factor = self._unscale() if callable(self._unscale) else self._unscale
-            self._measure("gradients", gradients, 1.0 if factor is None else factor)
+            factor = 1.0 if factor is None else factor
+            taken.measure("gradients", gradients.names, gradients.tensors, self._step, factor)
+        return taken
+
+    def _keep_gradients(self, taken: Window) -> None:
+        """Add measured gradients to the row."""
+        self._window.take_over(taken)
+        self._parameters.kept.update(name for _, layout in taken.segments for name in layout)
         self._window.expected["gradients"] = self._parameters.trained
 
     def _measure_updates(self) -> None:

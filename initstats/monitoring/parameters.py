@@ -42,6 +42,9 @@ class Parameters:
         model: The model.
         chosen: Tells by name and parameter what to watch; None for all.
         every: Steps between two measurements: the copy for updates is kept only when it is small.
+
+    Attributes:
+        kept: Names of the gradients that the row of this step has already.
     """
 
     def __init__(self, model: nn.Module, chosen: ChosenParameter | None, every: int) -> None:
@@ -53,14 +56,14 @@ class Parameters:
         self._before: list[Tensor] = []
         self._copied: Listed | None = None
         self._copied_ids: list[int] = []
-        self._gradients_taken: set[int] = set()
+        self.kept: set[str] = set()
         self.weights = Listed((), [])
         self.trained: Layout = ()
         self.refresh()
 
     def refresh(self) -> None:
         """Begin a step: follow parameters that were added, removed, replaced, frozen or thawed."""
-        self._gradients_taken.clear()
+        self.kept.clear()
         found = list(self._model.named_parameters())
         if len(found) != len(self._all) or any(
             a[1] is not b[1] for a, b in zip(found, self._all, strict=True)
@@ -78,18 +81,16 @@ class Parameters:
         )
 
     def gradients(self, owned: set[int] | None = None) -> Listed:
-        """Return the gradients that were not returned since `refresh`; sparse ones made dense.
+        """Return the gradients that are not among those kept; sparse ones made dense.
 
         Args:
             owned: Ids of the parameters that count, None for all.
         """
         names, tensors = [], []
-        taken = self._gradients_taken
         for name, parameter in zip(*self._pairs(), strict=True):
-            gradient, key = parameter.grad, id(parameter)
-            if gradient is None or key in taken or (owned is not None and key not in owned):
+            gradient, is_owned = parameter.grad, owned is None or id(parameter) in owned
+            if gradient is None or name in self.kept or not is_owned:
                 continue
-            taken.add(key)
             names.append(name)
             dense = gradient.layout is torch.strided
             tensors.append(gradient if dense else gradient.to_dense())

@@ -71,7 +71,8 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
 
 def gradient_norms(by_step: Records) -> Floats:
     """Return the global norm of each step from the records of the gradients, `[steps]`."""
-    norms: Floats = np.sqrt((by_step.column("l2") ** 2).sum(axis=1))
+    with np.errstate(all="ignore"):
+        norms: Floats = np.sqrt((by_step.column("l2") ** 2).sum(axis=1))
     infinite = (by_step.counts[..., POS_INF] + by_step.counts[..., NEG_INF]).any(axis=1)
     norms[infinite] = math.inf
     norms[by_step.counts[..., NAN].any(axis=1)] = math.nan

@@ -184,6 +184,8 @@ class VanishingGradient(MonitorRule):
             return
         with np.errstate(all="ignore"):
             size = (table.column("l1") / table.column("finite"))[matrices]
+        if np.isnan(size).all():
+            return
         limit = min(self.low, self.relative * float(np.nanmedian(size)))
         bad = np.flatnonzero(size < limit)
         if bad.size:

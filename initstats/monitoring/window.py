@@ -130,6 +130,13 @@ class Window:
             segment = self.segments[key] = Segment(layout)
         segment.add(step, rows, factor)
 
+    def take_over(self, other: Window) -> None:
+        """Add the records of another window of one measurement, which is not used any more."""
+        for (kind, layout), one in other.segments.items():
+            assert one.places is not None
+            rows = (one.moments[0], one.counts[0], one.places)
+            self.add(kind, layout, one.steps[0], rows, one.factors[0])
+
     def close(self) -> None:
         """Note the time, and start the copies to the host: the one place where a window ends."""
         self.wall_time = time.time()

@@ -32,7 +32,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
         written: Keys of the names that the file holds; new ones are added.
 
     Yields:
-        Lines of JSON. NaN and infinities become null.
+        Lines of JSON. NaN becomes null; infinities the strings "inf" and "-inf".
     """
     tables = {}
     for kind, table in row.tables.items():
@@ -96,6 +96,9 @@ def _sparse(places: Places) -> dict[str, Any]:
     """Write each side of each histogram as the place of its first bucket, then counts."""
     used = places.counts.astype(bool)
     width = used.shape[2]
+    if width == 0:  # nothing but NaN, zeros and infinities
+        empty: list[list[int]] = [[] for _ in used]
+        return {"scale": places.scale, "positive": empty, "negative": empty}
     first = np.where(used.any(axis=2), used.argmax(axis=2), 0)
     end = np.where(used.any(axis=2), width - used[:, :, ::-1].argmax(axis=2), 0)
     sides: dict[str, list[list[int]]] = {"positive": [], "negative": []}
@@ -109,17 +112,23 @@ def _sparse(places: Places) -> dict[str, Any]:
     return {"scale": places.scale, **sides}
 
 
-def _numbers(column: Floats) -> list[float | None]:
-    values: list[float | None] = column.tolist()
+def _numbers(column: Floats) -> list[float | str | None]:
+    values: list[float | str | None] = column.tolist()
     if not np.isfinite(column).all():
-        values = [v if v is not None and math.isfinite(v) else None for v in values]
+        values = [_jsonable(value) for value in column.tolist()]
     return values
+
+
+def _jsonable(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return float(value) if math.isfinite(value) else str(float(value))
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     values = finding.to_dict()
     for name in ("value", "threshold"):
-        values[name] = values[name] if math.isfinite(values[name]) else None
+        values[name] = _jsonable(values[name])
     return values
 
 
@@ -138,7 +147,7 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
 
 
 def _finding_of(values: dict[str, Any]) -> Finding:
-    known = {k: math.nan if values[k] is None else values[k] for k in ("value", "threshold")}
+    known = {k: float(_array([values[k]])[0]) for k in ("value", "threshold")}
     return Finding(**{**values, **known, "also": tuple(values["also"])})
 
 
@@ -172,5 +181,5 @@ def _dense(value: dict[str, Any]) -> Places:
     return Places.cut(full.reshape(len(sides[0]), -1), scale)
 
 
-def _array(values: list[float | None]) -> Floats:
+def _array(values: list[float | str | None]) -> Floats:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from initstats.monitoring import Monitor
 from monitored import Kept, batch, small_model, train
@@ -81,6 +84,116 @@ def test_two_steps_of_one_optimizer_measure_the_first() -> None:
     record = kept.rows[0].tables["gradients"]["0.weight"]
     assert (record.count, record.l2) == (8 * 16, pytest.approx(norm, rel=CLOSE))
     assert kept.rows[0].tables["updates"]["0.weight"].l2 == pytest.approx(0.1 * norm, rel=CLOSE)
+
+
+class WritesGradients(torch.optim.SGD):
+    """Overwrites the gradients in its update, as some optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        for group in self.param_groups:
+            torch._foreach_zero_([p.grad for p in group["params"]])
+        return loss
+
+
+def closure_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, norms: list[float]
+) -> Callable[[], Tensor]:
+    """Return a closure that notes the gradient norm of each of its calls."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss: Tensor = model(batch(seed)).square().mean() * 10.0**seed
+        loss.backward()
+        squares = [p.grad.double().square().sum() for p in model.parameters()]
+        norms.append(torch.stack(squares).sum().sqrt().item())
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("keyword", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=1e-3),
+        lambda p: torch.optim.AdamW(p, lr=1e-3),
+        lambda p: torch.optim.Rprop(p, lr=1e-3, foreach=True),
+        lambda p: torch.optim.LBFGS(p, lr=1e-3, max_iter=4),
+        lambda p: torch.optim.LBFGS(p, max_iter=3, line_search_fn="strong_wolfe"),
+        lambda p: WritesGradients(p, lr=1e-3),
+    ],
+    ids=["SGD", "AdamW", "Rprop", "LBFGS", "LBFGS wolfe", "overwritten"],
+)
+def test_gradients_of_a_closure_are_those_of_its_last_call(
+    make: Callable[[Any], torch.optim.Optimizer], keyword: bool
+) -> None:
+    model, kept = small_model(), Kept()
+    optimizer = make(model.parameters())
+    expected, losses = [], []
+    with Monitor(model, optimizer=optimizer, every=2, sinks=[kept]) as monitor:
+        for i in range(5):
+            norms: list[float] = []
+            closure = closure_of(model, optimizer, i, norms)
+            before = model[0].weight.detach().clone()
+            losses.append(optimizer.step(closure=closure) if keyword else optimizer.step(closure))
+            monitor.step()
+            if i % 2 == 0:
+                expected.append((norms[-1], (model[0].weight.detach() - before).norm().item()))
+    assert all(isinstance(loss, Tensor) for loss in losses)
+    assert [row.step for row in kept.rows] == [1, 3, 5]
+    for row, (norm, change) in zip(kept.rows, expected, strict=True):
+        assert row.gradient_norm.tolist() == pytest.approx([norm], rel=CLOSE)
+        record = row.tables["gradients"]["0.weight"]
+        assert (record.count, record.histogram.total) == (8 * 16, 8 * 16)
+        assert row.tables["updates"]["0.weight"].l2 == pytest.approx(change, rel=CLOSE)
+        assert row.missing == {}
+
+
+def test_closures_of_two_optimizers_and_of_a_second_step_measure_the_first_step_of_each() -> None:
+    model, kept = small_model(), Kept()
+    sgd, adam = two_optimizers(model)
+    first, second, again = [], [], []
+    with Monitor(model, optimizer=[sgd, adam], every=1, sinks=[kept]) as monitor:
+        for norms, optimizer, seed in ((first, sgd, 0), (second, adam, 1), (again, sgd, 2)):
+
+            def closure(seed: int = seed, norms: list[float] = norms) -> None:
+                model.zero_grad()
+                model(batch(seed)).square().mean().backward()
+                norms += [model[0].weight.grad.norm().item(), model[2].weight.grad.norm().item()]
+
+            optimizer.step(closure)
+        monitor.step()
+    gradients = kept.rows[0].tables["gradients"]
+    assert {name: record.count for name, record in gradients.items()} == {
+        name: p.numel() for name, p in model.named_parameters()
+    }
+    assert gradients["0.weight"].l2 == pytest.approx(first[0], rel=CLOSE)
+    assert gradients["2.weight"].l2 == pytest.approx(second[1], rel=CLOSE)
+
+
+def test_a_step_whose_closure_raised_leaves_nothing_behind() -> None:
+    model, kept = small_model(), Kept()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=2)
+    norms: list[float] = []
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        good = closure_of(model, optimizer, 0, norms)
+
+        def bad() -> Tensor:
+            if norms:
+                raise FloatingPointError
+            return good()
+
+        with pytest.raises(FloatingPointError):
+            optimizer.step(bad)
+        monitor.step()
+        optimizer.state.clear()  # torch's LBFGS goes on from a half step otherwise
+        optimizer.step(good)
+        monitor.step()
+    assert [row.gradient_norm[0] for row in kept.rows] == pytest.approx(
+        [norms[0], norms[-1]], rel=CLOSE
+    )
+    assert all(row.tables["gradients"]["0.weight"].count == 8 * 16 for row in kept.rows)
 
 
 def test_parameter_groups_may_come_and_change() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 from typer.testing import CliRunner
 
 from initstats import sinks
 from initstats.cli.application import app
+from initstats.diagnostics.findings import Finding
 from initstats.monitoring import Monitor, Row
-from monitored import Kept, small_model, train
+from initstats.monitoring.reader import read_window
+from initstats.monitoring.window import Window
+from monitored import Kept, batch, small_model, train
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,75 @@ def test_rows_read_back_from_json_as_they_were(rows: list[Row], tmp_path: Path) 
             assert np.array_equal(table.low["std"], b.tables[kind].low["std"], equal_nan=True)
     for line in sink.path.read_text().splitlines():
         json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+
+
+def row_of(*tensors: Tensor) -> Row:
+    """Return the row of a window in which these were the weights of a model, one at a time."""
+    window = Window(histograms=True)
+    for step, tensor in enumerate(tensors, 1):
+        window.measure("weights", ("x", "y"), [tensor, -tensor[:1]], step)
+        window.measure("gradients", ("x", "y"), [tensor, -tensor[:1]], step)
+    window.first_step, window.last_step = 1, len(tensors)
+    window.close()
+    return read_window(window)[0]
+
+
+ODD_TENSORS = {
+    "nan": [torch.full((3,), math.nan)],
+    "zeros": [torch.zeros(3)],
+    "empty": [torch.empty(0)],
+    "infinities": [torch.tensor([math.inf, -math.inf, math.inf])],
+    "some of each": [torch.tensor([math.nan, 0.0, -math.inf, math.inf, 2.0, -1e-42])],
+    "overflow": [torch.tensor([1e300, -1e300, 1e308], dtype=torch.float64)],
+    "two steps": [torch.full((2,), math.nan), torch.tensor([math.inf, 1.0])],
+    "two steps of zeros": [torch.zeros(1), torch.zeros(1)],
+    "nothing measured": [],
+}
+
+
+@pytest.mark.parametrize("case", ODD_TENSORS)
+def test_rows_of_odd_values_read_back_from_json_as_they_were(case: str, tmp_path: Path) -> None:
+    texts = ("rule", "error", "x"), ("cause", "fix", "source")
+    alerts = [
+        Finding(*texts[0], value, limit, *texts[1], also=("y",))
+        for value, limit in ((math.inf, -math.inf), (np.float32(0.5), 1.0))
+    ]
+    row = replace(row_of(*ODD_TENSORS[case]), alerts=tuple(alerts))
+    sink = sinks.JsonLines(tmp_path / "run.jsonl")
+    sink.write(row)
+    sink.write(row)
+    sink.close()
+    for line in sink.path.read_text().splitlines():
+        json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    rows = list(sinks.read_rows(sink.path))
+    assert len(rows) == 2
+    for back in rows:
+        assert (back.step, back.steps, back.alerts) == (row.step, row.steps, row.alerts)
+        assert np.array_equal(back.gradient_norm, row.gradient_norm, equal_nan=True)
+        assert list(back.tables) == list(row.tables)
+        for kind, table in row.tables.items():
+            read = back.tables[kind]
+            assert np.array_equal(read.records.moments, table.records.moments, equal_nan=True)
+            assert np.array_equal(read.records.counts[:, :5], table.records.counts[:, :5])
+            for mine, theirs in ((table.low, read.low), (table.high, read.high)):
+                for name, column in mine.items():
+                    assert np.array_equal(column, theirs[name], equal_nan=True)
+            for name in table:
+                assert read[name].histogram == table[name].histogram
+
+
+def test_a_run_through_nan_and_zeros_keeps_every_row(tmp_path: Path) -> None:
+    model, path = small_model(), tmp_path / "run.jsonl"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    factors = (1.0, 0.0, 1.0, math.nan, 1.0, 1.0, 1.0, 1.0)  # the fourth step ends the weights
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[sinks.JsonLines(path)]) as monitor:
+        for i, factor in enumerate(factors):
+            train(model, optimizer, monitor, 1, lambda _, i=i, f=factor: batch(i) * f)
+    rows = list(sinks.read_rows(path))
+    assert [row.step for row in rows] == list(range(1, 9))
+    assert rows[1].tables["gradients"]["0.weight"].zero == 8 * 16
+    assert rows[3].tables["gradients"]["0.weight"].nan == 8 * 16
+    assert [math.isnan(row.gradient_norm[0]) for row in rows] == [False] * 3 + [True] * 5
 
 
 def test_json_files_are_rotated_and_read_back_in_order(rows: list[Row], tmp_path: Path) -> None:
