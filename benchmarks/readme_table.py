@@ -1,13 +1,14 @@
-"""Writes the README's table of measurements from a results file.
+"""Write the tables of measurements in README.md and docs/benchmarks.md from a results file.
 
-python -m benchmarks.readme_table benchmarks/results/<file>.json rewrites what stands between the
-two markers; the first names the file, so that a test can make the table again and compare.
+python -m benchmarks.readme_table benchmarks/results/<file>.json rewrites the text between the two
+markers of each; the first marker names the file, so that a test can make the tables again.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks import results_file
@@ -15,6 +16,15 @@ from benchmarks.harness import Measurement
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+FULL = ROOT / "docs/benchmarks.md"
+# The rows of the README; docs/benchmarks.md has all.
+README_ROWS = (
+    "uniform_ float32 4096x4096",
+    "normal_ float32 4096x4096",
+    "trunc_normal_ float32 4096x4096",
+    "stats all groups float32 4096x4096, nine calls",
+    "orthogonal_ float32 4096x4096",
+)
 BLOCK = re.compile(r"<!-- measured: (\S+) -->\n(.*?)<!-- end of measured -->", re.DOTALL)
 NOT_MEASURED = "Not measured yet.\n"
 CAPABILITIES = ("avx512", "avx2", "baseline")  # the first one that was measured has the table
@@ -22,18 +32,27 @@ _WITH_AVX2 = 4  # column, left out where nothing better was measured
 
 
 def main() -> None:
-    """Rewrite the table in the README."""
+    """Rewrite both tables."""
     file = Path(sys.argv[1]).resolve().relative_to(ROOT).as_posix()
-    block = f"<!-- measured: {file} -->\n{table(ROOT / file)}<!-- end of measured -->"
-    README.write_text(BLOCK.sub(lambda _: block, README.read_text()))
+    for document, names in ((README, README_ROWS), (FULL, None)):
+        block = f"<!-- measured: {file} -->\n{table(ROOT / file, names)}<!-- end of measured -->"
+        document.write_text(BLOCK.sub(block, document.read_text()))
 
 
-def table(path: Path) -> str:
-    """Return the table of one results file, as Markdown."""
+def table(path: Path, names: Collection[str] | None = None) -> str:
+    """Return the table of one results file as Markdown: the rows with these names, or all.
+
+    Raises:
+        ValueError: If the file lacks a row.
+    """
     where, measurements = results_file.read(path)
     found = {m.capability for m in measurements}
     capability = next((c for c in CAPABILITIES if c in found), "cuda")
     best = [m for m in measurements if capability in (m.capability, "cuda")]
+    if names is not None:
+        if missing := set(names) - {m.name for m in best}:
+            raise ValueError(f"{path}: expected rows {sorted(missing)}, found none")
+        best = [m for m in best if m.name in names]
     avx2 = (
         {m.name: m for m in measurements if m.capability == "avx2"} if "avx512" in found else None
     )

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import results_file
 from benchmarks.harness import Case, Measurement, bars, floor_call, measure, median_error, spread
-from benchmarks.readme_table import table
+from benchmarks.readme_table import BLOCK, FULL, README_ROWS, ROOT, table
 
 CPU = torch.device("cpu")
 # 1000 elements of 4 bytes in 2000 ns: 2 ns each, 2 GB/s, half of the floor, a tenth of torch.
@@ -154,3 +154,18 @@ def test_the_table_has_a_row_per_case_with_both_capabilities(tmp_path: Path) -> 
     assert lines[0] == "a processor, 2 threads, avx512, torch 2.13.0; medians."
     assert lines[-1] == "| fill | 2 ns/element | 20 ns (torch) | 10.0× | 4.0× | 0.50 (fill) |"
     assert len(lines) == 6
+
+
+def test_the_whole_table_is_what_the_script_makes_of_the_results_file() -> None:
+    ((file, text),) = BLOCK.findall(FULL.read_text())
+    assert text == table(ROOT / file)
+    rows = [line for line in table(ROOT / file, README_ROWS).splitlines() if "element" in line]
+    assert len(rows) == 5
+    assert [row for row in rows if row not in text] == []
+
+
+def test_a_row_that_was_not_measured_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    results_file.write(path, results_file.machine(CPU), "python -m benchmarks", [MEASURED])
+    with pytest.raises(ValueError, match=r"expected rows \['normal_'\], found none"):
+        table(path, ["fill", "normal_"])
