@@ -5,7 +5,8 @@
 #include <cmath>
 
 #include "ops/checks.h"
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
+#include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/random/dirac.h"
 #endif
@@ -71,7 +72,7 @@ std::vector<Job> jobs_of(const std::vector<Tensor>& tensors, const std::vector<i
   return jobs;
 }
 
-void dirac_cpu(const std::vector<Job>& jobs) {
+void run(OnCpu, const std::vector<Tensor>& /*tensors*/, const std::vector<Job>& jobs) {
   const cpu::DiracKernels& kernels = INITSTATS_CHOOSE(dirac_kernels);
   for (const Job& job : jobs) {
     const int64_t row_bytes = job.dirac.row() * job.item_bytes;
@@ -85,47 +86,29 @@ void dirac_cpu(const std::vector<Job>& jobs) {
 }
 
 #if defined(INITSTATS_WITH_CUDA)
-void dirac_cuda(const std::vector<Tensor>& tensors, const std::vector<Job>& jobs) {
+void run(OnCuda, const std::vector<Tensor>& tensors, const std::vector<Job>& jobs) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
   for (const Job& job : jobs) {
-    check_cuda(kOp,
-               cuda::launch_dirac(job.dirac, job.data, job.item_bytes, job.value, scope.stream()));
+    check_cuda(kOp, cuda::launch_dirac(job.dirac, job.data, job.item_bytes, job.value,
+                                       scope.cuda_stream()));
   }
 }
 #endif
 
-enum class Path { cpu, cuda };
-
-template <Path path>
+template <class Device>
 void dirac(std::vector<Tensor> tensors, std::vector<int64_t> groups, std::vector<double> value) {
   const std::vector<Job> jobs = jobs_of(tensors, groups, value);
-#if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    dirac_cuda(tensors, jobs);
-    return;
-  }
-#endif
-  dirac_cpu(jobs);
+  run(Device{}, tensors, jobs);
 }
+
+template <class Device>
+void implement(Library& m) {
+  m.impl("dirac_", TORCH_BOX(&dirac<Device>));
+}
+
+INITSTATS_REGISTER(implement)
 
 }  // namespace
 
 }  // namespace initstats::ops
-
-using initstats::ops::Path;
-
-#if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("dirac_", TORCH_BOX(&initstats::ops::dirac<Path::cuda>));
-}
-#else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("dirac_", TORCH_BOX(&initstats::ops::dirac<Path::cpu>));
-}
-#if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) {
-  m.impl("dirac_", TORCH_BOX(&initstats::ops::dirac<Path::cuda>));
-}
-#endif
-#endif

@@ -7,7 +7,8 @@
 
 #include "math/random/truncation.h"
 #include "ops/checks.h"
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
+#include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/random/fill.h"
 #endif
@@ -138,7 +139,8 @@ void fill_width_cpu(const std::vector<Target>& targets, const Family& family) {
 }
 
 template <class Family>
-void fill_cpu(const std::vector<Target>& targets, const Family& family) {
+void run(OnCpu, const std::string& /*op*/, const std::vector<Tensor>& /*tensors*/,
+         const std::vector<Target>& targets, const Family& family) {
   fill_width_cpu<float>(targets, family);
   fill_width_cpu<double>(targets, family);
 }
@@ -146,7 +148,7 @@ void fill_cpu(const std::vector<Target>& targets, const Family& family) {
 #if defined(INITSTATS_WITH_CUDA)
 template <class Real, class Family>
 void fill_width_cuda(const std::string& op, const std::vector<Target>& targets,
-                     const Family& family, cudaStream_t stream) {
+                     const Family& family, cudaStream_t cuda_stream) {
   using Dist = typename Family::template Dist<Real>;
   std::vector<cuda::FillTarget<Dist>> launched;
   for (size_t i = 0; i < targets.size(); ++i) {
@@ -154,77 +156,61 @@ void fill_width_cuda(const std::string& op, const std::vector<Target>& targets,
     if ((t.dtype == DType::float64) != (sizeof(Real) == 8)) continue;
     launched.push_back({t.data, t.dtype, t.layout, t.key, family.template make<Real>(t.dtype, i)});
   }
-  check_cuda(op, cuda::launch_fill(launched.data(), static_cast<int64_t>(launched.size()), stream));
+  check_cuda(
+      op, cuda::launch_fill(launched.data(), static_cast<int64_t>(launched.size()), cuda_stream));
 }
 
 template <class Family>
-void fill_cuda(const std::string& op, const std::vector<Tensor>& tensors,
-               const std::vector<Target>& targets, const Family& family) {
+void run(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
+         const std::vector<Target>& targets, const Family& family) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
-  fill_width_cuda<float>(op, targets, family, scope.stream());
-  fill_width_cuda<double>(op, targets, family, scope.stream());
+  fill_width_cuda<float>(op, targets, family, scope.cuda_stream());
+  fill_width_cuda<double>(op, targets, family, scope.cuda_stream());
 }
 #endif
 
-enum class Path { cpu, cuda };
-
-template <Path path, class Family>
+template <class Device, class Family>
 void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
           const Integers& box, const Family& family) {
   const std::vector<Target> targets = targets_of(op, tensors, keys, box);
-#if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    fill_cuda(op, tensors, targets, family);
-    return;
-  }
-#endif
-  fill_cpu(targets, family);
+  run(Device{}, op, tensors, targets, family);
 }
 
-template <Path path>
+template <class Device>
 void uniform(std::vector<Tensor> tensors, Integers keys, Numbers low, Numbers high, Integers box) {
   const size_t n = tensors.size();
-  fill<path>("uniform_", tensors, keys, box,
-             UniformFamily{{"uniform_", "low", low, n}, {"uniform_", "high", high, n}});
+  fill<Device>("uniform_", tensors, keys, box,
+               UniformFamily{{"uniform_", "low", low, n}, {"uniform_", "high", high, n}});
 }
 
-template <Path path>
+template <class Device>
 void normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std, Integers box) {
   const size_t n = tensors.size();
-  fill<path>("normal_", tensors, keys, box,
-             NormalFamily{{"normal_", "mean", mean, n}, {"normal_", "std", std, n}});
+  fill<Device>("normal_", tensors, keys, box,
+               NormalFamily{{"normal_", "mean", mean, n}, {"normal_", "std", std, n}});
 }
 
-template <Path path>
+template <class Device>
 void trunc_normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std,
                   Numbers low, Numbers high, Integers box) {
   const char* op = "trunc_normal_";
   const size_t n = tensors.size();
-  fill<path>(
+  fill<Device>(
       op, tensors, keys, box,
       TruncNormalFamily{
           {op, "mean", mean, n}, {op, "std", std, n}, {op, "low", low, n}, {op, "high", high, n}});
 }
 
+template <class Device>
+void implement(Library& m) {
+  m.impl("uniform_", TORCH_BOX(&uniform<Device>));
+  m.impl("normal_", TORCH_BOX(&normal<Device>));
+  m.impl("trunc_normal_", TORCH_BOX(&trunc_normal<Device>));
+}
+
+INITSTATS_REGISTER(implement)
+
 }  // namespace
 
 }  // namespace initstats::ops
-
-using initstats::ops::Path;
-
-template <Path path>
-void register_fills(torch::stable::detail::StableLibrary& m) {
-  m.impl("uniform_", TORCH_BOX(&initstats::ops::uniform<path>));
-  m.impl("normal_", TORCH_BOX(&initstats::ops::normal<path>));
-  m.impl("trunc_normal_", TORCH_BOX(&initstats::ops::trunc_normal<path>));
-}
-
-#if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_fills<Path::cuda>(m); }
-#else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_fills<Path::cpu>(m); }
-#if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) { register_fills<Path::cuda>(m); }
-#endif
-#endif

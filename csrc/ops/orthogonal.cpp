@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "ops/checks.h"
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
+#include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/orthogonal/orthogonal.h"
 #endif
@@ -14,8 +15,6 @@
 namespace initstats::ops {
 
 namespace {
-
-enum class Path { cpu, cuda };
 
 void check_same(const std::string& op, const char* name, const Tensor& tensor, const Tensor& like,
                 ScalarType dtype, int64_t elements) {
@@ -38,7 +37,8 @@ ScalarType real_type(const std::string& op, const Tensor& tensor) {
 // ---- reflectors
 
 template <class Real>
-void make_reflectors_cpu(const cpu::ReflectorRange<Real>& all) {
+void make_reflectors(OnCpu, const std::string& /*op*/, const Tensor& /*vectors*/,
+                     const cpu::ReflectorRange<Real>& all) {
   const cpu::OrthogonalKernels& kernels = INITSTATS_CHOOSE(orthogonal_kernels);
   constexpr int64_t kGrain = 16384;  // elements per task below which another thread does not pay
   const int64_t rows = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, all.m - all.first));
@@ -54,26 +54,19 @@ void make_reflectors_cpu(const cpu::ReflectorRange<Real>& all) {
   });
 }
 
-template <Path path, class Real>
-void make_reflectors(const std::string& op, const Tensor& like,
-                     const cpu::ReflectorRange<Real>& all) {
 #if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    const DeviceScope scope(like);
-    check_cuda(op,
-               cuda::launch_reflectors(
-                   cuda::ReflectorTask<Real>{all.vectors, all.squares, all.diagonal, all.pitch,
-                                             all.key, all.stream_row, all.first, all.m, all.end},
-                   scope.stream()));
-    return;
-  }
-#endif
-  static_cast<void>(op);
-  static_cast<void>(like);
-  make_reflectors_cpu(all);
+template <class Real>
+void make_reflectors(OnCuda, const std::string& op, const Tensor& vectors,
+                     const cpu::ReflectorRange<Real>& all) {
+  const DeviceScope scope(vectors);
+  const cuda::ReflectorTask<Real> task{all.vectors, all.squares, all.diagonal,
+                                       all.pitch,   all.key,     all.stream_row,
+                                       all.first,   all.m,       all.end};
+  check_cuda(op, cuda::launch_reflectors(task, scope.cuda_stream()));
 }
+#endif
 
-template <Path path>
+template <class Device>
 void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, int64_t stream_row,
                 int64_t first, int64_t size) {
   const std::string op = "reflectors_";
@@ -91,11 +84,11 @@ void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, in
   if (rows == 0) return;
   const auto make = [&](auto real) {
     using Real = decltype(real);
-    make_reflectors<path>(op, vectors,
-                          cpu::ReflectorRange<Real>{
-                              vectors.mutable_data_ptr<Real>(), squares.mutable_data_ptr<double>(),
-                              diagonal.mutable_data_ptr<Real>(), pitch, static_cast<uint64_t>(key),
-                              stream_row, first, size, 0, rows});
+    make_reflectors(Device{}, op, vectors,
+                    cpu::ReflectorRange<Real>{
+                        vectors.mutable_data_ptr<Real>(), squares.mutable_data_ptr<double>(),
+                        diagonal.mutable_data_ptr<Real>(), pitch, static_cast<uint64_t>(key),
+                        stream_row, first, size, 0, rows});
   };
   dtype == ScalarType::Float ? make(0.0f) : make(0.0);
 }
@@ -103,8 +96,8 @@ void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, in
 // ---- panel factors
 
 template <class Real>
-void factor_panels_cpu(const Real* gram, const double* squares, Real* factors, int64_t panels,
-                       int64_t k) {
+void factor_panels(OnCpu, const std::string& /*op*/, const Tensor& /*on*/, const Real* gram,
+                   const double* squares, Real* factors, int64_t panels, int64_t k) {
   const cpu::OrthogonalKernels& kernels = INITSTATS_CHOOSE(orthogonal_kernels);
   constexpr int64_t kRows = 4;  // of one call of the kernel
   const int64_t groups = (k + kRows - 1) / kRows;
@@ -126,7 +119,17 @@ void factor_panels_cpu(const Real* gram, const double* squares, Real* factors, i
   });
 }
 
-template <Path path>
+#if defined(INITSTATS_WITH_CUDA)
+template <class Real>
+void factor_panels(OnCuda, const std::string& op, const Tensor& on, const Real* gram,
+                   const double* squares, Real* factors, int64_t panels, int64_t k) {
+  const DeviceScope scope(on);
+  check_cuda(op,
+             cuda::launch_panel_factors(gram, squares, factors, panels, k, scope.cuda_stream()));
+}
+#endif
+
+template <class Device>
 Tensor panel_factors(Tensor gram, Tensor squares) {
   const std::string op = "panel_factors";
   const ScalarType dtype = real_type(op, gram);
@@ -140,17 +143,8 @@ Tensor panel_factors(Tensor gram, Tensor squares) {
   if (panels == 0 || k == 0) return factors;
   const auto make = [&](auto real) {
     using Real = decltype(real);
-    const Real* const g = gram.const_data_ptr<Real>();
-    const double* const s = squares.const_data_ptr<double>();
-    Real* const out = factors.mutable_data_ptr<Real>();
-#if defined(INITSTATS_WITH_CUDA)
-    if constexpr (path == Path::cuda) {
-      const DeviceScope scope(gram);
-      check_cuda(op, cuda::launch_panel_factors(g, s, out, panels, k, scope.stream()));
-      return;
-    }
-#endif
-    factor_panels_cpu(g, s, out, panels, k);
+    factor_panels(Device{}, op, gram, gram.const_data_ptr<Real>(), squares.const_data_ptr<double>(),
+                  factors.mutable_data_ptr<Real>(), panels, k);
   };
   dtype == ScalarType::Float ? make(0.0f) : make(0.0);
   return factors;
@@ -204,7 +198,8 @@ std::vector<SmallBatch> small_batches(const std::string& op, const std::vector<T
   return batches;
 }
 
-void make_small_cpu(const std::vector<SmallBatch>& batches) {
+void make_small(OnCpu, const std::string& /*op*/, const std::vector<Tensor>& /*tensors*/,
+                const std::vector<SmallBatch>& batches) {
   const cpu::SmallOrthogonalKernels& kernels = INITSTATS_CHOOSE(small_orthogonal_kernels);
   std::vector<int64_t> first{0};  // matrix of each tensor, counted through all
   for (const SmallBatch& batch : batches) first.push_back(first.back() + batch.count);
@@ -232,8 +227,8 @@ void make_small_cpu(const std::vector<SmallBatch>& batches) {
 }
 
 #if defined(INITSTATS_WITH_CUDA)
-void make_small_cuda(const std::string& op, const std::vector<Tensor>& tensors,
-                     const std::vector<SmallBatch>& batches) {
+void make_small(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
+                const std::vector<SmallBatch>& batches) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
   std::vector<cuda::SmallTask> tasks;
@@ -243,40 +238,27 @@ void make_small_cuda(const std::string& op, const std::vector<Tensor>& tensors,
                      t.gain, static_cast<int32_t>(t.m), static_cast<int32_t>(t.n), 0});
   }
   check_cuda(op, cuda::launch_small_orthogonal(tasks.data(), static_cast<int64_t>(tasks.size()),
-                                               scope.stream()));
+                                               scope.cuda_stream()));
 }
 #endif
 
-template <Path path>
+template <class Device>
 void small_orthogonal(std::vector<Tensor> tensors, std::vector<int64_t> keys,
                       std::vector<double> gain) {
   const std::string op = "small_orthogonal_";
   const std::vector<SmallBatch> batches = small_batches(op, tensors, keys, gain);
-#if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    make_small_cuda(op, tensors, batches);
-    return;
-  }
-#endif
-  make_small_cpu(batches);
+  make_small(Device{}, op, tensors, batches);
 }
 
-template <Path path>
-void register_orthogonal(torch::stable::detail::StableLibrary& m) {
-  m.impl("reflectors_", TORCH_BOX(&reflectors<path>));
-  m.impl("panel_factors", TORCH_BOX(&panel_factors<path>));
-  m.impl("small_orthogonal_", TORCH_BOX(&small_orthogonal<path>));
+template <class Device>
+void implement(Library& m) {
+  m.impl("reflectors_", TORCH_BOX(&reflectors<Device>));
+  m.impl("panel_factors", TORCH_BOX(&panel_factors<Device>));
+  m.impl("small_orthogonal_", TORCH_BOX(&small_orthogonal<Device>));
 }
+
+INITSTATS_REGISTER(implement)
 
 }  // namespace
-
-#if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_orthogonal<Path::cuda>(m); }
-#else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) { register_orthogonal<Path::cpu>(m); }
-#if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) { register_orthogonal<Path::cuda>(m); }
-#endif
-#endif
 
 }  // namespace initstats::ops

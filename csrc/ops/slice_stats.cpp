@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "ops/checks.h"
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
+#include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/stats/slice_stats.h"
 #endif
@@ -77,7 +78,7 @@ void write_slices(const Call& call, int64_t begin, int64_t end, const Record* re
   }
 }
 
-void slice_stats_cpu(Call& call) {
+void run(OnCpu, Call& call) {
   constexpr int64_t kWorthThreads = 1 << 15, kPieceElements = 1 << 16, kMostRecords = 1 << 13;
   const int64_t slices = call.slices.count, groups = groups_of(call.elements.count);
   const bool worth_threads = slices * call.elements.count >= kWorthThreads;
@@ -119,7 +120,7 @@ void slice_stats_cpu(Call& call) {
 }
 
 #if defined(INITSTATS_WITH_CUDA)
-void slice_stats_cuda(Call& call) {
+void run(OnCuda, Call& call) {
   const DeviceScope scope(call.moments);
   const cuda::SliceTarget target{call.data,
                                  call.type,
@@ -129,42 +130,25 @@ void slice_stats_cuda(Call& call) {
                                  call.counts.mutable_data_ptr<int64_t>()};
   const Tensor workspace = torch::stable::new_empty(
       call.moments, {cuda::slice_stats_workspace_bytes(target)}, ScalarType::Byte);
-  check_cuda(kOp, cuda::launch_slice_stats(target, workspace.mutable_data_ptr(), scope.stream()));
+  check_cuda(kOp,
+             cuda::launch_slice_stats(target, workspace.mutable_data_ptr(), scope.cuda_stream()));
 }
 #endif
 
-enum class Path { cpu, cuda };
-
-template <Path path>
+template <class Device>
 std::tuple<Tensor, Tensor> slice_stats(Tensor tensor, int64_t kept) {
   Call call = prepare(tensor, kept);
-#if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    slice_stats_cuda(call);
-    return {call.moments, call.counts};
-  }
-#endif
-  slice_stats_cpu(call);
+  run(Device{}, call);
   return {call.moments, call.counts};
 }
+
+template <class Device>
+void implement(Library& m) {
+  m.impl("slice_stats", TORCH_BOX(&slice_stats<Device>));
+}
+
+INITSTATS_REGISTER(implement)
 
 }  // namespace
 
 }  // namespace initstats::ops
-
-using initstats::ops::Path;
-
-#if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("slice_stats", TORCH_BOX(&initstats::ops::slice_stats<Path::cuda>));
-}
-#else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("slice_stats", TORCH_BOX(&initstats::ops::slice_stats<Path::cpu>));
-}
-#if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) {
-  m.impl("slice_stats", TORCH_BOX(&initstats::ops::slice_stats<Path::cuda>));
-}
-#endif
-#endif

@@ -5,7 +5,8 @@
 
 #include "math/random/truncation.h"
 #include "ops/checks.h"
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
+#include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/random/fill.h"
 #include "cuda/random/sparse.h"
@@ -60,7 +61,7 @@ std::vector<Job> jobs_of(const std::vector<Tensor>& tensors, const std::vector<i
   return jobs;
 }
 
-void sparse_cpu(const std::vector<Job>& jobs) {
+void run(OnCpu, const std::vector<Tensor>& /*tensors*/, const std::vector<Job>& jobs) {
   const cpu::SparseKernels& kernels = INITSTATS_CHOOSE(sparse_kernels);
   for (const Job& job : jobs) {
     const cpu::SparseMatrix& m = job.matrix;
@@ -79,64 +80,46 @@ void sparse_cpu(const std::vector<Job>& jobs) {
 
 #if defined(INITSTATS_WITH_CUDA)
 template <class Real>
-void fill_normal(const Job& job, cudaStream_t stream) {
+void fill_normal(const Job& job, cudaStream_t cuda_stream) {
   const cpu::SparseMatrix& m = job.matrix;
   const cuda::FillTarget<Normal<Real>> target{m.data, m.dtype, job.layout, m.key,
                                               make_normal<Real>(m.dtype, 0, job.std)};
-  check_cuda(kOp, cuda::launch_fill(&target, 1, stream));
+  check_cuda(kOp, cuda::launch_fill(&target, 1, cuda_stream));
 }
 
-void sparse_cuda(const std::vector<Tensor>& tensors, const std::vector<Job>& jobs) {
+void run(OnCuda, const std::vector<Tensor>& tensors, const std::vector<Job>& jobs) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
   for (const Job& job : jobs) {
     const cpu::SparseMatrix& m = job.matrix;
     if (m.dtype == DType::float64) {
-      fill_normal<double>(job, scope.stream());
+      fill_normal<double>(job, scope.cuda_stream());
     } else {
-      fill_normal<float>(job, scope.stream());
+      fill_normal<float>(job, scope.cuda_stream());
     }
     const cuda::SparseTarget target{m.data,          m.dtype,           m.key,
                                     m.rows,          m.columns,         m.row_stride,
                                     m.column_stride, m.first_row,       m.first_column,
                                     m.logical_rows,  m.logical_columns, m.zeros};
-    check_cuda(kOp, cuda::launch_sparse_zeros(target, scope.stream()));
+    check_cuda(kOp, cuda::launch_sparse_zeros(target, scope.cuda_stream()));
   }
 }
 #endif
 
-enum class Path { cpu, cuda };
-
-template <Path path>
+template <class Device>
 void sparse(std::vector<Tensor> tensors, std::vector<int64_t> keys, std::vector<double> std,
             std::vector<int64_t> zeros, std::vector<int64_t> box) {
   const std::vector<Job> jobs = jobs_of(tensors, keys, std, zeros, box);
-#if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    sparse_cuda(tensors, jobs);
-    return;
-  }
-#endif
-  sparse_cpu(jobs);
+  run(Device{}, tensors, jobs);
 }
+
+template <class Device>
+void implement(Library& m) {
+  m.impl("sparse_", TORCH_BOX(&sparse<Device>));
+}
+
+INITSTATS_REGISTER(implement)
 
 }  // namespace
 
 }  // namespace initstats::ops
-
-using initstats::ops::Path;
-
-#if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("sparse_", TORCH_BOX(&initstats::ops::sparse<Path::cuda>));
-}
-#else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("sparse_", TORCH_BOX(&initstats::ops::sparse<Path::cpu>));
-}
-#if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) {
-  m.impl("sparse_", TORCH_BOX(&initstats::ops::sparse<Path::cuda>));
-}
-#endif
-#endif

@@ -8,7 +8,8 @@
 
 #include "math/stats/buckets.h"
 #include "ops/checks.h"
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
+#include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/stats/stats.h"
 #endif
@@ -106,7 +107,7 @@ struct Piece {
   int64_t begin, end;  // tiles
 };
 
-void stats_cpu(Call& call) {
+void run(OnCpu, Call& call) {
   std::vector<Piece> pieces;
   pieces.reserve(call.jobs.size());
   int64_t cost = 0;  // in elements
@@ -150,7 +151,7 @@ void stats_cpu(Call& call) {
 }
 
 #if defined(INITSTATS_WITH_CUDA)
-void stats_cuda(Call& call) {
+void run(OnCuda, Call& call) {
   const DeviceScope scope(call.moments);
   std::vector<cuda::StatsTarget> targets;
   targets.reserve(call.jobs.size());
@@ -163,43 +164,25 @@ void stats_cuda(Call& call) {
   const Tensor workspace = torch::stable::new_empty(
       call.moments, {cuda::stats_workspace_bytes(targets.data(), count)}, ScalarType::Byte);
   check_cuda(kOp, cuda::launch_stats(targets.data(), count, call.groups,
-                                     workspace.mutable_data_ptr(), scope.stream()));
+                                     workspace.mutable_data_ptr(), scope.cuda_stream()));
 }
 #endif
 
-enum class Path { cpu, cuda };
-
-template <Path path>
+template <class Device>
 std::tuple<Tensor, Tensor, Tensor> stats(std::vector<Tensor> tensors, int64_t groups, int64_t scale,
                                          std::vector<int64_t> box, std::vector<Tensor> minus) {
   Call call = prepare(tensors, groups, scale, box, minus);
-#if defined(INITSTATS_WITH_CUDA)
-  if constexpr (path == Path::cuda) {
-    stats_cuda(call);
-    return {call.moments, call.counts, call.histogram};
-  }
-#endif
-  stats_cpu(call);
+  run(Device{}, call);
   return {call.moments, call.counts, call.histogram};
 }
+
+template <class Device>
+void implement(Library& m) {
+  m.impl("stats", TORCH_BOX(&stats<Device>));
+}
+
+INITSTATS_REGISTER(implement)
 
 }  // namespace
 
 }  // namespace initstats::ops
-
-using initstats::ops::Path;
-
-#if defined(INITSTATS_CUDA_ON_CPU)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>));
-}
-#else
-STABLE_TORCH_LIBRARY_IMPL(initstats, CPU, m) {
-  m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cpu>));
-}
-#if defined(INITSTATS_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(initstats, CUDA, m) {
-  m.impl("stats", TORCH_BOX(&initstats::ops::stats<Path::cuda>));
-}
-#endif
-#endif

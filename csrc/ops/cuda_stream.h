@@ -13,15 +13,16 @@
 
 namespace initstats::ops {
 
-// Makes the tensor's device the current one while it lives, and knows torch's current stream there.
+// Makes the tensor's device the current one while it lives, and knows torch's current CUDA stream
+// there.
 class DeviceScope {
  public:
   explicit DeviceScope(const torch::stable::Tensor& tensor);
-  cudaStream_t stream() const { return stream_; }
+  cudaStream_t cuda_stream() const { return cuda_stream_; }
 
  private:
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t cuda_stream_ = nullptr;
 };
 
 // Throws std::runtime_error with CUDA's own words unless status is cudaSuccess.

@@ -1,5 +1,5 @@
 // Lookup of torch's current CUDA stream.
-#include "ops/streams.h"
+#include "ops/cuda_stream.h"
 
 #if defined(INITSTATS_WITH_CUDA)
 
@@ -33,9 +33,9 @@ DeviceScope::DeviceScope(const Tensor& tensor) {
   if (lookup == nullptr) fail("ops", "torch 2.10 or newer", "a libtorch_cuda.so without streams");
   const int32_t index = tensor.get_device_index();
   guard_.emplace(index);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(lookup(index, &stream));
-  stream_ = static_cast<cudaStream_t>(stream);
+  void* cuda_stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(lookup(index, &cuda_stream));
+  cuda_stream_ = static_cast<cudaStream_t>(cuda_stream);
 }
 
 void check_cuda(const std::string& op, cudaError_t status) {
