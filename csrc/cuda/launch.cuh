@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #if defined(__CUDACC__)
@@ -43,6 +44,11 @@
 
 namespace initstats::cuda {
 
+constexpr int64_t kMostBlocks = (1LL << 31) - 1;   // of a grid
+constexpr std::size_t kLargestParameters = 32764;  // bytes of a kernel's, CUDA 12.1 and newer
+
+constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
 // The block's dynamic shared memory, aligned to 16 bytes; its size is the launch's shared_bytes.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
@@ -54,20 +60,20 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
-// Enqueues kernel(args...) on stream. A grid or block of zero is an error: the caller returns early
-// when n == 0.
+// Enqueues kernel(args...) on cuda_stream. A grid or block of zero is an error: the caller returns
+// early when n == 0.
 template <class... P, class... A>
 [[nodiscard]] cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block,
-                                 std::size_t shared_bytes, cudaStream_t stream, A&&... args) {
+                                 std::size_t shared_bytes, cudaStream_t cuda_stream, A&&... args) {
 #if defined(__CUDACC__)
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  config.stream = cuda_stream;
   return cudaLaunchKernelEx(&config, kernel, std::forward<A>(args)...);
 #else
-  static_cast<void>(stream);
+  static_cast<void>(cuda_stream);
   return ::cuda_on_cpu::launch(kernel, grid, block, shared_bytes, std::forward<A>(args)...);
 #endif
 }

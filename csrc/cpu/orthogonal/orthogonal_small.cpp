@@ -7,17 +7,6 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 
 namespace {
 
-template <class Real>
-struct LanesOf;
-template <>
-struct LanesOf<float> {
-  using Type = Lanes32;
-};
-template <>
-struct LanesOf<double> {
-  using Type = Lanes64;
-};
-
 constexpr int64_t kSide = kSmallSide;
 
 // Some reflections that follow each other, Note [Small matrices]; those beyond the last are zeros.
@@ -82,7 +71,7 @@ void write(const SmallMatrix<Real>& t, const Real* c, int64_t width, Round round
 // Draws x of reflector r into row [kSide], zeros elsewhere and in place of x_r, which is returned.
 template <class Real>
 Real draw(uint64_t key, uint64_t stream_index, int64_t r, int64_t m, Real* row) {
-  using Store = typename StoreReal<Real>::Type;
+  using Store = StoreReal<Real>;
   static_assert(kSide % kBlock == 0);
   const int32_t begin = static_cast<int32_t>(r / kBlock * kBlock);
   std::fill_n(row, begin, Real(0));
@@ -146,7 +135,7 @@ void multiply(Panel<Real>& panel, int64_t first, int64_t m) {
 
 template <class Real>
 void matrix(const SmallMatrix<Real>& t) {
-  using L = typename LanesOf<Real>::Type;
+  using L = std::conditional_t<sizeof(Real) == 8, Lanes64, Lanes32>;
   constexpr int kVectors = L::kWidth * sizeof(Real) == 64 ? 4 : 2;  // as the registers allow
   alignas(64) Real c[kSide * kSide];
   alignas(64) Real v[kSide][kSide];

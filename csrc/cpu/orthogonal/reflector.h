@@ -11,17 +11,6 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 
 namespace {
 
-template <class Real>
-struct StoreReal;
-template <>
-struct StoreReal<float> {
-  using Type = StoreFloat32;
-};
-template <>
-struct StoreReal<double> {
-  using Type = StoreFloat64;
-};
-
 // Folds chains [used] by halving, used being a multiple of kBlock; chains from `used` on are zeros
 // that are left out.
 inline double fold_chains(double* chains, int64_t used) {
@@ -41,7 +30,7 @@ inline double fold_chains(double* chains, int64_t used) {
 template <class Real>
 Reflection<Real> make_reflector(uint64_t key, uint64_t stream_index, int64_t r, int64_t m,
                                 int64_t first, Real* out) {
-  using Store = typename StoreReal<Real>::Type;
+  using Store = StoreReal<Real>;
   const Normal<Real> dist{0, 1};
   alignas(64) double chains[kReflectorChains];
   const int64_t used = std::min<int64_t>((m + kBlock - 1) / kBlock * kBlock, kReflectorChains);

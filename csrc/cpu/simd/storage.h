@@ -2,6 +2,8 @@
 // lanes, or one vector of float64 lanes.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/simd/lanes.h"
 #include "math/core/scalar.h"
 
@@ -68,6 +70,10 @@ struct StoreFloat16 {
     }
   }
 };
+
+// How a Real is stored as it is.
+template <class Real>
+using StoreReal = std::conditional_t<sizeof(Real) == 8, StoreFloat64, StoreFloat32>;
 
 }  // namespace
 

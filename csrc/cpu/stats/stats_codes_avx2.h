@@ -9,19 +9,19 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 
 namespace {
 
-// A byte of a stream has one bit for each of eight codes: those from 0 to 7 of positive values, the
+// A byte of a row has one bit for each of eight codes: those from 0 to 7 of positive values, the
 // same of negative ones, and those from 8 to 11 of both. Each bit is counted by itself, in all 32
 // bytes of a vector, by carry-save adders (Mula, Kurz and Lemire 2018, "Faster population counts
 // using AVX2 instructions", section 4: Harley and Seal's method): counters that are spread over
 // vectors, one binary digit in each. A transposition of bits makes bytes of them at the end of the
 // tile, where none exceeds 128.
 constexpr int kDeepest = 12;
-constexpr int kStreams = 3, kDigits = 8;
-constexpr int kCodesBytes = 32, kBlockVectors = 16;  // of a block of a stream
+constexpr int kRows = 3, kDigits = 8;
+constexpr int kCodesBytes = 32, kBlockVectors = 16;  // of a block of a row
 
 struct Codes {
   alignas(64) uint8_t code[kTile];  // in the order of the pack instructions, code_element
-  __m256i digit[kStreams][kDigits];
+  __m256i digit[kRows][kDigits];
 };
 
 // A zero's exponent comes out as 255, and bytes wrap around: it must not land on a code.
@@ -55,7 +55,7 @@ INITSTATS_HD __m256i carry_save(__m256i& low, __m256i b, __m256i c) {
   return _mm256_or_si256(_mm256_and_si256(a, b), _mm256_and_si256(u, c));
 }
 
-// Adds kBlockVectors vectors of a stream to its digits.
+// Adds kBlockVectors vectors of a row to its digits.
 INITSTATS_HD void add_block(const __m256i (&v)[kBlockVectors], __m256i (&digit)[kDigits]) {
   __m256i ones = digit[0], twos = digit[1], fours = digit[2], eights = digit[3];
   const auto four = [&](int i) {  // vectors i to i + 3, what overflows into fours
@@ -93,7 +93,7 @@ inline void take_codes(const float* x, uint32_t top, const Ahead& ahead, Codes& 
     for (__m256i& digit : digits) digit = _mm256_setzero_si256();
   }
   for (int block = 0; block < kTile; block += kCodesBytes * kBlockVectors) {
-    __m256i v[kStreams][kBlockVectors];
+    __m256i v[kRows][kBlockVectors];
     for (int i = 0; i < kBlockVectors; ++i) {
       const int at = block + i * kCodesBytes;
       prefetch();
@@ -105,7 +105,7 @@ inline void take_codes(const float* x, uint32_t top, const Ahead& ahead, Codes& 
       v[2][i] = _mm256_and_si256(_mm256_shuffle_epi8(far, c.code),
                                  _mm256_xor_si256(c.negative, low_half));
     }
-    for (int stream = 0; stream < kStreams; ++stream) add_block(v[stream], codes.digit[stream]);
+    for (int row = 0; row < kRows; ++row) add_block(v[row], codes.digit[row]);
   }
 }
 

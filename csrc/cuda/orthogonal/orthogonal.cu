@@ -8,17 +8,6 @@ namespace initstats::cuda {
 
 namespace {
 
-template <class Real>
-struct StoreReal;
-template <>
-struct StoreReal<float> {
-  using Type = StoreFloat32;
-};
-template <>
-struct StoreReal<double> {
-  using Type = StoreFloat64;
-};
-
 // 16 bytes per store, as an intrinsic: nvcc 13.0 splits plain vector stores in the loop of
 // reflectors into single elements.
 __device__ __forceinline__ void store_quad(float* out, float a, float b, float c, float d) {
@@ -85,7 +74,7 @@ __global__ void __launch_bounds__(kReflectorThreads)
       store_quad(out + (j - task.first), Real(0), Real(0), Real(0), Real(0));
       continue;
     }
-    const Quad<Real> q = StoreReal<Real>::Type::template quad<Normal<Real>>(
+    const Quad<Real> q = StoreReal<Real>::template quad<Normal<Real>>(
         dist, task.key, stream_quad + static_cast<uint64_t>(quad));
     Real x[4];
 #pragma unroll
@@ -162,19 +151,19 @@ __global__ void __launch_bounds__(kFactorThreads)
 }  // namespace
 
 template <class Real>
-cudaError_t launch_reflectors(const ReflectorTask<Real>& task, cudaStream_t stream) {
+cudaError_t launch_reflectors(const ReflectorTask<Real>& task, cudaStream_t cuda_stream) {
   if (task.rows == 0) return cudaSuccess;
   return launch(reflectors_kernel<Real>, dim3(static_cast<unsigned>(task.rows)),
-                dim3(kReflectorThreads), 0, stream, task);
+                dim3(kReflectorThreads), 0, cuda_stream, task);
 }
 
 template <class Real>
 cudaError_t launch_panel_factors(const Real* gram, const double* squares, Real* factors,
-                                 int64_t panels, int64_t k, cudaStream_t stream) {
+                                 int64_t panels, int64_t k, cudaStream_t cuda_stream) {
   if (panels == 0 || k == 0) return cudaSuccess;
   const int64_t per_panel = (k + kRowsPerBlock - 1) / kRowsPerBlock;
   return launch(panel_factors_kernel<Real>, dim3(static_cast<unsigned>(panels * per_panel)),
-                dim3(kFactorThreads), 0, stream, gram, squares, factors, static_cast<int>(k),
+                dim3(kFactorThreads), 0, cuda_stream, gram, squares, factors, static_cast<int>(k),
                 static_cast<int>(per_panel));
 }
 

@@ -21,18 +21,19 @@ struct ReflectorTask {
   int64_t first, m, rows;
 };
 
-// One block per reflector. Asynchronous on `stream`; no rows launch nothing.
+// One block per reflector. Asynchronous on `cuda_stream`; no rows launch nothing.
 template <class Real>
-[[nodiscard]] cudaError_t launch_reflectors(const ReflectorTask<Real>& task, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_reflectors(const ReflectorTask<Real>& task,
+                                            cudaStream_t cuda_stream);
 
 // The T of panels of k <= kMostReflectorsInPanel reflections each, Note [Panel factors]: one warp
-// per row, no exchange between warps. Asynchronous on `stream`; no panels launch nothing.
+// per row, no exchange between warps. Asynchronous on `cuda_stream`; no panels launch nothing.
 template <class Real>
 [[nodiscard]] cudaError_t launch_panel_factors(
     const Real* gram,       // [panels, k, k], device, read right of the diagonals
     const double* squares,  // [panels, k], device
     Real* factors,          // [panels, k, k], device
-    int64_t panels, int64_t k, cudaStream_t stream);
+    int64_t panels, int64_t k, cudaStream_t cuda_stream);
 
 // A batch of matrices in their tall orientation, Note [Small matrices]: n <= m <= kSmallSide.
 struct SmallTask {
@@ -47,9 +48,9 @@ struct SmallTask {
 };
 
 // All matrices of all tasks, at most two launches per hundred tasks: one for float64, one for the
-// rest. A block takes 32 columns of one matrix. Asynchronous on `stream`; empty tasks launch
+// rest. A block takes 32 columns of one matrix. Asynchronous on `cuda_stream`; empty tasks launch
 // nothing.
 [[nodiscard]] cudaError_t launch_small_orthogonal(const SmallTask* tasks,  // [count], host
-                                                  int64_t count, cudaStream_t stream);
+                                                  int64_t count, cudaStream_t cuda_stream);
 
 }  // namespace initstats::cuda

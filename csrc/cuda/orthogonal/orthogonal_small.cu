@@ -4,6 +4,7 @@
 #include "cuda/orthogonal/orthogonal.h"
 #include "cuda/random/fill_store.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/task_batch.cuh"
 
 namespace initstats::cuda {
 
@@ -16,36 +17,6 @@ constexpr int kTasks = 100;                    // of a launch
 template <class Real>
 constexpr int kBlocksPerProcessor = 32 / static_cast<int>(sizeof(Real));
 
-struct SmallTasks {
-  int32_t count;
-  SmallTask task[kTasks];
-};
-
-template <class Real>
-struct StoreReal;
-template <>
-struct StoreReal<float> {
-  using Type = StoreFloat32;
-};
-template <>
-struct StoreReal<double> {
-  using Type = StoreFloat64;
-};
-
-// The task that block works on: the last one whose first block is not beyond it.
-__device__ __forceinline__ const SmallTask& task_of(const SmallTasks& tasks, uint32_t block) {
-  int low = 0, high = tasks.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (tasks.task[middle].first_block <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return tasks.task[low];
-}
-
 // A warp draws reflector r of R^m, lane a its coordinates 4 a, ..., 4 a + 3, into v [kSmallSide].
 template <class Real>
 __device__ __forceinline__ Reflection<Real> make_reflector(uint64_t key, uint64_t stream_quad,
@@ -54,8 +25,8 @@ __device__ __forceinline__ Reflection<Real> make_reflector(uint64_t key, uint64_
   const int lane = static_cast<int>(threadIdx.x) % kWarp, j = 4 * lane;
   Quad<Real> q{};
   if (j + 3 >= r && j < m) {
-    q = StoreReal<Real>::Type::template quad<Normal<Real>>(
-        dist, key, stream_quad + static_cast<uint64_t>(lane));
+    q = StoreReal<Real>::template quad<Normal<Real>>(dist, key,
+                                                     stream_quad + static_cast<uint64_t>(lane));
   }
   double chain[4];
 #pragma unroll
@@ -109,13 +80,13 @@ __device__ __forceinline__ void multiply(const Real (&v)[kSmallPanel][kSmallSide
 
 template <class Real>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<Real>)
-    small_orthogonal_kernel(INITSTATS_GRID_CONSTANT(SmallTasks) tasks) {
+    small_orthogonal_kernel(INITSTATS_GRID_CONSTANT(TaskBatch<NoHead, SmallTask, kTasks>) batch) {
   INITSTATS_SHARED(Real, c, [kSmallSide][kColumns]);
   INITSTATS_SHARED(Real, v, [kSmallPanel][kSmallSide]);
   INITSTATS_SHARED(Real, scale, [kSmallPanel]);
   INITSTATS_SHARED(Real, products, [kSmallPairs]);
   INITSTATS_SHARED(Real, projection, [kSmallPanel][kColumns]);
-  const SmallTask& task = task_of(tasks, blockIdx.x);
+  const SmallTask& task = task_of(batch, blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int m = task.m, n = task.n;
@@ -173,42 +144,34 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<Real>)
     write(task, place + i * task.row_stride, c[i][lane] * gain);
 }
 
+template <class Real>
+struct SmallKernel {
+  using Head = NoHead;
+  using Task = SmallTask;
+  static constexpr unsigned kThreads = cuda::kThreads;
+  static constexpr int kCapacity = kTasks, kSmall = kTasks;
+  static constexpr auto full = small_orthogonal_kernel<Real>;
+};
+
 // The tasks of one width of Real.
 template <class Real>
-cudaError_t launch_width(const SmallTask* tasks, int64_t count, cudaStream_t stream) {
-  constexpr int64_t kMostBlocks = (1LL << 31) - 1;
-  SmallTasks batch{};
-  int64_t blocks = 0;
-  const auto flush = [&] {
-    if (batch.count == 0) return cudaSuccess;
-    const cudaError_t status =
-        launch(small_orthogonal_kernel<Real>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
-               0, stream, batch);
-    batch.count = 0;
-    blocks = 0;
-    return status;
-  };
+cudaError_t launch_width(const SmallTask* tasks, int64_t count, cudaStream_t cuda_stream) {
+  TaskLauncher<SmallKernel<Real>> launcher({}, cuda_stream);
   for (int64_t i = 0; i < count; ++i) {
     const SmallTask& t = tasks[i];
     if ((t.dtype == DType::float64) != (sizeof(Real) == 8) || t.count == 0 || t.n == 0) continue;
-    const int64_t more = t.count * ((t.n + kColumns - 1) / kColumns);
-    if (more > kMostBlocks) return cudaErrorInvalidConfiguration;
-    if (batch.count == kTasks || blocks + more > kMostBlocks) {
-      const cudaError_t status = flush();
-      if (status != cudaSuccess) return status;
-    }
-    batch.task[batch.count] = t;
-    batch.task[batch.count++].first_block = static_cast<uint32_t>(blocks);
-    blocks += more;
+    const cudaError_t status = launcher.add(t, t.count * divide_up(t.n, kColumns));
+    if (status != cudaSuccess) return status;
   }
-  return flush();
+  return launcher.flush();
 }
 
 }  // namespace
 
-cudaError_t launch_small_orthogonal(const SmallTask* tasks, int64_t count, cudaStream_t stream) {
-  const cudaError_t status = launch_width<float>(tasks, count, stream);
-  return status == cudaSuccess ? launch_width<double>(tasks, count, stream) : status;
+cudaError_t launch_small_orthogonal(const SmallTask* tasks, int64_t count,
+                                    cudaStream_t cuda_stream) {
+  const cudaError_t status = launch_width<float>(tasks, count, cuda_stream);
+  return status == cudaSuccess ? launch_width<double>(tasks, count, cuda_stream) : status;
 }
 
 }  // namespace initstats::cuda

@@ -7,7 +7,6 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 128;
-constexpr int64_t kMostBlocks = (1LL << 31) - 1;
 
 template <class Bits>
 __global__ void __launch_bounds__(kThreads)
@@ -20,24 +19,25 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Bits>
-cudaError_t launch_of_width(const Dirac& dirac, void* data, uint64_t value, cudaStream_t stream) {
+cudaError_t launch_of_width(const Dirac& dirac, void* data, uint64_t value,
+                            cudaStream_t cuda_stream) {
   const int64_t blocks = dirac.channels < kMostBlocks ? dirac.channels : kMostBlocks;
-  return launch(dirac_kernel<Bits>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
-                dirac, static_cast<Bits*>(data), static_cast<Bits>(value));
+  return launch(dirac_kernel<Bits>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
+                cuda_stream, dirac, static_cast<Bits*>(data), static_cast<Bits>(value));
 }
 
 }  // namespace
 
 cudaError_t launch_dirac(const Dirac& dirac, void* data, int64_t item_bytes, uint64_t value,
-                         cudaStream_t stream) {
+                         cudaStream_t cuda_stream) {
   if (dirac.channels == 0 || dirac.row() == 0) return cudaSuccess;
   switch (item_bytes) {
     case 8:
-      return launch_of_width<uint64_t>(dirac, data, value, stream);
+      return launch_of_width<uint64_t>(dirac, data, value, cuda_stream);
     case 4:
-      return launch_of_width<uint32_t>(dirac, data, value, stream);
+      return launch_of_width<uint32_t>(dirac, data, value, cuda_stream);
     default:
-      return launch_of_width<uint16_t>(dirac, data, value, stream);
+      return launch_of_width<uint16_t>(dirac, data, value, cuda_stream);
   }
 }
 

@@ -2,15 +2,14 @@
 #include "cuda/launch.cuh"
 #include "cuda/random/fill.h"
 #include "cuda/random/fill_store.cuh"
+#include "cuda/task_batch.cuh"
 
 namespace initstats::cuda {
 
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kUnroll = 4;                     // chunks per thread
-constexpr int64_t kLargestParameters = 32764;  // bytes, CUDA 12.1 and newer
-constexpr int64_t kMostBlocks = (1LL << 31) - 1;
+constexpr int kUnroll = 4;  // chunks per thread
 
 // A contiguous tensor, or contiguous rows of a logical tensor.
 template <class Dist>
@@ -36,32 +35,8 @@ struct BoxTask {
 };
 
 template <class Task, int kCapacity>
-struct Batch {
-  int32_t count;
-  Task task[kCapacity];
-};
-
-template <class Task>
-constexpr int kFullBatch =
-    static_cast<int>((kLargestParameters - 16) / static_cast<int64_t>(sizeof(Task)));
-constexpr int kSmallBatch = 4;  // most calls are for a few tensors: do not copy 32 KB for them
-constexpr int kBoxBatch = 16;   // boxes are rare: one size of batch is enough
-
-// The task that block works on: the last one whose first block is not beyond it.
-template <class Task, int kCapacity>
-__device__ __forceinline__ const Task& task_of(const Batch<Task, kCapacity>& batch,
-                                               uint32_t block) {
-  int low = 0, high = batch.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (batch.task[middle].first_block <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return batch.task[low];
-}
+using Batch = TaskBatch<NoHead, Task, kCapacity>;
+constexpr int kBoxBatch = 16;  // boxes are rare: one size of batch is enough
 
 template <class Dist, class Store, int kCapacity>
 __global__ void __launch_bounds__(kThreads)
@@ -117,55 +92,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-int64_t blocks_for(int64_t units, int64_t per_block) { return (units + per_block - 1) / per_block; }
-
-// Collects tasks and launches a batch whenever it is full.
-template <class Kernel>
-class Batches {
-  using Task = typename Kernel::Task;
-
- public:
-  explicit Batches(cudaStream_t stream) : stream_(stream) {}
-
-  cudaError_t add(Task task, int64_t blocks) {
-    if (blocks > kMostBlocks) return cudaErrorInvalidConfiguration;
-    if (batch_.count == Kernel::kCapacity || blocks_ + blocks > kMostBlocks) {
-      const cudaError_t status = flush();
-      if (status != cudaSuccess) return status;
-    }
-    task.first_block = static_cast<uint32_t>(blocks_);
-    batch_.task[batch_.count++] = task;
-    blocks_ += blocks;
-    return cudaSuccess;
-  }
-
-  cudaError_t flush() {
-    if (batch_.count == 0) return cudaSuccess;
-    const dim3 grid(static_cast<unsigned>(blocks_));
-    cudaError_t status;
-    if (batch_.count <= Kernel::kSmall) {
-      Batch<Task, Kernel::kSmall> small;
-      small.count = batch_.count;
-      for (int i = 0; i < batch_.count; ++i) small.task[i] = batch_.task[i];
-      status = launch(Kernel::small, grid, dim3(kThreads), 0, stream_, small);
-    } else {
-      status = launch(Kernel::full, grid, dim3(kThreads), 0, stream_, batch_);
-    }
-    batch_.count = 0;
-    blocks_ = 0;
-    return status;
-  }
-
- private:
-  cudaStream_t stream_;
-  int64_t blocks_ = 0;
-  Batch<Task, Kernel::kCapacity> batch_{};
-};
-
 template <class Dist, class Store>
 struct RunKernel {
+  using Head = NoHead;
   using Task = RunTask<Dist>;
-  static constexpr int kCapacity = kFullBatch<Task>;
+  static constexpr unsigned kThreads = cuda::kThreads;
+  static constexpr int kCapacity = kFullBatch<Head, Task>;
   static constexpr int kSmall = kSmallBatch;
   static constexpr auto small = fill_run_kernel<Dist, Store, kSmall>;
   static constexpr auto full = fill_run_kernel<Dist, Store, kCapacity>;
@@ -173,19 +105,19 @@ struct RunKernel {
 
 template <class Dist, class Store>
 struct BoxKernel {
+  using Head = NoHead;
   using Task = BoxTask<Dist>;
-  static constexpr int kCapacity = kBoxBatch;
-  static constexpr int kSmall = kBoxBatch;
-  static constexpr auto small = fill_box_kernel<Dist, Store, kSmall>;
-  static constexpr auto full = small;
+  static constexpr unsigned kThreads = cuda::kThreads;
+  static constexpr int kCapacity = kBoxBatch, kSmall = kBoxBatch;
+  static constexpr auto full = fill_box_kernel<Dist, Store, kCapacity>;
 };
 
 // The tensors of one storage type.
 template <class Dist, class Store>
 cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t count,
-                           cudaStream_t stream) {
-  Batches<RunKernel<Dist, Store>> runs(stream);
-  Batches<BoxKernel<Dist, Store>> boxes(stream);
+                           cudaStream_t cuda_stream) {
+  TaskLauncher<RunKernel<Dist, Store>> runs({}, cuda_stream);
+  TaskLauncher<BoxKernel<Dist, Store>> boxes({}, cuda_stream);
   for (int64_t i = 0; i < count; ++i) {
     const FillTarget<Dist>& t = targets[i];
     if (t.dtype != dtype || t.layout.count == 0) continue;
@@ -193,17 +125,17 @@ cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t
     if (t.layout.is_one_run()) {
       const bool aligned =
           t.layout.first_index % 4 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
-      const int64_t chunks = blocks_for(t.layout.count, Store::kChunk);
+      const int64_t chunks = divide_up(t.layout.count, Store::kChunk);
       status = runs.add({t.data, t.key, t.layout.first_index, t.layout.count, 0, aligned, t.dist},
-                        blocks_for(chunks, kThreads * kUnroll));
+                        divide_up(chunks, kThreads * kUnroll));
     } else {
       const int inner = t.layout.dims - 1;
       const int64_t size = t.layout.size[inner];
       // A row of `size` elements that starts anywhere touches at most this many quads.
       const int64_t quads = t.layout.logical[inner] == 1 ? (size + 6) / 4 : 0;
       const int64_t units = quads == 0 ? t.layout.count : t.layout.count / size * quads;
-      status = boxes.add({t.data, t.key, t.layout, units, quads, 0, t.dist},
-                         blocks_for(units, kThreads));
+      status =
+          boxes.add({t.data, t.key, t.layout, units, quads, 0, t.dist}, divide_up(units, kThreads));
     }
     if (status != cudaSuccess) return status;
   }
@@ -214,15 +146,16 @@ cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t
 }  // namespace
 
 template <class Dist>
-cudaError_t launch_fill(const FillTarget<Dist>* targets, int64_t count, cudaStream_t stream) {
+cudaError_t launch_fill(const FillTarget<Dist>* targets, int64_t count, cudaStream_t cuda_stream) {
   if constexpr (sizeof(typename Dist::Value) == 8) {
-    return launch_fill_of<Dist, StoreFloat64>(DType::float64, targets, count, stream);
+    return launch_fill_of<Dist, StoreFloat64>(DType::float64, targets, count, cuda_stream);
   } else {
-    cudaError_t status = launch_fill_of<Dist, StoreFloat32>(DType::float32, targets, count, stream);
+    cudaError_t status =
+        launch_fill_of<Dist, StoreFloat32>(DType::float32, targets, count, cuda_stream);
     if (status == cudaSuccess)
-      status = launch_fill_of<Dist, StoreBFloat16>(DType::bfloat16, targets, count, stream);
+      status = launch_fill_of<Dist, StoreBFloat16>(DType::bfloat16, targets, count, cuda_stream);
     if (status == cudaSuccess)
-      status = launch_fill_of<Dist, StoreFloat16>(DType::float16, targets, count, stream);
+      status = launch_fill_of<Dist, StoreFloat16>(DType::float16, targets, count, cuda_stream);
     return status;
   }
 }

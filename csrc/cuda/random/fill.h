@@ -1,4 +1,4 @@
-// CUDA fills of many tensors: raw pointers and a stream, no torch.
+// CUDA fills of many tensors: raw pointers and a CUDA stream, no torch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,10 +21,10 @@ struct FillTarget {
 
 // Fills count tensors: one launch per storage type for the contiguous ones and one for the others
 // (more only where the parameters outgrow a launch's 32764 bytes, from about 250 tensors on).
-// Asynchronous on `stream`; tensors without elements launch nothing; no allocation, no
+// Asynchronous on `cuda_stream`; tensors without elements launch nothing; no allocation, no
 // synchronisation. Stream: Note [Stream v1].
 template <class Dist>
 [[nodiscard]] cudaError_t launch_fill(const FillTarget<Dist>* targets,  // [count], host
-                                      int64_t count, cudaStream_t stream);
+                                      int64_t count, cudaStream_t cuda_stream);
 
 }  // namespace initstats::cuda

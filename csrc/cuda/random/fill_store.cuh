@@ -2,6 +2,8 @@
 // bytes per store.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/launch.cuh"
 #include "math/random/distributions.h"
 
@@ -97,5 +99,9 @@ struct StoreFloat64 {
     reinterpret_cast<double2*>(out)[1] = make_double2(q.v[2], q.v[3]);
   }
 };
+
+// How a normal in Real is drawn and stored.
+template <class Real>
+using StoreReal = std::conditional_t<sizeof(Real) == 8, StoreFloat64, StoreFloat32>;
 
 }  // namespace initstats::cuda

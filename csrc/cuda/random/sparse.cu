@@ -8,7 +8,6 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 64;  // few threads do much each: small blocks spread over more SMs
-constexpr int64_t kMostBlocks = (1LL << 31) - 1;
 
 template <class Bits>
 __global__ void __launch_bounds__(kThreads)
@@ -49,26 +48,26 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Bits>
-cudaError_t launch_of_width(const SparseTarget& target, cudaStream_t stream) {
+cudaError_t launch_of_width(const SparseTarget& target, cudaStream_t cuda_stream) {
   const int64_t end = target.first_column + target.columns;
   const int64_t quads = (end + 3) / 4 - target.first_column / 4;
-  const int64_t blocks = (quads + kThreads - 1) / kThreads;
+  const int64_t blocks = divide_up(quads, kThreads);
   if (blocks > kMostBlocks) return cudaErrorInvalidConfiguration;
   return launch(sparse_zeros_kernel<Bits>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
-                stream, target);
+                cuda_stream, target);
 }
 
 }  // namespace
 
-cudaError_t launch_sparse_zeros(const SparseTarget& target, cudaStream_t stream) {
+cudaError_t launch_sparse_zeros(const SparseTarget& target, cudaStream_t cuda_stream) {
   if (target.rows == 0 || target.columns == 0) return cudaSuccess;
   switch (item_bytes(target.dtype)) {
     case 8:
-      return launch_of_width<uint64_t>(target, stream);
+      return launch_of_width<uint64_t>(target, cuda_stream);
     case 4:
-      return launch_of_width<uint32_t>(target, stream);
+      return launch_of_width<uint32_t>(target, cuda_stream);
     default:
-      return launch_of_width<uint16_t>(target, stream);
+      return launch_of_width<uint16_t>(target, cuda_stream);
   }
 }
 

@@ -1,4 +1,4 @@
-// CUDA sparse fills: the zeros over a matrix of normals. Raw pointers and a stream, no torch.
+// CUDA sparse fills: the zeros over a matrix of normals. Raw pointers and a CUDA stream, no torch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,8 +19,8 @@ struct SparseTarget {
 };
 
 // Writes the zeros of one matrix, and nothing else. One thread walks down four columns: the time is
-// that of logical_rows decisions after one another. Asynchronous on `stream`; a matrix without
+// that of logical_rows decisions after one another. Asynchronous on `cuda_stream`; a matrix without
 // elements launches nothing. Stream: Note [Sparse columns].
-[[nodiscard]] cudaError_t launch_sparse_zeros(const SparseTarget& target, cudaStream_t stream);
+[[nodiscard]] cudaError_t launch_sparse_zeros(const SparseTarget& target, cudaStream_t cuda_stream);
 
 }  // namespace initstats::cuda

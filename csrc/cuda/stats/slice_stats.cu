@@ -7,10 +7,7 @@ namespace initstats::cuda {
 
 namespace {
 
-constexpr int64_t kMostBlocks = (1LL << 31) - 1;
 constexpr int kMergeThreads = 128;
-
-int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 struct SliceTask {
   SliceTarget target;
@@ -140,12 +137,12 @@ __global__ void __launch_bounds__(kMergeThreads)
 }
 
 template <class L>
-cudaError_t launch_groups(const SliceTask& task, cudaStream_t stream) {
+cudaError_t launch_groups(const SliceTask& task, cudaStream_t cuda_stream) {
   constexpr int kWarps = SliceShared<typename L::F>::kWarps;
   const int64_t blocks = divide_up(task.groups * task.warps_per_group, kWarps);
   if (blocks > kMostBlocks) return cudaErrorInvalidConfiguration;
   return launch(slice_group_kernel<L>, dim3(static_cast<unsigned>(blocks)), dim3(kWarps * kWarp), 0,
-                stream, task);
+                cuda_stream, task);
 }
 
 int64_t innermost_stride(const Layout& layout) {
@@ -160,7 +157,8 @@ int64_t slice_stats_workspace_bytes(const SliceTarget& target) {
   return groups > 1 ? groups * target.slices.count * static_cast<int64_t>(sizeof(Record)) : 0;
 }
 
-cudaError_t launch_slice_stats(const SliceTarget& target, void* workspace, cudaStream_t stream) {
+cudaError_t launch_slice_stats(const SliceTarget& target, void* workspace,
+                               cudaStream_t cuda_stream) {
   if (target.slices.count == 0) return cudaSuccess;
   SliceTask task{};
   task.target = target;
@@ -171,14 +169,14 @@ cudaError_t launch_slice_stats(const SliceTarget& target, void* workspace, cudaS
   task.lanes_along_elements = target.slices.count == 1 ||
                               innermost_stride(target.elements) < innermost_stride(target.slices);
   if (task.groups > 0) {
-    const cudaError_t status = is_wide(target.type) ? launch_groups<Scalar64>(task, stream)
-                                                    : launch_groups<Scalar32>(task, stream);
+    const cudaError_t status = is_wide(target.type) ? launch_groups<Scalar64>(task, cuda_stream)
+                                                    : launch_groups<Scalar32>(task, cuda_stream);
     if (status != cudaSuccess || task.groups == 1) return status;
   }
   const int64_t blocks = divide_up(target.slices.count, kMergeThreads);
   if (blocks > kMostBlocks) return cudaErrorInvalidConfiguration;
   return launch(slice_merge_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kMergeThreads), 0,
-                stream, task);
+                cuda_stream, task);
 }
 
 }  // namespace initstats::cuda

@@ -1,4 +1,4 @@
-// CUDA statistics of slices of a tensor: raw pointers and a stream, no torch.
+// CUDA statistics of slices of a tensor: raw pointers and a CUDA stream, no torch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -24,10 +24,10 @@ int64_t slice_stats_workspace_bytes(const SliceTarget& target);
 
 // Takes the moments of every slice, Note [Slice order]. One launch reads every element once, lanes
 // along whichever of slices and elements lie closer together; a second one merges groups where
-// slices have more than one. Asynchronous on `stream`; no allocation, no synchronisation; without
-// slices nothing is launched. The bits are those of the CPU.
+// slices have more than one. Asynchronous on `cuda_stream`; no allocation, no synchronisation;
+// without slices nothing is launched. The bits are those of the CPU.
 [[nodiscard]] cudaError_t launch_slice_stats(const SliceTarget& target,
                                              void* workspace,  // [slice_stats_workspace_bytes()]
-                                             cudaStream_t stream);
+                                             cudaStream_t cuda_stream);
 
 }  // namespace initstats::cuda

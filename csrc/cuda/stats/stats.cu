@@ -7,11 +7,6 @@ namespace initstats::cuda {
 
 namespace {
 
-constexpr int64_t kLargestParameters = 32764;  // bytes, CUDA 12.1 and newer
-constexpr int64_t kMostBlocks = (1LL << 31) - 1;
-constexpr int kSmallBatch = 4;  // most calls are for a few tensors: do not copy 32 KB for them
-
-int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 int64_t tiles_of(const StatsTarget& target) { return divide_up(target.layout.count, kTile); }
 
 // Where the parts of the workspace that belong to one target begin, in bytes.
@@ -40,93 +35,27 @@ int32_t tiles_per_block(int64_t tiles) {
   return static_cast<int32_t>(wanted < 1 ? 1 : wanted > kLongest ? kLongest : wanted);
 }
 
-// Collects tasks of one kernel and launches them together, in several launches if they are many.
-template <class Kernel>
-class Launches {
- public:
-  Launches(const typename Kernel::Head& head, cudaStream_t stream) : head_(head), stream_(stream) {}
-
-  cudaError_t add(typename Kernel::Task task, int64_t blocks) {
-    if (blocks > kMostBlocks) return cudaErrorInvalidConfiguration;
-    if (full_.count == Kernel::kCapacity || blocks_ + blocks > kMostBlocks) {
-      const cudaError_t status = flush();
-      if (status != cudaSuccess) return status;
-    }
-    task.first_block = static_cast<uint32_t>(blocks_);
-    full_.task[full_.count++] = task;
-    blocks_ += blocks;
-    return cudaSuccess;
-  }
-
-  cudaError_t flush() {
-    if (full_.count == 0) return cudaSuccess;
-    const dim3 grid(static_cast<unsigned>(blocks_));
-    cudaError_t status;
-    if (full_.count <= Kernel::kSmall) {
-      typename Kernel::Small small{};
-      small.count = full_.count;
-      for (int i = 0; i < full_.count; ++i) small.task[i] = full_.task[i];
-      Kernel::set_head(small, head_);
-      status = launch(Kernel::small, grid, dim3(Kernel::kThreads), 0, stream_, small);
-    } else {
-      Kernel::set_head(full_, head_);
-      status = launch(Kernel::full, grid, dim3(Kernel::kThreads), 0, stream_, full_);
-    }
-    full_.count = 0;
-    blocks_ = 0;
-    return status;
-  }
-
- private:
-  typename Kernel::Head head_;
-  cudaStream_t stream_;
-  int64_t blocks_ = 0;
-  typename Kernel::Full full_{};
-};
-
-struct TileHead {
-  StatsGroups groups;
-  int32_t tiles_per_block;
-};
-
 template <class Loader>
 struct TileKernel {
   using Head = TileHead;
   using Task = typename Loader::Task;
   static constexpr int kThreads = kTileThreads;
-  static constexpr int kCapacity =
-      static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
+  static constexpr int kCapacity = kFullBatch<Head, Task>;
   // Differences are taken in large batches: one kernel less to compile.
   static constexpr int kSmall = std::is_same_v<Task, RunPairTask> ? kCapacity : kSmallBatch;
-  using Small = TileBatch<Task, kSmall>;
-  using Full = TileBatch<Task, kCapacity>;
   static constexpr auto small = stats_tile_kernel<Loader, kSmall>;
   static constexpr auto full = stats_tile_kernel<Loader, kCapacity>;
-
-  template <class Batch>
-  static void set_head(Batch& batch, const Head& head) {
-    batch.groups = head.groups;
-    batch.tiles_per_block = head.tiles_per_block;
-  }
 };
 
 template <class Child>
 struct MergeKernel {
-  using Head = MergeFlags;
+  using Head = MergeHead;
   using Task = MergeTask;
   static constexpr int kThreads = kMergeThreads;
-  static constexpr int kCapacity =
-      static_cast<int>((kLargestParameters - 64) / static_cast<int64_t>(sizeof(Task)));
+  static constexpr int kCapacity = kFullBatch<Head, Task>;
   static constexpr int kSmall = kSmallBatch;
-  using Small = MergeBatch<kSmall>;
-  using Full = MergeBatch<kCapacity>;
   static constexpr auto small = stats_merge_kernel<Child, kSmall>;
   static constexpr auto full = stats_merge_kernel<Child, kCapacity>;
-
-  template <class Batch>
-  static void set_head(Batch& batch, const Head& head) {
-    batch.flags = head;
-  }
 };
 
 bool is_aligned_run(const StatsTarget& t) {
@@ -138,11 +67,11 @@ bool is_aligned_run(const StatsTarget& t) {
 class Plan {
  public:
   Plan(const StatsTarget* targets, int64_t count, const StatsGroups& groups, void* workspace,
-       cudaStream_t stream)
+       cudaStream_t cuda_stream)
       : targets_(targets),
         count_(count),
         workspace_(static_cast<char*>(workspace)),
-        stream_(stream) {
+        cuda_stream_(cuda_stream) {
     int64_t tiles = 0;
     for (int64_t i = 0; i < count; ++i) tiles += tiles_of(targets[i]);
     head_ = {groups, tiles_per_block(tiles)};
@@ -151,7 +80,7 @@ class Plan {
   // Launches the tile kernel for the targets that `chosen` picks.
   template <class Loader, class Chosen>
   cudaError_t take_tiles(Chosen chosen) {
-    Launches<TileKernel<Loader>> launches(head_, stream_);
+    TaskLauncher<TileKernel<Loader>> launcher(head_, cuda_stream_);
     int64_t at = 0;
     for (int64_t i = 0; i < count_; ++i) {
       const StatsTarget& t = targets_[i];
@@ -166,18 +95,18 @@ class Plan {
       task.histogram = t.histogram;
       task.tiles = static_cast<int32_t>(tiles);
       describe(t, task);
-      const cudaError_t status = launches.add(task, divide_up(tiles, head_.tiles_per_block));
+      const cudaError_t status = launcher.add(task, divide_up(tiles, head_.tiles_per_block));
       if (status != cudaSuccess) return status;
     }
-    return launches.flush();
+    return launcher.flush();
   }
 
   // Merges level by level, until every tensor is one node; level 0 has tiles as children. Sets
   // `more` if a tensor needs another level.
   template <class Child, class Chosen>
   cudaError_t merge(int level, Chosen chosen, bool& more) {
-    const MergeFlags flags{head_.groups.moments, head_.groups.fingerprint, head_.tiles_per_block};
-    Launches<MergeKernel<Child>> launches(flags, stream_);
+    const MergeHead head{head_.groups.moments, head_.groups.fingerprint, head_.tiles_per_block};
+    TaskLauncher<MergeKernel<Child>> launcher(head, cuda_stream_);
     int64_t at = 0;
     for (int64_t i = 0; i < count_; ++i) {
       const StatsTarget& t = targets_[i];
@@ -201,10 +130,10 @@ class Plan {
       task.moments = t.moments;
       task.counts = t.counts;
       task.blocks = static_cast<int32_t>(blocks);
-      const cudaError_t status = launches.add(task, blocks);
+      const cudaError_t status = launcher.add(task, blocks);
       if (status != cudaSuccess) return status;
     }
-    return launches.flush();
+    return launcher.flush();
   }
 
  private:
@@ -225,7 +154,7 @@ class Plan {
   const StatsTarget* targets_;
   int64_t count_;
   char* workspace_;
-  cudaStream_t stream_;
+  cudaStream_t cuda_stream_;
   TileHead head_{};
 };
 
@@ -246,8 +175,8 @@ int64_t stats_workspace_bytes(const StatsTarget* targets, int64_t count) {
 }
 
 cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsGroups& groups,
-                         void* workspace, cudaStream_t stream) {
-  Plan plan(targets, count, groups, workspace, stream);
+                         void* workspace, cudaStream_t cuda_stream) {
+  Plan plan(targets, count, groups, workspace, cuda_stream);
   const auto runs_of = [](ItemType type, bool pairs = false) {
     return [type, pairs](const StatsTarget& t) {
       return t.type == type && is_aligned_run(t) && (t.minus != nullptr) == pairs;

@@ -1,4 +1,4 @@
-// CUDA statistics of many tensors: raw pointers and a stream, no torch.
+// CUDA statistics of many tensors: raw pointers and a CUDA stream, no torch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -28,11 +28,11 @@ int64_t stats_workspace_bytes(const StatsTarget* targets, int64_t count);
 // float64 that are one aligned run, or two that are subtracted; everything else) reads every
 // element once, more only where the parameters outgrow a launch's 32764 bytes, from about 680
 // tensors on (580 differences). One more launch merges the tiles, Note [Merge order], and a second
-// one where a tensor has more than 512 tiles, 2 million elements. Asynchronous on `stream`; no
+// one where a tensor has more than 512 tiles, 2 million elements. Asynchronous on `cuda_stream`; no
 // allocation, no synchronisation. The bits are those of the CPU, whatever the grid.
 [[nodiscard]] cudaError_t launch_stats(const StatsTarget* targets,  // [count], host
                                        int64_t count, const StatsGroups& groups,
                                        void* workspace,  // [stats_workspace_bytes()], device
-                                       cudaStream_t stream);
+                                       cudaStream_t cuda_stream);
 
 }  // namespace initstats::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/stats/stats_tile.cuh"
+#include "cuda/task_batch.cuh"
 
 namespace initstats::cuda {
 
@@ -14,28 +15,11 @@ struct TileRecord {
   uint64_t fingerprint;
 };
 
-template <class Task, int kCapacity>
-struct TileBatch {
+// What all tasks of a tile kernel share.
+struct TileHead {
   StatsGroups groups;
   int32_t tiles_per_block;
-  int32_t count;
-  Task task[kCapacity];
 };
-
-// The task that the block works on: the last one whose first block is not beyond it.
-template <class Batch>
-__device__ __forceinline__ const auto& task_of(const Batch& batch, uint32_t block) {
-  int low = 0, high = batch.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (batch.task[middle].first_block <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return batch.task[low];
-}
 
 // Adds the block's counters to histogram.
 __device__ __forceinline__ void flush_histogram(const uint32_t* counters, int scale,
@@ -52,7 +36,8 @@ __device__ __forceinline__ void flush_histogram(const uint32_t* counters, int sc
 
 template <class Loader, int kCapacity>
 __global__ void __launch_bounds__(kTileThreads, Loader::kBlocksPerProcessor)
-    stats_tile_kernel(INITSTATS_GRID_CONSTANT(TileBatch<typename Loader::Task, kCapacity>) batch) {
+    stats_tile_kernel(INITSTATS_GRID_CONSTANT(TaskBatch<TileHead, typename Loader::Task, kCapacity>)
+                          batch) {
   using F = typename Loader::Value;
   INITSTATS_SHARED(TileShared<F>, shared, );
   INITSTATS_SHARED(typename Loader::Shared, loader_shared, );
@@ -103,7 +88,8 @@ __device__ __forceinline__ Node merge_nodes(const Node& a, const Node& b) {
 }
 __device__ __forceinline__ Node empty_node() { return {empty_record(), 0}; }
 
-struct MergeFlags {
+// What all tasks of a merge share.
+struct MergeHead {
   bool moments, fingerprint;
   int32_t tiles_per_block;  // fingerprints lie at the last tile of each block
 };
@@ -111,14 +97,14 @@ struct MergeFlags {
 // Child i of a merge as a node.
 template <class F>
 __device__ __forceinline__ Node to_node(const TileRecord<F>* records, int64_t i, int64_t count,
-                                        const MergeFlags& flags) {
+                                        const MergeHead& head) {
   Node node = empty_node();
-  if (flags.moments) node.record = to_record(records[i].sums);
-  const bool last_of_block = (i + 1) % flags.tiles_per_block == 0 || i + 1 == count;
-  if (flags.fingerprint && last_of_block) node.fingerprint = records[i].fingerprint;
+  if (head.moments) node.record = to_record(records[i].sums);
+  const bool last_of_block = (i + 1) % head.tiles_per_block == 0 || i + 1 == count;
+  if (head.fingerprint && last_of_block) node.fingerprint = records[i].fingerprint;
   return node;
 }
-__device__ __forceinline__ Node to_node(const Node* nodes, int64_t i, int64_t, const MergeFlags&) {
+__device__ __forceinline__ Node to_node(const Node* nodes, int64_t i, int64_t, const MergeHead&) {
   return nodes[i];
 }
 
@@ -133,13 +119,6 @@ struct MergeTask {
   int32_t blocks;
 };
 
-template <int kCapacity>
-struct MergeBatch {
-  MergeFlags flags;
-  int32_t count;
-  MergeTask task[kCapacity];
-};
-
 constexpr int kMergeThreads = 128;
 constexpr int kChildrenPerThread = 4;
 constexpr int kChildrenPerBlock = kMergeThreads * kChildrenPerThread;
@@ -148,7 +127,7 @@ constexpr int kChildrenPerBlock = kMergeThreads * kChildrenPerThread;
 // record.
 template <class Child, int kCapacity>
 __global__ void __launch_bounds__(kMergeThreads)
-    stats_merge_kernel(INITSTATS_GRID_CONSTANT(MergeBatch<kCapacity>) batch) {
+    stats_merge_kernel(INITSTATS_GRID_CONSTANT(TaskBatch<MergeHead, MergeTask, kCapacity>) batch) {
   INITSTATS_SHARED(Node, nodes, [kMergeThreads]);
   const MergeTask& task = task_of(batch, blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
@@ -156,7 +135,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   const int64_t block = static_cast<int64_t>(blockIdx.x - task.first_block);
   const int64_t first = block * kChildrenPerBlock + thread * kChildrenPerThread;
   const auto child = [&](int64_t i) {
-    return i < task.count ? to_node(children, i, task.count, batch.flags) : empty_node();
+    return i < task.count ? to_node(children, i, task.count, batch) : empty_node();
   };
   Node node = empty_node();
   if (first < task.count) {
