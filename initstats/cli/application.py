@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.text import Text
+from torch import nn
 
 from initstats import recipes as known_recipes
 from initstats._ops import build_info
-from initstats.checkpoints import load_model
+from initstats.checkpoints import load_checkpoint, not_judged, skeleton
 from initstats.cli.audit_command import add_audit_command
-from initstats.cli.console import make_console, refuse
+from initstats.cli.console import make_console, refusals, refuse
+from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
 from initstats.text import plain_table
@@ -50,18 +53,43 @@ def verify(
 
     Exit status 1 when a parameter is not as promised.
     """
-    try:
-        report = verify_model(load_model(model), recipe, allow_unmatched=allow_unmatched)
-    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
-        refuse(str(error))
+    with refusals():
+        known_recipes.by_name(recipe)
+        loaded, left_out = _load(model)
+        report = verify_model(loaded, recipe, allow_unmatched=allow_unmatched or bool(left_out))
     if output is not None:
         output.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     console = make_console()
     console.print(report.table(failures_only=not all_parameters))
     for name in report.unmatched:
-        console.print(f"no rule takes {name}")
+        console.print(f"no rule takes {name}", soft_wrap=True, highlight=False)
+    for name, reason in left_out.items():
+        console.print(f"not judged: {name}: {reason}", soft_wrap=True, highlight=False)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _load(where: str) -> tuple[nn.Module, dict[str, str]]:
+    """Return the model that a function makes, or a skeleton of a file, and what it leaves out."""
+    if ":" not in where or Path(where).exists():
+        found = load_checkpoint(Path(where), "verify")
+        left_out = {**found.left_out, **not_judged(found.tensors)}
+        if not found.tensors.keys() - left_out.keys():
+            raise ValueError(
+                "initstats.verify: expected floating-point parameters, got none in "
+                f"{where!r}: {', '.join(f'{name} is {why}' for name, why in left_out.items())}"
+            )
+        return skeleton(found.tensors), left_out
+    make = load_object("verify", "model", where)
+    model = make if isinstance(make, nn.Module) else None
+    if model is None and callable(make):
+        model = call_with_seed("verify", "model", make, torch.initial_seed())
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "initstats.verify: expected module:function to name a function that returns a "
+            f"torch.nn.Module, got {where!r}"
+        )
+    return model, {}
 
 
 @app.command()

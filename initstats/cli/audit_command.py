@@ -5,23 +5,19 @@ from __future__ import annotations
 import json as json_text
 import os
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from initstats import recipes as known_recipes
 from initstats.auditing.report.compare import compare_reports
 from initstats.auditing.report.report import AuditReport
-from initstats.cli.console import FOUND_ERRORS, USAGE_ERROR, make_console, refuse
+from initstats.cli.console import FOUND_ERRORS, make_console, refusals, refuse
 from initstats.cli.demo_command import run_demo_command
 from initstats.cli.own_model import OwnModel
 from initstats.diagnostics.rules.table import DEFAULT_RULES
@@ -130,7 +126,7 @@ def audit(
         refuse(f"initstats.audit: expected --batch package.module:name, got none for {model!r}")
     if init and recipe is None:
         refuse("initstats.audit: expected --recipe with --init, got none")
-    with _refusals():
+    with refusals():
         rules = changed_rules(DEFAULT_RULES, settings=settings or (), ignored=ignore or ())
         if recipe is not None:
             known_recipes.by_name(recipe)
@@ -182,7 +178,7 @@ def _run(own: OwnModel) -> AuditReport:
 
 def _compare(first: Path, second: Path) -> None:
     """Show how two reports differ; fail when the second has errors that the first has not."""
-    with _refusals():
+    with refusals():
         comparison = compare_reports(first, second)
     make_console().print(comparison)
     severities = [change.severities for change in comparison.findings]
@@ -194,25 +190,6 @@ def _fails(report: AuditReport, fail_on: FailOn) -> bool:
     """Tell whether a finding is as severe as asked for."""
     failing = {"error": {"error"}, "warning": {"error", "warning"}, "never": set()}[fail_on.value]
     return any(finding.severity in failing for finding in report.findings)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn exceptions into exit status 2: a message for usage, a traceback for the user's code."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except Exception as error:
-        if str(error).startswith("initstats."):
-            if error.__cause__ is not None and isinstance(error, ImportError):
-                traceback.print_exception(error.__cause__)
-            refuse(str(error))
-        traceback.print_exception(error)
-        if not hasattr(error, "add_note"):  # Python 3.10 keeps notes, and does not print them
-            for note in getattr(error, "__notes__", ()):
-                Console(stderr=True).print(Text(note), soft_wrap=True)
-        raise typer.Exit(USAGE_ERROR) from error
 
 
 def _device(name: str) -> torch.device:

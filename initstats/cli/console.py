@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -38,3 +41,22 @@ def refuse(message: str) -> NoReturn:
     """
     Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
     raise typer.Exit(USAGE_ERROR)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn exceptions into exit status 2: one line for usage, a traceback for the user's code."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if str(error).startswith("initstats."):
+            if error.__cause__ is not None and "while importing" in str(error):
+                traceback.print_exception(error.__cause__)
+            refuse(str(error))
+        traceback.print_exception(error)
+        if not hasattr(error, "add_note"):  # Python 3.10 keeps notes, and does not print them
+            for note in getattr(error, "__notes__", ()):
+                Console(stderr=True).print(Text(note), soft_wrap=True)
+        raise typer.Exit(USAGE_ERROR) from error

@@ -12,9 +12,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from initstats.checkpoints import load_tensors
-from initstats.cli.console import FOUND_ERRORS, make_console, refuse
-from initstats.statistics.compute import stats
+from initstats.checkpoints import load_checkpoint
+from initstats.cli.console import FOUND_ERRORS, make_console, refusals, refuse
+from initstats.statistics.compute import stats, why_no_statistics
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
 from initstats.text import number, plain_table
@@ -49,27 +49,33 @@ def stats_of_checkpoint(
     """Show the statistics of every tensor of a checkpoint, or of the step between two."""
     if minus is not None and fingerprint:
         refuse("initstats.stats: expected no --fingerprint with --minus, got both")
-    left_out: dict[str, str] = {}
+    not_compared: dict[str, str] = {}
     try:
         expression = re.compile(match)
-        tensors = _load(file, expression)
+    except re.error as error:
+        refuse(f"initstats.stats: expected a regular expression, got match={match!r} ({error})")
+    with refusals():
+        tensors, left_out = _load(file, expression)
+        if not tensors and minus is None:
+            named = ", ".join(f"{name}: {why}" for name, why in left_out.items())
+            raise ValueError(
+                f"initstats.stats: expected a tensor with statistics in {str(file)!r}, got {named}"
+            )
         if minus is None:
             records = stats(tensors, fingerprint=fingerprint)
             shown: RenderableType = records
         else:
-            others = _load(minus, expression)
-            left_out = _not_comparable(tensors, others)
-            base = {name: others[name] for name in tensors if name not in left_out}
+            others, also = _load(minus, expression)
+            left_out |= also
+            not_compared = _not_comparable(tensors, others)
+            base = {name: others[name] for name in tensors if name not in not_compared}
             records = stats({name: tensors[name] for name in base}, minus=base)
             shown = _differences(records, stats(base, histogram=False))
-    except re.error as error:
-        refuse(f"initstats.stats: expected a regular expression, got match={match!r} ({error})")
-    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
-        refuse(str(error))
     console = make_console()
     console.print(shown)
-    for name, reason in left_out.items():
-        console.print(f"not compared: {name}: {reason}", soft_wrap=True, highlight=False)
+    for what, names in (("left out", left_out), ("not compared", not_compared)):
+        for name, reason in names.items():
+            console.print(f"{what}: {name}: {reason}", soft_wrap=True, highlight=False)
     if output is not None:
         output.write_text(json.dumps(records.to_dict(), indent=1) + "\n")
     bad = [name for name, record in records.items() if record.nan + _infinite(record) > 0]
@@ -79,15 +85,24 @@ def stats_of_checkpoint(
             raise typer.Exit(FOUND_ERRORS)
 
 
-def _load(file: Path, expression: re.Pattern[str]) -> dict[str, Tensor]:
-    tensors = load_tensors(file, "stats")
-    found = {name: tensor for name, tensor in tensors.items() if expression.search(name)}
-    if not found:
+def _load(file: Path, expression: re.Pattern[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors that have statistics, and why others have none."""
+    found = load_checkpoint(file, "stats")
+    left_out = {name: why for name, why in found.left_out.items() if expression.search(name)}
+    tensors = {}
+    for name, tensor in found.tensors.items():
+        if expression.search(name):
+            why = why_no_statistics(tensor)
+            if why:
+                left_out[name] = why
+            else:
+                tensors[name] = tensor
+    if not tensors and not left_out:
         raise ValueError(
             f"initstats.stats: expected a name in which {expression.pattern!r} is found, got none"
             f" in {str(file)!r}"
         )
-    return found
+    return tensors, left_out
 
 
 def _not_comparable(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, str]:

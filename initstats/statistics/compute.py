@@ -251,6 +251,15 @@ def _check(tensor: object) -> None:
         raise ValueError(msg)
 
 
+def why_no_statistics(tensor: Tensor) -> str:
+    """Return what keeps a tensor from having statistics, in a few words; nothing where it has."""
+    try:
+        _check(tensor)
+    except (TypeError, ValueError) as error:
+        return str(error).partition(", got ")[2]
+    return ""
+
+
 def _check_kind(tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         msg = f"initstats.stats: expected tensors, got {type(tensor).__name__}"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import named_models
 from initstats import recipes
-from initstats.checkpoints import load_tensors, skeleton
+from initstats.checkpoints import load_checkpoint, skeleton
 from initstats.cli.application import app
 from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
@@ -21,6 +21,10 @@ from initstats.planning.planner import plan
 def run(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["verify", *arguments])
     return result.exit_code, " ".join(result.output.split()), result.stderr
+
+
+def no_model() -> list[int]:
+    return []
 
 
 def healthy_gpt() -> nn.Module:
@@ -84,9 +88,9 @@ def test_what_no_rule_takes_is_named(tmp_path: Path) -> None:
     ("where", "message"),
     [
         ("nothing.pt", "initstats.verify: expected a file, got 'nothing.pt'"),
-        (f"{__name__}:run_away", "function that returns a torch.nn.Module, got"),
-        (f"{__name__}:list", "function that returns a torch.nn.Module, got"),
-        ("no_such_package:make", "No module named 'no_such_package'"),
+        (f"{__name__}:run_away", "expected model as package.module:name, got no 'run_away'"),
+        (f"{__name__}:no_model", "function that returns a torch.nn.Module, got"),
+        ("no_such_package:make", "got no module 'no_such_package'"),
     ],
 )
 def test_bad_usage_has_status_2(where: str, message: str) -> None:
@@ -116,11 +120,11 @@ def test_a_file_without_tensors_and_a_missing_extra_are_refused(
 ) -> None:
     torch.save({"step": 3}, tmp_path / "empty.pt")
     with pytest.raises(ValueError, match=r"^initstats.verify: expected tensors by name, got none"):
-        load_tensors(tmp_path / "empty.pt")
+        load_checkpoint(tmp_path / "empty.pt", "verify")
     (tmp_path / "a.safetensors").touch()
-    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"pip install initstats\[safetensors\]"):
-        load_tensors(tmp_path / "a.safetensors")
+        load_checkpoint(tmp_path / "a.safetensors", "verify")
 
 
 @pytest.mark.parametrize(
