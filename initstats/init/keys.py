@@ -1,6 +1,6 @@
 """Where the 64-bit key of a fill comes from: a seed and a name, or a random number generator.
 
-A key and the number of an element decide every bit of a fill: docs/stream.md.
+A key and the number of an element decide every bit of a fill: docs/explanation/stream.md.
 """
 
 from __future__ import annotations

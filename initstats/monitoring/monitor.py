@@ -38,10 +38,10 @@ class Monitor:
     the last call of the closure left. A row covers `window` measured steps: its records
     are merged over them, and it keeps the smallest, largest and mean value in any of them.
 
-    Nothing in the training thread waits for the device or for a sink: see docs/monitoring.md. What
-    it costs is measured by benchmarks/bench_monitor.py. "updates" keeps a copy of the trained
-    parameters during a measured step (longer if `every` is below 10); everything else stays below
-    10 KB per tensor.
+    Nothing in the training thread waits for the device or for a sink: see
+    docs/guides/monitoring.md. What it costs is measured by benchmarks/bench_monitor.py. "updates"
+    keeps a copy of the trained parameters during a measured step (longer if `every` is below 10);
+    everything else stays below 10 KB per tensor.
 
     Args:
         model: The model; its forward pass is `model(...)`.

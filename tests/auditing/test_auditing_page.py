@@ -98,7 +98,7 @@ def fields(values: Any) -> set[str]:
 
 
 def test_every_field_of_the_schema_is_documented(healthy: AuditReport) -> None:
-    text = (ROOT / "docs/audit.md").read_text().partition("## audit.json")[2]
+    text = (ROOT / "docs/guides/audit.md").read_text().partition("## audit.json")[2]
     values = healthy.to_dict()
     del values["weights"]  # `VerifyReport.to_dict`
     assert [name for name in sorted(fields(values)) if f"`{name}`" not in text] == []
@@ -150,7 +150,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/audit.md").read_text(), re.DOTALL)
+    (code, *_) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/guides/audit.md").read_text(), re.DOTALL
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", code]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""docs/monitoring.md: its example runs, its numbers were measured."""
+"""docs/guides/monitoring.md: its example runs, its numbers were measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    text = (ROOT / "docs/monitoring.md").read_text()
+    text = (ROOT / "docs/guides/monitoring.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", code]
@@ -21,7 +21,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_costs_are_those_of_the_results_file() -> None:
-    text = (ROOT / "docs/monitoring.md").read_text()
+    text = (ROOT / "docs/guides/monitoring.md").read_text()
     (name,) = re.findall(r"`(benchmarks/results/[^`]+\.json)`", text)
     measured = json.loads((ROOT / name).read_text())["results"]
     for m in measured:

@@ -19,7 +19,7 @@ def threads() -> list[str]:
 
 
 def test_thousands_of_steps_leave_no_thread_no_memory_and_every_row(tmp_path: Path) -> None:
-    """The 100,000 steps of docs/monitoring.md; INITSTATS_SOAK_STEPS sets the number."""
+    """The 100,000 steps of docs/guides/monitoring.md; INITSTATS_SOAK_STEPS sets the number."""
     steps = int(os.environ.get("INITSTATS_SOAK_STEPS", "2000"))
     window = 10
     before = threads()

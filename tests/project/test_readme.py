@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readme_table import BLOCK, NOT_MEASURED, README, ROOT, table
-from initstats import recipes
 
 TEXT = README.read_text()
-
-
-RECIPES = (ROOT / "docs/recipes.md").read_text()
-STATISTICS = (ROOT / "docs/statistics.md").read_text()
+GUIDES = {
+    name: (ROOT / f"docs/guides/{name}.md").read_text()
+    for name in ("initialise", "recipes", "statistics")
+}
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
@@ -25,7 +24,7 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "code", [*blocks("python"), *blocks("python", RECIPES), *blocks("python", STATISTICS)]
+    "code", [code for text in (TEXT, *GUIDES.values()) for code in blocks("python", text)]
 )
 def test_the_examples_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
@@ -57,15 +56,20 @@ def test_every_make_command_in_the_documents_exists() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    for document in (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for document in (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_every_recipe_stands_in_the_readme_and_in_an_example() -> None:
-    rows = TEXT.partition("| architecture | recipes |")[2].partition("\n\n")[0]
-    assert sorted(re.findall(r"`(\w+)`", rows)) == recipes.available()
-    examples = "".join(blocks("python", RECIPES))
-    assert [n for n in recipes.available() if not re.search(rf"\b{n}\b", examples)] == []
-    assert f"{len(recipes.available())} recipes" in (ROOT / "CHANGELOG.md").read_text()
+def test_every_decision_is_listed_with_its_title_and_has_a_choice() -> None:
+    folder = ROOT / "docs/decisions"
+    index = (folder / "index.md").read_text()
+    files = sorted(folder.glob("[0-9]*.md"))
+    assert [path.name[:4] for path in files] == [f"{i + 1:04}" for i in range(len(files))]
+    for path in files:
+        title, *_ = path.read_text().splitlines()
+        assert f"- [{path.name[:4]}]({path.name}) {title.removeprefix('# ')}\n" in index
+        headings = re.findall(r"^## (.*)$", path.read_text(), re.MULTILINE)
+        assert headings[0] == "Context"
+        assert "Choice" in headings, path.name

@@ -11,7 +11,8 @@ namespace {
 // The items of the next tile, which begin at `next`: so many bytes are asked for in each of the two
 // passes over this tile, and so many while it is counted, spread evenly. Memory is then never idle,
 // and the passes find their tile in the cache. The lines go into the second-level cache: the first
-// one has no room for two tiles beside the tables. docs/decisions.md has what else was tried.
+// one has no room for two tiles beside the tables. docs/decisions/0019-prefetch-the-next-tile.md has
+// what else was tried.
 struct Ahead {
   const char* next;
   int pass_bytes, count_bytes;

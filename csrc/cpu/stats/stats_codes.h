@@ -18,7 +18,7 @@ namespace {
 // A value's code is how many powers of two it lies below that one, kDeepest at most; a zero has the
 // code kDeepest too. Codes and signs are counted without a table, where one would take a load, an
 // addition and a store per element; the few values of code kDeepest are counted one by one.
-// docs/decisions.md has the times.
+// docs/decisions/0020-histogram-by-bit-planes.md has the times.
 
 // Counts a full tile of finite elements, or returns false where a table is the better way.
 inline bool count_tile_by_codes(const float* x, const TileSums<float>& t, const Ahead& ahead,

@@ -53,7 +53,7 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values for strict JSON, with the schema's name and version.
 
-        NaN and infinities become the strings "nan", "inf" and "-inf". docs/audit.md has the fields.
+        NaN and infinities become "nan", "inf" and "-inf". docs/guides/audit.md has the fields.
         """
         return report_values(self)
 

@@ -41,7 +41,7 @@ _FEW_ZEROS = 0.999  # A unit that is 0 more often than this counts as dead in th
 
 
 def report_values(report: AuditReport) -> dict[str, Any]:
-    """Return a report as values for strict JSON; docs/audit.md describes each field.
+    """Return a report as values for strict JSON; docs/guides/audit.md describes each field.
 
     Args:
         report: The report.
