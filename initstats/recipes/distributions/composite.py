@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
-from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
+from initstats.recipes.distributions.loguniform import LogUniform
+from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
 from initstats.recipes.distributions.truncated import TruncNormal
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import nn
 
@@ -12,13 +13,23 @@ from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
 from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
-from initstats.recipes.rule import Rule
+from initstats.recipes.rule import Recipe, Rule
+
+RecipeT = TypeVar("RecipeT", bound=Callable[..., Recipe])
+
+RECIPES: dict[str, Callable[..., Recipe]] = {}  # by name, in the order of definition
 
 RESIDUAL = ("attention output", "mlp output")
 INPUTS = ("attention input", "mlp input")
 # Matrices of a transformer or a perceptron, by role.
 MATRICES = (*INPUTS, *RESIDUAL, "head", "linear", "router")
 EMBEDDINGS = ("embedding", "position", "token")
+
+
+def built_in(make: RecipeT) -> RecipeT:
+    """Register a function that makes a recipe, under its own name."""
+    RECIPES[make.__name__] = make
+    return make
 
 
 def norms() -> list[Rule]:

@@ -9,6 +9,7 @@ from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
 from initstats.recipes.library.building import (
     MATRICES,
+    built_in,
     described,
     norms,
     require_choice,
@@ -21,9 +22,12 @@ from initstats.recipes.parameters import Slot
 from initstats.recipes.role_patterns import ADAPTER
 from initstats.recipes.rule import Recipe
 
+__all__ = ["adapter", "embedding", "lora", "new_head", "new_layers"]
+
 _MATRIX_DIMS = 2
 
 
+@built_in
 def lora(*, variant: str = "kaiming") -> Recipe:
     """Make the recipe of LoRA: the product B A starts as zero, so the model is unchanged.
 
@@ -68,6 +72,7 @@ def lora(*, variant: str = "kaiming") -> Recipe:
     return Recipe(rules, name="lora", source="peft tuners/lora/layer.py", partial=True)
 
 
+@built_in
 def adapter(*, std: float = 0.02) -> Recipe:
     """Make the recipe of bottleneck adapters: the last matrix is 0, so they start as the identity.
 
@@ -102,6 +107,7 @@ def adapter(*, std: float = 0.02) -> Recipe:
     return Recipe(rules, name="adapter", source="Houlsby et al. 2019", partial=True)
 
 
+@built_in
 def embedding(*, std: float = 0.02, bound: float | None = None) -> Recipe:
     """Make the recipe of embeddings alone: N(0, 0.02), or uniform; padding rows 0.
 
@@ -124,6 +130,7 @@ def embedding(*, std: float = 0.02, bound: float | None = None) -> Recipe:
     return Recipe(rules, "embedding", "Radford et al. 2018; PyTorch examples", partial=True)
 
 
+@built_in
 def new_head(*, std: float = 0.02) -> Recipe:
     """Make the recipe of a new head on a trained model: N(0, 0.02), bias 0, nothing else touched.
 
@@ -147,6 +154,7 @@ def new_head(*, std: float = 0.02) -> Recipe:
     return Recipe(rules, "new_head", "transformers PreTrainedModel._init_weights", partial=True)
 
 
+@built_in
 def new_layers(*, std: float = 0.02) -> Recipe:
     """Make the recipe of any layers that a checkpoint lacks: N(0, 0.02), biases 0, norms 1 and 0.
 

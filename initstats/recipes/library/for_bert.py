@@ -8,6 +8,7 @@ from initstats.recipes.library.building import (
     EMBEDDINGS,
     MATRICES,
     biases,
+    built_in,
     norms,
     require_positive,
     rule,
@@ -15,7 +16,10 @@ from initstats.recipes.library.building import (
 )
 from initstats.recipes.rule import Recipe
 
+__all__ = ["bert", "bert_transformers"]
 
+
+@built_in
 def bert(*, std: float = 0.02) -> Recipe:
     """Make the recipe of Google's BERT.
 
@@ -44,6 +48,7 @@ def bert(*, std: float = 0.02) -> Recipe:
     return Recipe(rules, name="bert", source="google-research/bert modeling.py")
 
 
+@built_in
 def bert_transformers(*, std: float = 0.02) -> Recipe:
     """Make the recipe of BERT in transformers.
 

@@ -11,6 +11,7 @@ from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
+    built_in,
     described,
     framework_default,
     norms,
@@ -23,7 +24,10 @@ from initstats.recipes.parameters import Slot
 from initstats.recipes.residual_branches import place_in_branch
 from initstats.recipes.rule import Recipe
 
+__all__ = ["convnext", "efficientnet", "fixup", "resnet"]
 
+
+@built_in
 def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> Recipe:
     """Make the recipe of ResNet.
 
@@ -65,6 +69,7 @@ def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> R
     return Recipe(rules, name="resnet", source="torchvision resnet.py; He et al. 2015")
 
 
+@built_in
 def efficientnet() -> Recipe:
     """Make the recipe of EfficientNet.
 
@@ -95,6 +100,7 @@ def efficientnet() -> Recipe:
     return Recipe(rules, name="efficientnet", source="timm _efficientnet_builder.py")
 
 
+@built_in
 def convnext(*, std: float = 0.02, layer_scale: float = 1e-6, head_scale: float = 1.0) -> Recipe:
     """Make the recipe of ConvNeXt.
 
@@ -126,6 +132,7 @@ def convnext(*, std: float = 0.02, layer_scale: float = 1e-6, head_scale: float 
     return Recipe(rules, name="convnext", source="ConvNeXt models/convnext.py")
 
 
+@built_in
 def fixup(*, layers: int | None = None) -> Recipe:
     """Make the recipe of Fixup, for residual networks without norms.
 

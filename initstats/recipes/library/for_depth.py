@@ -9,6 +9,7 @@ from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
+    built_in,
     by_projection,
     depth,
     described,
@@ -22,7 +23,10 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
+__all__ = ["deepnet", "deepnet_alpha", "rezero", "t_fixup"]
 
+
+@built_in
 def deepnet(*, layers: int | None = None) -> Recipe:
     """Make the recipe of DeepNet for an encoder alone or a decoder alone.
 
@@ -81,6 +85,7 @@ def deepnet_alpha(layers: int) -> float:
     return float((2 * layers) ** 0.25)
 
 
+@built_in
 def t_fixup() -> Recipe:
     """Make the recipe of T-Fixup, for transformers without norms and without warm-up.
 
@@ -126,6 +131,7 @@ def t_fixup() -> Recipe:
     return Recipe(rules, name="t_fixup", source="Huang et al. 2020; layer6ai-labs/T-Fixup")
 
 
+@built_in
 def rezero() -> Recipe:
     """Make the recipe of ReZero and SkipInit: the gate of every residual branch starts at 0.
 

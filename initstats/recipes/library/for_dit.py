@@ -9,6 +9,7 @@ from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
+    built_in,
     described,
     norms,
     require_positive,
@@ -20,10 +21,13 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe
 
+__all__ = ["dit"]
+
 _TIMESTEP = ("*t_embedder*", "*timestep_embedder*", "*time_embed*", "*time_mlp*")
 _LAST = ("*final_layer.*", "*final_layer", "*proj_out.*")
 
 
+@built_in
 def dit(*, std: float = 0.02) -> Recipe:
     """Make the recipe of DiT: every block and the whole model start as zero.
 

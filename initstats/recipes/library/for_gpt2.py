@@ -13,6 +13,7 @@ from initstats.recipes.library.building import (
     RESIDUAL,
     biases,
     block_number,
+    built_in,
     depth,
     described,
     norms,
@@ -25,7 +26,10 @@ from initstats.recipes.library.building import (
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe
 
+__all__ = ["gpt2", "megatron", "neox", "olmo_mitchell"]
 
+
+@built_in
 def gpt2(
     *,
     std: float = 0.02,
@@ -99,6 +103,7 @@ def gpt2(
     )
 
 
+@built_in
 def megatron(
     *, std: float = 0.02, embedding_std: float | None = None, layers: int | None = None
 ) -> Recipe:
@@ -138,6 +143,7 @@ def megatron(
     return Recipe(rules, name="megatron", source="Megatron-LM megatron/core/utils.py")
 
 
+@built_in
 def neox(*, layers: int | None = None) -> Recipe:
     """Make the recipe of GPT-NeoX.
 
@@ -175,6 +181,7 @@ def neox(*, layers: int | None = None) -> Recipe:
     return Recipe(rules, name="neox", source="gpt-neox megatron/model/init_functions.py")
 
 
+@built_in
 def olmo_mitchell() -> Recipe:
     """Make the recipe "mitchell" of OLMo.
 

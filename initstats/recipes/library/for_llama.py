@@ -14,6 +14,7 @@ from initstats.recipes.library.building import (
     RESIDUAL,
     biases,
     block_number,
+    built_in,
     depth,
     described,
     norms,
@@ -26,7 +27,10 @@ from initstats.recipes.library.building import (
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe
 
+__all__ = ["llama", "llama_torchtitan"]
 
+
+@built_in
 def llama(*, std: float = 0.02) -> Recipe:
     """Make the recipe of Llama in transformers: no scaling with depth.
 
@@ -53,6 +57,7 @@ def llama(*, std: float = 0.02) -> Recipe:
     return Recipe(rules, name="llama", source="transformers PreTrainedModel._init_weights")
 
 
+@built_in
 def llama_torchtitan(*, scale: str = "block", layers: int | None = None) -> Recipe:
     """Make the recipe of Llama 3 in torchtitan.
 

@@ -12,6 +12,7 @@ from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
+    built_in,
     described,
     framework_default,
     is_multihead,
@@ -24,7 +25,10 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe
 
+__all__ = ["mlp", "torch_default"]
 
+
+@built_in
 def mlp(*, activation: str = "tanh", gain: float | None = 1.0) -> Recipe:
     """Make the recipe of a plain network: the variance of the signal survives every layer.
 
@@ -65,6 +69,7 @@ def mlp(*, activation: str = "tanh", gain: float | None = 1.0) -> Recipe:
     return Recipe(rules, name="mlp", source="Glorot and Bengio 2010; He et al. 2015")
 
 
+@built_in
 def torch_default() -> Recipe:
     """Make the recipe of torch itself: what `reset_parameters` of its layers writes.
 

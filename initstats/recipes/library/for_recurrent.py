@@ -8,10 +8,12 @@ from torch import nn
 
 from initstats.recipes.distributions.basic import Constant, Uniform
 from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
-from initstats.recipes.distributions.orthogonal_matrices import LogUniform, Orthogonal
+from initstats.recipes.distributions.loguniform import LogUniform
+from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
+    built_in,
     described,
     norms,
     rule,
@@ -22,11 +24,14 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
+__all__ = ["lstm", "lstm_chrono"]
+
 _LSTM_GATES = ("input", "forget", "cell", "output")  # torch's order
 _GRU_GATES = ("reset", "update", "new")
 _LSTM = (nn.LSTM, nn.LSTMCell)
 
 
+@built_in
 def lstm(*, forget_bias: float = 1.0, per_gate: bool = False) -> Recipe:
     """Make the recipe of Keras's recurrent layers: LSTM, GRU and simple ones.
 
@@ -58,6 +63,7 @@ def lstm(*, forget_bias: float = 1.0, per_gate: bool = False) -> Recipe:
     return Recipe(rules, name="lstm", source="keras layers/rnn/lstm.py")
 
 
+@built_in
 def lstm_chrono(*, longest: int = 784, per_gate: bool = False) -> Recipe:
     """Make the recipe of an LSTM with chrono biases: memories over the whole sequence.
 

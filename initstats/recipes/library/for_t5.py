@@ -7,6 +7,7 @@ from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
     MATRICES,
     biases,
+    built_in,
     described,
     normal_by_fan_in,
     norms,
@@ -18,7 +19,10 @@ from initstats.recipes.library.building import (
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe
 
+__all__ = ["t5"]
 
+
+@built_in
 def t5(*, head_width: int | None = None, head_std: float | None = None) -> Recipe:
     """Make the recipe of T5, whose attention has no 1 / sqrt(d_kv).
 

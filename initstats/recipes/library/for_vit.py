@@ -12,6 +12,7 @@ from initstats.recipes.library.building import (
     RESIDUAL,
     biases,
     block_number,
+    built_in,
     described,
     framework_default,
     norms,
@@ -24,9 +25,12 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
+__all__ = ["vit", "vit_jax", "vit_moco", "vit_transformers"]
+
 _TIMM = "timm vision_transformer.py"
 
 
+@built_in
 def vit(*, std: float = 0.02, fix_init: bool = False) -> Recipe:
     """Make the recipe of the vision transformer in timm.
 
@@ -63,6 +67,7 @@ def vit(*, std: float = 0.02, fix_init: bool = False) -> Recipe:
     return Recipe(rules, name="vit", source=f"{_TIMM}, init_weights_vit_timm")
 
 
+@built_in
 def vit_jax(*, classes: int | None = None) -> Recipe:
     """Make the recipe of the vision transformer in JAX.
 
@@ -102,6 +107,7 @@ def vit_jax(*, classes: int | None = None) -> Recipe:
     return Recipe(rules, name="vit_jax", source=f"{_TIMM}, init_weights_vit_jax")
 
 
+@built_in
 def vit_moco() -> Recipe:
     """Make the recipe of the vision transformer of MoCo v3 in timm.
 
@@ -122,6 +128,7 @@ def vit_moco() -> Recipe:
     return Recipe(rules, name="vit_moco", source=f"{_TIMM}, init_weights_vit_moco")
 
 
+@built_in
 def vit_transformers(*, std: float = 0.02) -> Recipe:
     """Make the recipe of the vision transformer in transformers.
 
