@@ -1,4 +1,4 @@
-"""The rules that an audit checks when none are given, causes before symptoms."""
+"""The rules of the audit: their public names and their order, causes before symptoms."""
 
 from __future__ import annotations
 
@@ -34,6 +34,40 @@ from initstats.diagnostics.rules.weights import (
     Symmetry,
     WeightsAgainstRecipe,
 )
+
+__all__ = [
+    "DEFAULT_RULES",
+    "ActivationGrowth",
+    "ActivationScale",
+    "ActivationStd",
+    "BiasScale",
+    "BlockStructure",
+    "DeadUnits",
+    "DoubleSoftmax",
+    "DropoutShare",
+    "FirstLayer",
+    "GradientGrowth",
+    "GradientRatio",
+    "GradientSpread",
+    "InitialLoss",
+    "InputScale",
+    "LossReduction",
+    "LossSign",
+    "LossTrajectory",
+    "LostUpdate",
+    "MissingGradient",
+    "NormIdentity",
+    "NotFinite",
+    "ResidualPath",
+    "SaturatedUnits",
+    "SeedSpread",
+    "Symmetry",
+    "Underflow",
+    "UpdateRatio",
+    "WeightPeers",
+    "WeightsAgainstRecipe",
+    "ZeroGradient",
+]
 
 DEFAULT_RULES: tuple[AuditRule, ...] = (
     NotFinite(),
