@@ -62,6 +62,10 @@ rule nvcc
 rule link
   description = link $out
   command = rm -f $out && $compiler -shared -Wl,--exclude-libs,ALL $in -o $out $libs
+# Only Python defines the symbols that a module may lack, so this is everything but ops/module.cpp.
+rule link_all_defined
+  description = link $out: every symbol has a definition
+  command = $compiler -shared -Wl,-z,defs $in -o $out $libs
 """
 
 
@@ -81,6 +85,8 @@ def compile_extension(
         fcntl.flock(lock, fcntl.LOCK_EX)  # ninja does not guard a folder against a second ninja
         (build / "build.ninja").write_text(text)
         done = subprocess.run(command, check=False)
+        if variant == "extension":
+            _write_compile_commands([*_ninja(), "-C", str(build)])
     if done.returncode != 0:
         again = shlex.join([*command, "-v"])
         raise RuntimeError(f"initstats: the build failed; run it again with: {again}")
@@ -99,6 +105,13 @@ def _ninja() -> list[str]:
     if ninja is None:
         raise RuntimeError("initstats: expected ninja to build with, found none; pip install ninja")
     return [ninja]
+
+
+def _write_compile_commands(ninja: list[str]) -> None:
+    """Write compile_commands.json, where clangd finds it from any source of this checkout."""
+    command = [*ninja, "-t", "compdb", "cxx", "nvcc"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (ROOT / "compile_commands.json").write_text(text[text.index("[") :])
 
 
 def capabilities() -> list[str]:
@@ -169,8 +182,13 @@ class Description:
         for unit in units:
             lines.append(f"build {unit.object}: {unit.rule} {_path(unit.source)}")
             lines.append(f"  flags = {unit.flags}")
-        objects = " ".join(unit.object for unit in units)
-        lines += [f"build {_path(target)}: link {objects}", f"  libs = {self.libraries()}"]
+        objects = [unit.object for unit in units]
+        without_python = [name for name in objects if name != "ops/module.o"]
+        lines += [
+            f"libs = {self.libraries()}",
+            f"build defined.so: link_all_defined {' '.join(without_python)}",
+            f"build {_path(target)}: link {' '.join(objects)} || defined.so",
+        ]
         return "\n".join([*lines, f"default {_path(target)}", ""])
 
     def cpu(self) -> Iterator[Unit]:

@@ -163,12 +163,6 @@ Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, cons
   return builder.finish(first_index);
 }
 
-Layout layout_of_pair(const std::string& op, const Tensor& x, const Tensor& y) {
-  LayoutBuilder builder(op, x.dim());
-  for (int64_t d = x.dim() - 1; d >= 0; --d) builder.add(x.size(d), x.stride(d), y.stride(d));
-  return builder.finish(0);
-}
-
 void check_no_overlap(const std::string& op, const Layout& layout) {
   if (layout.count <= 1 || (layout.dims == 1 && layout.stride[0] != 0)) return;
   // Dimensions by growing stride: each must step over everything that the ones before it reach.

@@ -37,9 +37,6 @@ ItemType item_type(const std::string& op, const Tensor& tensor);
 Layout layout_of(const std::string& op, int64_t dims, const int64_t* sizes, const int64_t* strides,
                  const int64_t* offset, const int64_t* full);
 
-// The layout of two tensors of the same sizes, Note [Difference].
-Layout layout_of_pair(const std::string& op, const Tensor& x, const Tensor& y);
-
 // The boxes of a list of tensors, Note [Box]: an op's `box` argument is empty, or for each tensor
 // its offset in every dimension and then the full sizes.
 class Boxes {

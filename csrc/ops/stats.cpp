@@ -23,14 +23,16 @@ constexpr char kOp[] = "stats";
 // One tensor of the call.
 struct Job {
   const void* data;
-  const void* minus;  // null, or Note [Difference]
   ItemType type;
   Layout layout;
+  const void* minus;           // null, or the second tensor of Note [Difference]
+  const Layout* minus_layout;  // in Call::minus_layouts
   int64_t tiles() const { return (layout.count + kTile - 1) / kTile; }
 };
 
 struct Call {
   std::vector<Job> jobs;
+  std::vector<Layout> minus_layouts;
   StatsGroups groups;
   Tensor moments, counts, histogram;
   double* moments_data;  // of the tensors: asking one for it takes as long as a small record
@@ -82,10 +84,16 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
   const Boxes boxes(kOp, tensors, box);
   call.jobs.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const bool pair = !minus.empty();
-    call.jobs.push_back({tensors[i].const_data_ptr(), pair ? minus[i].const_data_ptr() : nullptr,
-                         item_type(kOp, tensors[i]),
-                         pair ? layout_of_pair(kOp, tensors[i], minus[i]) : boxes.layout(i)});
+    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(kOp, tensors[i]), boxes.layout(i),
+                         nullptr, nullptr});
+  }
+  call.minus_layouts.reserve(minus.size());
+  for (size_t i = 0; i < minus.size(); ++i) {
+    const Tensor& y = minus[i];
+    call.minus_layouts.push_back(
+        layout_of(kOp, y.dim(), y.sizes().data(), y.strides().data(), nullptr, nullptr));
+    call.jobs[i].minus = y.const_data_ptr();
+    call.jobs[i].minus_layout = &call.minus_layouts[i];
   }
   const int64_t rows = static_cast<int64_t>(tensors.size());
   const Tensor& like = tensors[0];
@@ -126,8 +134,8 @@ void run(OnCpu, Call& call) {
     for (size_t i = next++; i < pieces.size(); i = next++) {
       const Piece& piece = pieces[i];
       const Job& job = call.jobs[piece.job];
-      const cpu::StatsRange range{job.data,    job.type,  &job.layout,
-                                  piece.begin, piece.end, job.minus};
+      const cpu::StatsRange range{job.data,  job.type,  &job.layout,     piece.begin,
+                                  piece.end, job.minus, job.minus_layout};
       kernels.range(range, call.groups, &partials[i], call.histogram_row(piece.job));
     }
   };
@@ -158,7 +166,7 @@ void run(OnCuda, Call& call) {
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
     targets.push_back({job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i),
-                       call.histogram_row(i), job.minus});
+                       call.histogram_row(i), job.minus, job.minus_layout});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const Tensor workspace = torch::stable::new_empty(

@@ -16,6 +16,7 @@ struct StatsRange {
   const Layout* layout;
   int64_t begin, end;
   const void* minus = nullptr;  // the second tensor of Note [Difference]; then no fingerprint
+  const Layout* minus_layout = nullptr;
 };
 
 // The most tiles of one call. A call begins at a multiple of it, so that its record is a node of

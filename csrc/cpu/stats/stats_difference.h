@@ -11,10 +11,8 @@ template <class Item>
 class Difference {
  public:
   explicit Difference(const StatsRange& r) : type_(r.type), minus_(r) {
-    if (r.minus == nullptr) return;
-    layout_ = r.layout->of_second();
     minus_.data = r.minus;
-    minus_.layout = &layout_;
+    minus_.layout = r.minus_layout;
   }
 
   // The differences of the n elements from `begin` on, `items` being those of x side by side; NaN
@@ -31,7 +29,6 @@ class Difference {
  private:
   ItemType type_;
   StatsRange minus_;
-  Layout layout_;
   alignas(64) uint64_t gathered_[kTile];
   alignas(64) Item second_[kTile];
 };

@@ -59,7 +59,7 @@ struct MergeKernel {
 };
 
 bool is_aligned_run(const StatsTarget& t) {
-  return t.layout.is_one_run() &&
+  return t.layout.is_one_run() && (t.minus == nullptr || t.minus_layout->is_one_run()) &&
          (reinterpret_cast<uintptr_t>(t.data) | reinterpret_cast<uintptr_t>(t.minus)) % 16 == 0;
 }
 
@@ -147,6 +147,7 @@ class Plan {
   }
   static void describe(const StatsTarget& t, BoxTask& task) {
     task.minus = t.minus;
+    if (t.minus != nullptr) task.minus_layout = *t.minus_layout;
     task.layout = t.layout;
     task.type = t.type;
   }

@@ -19,6 +19,7 @@ struct StatsTarget {
   int64_t*
       histogram;  // [histogram_places(scale)], zero before the launch; unused without the group
   const void* minus = nullptr;  // the second tensor of Note [Difference]; then no fingerprint
+  const Layout* minus_layout = nullptr;  // host
 };
 
 // Scratch memory that launch_stats needs, aligned to 16 bytes.

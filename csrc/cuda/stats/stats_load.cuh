@@ -75,8 +75,8 @@ struct RunPairTask : RunTask {
 // Any other tensor.
 struct BoxTask {
   const void* data;
-  const void* minus;  // null, or Note [Difference]
-  Layout layout;
+  const void* minus;  // null, or the second tensor of Note [Difference]
+  Layout layout, minus_layout;
   void* records;
   int64_t* histogram;
   uint32_t first_block;
@@ -229,8 +229,10 @@ struct BoxLoader {
         const Layout::Place place = task.layout.place(at);
         const uint64_t bits = read_bits(task.data, place.offset, bytes);
         value = value_of(task.type, bits);
-        if (task.minus != nullptr)  // place.index: Note [Difference]
-          value = value - value_of(task.type, read_bits(task.minus, place.index, bytes));
+        if (task.minus != nullptr) {
+          const int64_t offset = task.minus_layout.place(at).offset;
+          value = value - value_of(task.type, read_bits(task.minus, offset, bytes));
+        }
         if (fingerprint) sum += mix(bits, bytes, static_cast<uint64_t>(place.index));
       }
       shared.staged[i] = value;

@@ -15,7 +15,7 @@ namespace initstats {
 //
 // Note [Difference]. Statistics may be those of x - y, two tensors of the same sizes and type,
 // whose values are subtracted in float32, or in float64 where they are wide (math/core/items.h).
-// The logical strides of the layout are then those of y in memory, and its first index is 0.
+// Each has a layout of its own; element i of both in C order makes element i of the difference.
 struct Layout {
   static constexpr int kMaxDims = 8;  // after merging; more is refused with an error
 
@@ -33,13 +33,6 @@ struct Layout {
     int64_t offset;  // in memory, in elements
     int64_t index;   // in the logical tensor
   };
-
-  // The second tensor of Note [Difference], as one of its own.
-  INITSTATS_HD Layout of_second() const {
-    Layout second = *this;
-    for (int d = 0; d < dims; ++d) second.stride[d] = logical[d];
-    return second;
-  }
 
   // Place of the i-th element of the box in C order, 0 <= i < count.
   INITSTATS_HD Place place(int64_t i) const {

@@ -35,6 +35,7 @@ struct Tensor {
   ItemType type;
   Layout layout;
   const void* minus = nullptr;
+  Layout minus_layout{};
 };
 
 Layout run(int64_t count, int64_t first_index = 0) {
@@ -108,8 +109,9 @@ Rows on_cpu(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
     for (int64_t begin = 0; begin < tiles; begin += cpu::kTilesPerCall) {
       cpu::StatsPartial partial;
       const int64_t end = std::min(begin + cpu::kTilesPerCall, tiles);
-      cpu::baseline::stats_kernels.range({t.data, t.type, &t.layout, begin, end, t.minus}, groups,
-                                         &partial, histogram);
+      cpu::baseline::stats_kernels.range(
+          {t.data, t.type, &t.layout, begin, end, t.minus, &t.minus_layout}, groups, &partial,
+          histogram);
       tree.add(partial.record);
       fingerprint += partial.fingerprint;
     }
@@ -127,7 +129,8 @@ Rows on_cuda(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
     targets.push_back(
         {t.data, t.type, t.layout, &rows.moments[i * kMomentColumns],
          &rows.counts[i * kCountColumns],
-         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale)), t.minus});
+         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale)), t.minus,
+         &t.minus_layout});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const size_t bytes = static_cast<size_t>(cuda::stats_workspace_bytes(targets.data(), count));
@@ -190,6 +193,7 @@ int main() {
   std::vector<Tensor> pairs, others;
   const auto subtract = [&](Tensor x, Tensor y) {
     x.minus = y.data;
+    x.minus_layout = y.layout;
     pairs.push_back(std::move(x));
     others.push_back(std::move(y));
   };
@@ -198,9 +202,11 @@ int main() {
     for (const int64_t n : {5, 4096, 8300})
       subtract(tensor(type, run(n), n, special), tensor(type, run(n), n, plain));
     subtract(tensor(type, run(4100), 4100, plain), tensor(type, run(4100), 4100, plain, 1));
-    Layout crossed = matrix(70, 60, 60, 1, 0);  // y is [60, 70] in memory
-    crossed.logical[1] = 70;
-    subtract(tensor(type, crossed, 70 * 60, plain), tensor(type, run(4200), 4200, plain));
+    Layout turned = matrix(70, 60, 1, 60, 0);  // [60, 70] in memory
+    turned.stride[1] = 70;
+    subtract(tensor(type, run(4200), 4200, plain), tensor(type, turned, 4200, plain));
+    subtract(tensor(type, matrix(70, 60, 64, 60, 0), 70 * 64, plain),
+             tensor(type, turned, 4200, plain));
   }
   for (const int scale : {0, 1}) {
     const StatsGroups groups{true, true, false, scale};
