@@ -37,7 +37,8 @@ class _Thread(threading.local):
     """What a thread is inside of."""
 
     def __init__(self) -> None:
-        self.reports: list[AccelerationReport] = []
+        # One per open block: its report, and whether fills with an explicit generator run here.
+        self.blocks: list[tuple[AccelerationReport, bool]] = []
         self.mode: TorchFunctionMode | None = None
         self.in_torch = False  # torch does a fill that was left to it
 
@@ -50,7 +51,7 @@ ORIGINALS: dict[str, FunctionType] = {}
 def stand_in(function: str, *arguments: Any) -> Any:
     """Do what a replaced body is called for: our fill, or the original one."""
     original = ORIGINALS[function]
-    if not THREAD.reports or THREAD.in_torch or torch.compiler.is_compiling():
+    if not THREAD.blocks or THREAD.in_torch or torch.compiler.is_compiling():
         return original(*arguments)
     short = function.rpartition(".")[2]
     return accelerate(short.removeprefix("_"), _OURS[function], original, arguments, {})
@@ -67,22 +68,34 @@ def accelerate(
     """Call our fill where it can take the tensor, else the original function; tell the reports."""
     tensor = args[0] if args else kwargs.get("tensor")
     reason = _why_not(tensor)
+    if reason is None and not THREAD.blocks[-1][1] and _has_generator(args, kwargs):
+        reason = "an explicit generator"
     if reason is None:
         try:
             result: torch.Tensor = fill(*args, **(kwargs if words is None else words))
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
             reason = "arguments left to torch"
         else:
-            for report in THREAD.reports:
+            for report in _reports():
                 report.add(name, result.numel())
             return result
-    for report in THREAD.reports:
+    for report in _reports():
         report.leave(name, reason)
     THREAD.in_torch = True
     try:
         return original(*args, **kwargs)
     finally:
         THREAD.in_torch = False
+
+
+def _reports() -> list[AccelerationReport]:
+    """Return the reports of the open blocks, each once."""
+    return list(dict.fromkeys(report for report, _ in THREAD.blocks))
+
+
+def _has_generator(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Tell whether a call says where its numbers come from."""
+    return any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values()))
 
 
 def _why_not(tensor: object) -> str | None:

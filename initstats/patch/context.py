@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -17,15 +18,19 @@ _Result = TypeVar("_Result")
 class FastInit:
     """The context manager and decorator that `fast_init` returns.
 
+    Args:
+        generators: See `fast_init`.
+
     Attributes:
-        report: what ran here and what was left to torch, of all blocks and calls so far.
+        report: What ran here and what was left to torch, of all blocks and calls so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, generators: bool = False) -> None:
         self.report = AccelerationReport()
+        self._generators = generators
 
     def __enter__(self) -> FastInit:
-        intercept.enter(self.report)
+        intercept.enter(self.report, generators=self._generators)
         return self
 
     def __exit__(
@@ -34,10 +39,22 @@ class FastInit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        intercept.leave(self.report)
+        intercept.leave(self.report, generators=self._generators)
 
     def __call__(self, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-        """Return the function, with every call of it inside a block."""
+        """Return the function, with every call of it inside a block.
+
+        Raises:
+            TypeError: If it is a class, or an async or generator function, whose body runs after
+                the call, outside the block.
+        """
+        kind = next((name for name, is_it in _LATER if is_it(function)), None)
+        if kind is not None:
+            raise TypeError(
+                f"initstats.fast_init: expected a function whose body runs in its call, got {kind} "
+                f"{getattr(function, '__name__', function)!r}; open the block inside it, with "
+                "initstats.fast_init():"
+            )
 
         @functools.wraps(function)
         def accelerated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -47,7 +64,16 @@ class FastInit:
         return accelerated
 
 
-def fast_init() -> FastInit:
+_LATER = (
+    ("the class", inspect.isclass),
+    ("the async function", inspect.iscoroutinefunction),
+    ("the async generator", inspect.isasyncgenfunction),
+    ("the generator", inspect.isgeneratorfunction),
+    ("the uncallable", lambda function: not callable(function)),
+)
+
+
+def fast_init(*, generators: bool = False) -> FastInit:
     """Let the fills of torch.nn.init run on this package, also in code that calls torch directly.
 
     ```python
@@ -67,9 +93,16 @@ def fast_init() -> FastInit:
 
     Left to torch, and counted in the report: tensors on meta, fake tensors, DTensors and other
     subclasses, other dtypes and devices, and arguments that only torch takes or that it refuses.
+    So are calls with an explicit generator, which promise its numbers: peft makes the frozen
+    projections of VeRA again from a seed when it loads a checkpoint.
 
     It holds for the thread that is inside, blocks nest, and everything is restored at the end, also
     after an exception. As a decorator, `@initstats.fast_init()`, it is a block around each call.
+    What torch.compile compiles inside keeps torch's fills.
+
+    Args:
+        generators: Also run calls with an explicit generator here. It decides their numbers, which
+            are not torch's.
 
     Returns:
         The context manager, whose `report` tells what ran here.
@@ -78,4 +111,4 @@ def fast_init() -> FastInit:
     Source: torch.overrides.TorchFunctionMode, for what torch shows to it; the other functions have
         another body while a block is open.
     """
-    return FastInit()
+    return FastInit(generators=generators)

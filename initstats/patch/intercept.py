@@ -51,25 +51,25 @@ _inside = 0  # blocks that are open, of all threads
 _replaced: list[tuple[FunctionType, Any]] = []  # functions, and the bodies that they had
 
 
-def enter(report: AccelerationReport) -> None:
+def enter(report: AccelerationReport, *, generators: bool) -> None:
     """Accelerate fills in this thread, and tell the report."""
     global _inside  # noqa: PLW0603  # bodies are replaced for the whole process
     with _LOCK:
         if _inside == 0:
             _replace_bodies()
         _inside += 1
-    THREAD.reports.append(report)
-    if len(THREAD.reports) == 1:
+    THREAD.blocks.append((report, generators))
+    if len(THREAD.blocks) == 1:
         THREAD.mode = _Interceptor()
         THREAD.mode.__enter__()  # type: ignore[no-untyped-call]
 
 
-def leave(report: AccelerationReport) -> None:
+def leave(report: AccelerationReport, *, generators: bool) -> None:
     """End what `enter` began with this report."""
     global _inside  # noqa: PLW0603
-    THREAD.reports.remove(report)
+    THREAD.blocks.remove((report, generators))
     mode = THREAD.mode
-    if mode is not None and not THREAD.reports:
+    if mode is not None and not THREAD.blocks:
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         THREAD.mode = None
     with _LOCK:
@@ -115,7 +115,8 @@ class _Interceptor(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
-        fill = _SEEN.get(func)
+        # Dynamo traces this method: its graph has torch's own call.
+        fill = None if torch.compiler.is_compiling() else _SEEN.get(func)
         if fill is None or THREAD.in_torch:
             return func(*args, **(kwargs or {}))
         return fill(func, args, kwargs or {})
