@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from initstats.drawing.png import require_matplotlib
-from initstats.monitoring.arrays import Floats
 from initstats.monitoring.row import Row
+from initstats.statistics.record_array import Floats
 
 _DOTS_PER_INCH = 130
 _INCHES_PER_NAME = 0.22

@@ -9,22 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from initstats.monitoring.arrays import (
-    NAN,
-    NEG_INF,
-    POS_INF,
-    WINDOWED,
-    Floats,
-    Integers,
-    Records,
-    empty,
-    merge,
-    merge_first_axis,
-    scaled,
-    shifted_places,
-)
-from initstats.monitoring.row import Places, Row, Table
+from initstats.monitoring.row import WINDOWED, Places, Row, Table
 from initstats.monitoring.window import Factor, Layout, Segment, Window
+from initstats.statistics.histogram import shifted_places
+from initstats.statistics.record_array import NAN, NEG_INF, POS_INF, Floats, Integers, Records
 
 _HALF = 0.5
 
@@ -89,7 +77,7 @@ def _read_kind(segments: list[Segment], scale: int) -> Measured:
         records, places = _host(one, scale)
         by_step = records
     else:
-        by_step = empty(len(steps), len(names))
+        by_step = Records.empty(len(steps), len(names))
         places = None
         for segment in segments:
             records, its_places = _host(segment, scale)
@@ -116,7 +104,7 @@ def _table(names: Layout, by_step: Records, places: Integers | None, scale: int)
         average = {name: _nan_mean(column) for name, column in followed.items()}
     return Table(
         names,
-        merge_first_axis(by_step),
+        by_step.merge_first_axis(),
         None if places is None else Places.cut(places, scale),
         low,
         high,
@@ -138,7 +126,7 @@ def _merge_into(by_step: Records, k: int, rows: Integers, records: Records) -> N
         _, first = np.unique(rows[left], return_index=True)
         now = left[first]
         target = rows[now]
-        merged = merge(by_step[k, target], records[now])
+        merged = by_step[k, target].merge(records[now])
         by_step.moments[k, target], by_step.counts[k, target] = merged.moments, merged.counts
         left = np.delete(left, first)
 
@@ -151,7 +139,7 @@ def _host(segment: Segment, scale: int) -> tuple[Records, Integers | None]:
         places = segment.places.numpy()
     factors = np.array([_number(factor) for factor in segment.factors])
     if (factors != 1.0).any():
-        records = scaled(records, factors)
+        records = records.scaled(factors)
         if places is not None:
             mantissas, exponents = np.frexp(factors)
             exact = (mantissas == _HALF).all() and (exponents == exponents[0]).all()

@@ -10,14 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
-from initstats.monitoring.arrays import Floats, Integers, Records
-from initstats.statistics.histogram import Histogram
+from initstats.statistics.histogram import BIAS, PLACES
 from initstats.statistics.record import Stats
-from initstats.statistics.record_array import Groups
+from initstats.statistics.record_array import Floats, Groups, Integers, Records
 from initstats.statistics.record_array import Row as Numbers
 
-_PLACES = 256
-_BIAS = 127
+# What is followed through a window, beside the merged record.
+WINDOWED = ("mean", "std", "rms", "l2", "abs_max")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +36,14 @@ class Places:
     @classmethod
     def cut(cls, places: Integers, scale: int) -> Places:
         """Cut histograms `[n, 512 << scale]`."""
-        sides = places.reshape(len(places), 2, _PLACES << scale)
+        sides = places.reshape(len(places), 2, PLACES << scale)
         used = np.flatnonzero(sides.any(axis=(0, 1)))
         first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
         return cls(first, sides[:, :, first:end].copy(), scale)
 
     def full(self, i: int) -> Integers:
         """Return the counts of one record, `[2, 256 << scale]`."""
-        counts = np.zeros((2, _PLACES << self.scale), dtype=np.int64)
+        counts = np.zeros((2, PLACES << self.scale), dtype=np.int64)
         counts[:, self.first : self.first + self.counts.shape[2]] = self.counts[i]
         return counts
 
@@ -61,10 +60,10 @@ class Places:
         place = np.arange(self.first, self.first + width)
         step = 2.0**-scale
         with np.errstate(over="ignore"):
-            high = 2.0 ** ((place - (_BIAS << scale) + 1) * step)
-            low = 2.0 ** ((place - (_BIAS << scale)) * step)
+            high = 2.0 ** ((place - (BIAS << scale) + 1) * step)
+            low = 2.0 ** ((place - (BIAS << scale)) * step)
         low[place < 1 << scale] = _TINY
-        high[place >= (_PLACES - 1) << scale] = _HUGE
+        high[place >= (PLACES - 1) << scale] = _HUGE
         if width == 0:
             return [-_TINY, 0.0], [0, 0]
         edges = np.concatenate(([-high[-1]], -low[::-1], [0.0], low[:1], high))
@@ -99,7 +98,8 @@ class Table(Mapping[str, Stats]):
 
     def column(self, name: str) -> Floats:
         """Return a field of `Stats` for all records, float64 `[n]`."""
-        return self.records.column(name)
+        column: Floats = self.records.column(name)
+        return column
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -108,30 +108,11 @@ class Table(Mapping[str, Stats]):
 
     def __getitem__(self, name: str) -> Stats:
         i = self.index[name]
-        mean, m2, m3, m4, l1, low, high, min_abs = self.records.moments[i].tolist()
-        count, nan, pos_inf, neg_inf, zero = self.records.counts[i, :5].tolist()
-        histogram = None
-        if self.places is not None:
-            full = self.places.full(i)
-            histogram = Histogram(self.places.scale, full, zero, pos_inf, neg_inf)
-        numbers = Numbers(
-            count=count,
-            nan=nan,
-            pos_inf=pos_inf,
-            neg_inf=neg_inf,
-            zero=zero,
-            mean=mean,
-            m2=m2,
-            m3=m3,
-            m4=m4,
-            l1=l1,
-            min=low,
-            max=high,
-            min_abs=min_abs,
-            histogram=histogram,
-        )
-        groups = Groups.MOMENTS if histogram is None else Groups.MOMENTS | Groups.HISTOGRAM
-        return Stats(numbers, groups=groups)
+        moments, counts = self.records.moments[i].tolist(), self.records.counts[i].tolist()
+        if self.places is None:
+            return Stats(Numbers(moments, counts), groups=Groups.MOMENTS)
+        numbers = Numbers(moments, counts, self.places.full(i), self.places.scale)
+        return Stats(numbers, groups=Groups.COUNTED)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

@@ -11,9 +11,9 @@ from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.rules.signal import NotFinite
 from initstats.diagnostics.rules.training import UpdateRatio
 from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
-from initstats.monitoring.arrays import NAN, NEG_INF, POS_INF
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.row import Row
+from initstats.statistics.record_array import NAN, NEG_INF, POS_INF
 from initstats.text import number
 
 

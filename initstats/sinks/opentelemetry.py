@@ -6,8 +6,8 @@ from typing import Any
 
 from initstats.monitoring.row import Row, Table
 from initstats.sinks.extras import require
+from initstats.statistics.histogram import BIAS
 
-_BIAS = 127
 _NANOSECONDS = 1_000_000_000
 
 
@@ -80,7 +80,7 @@ class OpenTelemetry:
         assert table.places is not None
         places, records = table.places, table.records
         finite = int(records.finite[i])
-        offset = places.first - (_BIAS << places.scale)
+        offset = places.first - (BIAS << places.scale)
         positive, negative = places.counts[i].tolist()
         return self._sdk.ExponentialHistogramDataPoint(
             attributes={"tensor": table.names[i], "step": step},

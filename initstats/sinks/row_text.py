@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
-from initstats.monitoring.arrays import WINDOWED, Floats, Integers, Records
-from initstats.monitoring.row import Places, Row, Table
+from initstats.monitoring.row import WINDOWED, Places, Row, Table
+from initstats.statistics.histogram import PLACES
+from initstats.statistics.record_array import Floats, Integers, Records
 
 SCHEMA = "initstats.monitor/1"
 _MOMENTS = ("mean", "m2", "m3", "m4", "l1", "min", "max", "min_abs")
@@ -173,7 +174,7 @@ def _table(value: dict[str, Any], names: tuple[str, ...]) -> Table:
 def _dense(value: dict[str, Any]) -> Places:
     scale = value["scale"]
     sides = (value["positive"], value["negative"])
-    full: Integers = np.zeros((len(sides[0]), 2, 256 << scale), dtype=np.int64)
+    full: Integers = np.zeros((len(sides[0]), 2, PLACES << scale), dtype=np.int64)
     for s, side in enumerate(sides):
         for i, row in enumerate(side):
             if row:

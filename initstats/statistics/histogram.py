@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_SCALE = 2
-# Places of one sign at scale 0. Place p holds the bucket p - _BIAS, as the kernels write it.
-_PLACES = 256
-_BIAS = 127
+# Places of one sign at scale 0. Place p holds the bucket p - BIAS, as the kernels write it.
+PLACES = 256
+BIAS = 127
 # Powers of two between which every bucket has its own edges; below and above, one bucket holds all.
 _LOWEST, _HIGHEST = -126, 128
 _MANTISSA_OF_POWERS = 0.5  # of math.frexp
@@ -92,7 +92,7 @@ class Histogram:
                 f" scale={scale}"
             )
             raise ValueError(msg)
-        counts = self.counts.reshape(2, _PLACES << scale, 1 << (self.scale - scale)).sum(axis=2)
+        counts = self.counts.reshape(2, PLACES << scale, 1 << (self.scale - scale)).sum(axis=2)
         return Histogram(scale, counts, self.zero, self.pos_inf, self.neg_inf)
 
     def merge(self, other: Histogram) -> Histogram:
@@ -165,7 +165,7 @@ class Histogram:
             raise ValueError(msg)
         if self.total == 0:
             return math.nan
-        places = 0 if x == 0 else (exponent - 1 + _BIAS) << self.scale
+        places = 0 if x == 0 else (exponent - 1 + BIAS) << self.scale
         return (int(self.counts[:, :places].sum()) + self.zero) / self.total
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class Histogram:
         sides = {}
         for name, row in zip(("positive", "negative"), self.counts, strict=True):
             places = np.flatnonzero(row)
-            sides[name] = {str(int(p) - (_BIAS << self.scale)): int(row[p]) for p in places}
+            sides[name] = {str(int(p) - (BIAS << self.scale)): int(row[p]) for p in places}
         return {"scale": self.scale, "zero": self.zero, **sides}
 
     def __eq__(self, other: object) -> bool:
@@ -201,9 +201,9 @@ class Histogram:
 
     def _edges(self, place: int) -> tuple[float, float]:
         step = 2.0**-self.scale
-        k = place - (_BIAS << self.scale)
+        k = place - (BIAS << self.scale)
         low = 2.0 ** (k * step) if place >= 1 << self.scale else 0.0
-        high = math.inf if place == (_PLACES - 1) << self.scale else 2.0 ** ((k + 1) * step)
+        high = math.inf if place == (PLACES - 1) << self.scale else 2.0 ** ((k + 1) * step)
         return low, high
 
 
@@ -214,3 +214,18 @@ def _middle(low: float, high: float) -> float:
     if math.isinf(low) or low == 0.0:
         return high
     return low / (low + high) * (2.0 * high)
+
+
+def shifted_places(places: npt.NDArray[np.int64], powers: int, scale: int) -> npt.NDArray[np.int64]:
+    """Return histograms of the same elements times 2**powers, exactly.
+
+    What leaves the range of sizes joins the first or the last bucket, as everywhere.
+    """
+    by = powers << scale
+    sides = places.reshape(*places.shape[:-1], 2, -1)
+    length = sides.shape[-1]
+    target = np.clip(np.arange(length) + by, 0, length - 1)
+    out = np.zeros_like(sides)
+    for place, to in enumerate(target.tolist()):
+        out[..., to] += sides[..., place]
+    return out.reshape(places.shape)

@@ -7,7 +7,24 @@ from functools import reduce
 from typing import Any
 
 from initstats.statistics.histogram import Histogram
-from initstats.statistics.record_array import Batch, Groups, Row, merge_rows
+from initstats.statistics.record_array import (
+    COUNT,
+    FINGERPRINT,
+    L1,
+    MAX,
+    MEAN,
+    MIN,
+    MIN_ABS,
+    NAN,
+    NEG_INF,
+    POS_INF,
+    ZERO,
+    Batch,
+    Groups,
+    Row,
+)
+
+_MODULUS = 1 << 64  # of fingerprints
 
 
 class Stats:
@@ -42,117 +59,106 @@ class Stats:
                 " one without"
             )
             raise ValueError(msg)
-        return self._read()
+        return self._row or self._read()
 
-    def _moments(self, what: str) -> Row:
+    def _counted(self, what: str) -> Row:
         return self._require(Groups.COUNTED, what, "moments")
 
     @property
     def count(self) -> int:
         """The number of elements, finite or not."""
-        return self._read().count
+        return self._read().counts[COUNT]
 
     @property
     def nan(self) -> int:
         """The number of NaN."""
-        return self._moments("nan").nan
+        return self._counted("nan").counts[NAN]
 
     @property
     def pos_inf(self) -> int:
         """The number of +inf."""
-        return self._moments("pos_inf").pos_inf
+        return self._counted("pos_inf").counts[POS_INF]
 
     @property
     def neg_inf(self) -> int:
         """The number of -inf."""
-        return self._moments("neg_inf").neg_inf
+        return self._counted("neg_inf").counts[NEG_INF]
 
     @property
     def zero(self) -> int:
         """The number of zeros of either sign."""
-        return self._moments("zero").zero
+        return self._counted("zero").counts[ZERO]
 
     @property
     def min(self) -> float:
         """The smallest finite element."""
-        return self._moments("min").min
+        return self._counted("min").moments[MIN]
 
     @property
     def max(self) -> float:
         """The largest finite element."""
-        return self._moments("max").max
+        return self._counted("max").moments[MAX]
 
     @property
     def min_abs(self) -> float:
         """The smallest size of a finite element other than zero."""
-        return self._moments("min_abs").min_abs
+        return self._counted("min_abs").moments[MIN_ABS]
 
     @property
     def abs_max(self) -> float:
         """The largest size of a finite element."""
-        row = self._moments("abs_max")
-        return max(abs(row.min), abs(row.max))
+        return self._counted("abs_max").derive("abs_max")
 
     @property
     def mean(self) -> float:
         """The mean."""
-        return self._moments("mean").mean
+        return self._counted("mean").moments[MEAN]
 
     @property
     def var(self) -> float:
         """The unbiased variance (denominator n - 1, as torch)."""
-        row = self._moments("var")
-        return row.m2 / (row.finite - 1) if row.finite > 1 else math.nan
+        return self._counted("var").derive("var")
 
     @property
     def std(self) -> float:
         """The square root of the unbiased variance, as torch."""
-        return math.sqrt(self.var)
+        return self._counted("std").derive("std")
 
     @property
     def rms(self) -> float:
         """The root of the mean square."""
-        row = self._moments("rms")
-        return math.hypot(math.sqrt(row.m2 / row.finite), row.mean) if row.finite else math.nan
+        return self._counted("rms").derive("rms")
 
     @property
     def l1(self) -> float:
         """The sum of sizes."""
-        return self._moments("l1").l1
+        return self._counted("l1").moments[L1]
 
     @property
     def l2(self) -> float:
         """The Euclidean norm; 0 if nothing is finite."""
-        row = self._moments("l2")
-        return self.rms * math.sqrt(row.finite) if row.finite else 0.0
+        return self._counted("l2").derive("l2")
 
     @property
     def skewness(self) -> float:
         """The third standardised moment (population, as scipy's default)."""
-        row = self._moments("skewness")
-        if row.finite == 0 or row.m2 == 0.0:
-            return math.nan
-        return math.sqrt(row.finite / row.m2) * (row.m3 / row.m2)
+        return self._counted("skewness").derive("skewness")
 
     @property
     def kurtosis(self) -> float:
         """The excess kurtosis: 0 for a normal distribution (population, as scipy's default)."""
-        row = self._moments("kurtosis")
-        if row.finite == 0 or row.m2 == 0.0:
-            return math.nan
-        return row.finite * (row.m4 / row.m2) / row.m2 - 3.0
+        return self._counted("kurtosis").derive("kurtosis")
 
     @property
     def histogram(self) -> Histogram:
         """The exponential histogram."""
-        row = self._require(Groups.HISTOGRAM, "histogram", "histogram")
-        assert row.histogram is not None
-        return row.histogram
+        return self._require(Groups.HISTOGRAM, "histogram", "histogram").histogram
 
     @property
     def fingerprint(self) -> int:
         """A 64-bit sum over elements of a mix of logical index and stored bits."""
-        return self._require(Groups.FINGERPRINT, "fingerprint", "fingerprint").fingerprint
+        counts = self._require(Groups.FINGERPRINT, "fingerprint", "fingerprint").counts
+        return counts[FINGERPRINT] % _MODULUS
 
     def quantile(self, q: float) -> float:
         """Return a value near the q-quantile of the elements that are not NaN.
@@ -168,8 +174,9 @@ class Stats:
             ValueError: If q is outside [0, 1] or the record has no histogram.
         """
         row = self._require(Groups.HISTOGRAM, "quantile", "histogram")
-        value = self.histogram.quantile(q)
-        return value if not math.isfinite(value) else min(max(value, row.min), row.max)
+        value = row.histogram.quantile(q)
+        low, high = row.moments[MIN], row.moments[MAX]
+        return value if not math.isfinite(value) else min(max(value, low), high)
 
     def fraction_below(self, x: float) -> float:
         """Return the share of elements with abs(element) <= x, zeros included, exactly.
@@ -205,7 +212,7 @@ class Stats:
                 f" {_group_names(self.groups)} and {_group_names(other.groups)}"
             )
             raise ValueError(msg)
-        return Stats(merge_rows(self._read(), other._read()), groups=self.groups)
+        return Stats(self._read().merge(other._read()), groups=self.groups)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field of the record as `json.dumps` can write it: NaN becomes None.

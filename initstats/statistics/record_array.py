@@ -1,10 +1,15 @@
-"""The numbers of a record: on the device as the kernels left them, on the host, and merged."""
+"""The numbers of records, of one or of many as columns: merged and derived here, and nowhere else.
+
+The formulas are written once, over the functions that NumPy, torch and `_Scalars` have in common:
+a column `m[M2]` is an array, a tensor or a Python float.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +17,15 @@ import torch
 
 from initstats.statistics.histogram import Histogram
 
-_MODULUS = 1 << 64
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# Columns, as csrc/math/stats/moments.h writes them.
+MEAN, M2, M3, M4, L1, MIN, MAX, MIN_ABS = range(8)
+COUNT, NAN, POS_INF, NEG_INF, ZERO, FINGERPRINT = range(6)
+_COLUMNS = 8
+_MOMENTS = {"mean": MEAN, "l1": L1, "min": MIN, "max": MAX, "min_abs": MIN_ABS}
+_COUNTS = {"count": COUNT, "nan": NAN, "pos_inf": POS_INF, "neg_inf": NEG_INF, "zero": ZERO}
 
 
 class Groups:
@@ -24,30 +37,156 @@ class Groups:
     COUNTED = MOMENTS | HISTOGRAM
 
 
-@dataclass(frozen=True)
-class Row:
-    """The numbers of one record on the host."""
+# ---- the formulas: xp is the namespace, n the number of finite elements as a float, m the moments
 
-    count: int
-    nan: int = 0
-    pos_inf: int = 0
-    neg_inf: int = 0
-    zero: int = 0
-    fingerprint: int = 0
-    mean: float = math.nan
-    m2: float = 0.0
-    m3: float = 0.0
-    m4: float = 0.0
-    l1: float = 0.0
-    min: float = math.nan
-    max: float = math.nan
-    min_abs: float = math.nan
-    histogram: Histogram | None = None
+
+class _Scalars:
+    """The functions of NumPy and torch that the formulas call, for Python floats."""
+
+    sqrt, hypot, maximum = math.sqrt, math.hypot, max
+
+    @staticmethod
+    def where(condition: bool, x: float, y: float) -> float:
+        return x if condition else y
+
+    @staticmethod
+    def fmin(x: float, y: float) -> float:
+        return y if math.isnan(x) else x if math.isnan(y) else min(x, y)
+
+    @staticmethod
+    def fmax(x: float, y: float) -> float:
+        return y if math.isnan(x) else x if math.isnan(y) else max(x, y)
+
+
+def _abs_max(xp: Any, _n: Any, m: Any) -> Any:
+    return xp.maximum(abs(m[MIN]), abs(m[MAX]))
+
+
+def _var(xp: Any, n: Any, m: Any) -> Any:
+    return m[M2] / xp.where(n > 1, n - 1, math.nan)
+
+
+def _std(xp: Any, n: Any, m: Any) -> Any:
+    return xp.sqrt(_var(xp, n, m))
+
+
+def _rms(xp: Any, n: Any, m: Any) -> Any:
+    return xp.hypot(xp.sqrt(m[M2] / xp.where(n > 0, n, math.nan)), m[MEAN])
+
+
+def _l2(xp: Any, n: Any, m: Any) -> Any:
+    return xp.where(n > 0, _rms(xp, n, m) * xp.sqrt(n), 0.0)
+
+
+def _skewness(xp: Any, n: Any, m: Any) -> Any:
+    m2 = xp.where(m[M2] > 0, m[M2], math.nan)
+    return xp.sqrt(n / m2) * (m[M3] / m2)
+
+
+def _kurtosis(xp: Any, n: Any, m: Any) -> Any:
+    m2 = xp.where(m[M2] > 0, m[M2], math.nan)
+    return n * (m[M4] / m2) / m2 - 3.0
+
+
+_DERIVED = {
+    "abs_max": _abs_max,
+    "var": _var,
+    "std": _std,
+    "rms": _rms,
+    "l2": _l2,
+    "skewness": _skewness,
+    "kurtosis": _kurtosis,
+}
+
+
+def _merged(xp: Any, a: Any, n_a: Any, b: Any, n_b: Any) -> list[Any]:
+    """Merge moments as csrc/math/stats/moments.h does, operation by operation: the same bits.
+
+    Source: Pebay 2008, SAND2008-6212.
+    """
+    n = n_a + n_b
+    safe_n = xp.where(n > 0, n, 1.0)
+    share_a, share_b = n_a / safe_n, n_b / safe_n
+    d = b[MEAN] - a[MEAN]
+    weight, d2 = n_a * share_b, d * d
+    central = (
+        a[MEAN] + d * share_b,
+        (a[M2] + b[M2]) + weight * d2,
+        (a[M3] + b[M3])
+        + (weight * (share_a - share_b) * d2 * d + 3 * d * (share_a * b[M2] - share_b * a[M2])),
+        (a[M4] + b[M4])
+        + (
+            weight * ((share_a * share_a - share_a * share_b) + share_b * share_b) * d2 * d2
+            + (
+                6 * d2 * (share_a * share_a * b[M2] + share_b * share_b * a[M2])
+                + 4 * d * (share_a * b[M3] - share_b * a[M3])
+            )
+        ),
+    )
+    no_a, no_b = n_a == 0, n_b == 0
+    return [
+        *[xp.where(no_b, a[i], xp.where(no_a, b[i], x)) for i, x in enumerate(central)],
+        a[L1] + b[L1],
+        xp.fmin(a[MIN], b[MIN]),
+        xp.fmax(a[MAX], b[MAX]),
+        xp.fmin(a[MIN_ABS], b[MIN_ABS]),
+    ]
+
+
+def _finite(counts: Any) -> Any:
+    return counts[COUNT] - counts[NAN] - counts[POS_INF] - counts[NEG_INF]
+
+
+# ---- one record, and many
+
+
+class Row:
+    """The numbers of one record on the host.
+
+    Args:
+        moments: mean, m2, m3, m4, l1, min, max, min_abs.
+        counts: count, nan, pos_inf, neg_inf, zero, fingerprint, and two more.
+        places: Counts of the histogram, `[2, 256 << scale]` in any shape, or None.
+        scale: Scale of the histogram.
+    """
+
+    __slots__ = ("_histogram", "_places", "_scale", "counts", "moments")
+
+    def __init__(
+        self,
+        moments: Sequence[float],
+        counts: Sequence[int],
+        places: Integers | None = None,
+        scale: int = 0,
+    ) -> None:
+        self.moments, self.counts = moments, counts
+        self._places, self._scale = places, scale
+        self._histogram: Histogram | None = None
 
     @property
-    def finite(self) -> int:
-        """The number of finite elements."""
-        return self.count - self.nan - self.pos_inf - self.neg_inf
+    def histogram(self) -> Histogram:
+        """The histogram; there must be one."""
+        if self._histogram is None:
+            assert self._places is not None
+            _, _, pos_inf, neg_inf, zero = self.counts[: ZERO + 1]
+            places = self._places.reshape(2, -1)
+            self._histogram = Histogram(self._scale, places, zero, pos_inf, neg_inf)
+        return self._histogram
+
+    def derive(self, name: str) -> float:
+        """Compute a property of `initstats.Stats` that is no column."""
+        value: float = _DERIVED[name](_Scalars, float(_finite(self.counts)), self.moments)
+        return value
+
+    def merge(self, other: Row) -> Row:
+        """Return the numbers of the elements of both."""
+        n, m = float(_finite(self.counts)), float(_finite(other.counts))
+        moments = _merged(_Scalars, self.moments, n, other.moments, m)
+        counts = [x + y for x, y in zip(self.counts, other.counts, strict=True)]
+        if self._places is None or other._places is None:
+            return Row(moments, counts)
+        histogram = self.histogram.merge(other.histogram)
+        return Row(moments, counts, histogram.counts, histogram.scale)
 
 
 class Batch:
@@ -66,7 +205,7 @@ class Batch:
         self._device_rows: tuple[torch.Tensor, ...] | None = (moments, counts, histogram)
         self._moments: list[list[float]] = []
         self._counts: list[list[int]] = []
-        self._histogram: npt.NDArray[np.int64] | None = None
+        self._places: Integers | None = None
 
     def row(self, i: int) -> Row:
         """Read row i; the first call transfers all rows."""
@@ -74,81 +213,112 @@ class Batch:
             moments, counts, places = (rows.cpu() for rows in self._device_rows)
             self._moments, self._counts = moments.tolist(), counts.tolist()
             if self.groups & Groups.HISTOGRAM:
-                self._histogram = places.numpy()
+                self._places = places.numpy()
             self._device_rows = None
-        count, nan, pos_inf, neg_inf, zero, fingerprint = self._counts[i][:6]
-        mean, m2, m3, m4, l1, low, high, min_abs = self._moments[i]
-        histogram = None
-        if self._histogram is not None:
-            signs = self._histogram[i].reshape(2, -1)
-            histogram = Histogram(self.scale, signs, zero, pos_inf, neg_inf)
-        return Row(
-            count=count,
-            nan=nan,
-            pos_inf=pos_inf,
-            neg_inf=neg_inf,
-            zero=zero,
-            fingerprint=fingerprint % _MODULUS,
-            mean=mean,
-            m2=m2,
-            m3=m3,
-            m4=m4,
-            l1=l1,
-            min=low,
-            max=high,
-            min_abs=min_abs,
-            histogram=histogram,
+        places_of_row = None if self._places is None else self._places[i]
+        return Row(self._moments[i], self._counts[i], places_of_row, self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Records of many tensors, as NumPy arrays or as torch tensors on any device.
+
+    Attributes:
+        moments: float64 `[..., 8]`: mean, m2, m3, m4, l1, min, max, min_abs.
+        counts: int64 `[..., 8]`: count, nan, pos_inf, neg_inf, zero, fingerprint, and two more.
+    """
+
+    moments: Any
+    counts: Any
+
+    @classmethod
+    def empty(cls, *shape: int) -> Records:
+        """Return records of no elements, which change nothing when merged.
+
+        Args:
+            *shape: Shape of the records.
+        """
+        moments = np.zeros((*shape, _COLUMNS))
+        moments[..., [MEAN, MIN, MAX, MIN_ABS]] = math.nan
+        return cls(moments, np.zeros((*shape, _COLUMNS), dtype=np.int64))
+
+    @property
+    def finite(self) -> Any:
+        """Number of finite elements, int64 `[...]`."""
+        return _finite(_columns(self.counts))
+
+    def __getitem__(self, index: Any) -> Records:
+        return Records(self.moments[index], self.counts[index])
+
+    def column(self, name: str) -> Any:
+        """Compute one property of `initstats.Stats` for every record.
+
+        Args:
+            name: One of `initstats.statistics.record.FIELDS`, "count" or "finite".
+
+        Returns:
+            float64 `[...]`; NaN where the property is not defined.
+        """
+        if name in _MOMENTS:
+            return self.moments[..., _MOMENTS[name]]
+        if name in _COUNTS:
+            return _as_float(self.counts[..., _COUNTS[name]])
+        n = _as_float(self.finite)
+        if name == "finite":
+            return n
+        if name not in _DERIVED:
+            msg = f"initstats.statistics: expected a field of Stats, got name={name!r}"
+            raise ValueError(msg)
+        with np.errstate(all="ignore"):
+            return _DERIVED[name](self._namespace, n, _columns(self.moments))
+
+    def merge(self, other: Records) -> Records:
+        """Merge with as many records, one by one."""
+        numbers = (
+            numbers
+            for records in (self, other)
+            for numbers in (_columns(records.moments), _as_float(records.finite))
         )
+        xp = self._namespace
+        with np.errstate(all="ignore"):
+            moments = xp.stack(_merged(xp, *numbers), -1)
+        return Records(moments, self.counts + other.counts)
+
+    def merge_first_axis(self) -> Records:
+        """Merge records `[k, ...]` over their first axis by halving, k >= 1, to `[...]`."""
+        records, xp = self, self._namespace
+        while (k := len(records.moments)) > 1:
+            half = k // 2
+            merged = records[:half].merge(records[half : 2 * half])
+            if k % 2:
+                merged = Records(
+                    xp.concatenate((merged.moments, records.moments[-1:])),
+                    xp.concatenate((merged.counts, records.counts[-1:])),
+                )
+            records = merged
+        return records[0]
+
+    def scaled(self, factor: Floats) -> Records:
+        """Return the NumPy records of the same elements times a factor.
+
+        Args:
+            factor: float64 `[k]` for records `[k, ...]`, finite and > 0; a power of two makes the
+                result exact.
+        """
+        by = factor.reshape(-1, *(1,) * (self.moments.ndim - 2))
+        powers = (1, 2, 3, 4, 1, 1, 1, 1)  # of the moments, in their order
+        return Records(self.moments * np.stack([by**power for power in powers], -1), self.counts)
+
+    @property
+    def _namespace(self) -> Any:
+        return torch if isinstance(self.moments, torch.Tensor) else np
 
 
-def merge_rows(a: Row, b: Row) -> Row:
-    """Return the numbers of the elements of both."""
-    mean, m2, m3, m4 = _merge_moments(a, b)
-    histogram = a.histogram.merge(b.histogram) if a.histogram and b.histogram else None
-    return Row(
-        count=a.count + b.count,
-        nan=a.nan + b.nan,
-        pos_inf=a.pos_inf + b.pos_inf,
-        neg_inf=a.neg_inf + b.neg_inf,
-        zero=a.zero + b.zero,
-        fingerprint=(a.fingerprint + b.fingerprint) % _MODULUS,
-        mean=mean,
-        m2=m2,
-        m3=m3,
-        m4=m4,
-        l1=a.l1 + b.l1,
-        min=_first_of(min, a.min, b.min),
-        max=_first_of(max, a.max, b.max),
-        min_abs=_first_of(min, a.min_abs, b.min_abs),
-        histogram=histogram,
-    )
+def _columns(rows: Any) -> Any:
+    if isinstance(rows, torch.Tensor):
+        return rows.unbind(-1)
+    return [rows[..., i] for i in range(_COLUMNS)]
 
 
-def _first_of(choose: Callable[[float, float], float], a: float, b: float) -> float:
-    return b if math.isnan(a) else a if math.isnan(b) else choose(a, b)
-
-
-def _merge_moments(a: Row, b: Row) -> tuple[float, float, float, float]:
-    """Merge as csrc/math/stats/moments.h does, operation by operation: the same bits."""
-    if b.finite == 0:
-        return a.mean, a.m2, a.m3, a.m4
-    if a.finite == 0:
-        return b.mean, b.m2, b.m3, b.m4
-    n = float(a.finite) + float(b.finite)
-    share_a, share_b = a.finite / n, b.finite / n
-    d = b.mean - a.mean
-    weight = a.finite * share_b
-    d2 = d * d
-    mean = a.mean + d * share_b
-    m2 = (a.m2 + b.m2) + weight * d2
-    m3 = (a.m3 + b.m3) + (
-        weight * (share_a - share_b) * d2 * d + 3 * d * (share_a * b.m2 - share_b * a.m2)
-    )
-    m4 = (a.m4 + b.m4) + (
-        weight * ((share_a * share_a - share_a * share_b) + share_b * share_b) * d2 * d2
-        + (
-            6 * d2 * (share_a * share_a * b.m2 + share_b * share_b * a.m2)
-            + 4 * d * (share_a * b.m3 - share_b * a.m3)
-        )
-    )
-    return mean, m2, m3, m4
+def _as_float(counts: Any) -> Any:
+    return counts.double() if isinstance(counts, torch.Tensor) else counts.astype(np.float64)

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 from initstats.statistics.record import Stats
-from initstats.statistics.record_array import Batch, Groups
-
-_MEAN, _M2, _M3, _M4, _L1, _MIN, _MAX, _MIN_ABS = range(8)
-_COUNT, _NAN, _POS_INF, _NEG_INF, _ZERO = range(5)
+from initstats.statistics.record_array import (
+    COUNT,
+    NAN,
+    NEG_INF,
+    POS_INF,
+    ZERO,
+    Batch,
+    Groups,
+    Records,
+)
 
 
 class SliceStats:
@@ -24,6 +30,7 @@ class SliceStats:
 
     def __init__(self, moments: Tensor, counts: Tensor, shape: tuple[int, ...]) -> None:
         self.moment_rows, self.count_rows = moments, counts
+        self._records = Records(moments, counts)
         self.shape = torch.Size(shape)
 
     def __len__(self) -> int:
@@ -51,107 +58,103 @@ class SliceStats:
         no_histogram = torch.empty(0, 0, dtype=torch.int64, device=self.count_rows.device)
         return Stats(Batch(*rows, no_histogram, Groups.MOMENTS, 0))
 
-    def _moment(self, column: int) -> Tensor:
-        return self.moment_rows[:, column].reshape(self.shape)
-
     def _number(self, column: int) -> Tensor:
         return self.count_rows[:, column].reshape(self.shape)
+
+    def _field(self, name: str) -> Tensor:
+        values: Tensor = self._records.column(name)
+        return values.reshape(self.shape)
 
     @property
     def count(self) -> Tensor:
         """The numbers of elements, finite or not."""
-        return self._number(_COUNT)
+        return self._number(COUNT)
 
     @property
     def nan(self) -> Tensor:
         """The numbers of NaN."""
-        return self._number(_NAN)
+        return self._number(NAN)
 
     @property
     def pos_inf(self) -> Tensor:
         """The numbers of +inf."""
-        return self._number(_POS_INF)
+        return self._number(POS_INF)
 
     @property
     def neg_inf(self) -> Tensor:
         """The numbers of -inf."""
-        return self._number(_NEG_INF)
+        return self._number(NEG_INF)
 
     @property
     def zero(self) -> Tensor:
         """The numbers of zeros of either sign."""
-        return self._number(_ZERO)
+        return self._number(ZERO)
 
     @property
     def finite(self) -> Tensor:
         """The numbers of finite elements."""
-        return self.count - self.nan - self.pos_inf - self.neg_inf
+        finite: Tensor = self._records.finite
+        return finite.reshape(self.shape)
 
     @property
     def min(self) -> Tensor:
         """The smallest finite elements."""
-        return self._moment(_MIN)
+        return self._field("min")
 
     @property
     def max(self) -> Tensor:
         """The largest finite elements."""
-        return self._moment(_MAX)
+        return self._field("max")
 
     @property
     def min_abs(self) -> Tensor:
         """The smallest sizes of finite elements other than zero."""
-        return self._moment(_MIN_ABS)
+        return self._field("min_abs")
 
     @property
     def abs_max(self) -> Tensor:
         """The largest sizes of finite elements."""
-        return torch.maximum(self.min.abs(), self.max.abs())
+        return self._field("abs_max")
 
     @property
     def mean(self) -> Tensor:
         """The means."""
-        return self._moment(_MEAN)
+        return self._field("mean")
 
     @property
     def var(self) -> Tensor:
         """The unbiased variances (denominator n - 1, as torch)."""
-        n = self.finite
-        return torch.where(n > 1, self._moment(_M2) / (n - 1).clamp(min=1), torch.nan)
+        return self._field("var")
 
     @property
     def std(self) -> Tensor:
         """The square roots of the unbiased variances, as torch."""
-        return self.var.sqrt()
+        return self._field("std")
 
     @property
     def rms(self) -> Tensor:
         """The roots of the mean squares."""
-        n = self.finite
-        spread = (self._moment(_M2) / n.clamp(min=1)).sqrt()
-        return torch.where(n > 0, torch.hypot(spread, self.mean), torch.nan)
+        return self._field("rms")
 
     @property
     def l1(self) -> Tensor:
         """The sums of sizes."""
-        return self._moment(_L1)
+        return self._field("l1")
 
     @property
     def l2(self) -> Tensor:
         """The Euclidean norms."""
-        n = self.finite
-        return torch.where(n > 0, self.rms * n.sqrt(), 0.0)
+        return self._field("l2")
 
     @property
     def skewness(self) -> Tensor:
         """The third standardised moments (population, as scipy's default)."""
-        m2 = self._moment(_M2)
-        return torch.where(m2 > 0, (self.finite / m2).sqrt() * (self._moment(_M3) / m2), torch.nan)
+        return self._field("skewness")
 
     @property
     def kurtosis(self) -> Tensor:
         """The excess kurtosis: 0 for a normal distribution (population, as scipy's default)."""
-        m2 = self._moment(_M2)
-        return torch.where(m2 > 0, self.finite * (self._moment(_M4) / m2) / m2 - 3, torch.nan)
+        return self._field("kurtosis")
 
     def merge(self, other: SliceStats) -> SliceStats:
         """Return the records of the elements of both, slice by slice.
@@ -168,47 +171,8 @@ class SliceStats:
                 f" {tuple(other.shape)}"
             )
             raise ValueError(msg)
-        return SliceStats(
-            _merge_moments(self, other), self.count_rows + other.count_rows, tuple(self.shape)
-        )
+        merged = self._records.merge(other._records)
+        return SliceStats(merged.moments, merged.counts, tuple(self.shape))
 
     def __repr__(self) -> str:
         return f"SliceStats(shape={tuple(self.shape)}, device={self.count_rows.device})"
-
-
-def _merge_moments(first: SliceStats, second: SliceStats) -> Tensor:
-    """Merge as csrc/math/stats/moments.h does, operation by operation: the same bits on the CPU."""
-    a, b = first.moment_rows.unbind(1), second.moment_rows.unbind(1)
-    n_a, n_b = first.finite.reshape(-1).double(), second.finite.reshape(-1).double()
-    n = n_a + n_b
-    safe_n = n.clamp(min=1)
-    share_a, share_b = n_a / safe_n, n_b / safe_n
-    d = b[_MEAN] - a[_MEAN]
-    weight, d2 = n_a * share_b, d * d
-    mean = a[_MEAN] + d * share_b
-    m2 = (a[_M2] + b[_M2]) + weight * d2
-    m3 = (a[_M3] + b[_M3]) + (
-        weight * (share_a - share_b) * d2 * d + 3 * d * (share_a * b[_M2] - share_b * a[_M2])
-    )
-    m4 = (a[_M4] + b[_M4]) + (
-        weight * ((share_a * share_a - share_a * share_b) + share_b * share_b) * d2 * d2
-        + (
-            6 * d2 * (share_a * share_a * b[_M2] + share_b * share_b * a[_M2])
-            + 4 * d * (share_a * b[_M3] - share_b * a[_M3])
-        )
-    )
-    merged = [mean, m2, m3, m4]
-    for column in (_MEAN, _M2, _M3, _M4):
-        merged[column] = torch.where(
-            n_b == 0, a[column], torch.where(n_a == 0, b[column], merged[column])
-        )
-    return torch.stack(
-        [
-            *merged,
-            a[_L1] + b[_L1],
-            torch.fmin(a[_MIN], b[_MIN]),
-            torch.fmax(a[_MAX], b[_MAX]),
-            torch.fmin(a[_MIN_ABS], b[_MIN_ABS]),
-        ],
-        dim=1,
-    )

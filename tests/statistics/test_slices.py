@@ -90,6 +90,15 @@ def test_no_size_of_values_overflows_or_vanishes(scale: float, device: torch.dev
     np.testing.assert_allclose(s.kurtosis.cpu(), kurtosis, atol=1e-5)
 
 
+def test_norms_of_slices_are_those_of_each_slice_in_float64(device: torch.device) -> None:
+    x = torch.randn(4, 700, generator=torch.Generator().manual_seed(2)).to(device)
+    s = initstats.stats(x, dim=1)
+    each = [s[i].l2 for i in range(4)]
+    # Two implementations of hypot, each within a unit in the last place, and one more rounding.
+    np.testing.assert_allclose(s.l2.cpu(), each, rtol=3 * 2.0**-52)
+    np.testing.assert_allclose(s.l2.cpu(), s.rms.cpu() * np.sqrt(700), rtol=2.0**-52)
+
+
 def test_a_large_mean_costs_no_digits(device: torch.device) -> None:
     x = torch.randn(4096, 8, generator=torch.Generator().manual_seed(2)) + 1e4
     s = initstats.stats(x.to(device), dim=0)
