@@ -10,10 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
-from initstats.statistics.histogram import BIAS, PLACES
+from initstats.statistics.histogram import PLACES, edges
 from initstats.statistics.record import Stats
-from initstats.statistics.record_array import Floats, Groups, Integers, Records
-from initstats.statistics.record_array import Row as Numbers
+from initstats.statistics.record_array import Floats, Groups, Integers, RecordRow, Records
 
 # What is followed through a window, beside the merged record.
 WINDOWED = ("mean", "std", "rms", "l2", "abs_max")
@@ -55,21 +54,14 @@ class Places:
             one before. The first bucket is empty: its edge is where the histogram begins. The
             bucket with edge 0 is for zeros; it is left empty here.
         """
-        scale = self.scale
         width = self.counts.shape[2]
-        place = np.arange(self.first, self.first + width)
-        step = 2.0**-scale
-        with np.errstate(over="ignore"):
-            high = 2.0 ** ((place - (BIAS << scale) + 1) * step)
-            low = 2.0 ** ((place - (BIAS << scale)) * step)
-        low[place < 1 << scale] = _TINY
-        high[place >= (PLACES - 1) << scale] = _HUGE
         if width == 0:
             return [-_TINY, 0.0], [0, 0]
-        edges = np.concatenate(([-high[-1]], -low[::-1], [0.0], low[:1], high))
-        negative, positive = self.counts[i, 1][::-1], self.counts[i, 0]
-        counts = np.concatenate(([0], negative, [0, 0], positive))
-        return edges.tolist(), counts.tolist()
+        pairs = [edges(place, self.scale) for place in range(self.first, self.first + width)]
+        low, high = [low or _TINY for low, _ in pairs], [min(high, _HUGE) for _, high in pairs]
+        positive, negative = self.counts[i].tolist()
+        limits = [-high[-1], *(-edge for edge in reversed(low)), 0.0, low[0], *high]
+        return limits, [0, *reversed(negative), 0, 0, *positive]
 
 
 _TINY = 5e-324
@@ -110,8 +102,8 @@ class Table(Mapping[str, Stats]):
         i = self.index[name]
         moments, counts = self.records.moments[i].tolist(), self.records.counts[i].tolist()
         if self.places is None:
-            return Stats(Numbers(moments, counts), groups=Groups.MOMENTS)
-        numbers = Numbers(moments, counts, self.places.full(i), self.places.scale)
+            return Stats(RecordRow(moments, counts), groups=Groups.MOMENTS)
+        numbers = RecordRow(moments, counts, self.places.full(i), self.places.scale)
         return Stats(numbers, groups=Groups.COUNTED)
 
     def __iter__(self) -> Iterator[str]:

@@ -13,11 +13,9 @@ import numpy as np
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.row import WINDOWED, Places, Row, Table
 from initstats.statistics.histogram import PLACES
-from initstats.statistics.record_array import Floats, Integers, Records
+from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
 SCHEMA = "initstats.monitor/1"
-_MOMENTS = ("mean", "m2", "m3", "m4", "l1", "min", "max", "min_abs")
-_COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
 
 
 def layout_key(names: tuple[str, ...]) -> str:
@@ -83,8 +81,9 @@ def from_lines(lines: Iterable[str]) -> Iterator[Row]:
 
 def _columns(table: Table) -> dict[str, Any]:
     records = table.records
-    out: dict[str, Any] = {name: _numbers(records.moments[:, i]) for i, name in enumerate(_MOMENTS)}
-    out |= {name: records.counts[:, i].tolist() for i, name in enumerate(_COUNTS)}
+    moments = zip(MOMENT_NAMES, records.moments.T, strict=True)
+    out: dict[str, Any] = {name: _numbers(column) for name, column in moments}
+    out |= {name: records.counts[:, i].tolist() for i, name in enumerate(COUNT_NAMES)}
     if any(table.low[name] is not table.high[name] for name in table.low):
         for label, columns in (("low", table.low), ("high", table.high), ("avg", table.average)):
             out[label] = {name: _numbers(column) for name, column in columns.items()}
@@ -114,10 +113,8 @@ def _sparse(places: Places) -> dict[str, Any]:
 
 
 def _numbers(column: Floats) -> list[float | str | None]:
-    values: list[float | str | None] = column.tolist()
-    if not np.isfinite(column).all():
-        values = [_jsonable(value) for value in column.tolist()]
-    return values
+    values: list[Any] = column.tolist()
+    return values if np.isfinite(column).all() else [_jsonable(value) for value in values]
 
 
 def _jsonable(value: float) -> float | str | None:
@@ -153,9 +150,9 @@ def _finding_of(values: dict[str, Any]) -> Finding:
 
 
 def _table(value: dict[str, Any], names: tuple[str, ...]) -> Table:
-    moments = np.column_stack([_array(value[name]) for name in _MOMENTS])
+    moments = np.column_stack([_array(value[name]) for name in MOMENT_NAMES])
     counts = np.zeros((len(names), 8), dtype=np.int64)
-    for i, name in enumerate(_COUNTS):
+    for i, name in enumerate(COUNT_NAMES):
         counts[:, i] = value[name]
     records = Records(moments.reshape(len(names), 8), counts)
     if "low" in value:

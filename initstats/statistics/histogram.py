@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -189,22 +190,25 @@ class Histogram:
         if self.neg_inf:
             yield Bucket(-math.inf, -math.inf, self.neg_inf)
         for place in np.flatnonzero(self.counts[1])[::-1]:
-            low, high = self._edges(int(place))
+            low, high = edges(int(place), self.scale)
             yield Bucket(-high, -low, int(self.counts[1, place]))
         if self.zero:
             yield Bucket(0.0, 0.0, self.zero)
         for place in np.flatnonzero(self.counts[0]):
-            low, high = self._edges(int(place))
+            low, high = edges(int(place), self.scale)
             yield Bucket(low, high, int(self.counts[0, place]))
         if self.pos_inf:
             yield Bucket(math.inf, math.inf, self.pos_inf)
 
-    def _edges(self, place: int) -> tuple[float, float]:
-        step = 2.0**-self.scale
-        k = place - (BIAS << self.scale)
-        low = 2.0 ** (k * step) if place >= 1 << self.scale else 0.0
-        high = math.inf if place == (PLACES - 1) << self.scale else 2.0 ** ((k + 1) * step)
-        return low, high
+
+@cache
+def edges(place: int, scale: int) -> tuple[float, float]:
+    """Return low and high of the sizes low < abs(x) <= high that a place counts; 0 and inf too."""
+    step = 2.0**-scale
+    k = place - (BIAS << scale)
+    low = 2.0 ** (k * step) if place >= 1 << scale else 0.0
+    high = math.inf if place == (PLACES - 1) << scale else 2.0 ** ((k + 1) * step)
+    return low, high
 
 
 def _middle(low: float, high: float) -> float:

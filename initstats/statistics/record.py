@@ -21,7 +21,7 @@ from initstats.statistics.record_array import (
     ZERO,
     Batch,
     Groups,
-    Row,
+    RecordRow,
 )
 
 _MODULUS = 1 << 64  # of fingerprints
@@ -40,19 +40,19 @@ class Stats:
 
     __slots__ = ("_index", "_row", "_source", "groups")
 
-    def __init__(self, source: Batch | Row, index: int = 0, groups: int = 0) -> None:
+    def __init__(self, source: Batch | RecordRow, index: int = 0, groups: int = 0) -> None:
         self._source: Batch | None = source if isinstance(source, Batch) else None
-        self._row: Row | None = source if isinstance(source, Row) else None
+        self._row: RecordRow | None = source if isinstance(source, RecordRow) else None
         self._index = index
         self.groups = source.groups if isinstance(source, Batch) else groups
 
-    def _read(self) -> Row:
+    def _read(self) -> RecordRow:
         if self._row is None:
             assert self._source is not None
             self._row = self._source.row(self._index)
         return self._row
 
-    def _require(self, group: int, what: str, flag: str) -> Row:
+    def _require(self, group: int, what: str, flag: str) -> RecordRow:
         if not self.groups & group:
             msg = (
                 f"initstats.Stats.{what}: expected a record taken with stats(..., {flag}=True), got"
@@ -61,7 +61,7 @@ class Stats:
             raise ValueError(msg)
         return self._row or self._read()
 
-    def _counted(self, what: str) -> Row:
+    def _counted(self, what: str) -> RecordRow:
         return self._require(Groups.COUNTED, what, "moments")
 
     @property

@@ -23,9 +23,9 @@ Integers = npt.NDArray[np.int64]
 # Columns, as csrc/math/stats/moments.h writes them.
 MEAN, M2, M3, M4, L1, MIN, MAX, MIN_ABS = range(8)
 COUNT, NAN, POS_INF, NEG_INF, ZERO, FINGERPRINT = range(6)
+MOMENT_NAMES = ("mean", "m2", "m3", "m4", "l1", "min", "max", "min_abs")
+COUNT_NAMES = ("count", "nan", "pos_inf", "neg_inf", "zero")
 _COLUMNS = 8
-_MOMENTS = {"mean": MEAN, "l1": L1, "min": MIN, "max": MAX, "min_abs": MIN_ABS}
-_COUNTS = {"count": COUNT, "nan": NAN, "pos_inf": POS_INF, "neg_inf": NEG_INF, "zero": ZERO}
 
 
 class Groups:
@@ -140,7 +140,7 @@ def _finite(counts: Any) -> Any:
 # ---- one record, and many
 
 
-class Row:
+class RecordRow:
     """The numbers of one record on the host.
 
     Args:
@@ -178,15 +178,15 @@ class Row:
         value: float = _DERIVED[name](_Scalars, float(_finite(self.counts)), self.moments)
         return value
 
-    def merge(self, other: Row) -> Row:
+    def merge(self, other: RecordRow) -> RecordRow:
         """Return the numbers of the elements of both."""
         n, m = float(_finite(self.counts)), float(_finite(other.counts))
         moments = _merged(_Scalars, self.moments, n, other.moments, m)
         counts = [x + y for x, y in zip(self.counts, other.counts, strict=True)]
         if self._places is None or other._places is None:
-            return Row(moments, counts)
+            return RecordRow(moments, counts)
         histogram = self.histogram.merge(other.histogram)
-        return Row(moments, counts, histogram.counts, histogram.scale)
+        return RecordRow(moments, counts, histogram.counts, histogram.scale)
 
 
 class Batch:
@@ -207,7 +207,7 @@ class Batch:
         self._counts: list[list[int]] = []
         self._places: Integers | None = None
 
-    def row(self, i: int) -> Row:
+    def row(self, i: int) -> RecordRow:
         """Read row i; the first call transfers all rows."""
         if self._device_rows is not None:
             moments, counts, places = (rows.cpu() for rows in self._device_rows)
@@ -216,7 +216,7 @@ class Batch:
                 self._places = places.numpy()
             self._device_rows = None
         places_of_row = None if self._places is None else self._places[i]
-        return Row(self._moments[i], self._counts[i], places_of_row, self.scale)
+        return RecordRow(self._moments[i], self._counts[i], places_of_row, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,10 +259,10 @@ class Records:
         Returns:
             float64 `[...]`; NaN where the property is not defined.
         """
-        if name in _MOMENTS:
-            return self.moments[..., _MOMENTS[name]]
-        if name in _COUNTS:
-            return _as_float(self.counts[..., _COUNTS[name]])
+        if name in MOMENT_NAMES:
+            return self.moments[..., MOMENT_NAMES.index(name)]
+        if name in COUNT_NAMES:
+            return _as_float(self.counts[..., COUNT_NAMES.index(name)])
         n = _as_float(self.finite)
         if name == "finite":
             return n
