@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 # Importing torch first loads the libraries whose symbols the module needs.
-from initstats import _C
+try:
+    from initstats import _C
+except ImportError as error:
+    if importlib.util.find_spec("initstats._C") is not None:
+        raise  # it is there, and does not load
+    raise ImportError(
+        "initstats: expected the compiled module initstats._C for this Python in "
+        f"{Path(__file__).parent}, got a folder without it. If initstats is installed, a source "
+        "folder hides it: start Python in another folder. To use the source folder, build in "
+        "place: pip install -e . or python csrc/build/compile.py",
+        name="initstats._C",
+        path=__file__,
+    ) from error
 
 SMALL_SIDE = 128  # kSmallSide of csrc/math/orthogonal/reflectors.h
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ForwardRef
 
 # Packages whose public names `initstats` offers from the first use on, and those names.
 LATE = {
@@ -37,6 +37,8 @@ def claim_classes(package: str, namespace: Mapping[str, Any]) -> None:
     """Let the public classes of a package name `initstats`, or the package, as their module.
 
     Pickles and messages then hold the public name, whatever file the class lives in.
+    `typing.get_type_hints` evaluates the annotations in that file as before; `inspect.getsource`
+    finds methods, and no longer the class, as for the classes of NumPy and JAX.
 
     Args:
         package: Full name of the package.
@@ -44,5 +46,12 @@ def claim_classes(package: str, namespace: Mapping[str, Any]) -> None:
     """
     for name in namespace["__all__"]:
         value = namespace[name]
-        if isinstance(value, type) and value.__module__.startswith("initstats."):
+        home = value.__module__ if isinstance(value, type) else ""
+        if home.startswith("initstats.") and home.count(".") > 1:  # a file: no package has it yet
+            annotations: dict[str, Any] = vars(value).get("__annotations__", {})
+            for field, hint in annotations.items():
+                if isinstance(hint, str):
+                    annotations[field] = ForwardRef(
+                        hint, is_argument=False, module=home, is_class=True
+                    )
             value.__module__ = "initstats" if name in _AT_THE_TOP else package

@@ -24,7 +24,7 @@ from initstats.init.deprecated import (
     xavier_normal,
     xavier_uniform,
 )
-from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
+from initstats.init.fans import Fans, calculate_correct_fan, calculate_fan_in_and_fan_out
 from initstats.init.foreach import (
     foreach_kaiming_normal_,
     foreach_kaiming_uniform_,
@@ -58,8 +58,14 @@ from initstats.init.xavier_kaiming import (
     xavier_uniform_,
 )
 
-# torch's private name, which much user code calls.
+# torch's private names that user code calls.
+_calculate_correct_fan = calculate_correct_fan
 _calculate_fan_in_and_fan_out = calculate_fan_in_and_fan_out
+_no_grad_fill_ = constant_
+_no_grad_normal_ = normal_
+_no_grad_trunc_normal_ = trunc_normal_
+_no_grad_uniform_ = uniform_
+_no_grad_zero_ = zeros_
 
 __all__ = [
     "Fans",

@@ -101,6 +101,21 @@ def fans_of(
     return Fans(inputs * receptive_field, outputs * receptive_field)
 
 
+def calculate_correct_fan(tensor: torch.Tensor, mode: str) -> int:
+    """Return one of the two fans, by torch's rule.
+
+    Args:
+        tensor: as in `calculate_fan_in_and_fan_out`.
+        mode: "fan_in" or "fan_out", in any case.
+
+    Raises:
+        ValueError: as torch, for another mode or fewer than 2 dimensions.
+    """
+    mode = torch_mode(mode)
+    fans = calculate_fan_in_and_fan_out(tensor)
+    return fans.fan_in if mode == "fan_in" else fans.fan_out
+
+
 def torch_mode(mode: str) -> TorchMode:
     """Return the mode in lower case, or raise torch's ValueError if torch does not know it."""
     mode = mode.lower()

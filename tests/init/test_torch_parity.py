@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,41 @@ def outcome(module: Any, name: str, make: Callable[[], Any], *args: Any, **kwarg
 def test_every_function_of_torch_is_there_in_its_list_too() -> None:
     assert len(NAMES) == 26
     assert [name for name in NAMES if name not in initstats.__all__] == []
+
+
+def test_private_functions_that_user_code_calls_take_torchs_arguments() -> None:
+    private = {
+        name
+        for name, value in vars(init).items()
+        if inspect.isfunction(value) and value.__module__ == init.__name__ and name[0] == "_"
+    }
+    private.remove("_make_deprecate")  # makes the deprecated names, and is of no use afterwards
+    assert len(private) == 7
+    for name in private:
+        theirs = inspect.signature(getattr(init, name)).parameters
+        ours = inspect.signature(getattr(initstats.init, name)).parameters
+        assert [*ours][: len(theirs)] == [*theirs], name
+        assert all(p.kind is p.KEYWORD_ONLY for p in [*ours.values()][len(theirs) :]), name
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 2, 3, 3), (0, 4), (7,)])
+@pytest.mark.parametrize("mode", ["fan_in", "FAN_OUT", "fan_avg"])
+def test_the_fan_of_a_mode_is_torchs(shape: tuple[int, ...], mode: str) -> None:
+    w = torch.empty(shape)
+    try:
+        expected = init._calculate_correct_fan(w, mode)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            initstats.init._calculate_correct_fan(w, mode)
+    else:
+        assert initstats.init._calculate_correct_fan(w, mode) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_in_the_drop_in_module(name: str) -> None:
+    assert getattr(initstats.init, name) is getattr(initstats, name)
+    assert name in initstats.init.__all__
+    assert set(init.__all__) <= {*NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
