@@ -1,8 +1,7 @@
-"""How an audit feeds a batch to a model, and where it finds the loss."""
+"""How an audit checks a batch, feeds it to a model and finds the loss, and halves of a batch."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -11,8 +10,11 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
 from initstats.diagnostics.layer_records import floating_tensors
+from initstats.diagnostics.nested import map_nested, nested_tensors
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
+
+_FEWEST_EXAMPLES = 4
 
 
 def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> Tensor:
@@ -74,7 +76,7 @@ def require_batch(batch: Any) -> None:
     if isinstance(batch, (DataLoader, Dataset, Iterator)):
         fix = "next(loader)" if isinstance(batch, Iterator) else "next(iter(loader))"
         raise TypeError(f"initstats.audit: expected one batch, got batch={kind}; pass {fix}")
-    tensors = batch_tensors(batch)
+    tensors = list(nested_tensors(batch))
     if isinstance(batch, type) or (callable(batch) and not tensors):
         raise TypeError(
             f"initstats.audit: expected a batch, got batch={kind} "
@@ -139,7 +141,7 @@ def require_device(model: nn.Module, batch: Any) -> None:
         ValueError: If the model is on one device and a tensor of the batch on another.
     """
     devices = {parameter.device for parameter in model.parameters()}
-    wrong = [tensor.device for tensor in batch_tensors(batch) if tensor.device not in devices]
+    wrong = [tensor.device for tensor in nested_tensors(batch) if tensor.device not in devices]
     if len(devices) == 1 and wrong:
         raise ValueError(
             f"initstats.audit: expected the batch on the device of the model, {devices.pop()}, "
@@ -147,24 +149,26 @@ def require_device(model: nn.Module, batch: Any) -> None:
         )
 
 
-def batch_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors of a nested batch.
+def halves(batch: Any) -> tuple[Any, Any] | None:
+    """Cut a batch in two, to tell a loss that sums over examples from one that averages.
 
     Args:
-        value: Tensors in mappings, tuples, lists and dataclasses.
+        batch: As for `nested_tensors`; cut along the first dimension of its tensors.
 
     Returns:
-        The tensors, in order.
+        Both halves; None when the tensors do not share a first dimension, or it is not even or
+        shorter than 4.
     """
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in batch_tensors(item)]
-    return []
+    sizes = {t.shape[0] if t.dim() else 0 for t in nested_tensors(batch)}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    if size < _FEWEST_EXAMPLES or size % 2:
+        return None
+
+    def part(rows: slice) -> Any:
+        # A copy, because a model may change its input in place.
+        return map_nested(lambda x: x[rows].clone() if isinstance(x, Tensor) else x, batch)
+
+    return part(slice(0, size // 2)), part(slice(size // 2, size))
 
 
 def _own_loss(output: Any) -> Any:

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from initstats.auditing.batch import (
     LossFunction,
-    batch_tensors,
     require_batch,
     require_device,
     require_values,
@@ -24,6 +23,7 @@ from initstats.auditing.snapshot import Snapshot
 from initstats.auditing.steps import FirstSteps
 from initstats.auditing.unwrap import Training, unwrapped
 from initstats.diagnostics.findings import AuditRule, by_severity
+from initstats.diagnostics.nested import nested_tensors
 from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.planning.planner import plan
 from initstats.recipes import Recipe
@@ -132,7 +132,7 @@ def _audit(
     stepper = _optimizer(optimizer, trained)
     run = FirstSteps(model, batch, loss_fn, stepper)
     others = [loss_fn] if isinstance(loss_fn, nn.Module) else []
-    snapshot = Snapshot(model, given, others, batch_tensors(batch))
+    snapshot = Snapshot(model, given, others, list(nested_tensors(batch)))
     with Training(), snapshot as before, Explained(run):
         model.train()
         run.first_step(before.weights)

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from initstats.auditing.batch import LossFunction, forward_loss
-from initstats.auditing.halving import halves
+from initstats.auditing.batch import LossFunction, forward_loss, halves
 from initstats.auditing.hooks import Collector, parameter_records
 from initstats.auditing.loss_mode import LossCall, LossWatch
 from initstats.diagnostics.layer_records import Flow

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from initstats.auditing.report.report import AuditReport
 from initstats.auditing.runner import audit
 from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.diagnostics.findings import AuditRule
+from initstats.diagnostics.nested import map_nested
 from initstats.planning.initialize import init_
 
 
@@ -151,25 +151,17 @@ class OwnModel:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Move the tensors of a nested batch.
+    """Move what has a method `to` in a nested batch, such as its tensors or a BatchEncoding.
 
     Args:
-        value: Tensors, or what has a method `to`, in mappings, tuples, lists and dataclasses.
+        value: As for `map_nested`.
         device: Where to.
 
     Returns:
         The same structure with moved tensors.
     """
-    if callable(getattr(value, "to", None)):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: moved(item, device) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
-        return type(value)(*(moved(item, device) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(moved(item, device) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        changes = {name: moved(getattr(value, name), device) for name in names}
-        return dataclasses.replace(value, **changes)
-    return value
+
+    def can_move(x: Any) -> bool:
+        return callable(getattr(x, "to", None))
+
+    return map_nested(lambda x: x.to(device) if can_move(x) else x, value, can_move)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from initstats.diagnostics.nested import nested_tensors
 from initstats.diagnostics.unit_records import UnitRecords
 from initstats.statistics.record import Stats
 
@@ -105,24 +106,8 @@ def dot_products(x: Tensor, y: Tensor) -> Tensor:
 
 
 def floating_tensors(value: object) -> Iterator[Tensor]:
-    """Walk through nested outputs of a module.
-
-    Args:
-        value: A tensor, or tuples, lists and mappings of them (the outputs of transformers are
-            mappings).
-
-    Yields:
-        The floating-point tensors, in order.
-    """
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from floating_tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from floating_tensors(item)
+    """Yield the floating-point tensors of the nested inputs or outputs of a module, in order."""
+    return (tensor for tensor in nested_tensors(value) if tensor.is_floating_point())
 
 
 def _sample(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from initstats.auditing import DoubleSoftmax, LossReduction, LossSign, audit
-from initstats.auditing.halving import halves
+from initstats.auditing.batch import halves
 from initstats.auditing.loss_mode import LossCall, LossWatch
 from judged_models import images, judged, mlp, only, silent
 
