@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 
@@ -50,19 +52,8 @@ def foreach_xavier_uniform_(
     Source: as `xavier_uniform_`.
     """
     function = "foreach_xavier_uniform_"
-    todo = list(tensors)
-    gains = _per_tensor(gain, len(todo))
-    if len(gains) != len(todo):
-        raise ValueError(
-            f"initstats.{function}: expected one gain per tensor, {len(todo)}, got {len(gains)}"
-        )
-    given = iter(gains)
-
-    def std(tensor: torch.Tensor, fans: Fans) -> float:
-        return xavier_std(function, tensor, "uniform_", next(given), fans)
-
-    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed)
-    _fill(function, "uniform", todo, fans, std, generator, seed, names)
+    fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
+    _fill_xavier(function, "uniform", tensors, gain, fans, generator, seed, names)
 
 
 def foreach_xavier_normal_(
@@ -95,19 +86,8 @@ def foreach_xavier_normal_(
     Source: as `xavier_normal_`.
     """
     function = "foreach_xavier_normal_"
-    todo = list(tensors)
-    gains = _per_tensor(gain, len(todo))
-    if len(gains) != len(todo):
-        raise ValueError(
-            f"initstats.{function}: expected one gain per tensor, {len(todo)}, got {len(gains)}"
-        )
-    given = iter(gains)
-
-    def std(tensor: torch.Tensor, fans: Fans) -> float:
-        return xavier_std(function, tensor, "normal_", next(given), fans)
-
-    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed)
-    _fill(function, "normal", todo, fans, std, generator, seed, names)
+    fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
+    _fill_xavier(function, "normal", tensors, gain, fans, generator, seed, names)
 
 
 def foreach_kaiming_uniform_(
@@ -144,13 +124,9 @@ def foreach_kaiming_uniform_(
     Source: as `kaiming_uniform_`.
     """
     function = "foreach_kaiming_uniform_"
-
-    def std(_: torch.Tensor, fans: Fans) -> float:
-        return kaiming_std(fans, a, mode, nonlinearity)
-
-    todo = list(tensors)
-    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed, empty=True)
-    _fill(function, "uniform", todo, fans, std, generator, seed, names)
+    fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
+    std = partial(kaiming_std, a=a, mode=mode, nonlinearity=nonlinearity)
+    _fill_scaled(function, "uniform", tensors, std, fans, generator, seed, names)
 
 
 def foreach_kaiming_normal_(
@@ -187,13 +163,9 @@ def foreach_kaiming_normal_(
     Source: as `kaiming_normal_`.
     """
     function = "foreach_kaiming_normal_"
-
-    def std(_: torch.Tensor, fans: Fans) -> float:
-        return kaiming_std(fans, a, mode, nonlinearity)
-
-    todo = list(tensors)
-    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed, empty=True)
-    _fill(function, "normal", todo, fans, std, generator, seed, names)
+    fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
+    std = partial(kaiming_std, a=a, mode=mode, nonlinearity=nonlinearity)
+    _fill_scaled(function, "normal", tensors, std, fans, generator, seed, names)
 
 
 def foreach_variance_scaling_(
@@ -234,52 +206,58 @@ def foreach_variance_scaling_(
     Source: as `variance_scaling_`.
     """
     function = "foreach_variance_scaling_"
+    fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
 
-    def std(_: torch.Tensor, fans: Fans) -> float:
-        return variance_scaling_std(function, fans, scale, mode, distribution)
+    def std(of: Fans) -> float:
+        return variance_scaling_std(function, of, scale, mode, distribution)
 
-    todo = list(tensors)
-    fans = _fans(function, todo, groups=groups, transposed=transposed, packed=packed, empty=True)
-    _fill(function, distribution, todo, fans, std, generator, seed, names)
-
-
-def _per_tensor(value: Numbers, count: int) -> list[float]:
-    return list(value) if isinstance(value, Sequence) else [value] * count
+    _fill_scaled(function, distribution, tensors, std, fans, generator, seed, names)
 
 
-def _fans(
+def _fill_xavier(
     function: str,
-    tensors: list[torch.Tensor],
-    *,
-    groups: int,
-    transposed: bool,
-    packed: int,
-    empty: bool = False,
-) -> list[Fans | None]:
-    """Return the fans of each tensor; with `empty`, nothing for one without elements, and warn."""
-    found: list[Fans | None] = []
-    for tensor in tensors:
-        if empty and is_empty(tensor):
-            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
-            found.append(None)
-        else:
-            fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
-            found.append(fans)
-    return found
-
-
-def _fill(
-    function: str,
-    distribution: Distribution,
-    tensors: list[torch.Tensor],
-    fans: list[Fans | None],
-    std: Callable[[torch.Tensor, Fans], float],
+    distribution: Literal["uniform", "normal"],
+    tensors: Iterable[torch.Tensor],
+    gain: Numbers,
+    fans: Callable[[torch.Tensor], Fans],
     generator: torch.Generator | None,
     seed: int | None,
     names: Sequence[str | None] | None,
 ) -> None:
+    """Fill with one gain for all tensors or one each; a tensor without elements has fans too."""
+    todo = list(tensors)
+    gains = list(gain) if isinstance(gain, Sequence) else [gain] * len(todo)
+    if len(gains) != len(todo):
+        raise ValueError(
+            f"initstats.{function}: expected one gain per tensor, {len(todo)}, got {len(gains)}"
+        )
+    found = [fans(tensor) for tensor in todo]
     stds = [
-        0.0 if of is None else std(tensor, of) for tensor, of in zip(tensors, fans, strict=True)
+        xavier_std(function, tensor, f"{distribution}_", one, of)
+        for tensor, one, of in zip(todo, gains, found, strict=True)
     ]
     family, values = family_of_std(distribution, stds)
-    fill(function, family, tensors, values, generator=generator, seed=seed, names=names)
+    fill(function, family, todo, values, generator=generator, seed=seed, names=names)
+
+
+def _fill_scaled(
+    function: str,
+    distribution: Distribution,
+    tensors: Iterable[torch.Tensor],
+    std: Callable[[Fans], float],
+    fans: Callable[[torch.Tensor], Fans],
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: Sequence[str | None] | None,
+) -> None:
+    """Fill with stds that depend on the fans alone; warn for each tensor without elements."""
+    todo = list(tensors)
+    found: list[Fans | None] = []
+    for tensor in todo:
+        if is_empty(tensor):
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+            found.append(None)
+        else:
+            found.append(fans(tensor))
+    family, values = family_of_std(distribution, [0.0 if of is None else std(of) for of in found])
+    fill(function, family, todo, values, generator=generator, seed=seed, names=names)
