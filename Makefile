@@ -33,7 +33,7 @@ help: ## List the commands
 
 $(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet '$(TORCH)' numpy rich typer matplotlib 'setuptools>=77' ninja 'pybind11>=2.13'
+	$(BIN)/pip install --quiet '$(TORCH)' numpy jinja2 rich typer matplotlib 'setuptools>=77' ninja 'pybind11>=2.13'
 	touch $@
 
 $(VENV)/demo.stamp: $(VENV)/run.stamp setup.py $(CSRC)

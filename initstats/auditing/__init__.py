@@ -9,8 +9,7 @@ from initstats.auditing.report.compare import (
     ReportComparison,
     compare_reports,
 )
-from initstats.auditing.report.report import AuditReport
-from initstats.auditing.report.schema import SavedReport, load_report
+from initstats.auditing.report.report import AuditReport, SavedReport, load_report
 from initstats.auditing.runner import audit
 from initstats.diagnostics.evidence import (
     Carried,

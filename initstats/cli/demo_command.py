@@ -95,18 +95,19 @@ def _healthy(recipe: str, *, steps: int, seed: int, output: Path, config: DemoCo
             on_step=lambda: progress.advance(task),
         )
     files = save_demo(reports, output, seed=seed)
-    for label, report in reports.items():
+    values = {label: report.to_dict() for label, report in reports.items()}
+    for label, report in values.items():
         console.print(layer_table(report, label))
         console.print()
-    console.print(loss_table(reports))
+    console.print(loss_table(values))
     console.print()
-    for label, report in reports.items():
+    for label, report in values.items():
         console.print(Text(f"findings: {label}", style="bold italic"))
-        console.print(findings_group(report.findings))
+        console.print(findings_group(report["findings"]))
         console.print()
     written = " and ".join(str(file) for file in files)
     console.print(f"[dim]{time.perf_counter() - begin:.1f} s; wrote[/] {written}", soft_wrap=True)
-    if not next(iter(reports.values())).ok:
+    if not next(iter(values.values()))["ok"]:
         raise typer.Exit(FOUND_ERRORS)
 
 

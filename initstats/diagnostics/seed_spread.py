@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from statistics import median, stdev
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from initstats.text import number
-
 FIRST_LOSS, LAST_LOSS = "first loss", "last loss"
 LISTED_SEEDS = 6
-_LISTED_LAYERS = 8
 _FEWEST = 2  # values that have a spread
 
 
@@ -119,49 +113,8 @@ class Lottery:
             },
         }
 
-    def table(self) -> Table:
-        """Make the table: a row per number with min, median, max, std of ln, and each seed."""
-        listed = self.seeds[:LISTED_SEEDS]
-        table = Table(
-            title=f"the lottery: {len(self.seeds)} seeds",
-            title_justify="left",
-            title_style="bold italic",
-            box=SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=0,
-            caption="std of ln: 0.1 is a spread of 10 %; 0 and numbers that are not finite have no "
-            "ln and are left out",
-            caption_justify="left",
-        )
-        table.add_column("", no_wrap=True, overflow="ellipsis")
-        for column in ("min", "median", "max", "std\nof ln"):
-            table.add_column(column, justify="right", no_wrap=True, min_width=6)
-        for result in listed:
-            table.add_column(f"seed\n{result.seed}", justify="right", no_wrap=True, min_width=6)
-        shown = _evenly([*self.activations], _LISTED_LAYERS)
-        rows = [FIRST_LOSS, LAST_LOSS]
-        rows += [f"{what} rms of {name}" for what in ("output", "gradient") for name in shown]
-        spreads = self.spreads
-        for row in rows:
-            cells = [*spreads[row].summary(), *spreads[row].values[:LISTED_SEEDS]]
-            table.add_row(row, *(number(value) for value in cells))
-        for what in ("errors", "warnings"):
-            counts: list[int] = [getattr(result, what) for result in self.seeds]
-            middle = f"{median(counts):g}"
-            cells_of = [str(min(counts)), middle, str(max(counts)), ""]
-            table.add_row(what, *cells_of, *(str(count) for count in counts[:LISTED_SEEDS]))
-        return table
-
     def _by_layer(self, what: str) -> dict[str, Spread]:
         """Return the spreads of the layers that ran with every seed."""
         measured: list[dict[str, float]] = [getattr(result, what) for result in self.seeds]
         names = [name for name in measured[0] if all(name in values for values in measured)]
         return {name: Spread(tuple(values[name] for values in measured)) for name in names}
-
-
-def _evenly(names: list[str], most: int) -> list[str]:
-    """Return names at even distances, the first and the last among them."""
-    if len(names) <= most:
-        return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

@@ -1,14 +1,13 @@
-"""Line charts of the audit's page, as SVG; the colours are in page.css."""
+"""Charts of lines, drawn alike on a page (elements.html.j2) and in a PNG (png.py)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cached_property
+from typing import ClassVar
 
-WIDTH, HEIGHT = 480, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 42
 _MOST_TICKS = 9
 _DECADE = 10.0
 _LEAST_RATIO = 10.0  # A logarithmic axis spans a decade: a small change must not look large.
@@ -46,6 +45,11 @@ class Line:
     hollow: bool = False
     faint: bool = False
 
+    @property
+    def radius(self) -> float:
+        """Size of its marks on a page, in pixels."""
+        return 3.4 if not self.faint and len(self.marks) <= _MANY_MARKS else 2.6
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -57,6 +61,7 @@ class Chart:
         lines: The data, the first on top; lines of one label share a place in the legend.
         logarithmic: Scale of the y axis.
         x_label: Text below the x axis.
+        y_label: Text beside the y axis of a PNG; on a page `about` says it.
         x_ticks: Places and texts; integers when empty.
         band: Low end, high end and name of a range to shade, or None.
         guide: Height and name of a dashed line, or None.
@@ -67,13 +72,33 @@ class Chart:
     lines: Sequence[Line]
     logarithmic: bool
     x_label: str
+    y_label: str = ""
     x_ticks: Sequence[tuple[float, str]] = ()
     band: tuple[float, float, str] | None = None
     guide: tuple[float, str] | None = None
 
+    @cached_property
+    def axes(self) -> Axes:
+        """The scale of both axes."""
+        return Axes(self)
 
-class _Axes:
-    """From values to places in the picture."""
+    @property
+    def legend(self) -> list[Line]:
+        """One line of each label."""
+        return [*{line.label: line for line in self.lines}.values()]
+
+
+class Axes:
+    """The scale of a chart: ends, ticks, and places in a picture of WIDTH by HEIGHT pixels."""
+
+    WIDTH: ClassVar[int] = 480
+    HEIGHT: ClassVar[int] = 280
+    # The frame.
+    LEFT: ClassVar[int] = 58
+    RIGHT: ClassVar[int] = WIDTH - 14
+    TOP: ClassVar[int] = 14
+    BOTTOM: ClassVar[int] = HEIGHT - 42
+    EMPTY: ClassVar[str] = "no value that this axis can show"
 
     def __init__(self, chart: Chart) -> None:
         xs = [mark.x for line in chart.lines for mark in line.marks] or [0.0]
@@ -94,27 +119,45 @@ class _Axes:
         else:
             margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
             self.low, self.high = low - margin, high + margin
+        self.y_ticks = [] if self.is_empty and chart.guide is None else self._y_ticks()
+        ticks = list(chart.x_ticks) or [
+            (float(x), str(x)) for x in range(math.ceil(self.x_low), math.floor(self.x_high) + 1)
+        ]
+        self.x_ticks = ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
 
     def has(self, value: float) -> bool:
         """Tell whether the axis can show a value."""
         return math.isfinite(value) and (value > 0 or not self.logarithmic)
 
     def x(self, value: float) -> float:
-        """Return the place of a value on the x axis."""
+        """Return the place of a value on the x axis, in tenths of a pixel."""
         share = (value - self.x_low) / (self.x_high - self.x_low)
-        return _LEFT + 8 + share * (WIDTH - _LEFT - _RIGHT - 16)
+        return round(self.LEFT + 8 + share * (self.RIGHT - self.LEFT - 16), 1)
 
     def y(self, value: float) -> float:
-        """Return the place of a value on the y axis, inside the frame."""
+        """Return the place of a value on the y axis, inside the frame, in tenths of a pixel."""
         if self.logarithmic:
             value = min(max(value, self.low), self.high)
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
             share = (value - self.low) / (self.high - self.low)
-        return HEIGHT - _BOTTOM - min(max(share, 0.0), 1.0) * (HEIGHT - _TOP - _BOTTOM)
+        return round(self.BOTTOM - min(max(share, 0.0), 1.0) * (self.BOTTOM - self.TOP), 1)
 
-    def ticks(self) -> list[float]:
-        """Return round values inside the axis."""
+    def path(self, line: Line) -> str:
+        """Return the path through the marks of a line, with a gap where the axis has no place."""
+        steps, pen = [], "M"
+        for mark in line.marks if line.joined else ():
+            if mark.y is None:
+                continue
+            if self.has(mark.y):
+                steps.append(f"{pen}{self.x(mark.x)} {self.y(mark.y)}")
+                pen = "L"
+            else:
+                pen = "M"
+        return "".join(steps) if len(steps) > 1 else ""
+
+    def _y_ticks(self) -> list[tuple[float, str]]:
+        """Return round values inside the y axis, and texts that tell them apart."""
         if self.logarithmic:
             decades = math.log10(self.high / self.low)
             steps = (1.0, 2.0, 5.0) if decades < _FEW_DECADES else (1.0,)
@@ -125,42 +168,25 @@ class _Axes:
             rough = (self.high - self.low) / 5
             power = _DECADE ** math.floor(math.log10(rough))
             step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
+            decimals = max(0, -math.floor(math.log10(step)))
             first = math.ceil(self.low / step)
             values = [step * i for i in range(first, math.floor(self.high / step) + 1)]
-        return [value for value in values if self.low <= value <= self.high]
+        values = [value for value in values if self.low <= value <= self.high]
+        texts = [short(value) for value in values]
+        if len(set(texts)) < len(texts):  # never on a logarithmic axis
+            texts = [f"{value:.{decimals}f}" for value in values]
+        return [*zip(values, texts, strict=True)]
 
 
-def figure(chart: Chart, identity: str) -> str:
-    """Draw a chart.
+def short(value: float | str | None) -> str:
+    """Write a number in three digits, or a dash for None.
 
     Args:
-        chart: What it shows.
-        identity: Letters and digits that no other chart of the page has.
-
-    Returns:
-        A `<figure>` with heading, SVG, legend and description.
+        value: The number; "nan", "inf" and "-inf" as in JSON.
     """
-    axes = _Axes(chart)
-    drawn = [_line(line, axes) for line in reversed(chart.lines)]
-    legend = "".join(
-        f'<li><span class="key c{line.colour}{" hollow" if line.hollow else ""}"></span>'
-        f"{escape(line.label)}</li>"
-        for line in {line.label: line for line in chart.lines}.values()
-    )
-    return (
-        f'<figure class="chart"><h3 id="{identity}-h">{escape(chart.title)}</h3>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-labelledby="{identity}-h {identity}-d">'
-        f'<desc id="{identity}-d">{escape(chart.about)}</desc>'
-        f"{_band(chart, axes)}{_grid(chart, axes)}{_guide(chart, axes)}{''.join(drawn)}</svg>"
-        f'<ul class="legend">{legend}</ul><figcaption>{escape(chart.about)}</figcaption></figure>'
-    )
-
-
-def short(value: float | None) -> str:
-    """Write a number in three digits, or a dash for None."""
     if value is None:
         return "–"
+    value = float(value)
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if _PLAIN[0] <= abs(value) < _PLAIN[1]:
@@ -169,96 +195,10 @@ def short(value: float | None) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _grid(chart: Chart, axes: _Axes) -> str:
-    """Draw grid lines and the texts of both axes."""
-    parts = []
-    if axes.is_empty:
-        parts.append(
-            f'<text class="label" x="{WIDTH / 2:.0f}" y="{HEIGHT / 3:.0f}" text-anchor="middle">'
-            "no value that this axis can show</text>"
-        )
-    for value in [] if axes.is_empty and chart.guide is None else axes.ticks():
-        y = axes.y(value)
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{short(value)}</text>"
-        )
-    ticks = list(chart.x_ticks) or [
-        (float(x), str(x)) for x in range(math.ceil(axes.x_low), math.floor(axes.x_high) + 1)
-    ]
-    stride = math.ceil(len(ticks) / _MOST_TICKS)
-    for x, text in ticks[::stride]:
-        parts.append(
-            f'<text class="tick" x="{axes.x(x):.1f}" y="{HEIGHT - _BOTTOM + 17}" '
-            f'text-anchor="middle">{escape(text)}</text>'
-        )
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(
-        f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{HEIGHT - _BOTTOM}" '
-        f'y2="{HEIGHT - _BOTTOM}"/>'
-        f'<text class="label" x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">'
-        f"{escape(chart.x_label)}</text>"
-    )
-    return "".join(parts)
+def sortable(value: float | str | None) -> str:
+    """Write a number for a script that sorts, empty where there is none.
 
-
-def _band(chart: Chart, axes: _Axes) -> str:
-    """Shade the range that is thought good."""
-    if chart.band is None:
-        return ""
-    low, high, name = chart.band
-    top, bottom = axes.y(high), axes.y(low)
-    width = WIDTH - _LEFT - _RIGHT
-    return (
-        f'<rect class="band" x="{_LEFT}" width="{width}" y="{top:.1f}" '
-        f'height="{max(bottom - top, 0):.1f}"/>'
-        f'<text class="note" x="{WIDTH - _RIGHT - 4}" y="{top + 13:.1f}" text-anchor="end">'
-        f"{escape(name)}</text>"
-    )
-
-
-def _guide(chart: Chart, axes: _Axes) -> str:
-    """Draw the dashed line."""
-    if chart.guide is None or not axes.has(chart.guide[0]):
-        return ""
-    value, name = chart.guide
-    y = axes.y(value)
-    below = y + 14 if y < _TOP + 16 else y - 5
-    return (
-        f'<line class="guide" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="note" x="{WIDTH - _RIGHT - 4}" y="{below:.1f}" text-anchor="end">'
-        f"{escape(name)}</text>"
-    )
-
-
-def _line(line: Line, axes: _Axes) -> str:
-    """Draw one line with its marks; what the axis cannot show is a cross at its edge."""
-    path, dots, pen = [], [], "M"
-    radius = 3.4 if not line.faint and len(line.marks) <= _MANY_MARKS else 2.6
-    for mark in line.marks:
-        if mark.y is None:
-            continue
-        x = axes.x(mark.x)
-        tip = escape(mark.tip)
-        if not axes.has(mark.y):
-            edge = HEIGHT - _BOTTOM - 9 if mark.y == 0 else _TOP + 1
-            dots.append(
-                f'<path class="cross" data-tip="{tip}" '
-                f'd="M{x - 4:.1f} {edge}l8 8m0 -8l-8 8"><title>{tip}</title></path>'
-            )
-            pen = "M"
-            continue
-        y = axes.y(mark.y)
-        path.append(f"{pen}{x:.1f} {y:.1f}")
-        pen = "L"
-        kind = f"dot c{line.colour}{' hollow' if line.hollow else ''}"
-        dots.append(
-            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}" data-tip="{tip}"/>'
-        )
-    joined = (
-        f'<path class="line c{line.colour}{" faint" if line.faint else ""}" d="{"".join(path)}"/>'
-        if line.joined and len(path) > 1
-        else ""
-    )
-    return f'<g class="series">{joined}{"".join(dots)}</g>'
+    Args:
+        value: As for `short`.
+    """
+    return "" if value is None or not math.isfinite(float(value)) else f"{float(value):.6g}"

@@ -1,23 +1,21 @@
-"""The picture of an audit: activation and gradient scale by depth, and the first losses."""
+"""Charts side by side as a PNG, by matplotlib; scales and ticks are those of the page."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from initstats.auditing.report.report import AuditReport
-    from initstats.statistics.record import Stats
+from initstats.drawing.charts import Chart
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_INCHES = (13.0, 4.4)
+_CROSS = "#B3221A"
+_INCHES = (13.0 / 3, 4.4)  # of one chart
 _DOTS_PER_INCH = 130
-_DECADE = 10.0
 
 
 def require_matplotlib(function: str) -> None:
@@ -36,118 +34,77 @@ def require_matplotlib(function: str) -> None:
         )
 
 
-def plot_depth(reports: Mapping[str, AuditReport], path: Path) -> None:
-    """Draw scales by depth and losses, one line per report.
+def draw_charts(charts: Sequence[Chart], heading: str, path: Path) -> None:
+    """Draw charts from left to right; `require_matplotlib` comes first.
 
     Args:
-        reports: Reports by label.
+        charts: The charts, at least one.
+        heading: Text above them.
         path: The PNG file to write.
-
-    Raises:
-        ImportError: If matplotlib is missing.
     """
-    require_matplotlib("AuditReport.save")
     # Here, because matplotlib is an extra.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Without pyplot: no global figure, no backend of the user touched.
-    figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
+    size = (len(charts) * _INCHES[0], _INCHES[1])
+    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    forward, backward, losses = figure.subplots(1, 3)
-    for i, (label, report) in enumerate(reports.items()):
-        style: dict[str, Any] = {
-            "label": label,
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "markersize": 5,
-            "linewidth": 1.6,
-        }
-        names = depth_axis(report)
-        layers = [report.evidence.layers[name] for name in names]
-        depth = range(1, len(layers) + 1)
-        forward.plot(depth, [_rms(layer.activation) for layer in layers], **style)
-        backward.plot(depth, [_rms(layer.output_gradient) for layer in layers], **style)
-        values = report.loss.values
-        losses.plot(range(1, len(values) + 1), [_positive(v) for v in values], **style)
-    first = next(iter(reports.values()))
-    loss_unit = "loss"
-    expected = first.loss.expected
-    if expected is not None:
-        loss_unit = "cross-entropy (nats)"
-        classes = first.loss.cross_entropies[0].classes
-        line = f"uniform guess, ln({classes}) = {expected:.2f}"
-        losses.axhline(expected, color="0.35", linestyle="--", linewidth=1.2, label=line)
-    stacked = first.evidence.series and first.evidence.series[0].name != "layers"
-    what = "block" if stacked else "layer"
-    title = f"Activation scale by depth\nrms of the output of each {what}"
-    _finish(forward, title, what, "rms", logarithmic=True)
-    title = f"Gradient scale by depth\nrms of d loss / d output of each {what}"
-    _finish(backward, title, what, "rms", logarithmic=True)
-    wide = losses.dataLim.y1 > _DECADE * losses.dataLim.minposy
-    _finish(losses, "Loss of the first steps\non one batch", "step", loss_unit, logarithmic=wide)
-    figure.suptitle(_heading(first), fontsize=12, fontweight="bold")
+    panels = figure.subplots(1, len(charts), squeeze=False)[0]
+    for panel, chart in zip(panels, charts, strict=True):
+        _draw(panel, chart)
+    figure.suptitle(_verbatim(heading), fontsize=12, fontweight="bold")
     figure.savefig(path)
 
 
-def depth_axis(report: AuditReport) -> tuple[str, ...]:
-    """Choose the layers to draw: the longest series, else every layer with a weight matrix.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Names of layers, first to last.
-    """
-    if report.evidence.series:
-        return max((s.layers for s in report.evidence.series), key=len)
-    return tuple(layer.name for layer in report.layers if layer.matrix is not None)
-
-
-def _finish(axes: Any, title: str, x: str, y: str, *, logarithmic: bool) -> None:
-    """Give a panel with its lines a title, labels, scale, grid and legend."""
-    from matplotlib.ticker import (
-        FuncFormatter,
-        LogLocator,
-        MaxNLocator,
-        NullLocator,
-    )
-
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if logarithmic:
-        low, high = axes.dataLim.minposy, axes.dataLim.y1
-        if 0 < low <= high < math.inf:
-            # At least a decade, so that a small change does not look like a large one.
-            margin = 1.3 * max(1.0, math.sqrt(_DECADE * low / high))
-            low, high = low / margin, high * margin
-            axes.set_ylim(low, high)
-        axes.set_yscale("log")
-        steps = (1.0, 2.0, 5.0) if high < _DECADE**3 * low else (1.0,)
-        axes.yaxis.set_major_locator(LogLocator(subs=steps))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, which="major", color="0.88")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-
-
-def _heading(report: AuditReport) -> str:
-    """Return the title of the picture."""
-    settings = report.settings
-    return (
-        f"{settings['model']}, {settings['parameters'] / 1e6:.1f} M parameters: how it starts "
-        f"({settings['optimizer']}, learning rate {settings['learning_rate']:g})"
-    )
+def _draw(panel: Any, chart: Chart) -> None:
+    """Draw a chart; what its axis cannot show is a cross at the edge."""
+    axes = chart.axes
+    handles: dict[str, Any] = {}
+    for line in reversed(chart.lines):  # the first on top
+        known = [(mark.x, mark.y) for mark in line.marks if mark.y is not None]
+        colour, i = _COLOURS[(line.colour - 1) % len(_COLOURS)], line.colour - 1
+        (handle,) = panel.plot(
+            [x for x, _ in known],
+            [y if axes.has(y) else math.nan for _, y in known],
+            color=colour,
+            marker=_MARKERS[i % len(_MARKERS)],
+            markersize=5,
+            markerfacecolor="white" if line.hollow else colour,
+            linestyle="-" if line.joined else "none",
+            linewidth=0.8 if line.faint else 1.6,
+        )
+        handles[line.label] = handle
+        for x, y in known:
+            if not axes.has(y):
+                edge = 0.02 if y == 0 else 0.98  # as a share of the height
+                place = panel.get_xaxis_transform()
+                panel.plot([x], [edge], "x", color=_CROSS, transform=place, clip_on=False)
+    shown = [line.label for line in chart.legend]
+    if chart.band is not None and not axes.is_empty:
+        panel.axhspan(*chart.band[:2], color="#E6F3EA", zorder=0)
+    if chart.guide is not None and axes.has(chart.guide[0]):
+        height, name = chart.guide
+        shown.append(name)
+        handles[name] = panel.axhline(height, color="0.35", linestyle="--", linewidth=1.2)
+    if axes.is_empty:
+        panel.text(0.5, 0.6, axes.EMPTY, ha="center", color="0.35", transform=panel.transAxes)
+    panel.set_yscale("log" if axes.logarithmic else "linear")
+    panel.set_ylim(axes.low, axes.high)
+    panel.set_yticks([y for y, _ in axes.y_ticks], [text for _, text in axes.y_ticks])
+    panel.minorticks_off()
+    panel.set_xticks([x for x, _ in axes.x_ticks], [_verbatim(text) for _, text in axes.x_ticks])
+    margin = 0.05 * (axes.x_high - axes.x_low)
+    panel.set_xlim(axes.x_low - margin, axes.x_high + margin)
+    panel.set_title(_verbatim(chart.title), fontsize=11)
+    panel.set_xlabel(_verbatim(chart.x_label))
+    panel.set_ylabel(_verbatim(chart.y_label))
+    panel.grid(visible=True, which="major", color="0.88")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend([handles[label] for label in shown], map(_verbatim, shown), frameon=False)
 
 
-def _rms(record: Stats | None) -> float:
-    """Return what a logarithmic axis can show of a record."""
-    return math.nan if record is None else _positive(record.rms)
-
-
-def _positive(value: float) -> float:
-    """Return a value that a logarithmic axis can show, else NaN, which leaves a gap."""
-    return value if 0 < value < math.inf else math.nan
+def _verbatim(text: str) -> str:
+    """Keep matplotlib from reading formulas between dollars, and from hiding labels with `_`."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

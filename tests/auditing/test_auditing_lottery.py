@@ -16,6 +16,7 @@ from torch.nn import functional
 from audited_models import CONFIG, classifier, demo_batch, demo_gpt, labelled
 from initstats.auditing import AuditReport, Lottery, SeedSpread, audit
 from initstats.auditing.demo.model import DemoGPT
+from initstats.auditing.report.text import lottery_table
 from initstats.diagnostics.seed_spread import SeedResult
 
 
@@ -268,6 +269,6 @@ def test_the_spread_is_in_the_text_and_in_the_values() -> None:
 
 def test_a_table_of_many_blocks_and_seeds_stays_small() -> None:
     report = over_seeds(lambda: relu_net(8, 30), seeds=9, steps=1)
-    table = lottery_of(report).table()
+    table = lottery_table(lottery_of(report).to_dict())
     assert table.row_count == 2 + 2 * 8 + 2
     assert len(table.columns) == 1 + 4 + 6

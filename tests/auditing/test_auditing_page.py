@@ -24,9 +24,10 @@ from initstats.auditing import AuditReport, audit, load_report
 from initstats.auditing.demo.data import batch as text_batch
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.demo.run import run_demo, save_demo
-from initstats.auditing.report.page import audit_page, write_page
+from initstats.auditing.report.page import audit_page
 from initstats.auditing.report.schema import MOST_BARS, histogram_bars
 from initstats.drawing.charts import short
+from initstats.drawing.template import write_page
 from initstats.text import render
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,15 +5,23 @@ from __future__ import annotations
 import doctest
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from audited_models import demo_batch, demo_gpt
-from initstats.auditing import AuditReport, audit, runner
+from initstats.auditing import AuditReport, audit, load_report, runner
 from initstats.auditing.demo.data import batch as text_batch
 from initstats.auditing.demo.data import tokens
+from initstats.auditing.report.depth_charts import shared_charts
+from initstats.auditing.report.page import audit_page
+from initstats.drawing.charts import Chart, Line, Mark
+from initstats.drawing.png import draw_charts
+
+SAVED = Path(__file__).parents[1] / "vectors/saved_0_1_0"
 
 # --- report
 
@@ -88,6 +96,98 @@ def test_the_printed_report_shows_layers_losses_and_findings_in_80_columns() -> 
     measured, promised = map(float, row.split()[1:3])
     assert promised == 0.0082
     assert measured == pytest.approx(promised, rel=0.05)
+
+
+def test_a_report_of_version_0_1_0_prints_and_draws_as_if_just_measured(tmp_path: Path) -> None:
+    saved = load_report(SAVED)
+    page = saved.save_page(tmp_path / "new" / "page.html").read_text()
+    text = str(saved)
+    for name in ("h.0.mlp.c_fc", "lm_head"):
+        assert f"\n{name}" in text
+        assert f'data-name="{name}"' in page
+    for words in ("audit of DemoGPT", "ln(32) = 3.466", "no findings"):
+        assert words in text
+    assert "Starts well" in page
+    assert page.count("<circle") > 50
+
+
+def test_a_saved_report_prints_as_the_live_one(tmp_path: Path) -> None:
+    model = demo_gpt()
+    with torch.no_grad():
+        model.h[1].mlp.c_fc.weight[0, 0] = math.nan
+    batch = demo_batch()
+    for report in (example(), audit(model, batch, steps=2)):
+        report.save(tmp_path, plot=False)
+        assert str(load_report(tmp_path)) == str(report)
+
+
+# --- pictures
+
+
+def drawn_panels(charts: list[Chart], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The panels that matplotlib draws."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    panels: list[Any] = []
+
+    def keep(self: Any, _path: Path) -> None:
+        self.canvas.draw()
+        panels.extend(self.axes)
+
+    monkeypatch.setattr(figure, "savefig", keep)
+    draw_charts(charts, "heading", Path("unused.png"))
+    return panels
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    return example().to_dict()
+
+
+def with_losses(values: dict[str, Any], losses: list[float]) -> dict[str, Any]:
+    return {**values, "loss": {**values["loss"], "values": losses}}
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ([4.0, 3.0, 2.0], "linear"),
+        ([4.0, 1.0, 0.2], "log"),  # between 10 and 100 the page and the PNG used to differ
+        ([400.0, 3.0, 1.0], "log"),
+        ([-1.0, -2.0, -3.0], "linear"),
+        ([1.0, 0.0, -9.0], "linear"),
+        ([math.nan, math.inf, 2.0], "linear"),
+        ([math.nan, math.nan], "linear"),
+    ],
+)
+def test_the_page_and_the_png_draw_losses_on_one_scale(
+    losses: list[float], scale: str, measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = {"a": with_losses(measured, losses), "b": with_losses(measured, losses[::-1])}
+    charts = shared_charts(reports)
+    panel = drawn_panels(charts, monkeypatch)[2]
+    svg = audit_page(reports).partition('aria-labelledby="all-c2-h')[2].partition("</svg>")[0]
+    on_page = re.findall(r'class="tick" x="51".*?>(.*?)<', svg)
+    assert panel.get_yscale() == scale
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == on_page
+    low, high = panel.get_ylim()
+    assert all(low < y < high for y in (*losses, measured["loss"]["expected"]) if math.isfinite(y))
+
+
+def test_ticks_of_nearly_equal_values_are_told_apart() -> None:
+    marks = [Mark(float(i), 1.388 + i / 10_000, "") for i in range(3)]
+    texts = [text for _, text in Chart("", "", [Line("", marks, 1)], False, "").axes.y_ticks]
+    assert len(texts) == len(set(texts)) > 2
+    assert "1.38820" in texts
+
+
+def test_the_png_takes_labels_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = [Mark(0.0, 1.0, ""), Mark(1.0, math.nan, ""), Mark(2.0, 0.0, "")]
+    lines = [Line("_a $x^ $", marks, 1), Line("b_$", marks, 2)]
+    (panel,) = drawn_panels([Chart("$\\bad$", "", lines, True, "$_$")], monkeypatch)
+    shown = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert shown == [r" _a \$x^ \$", r"b_\$"]
+    crosses = [line for line in panel.lines if line.get_marker() == "x"]
+    assert [cross.get_ydata()[0] > 0.5 for cross in crosses] == [True, False] * 2
 
 
 def test_the_examples_of_the_docstrings_run() -> None:

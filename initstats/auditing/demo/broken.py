@@ -220,5 +220,9 @@ def tour_group(cases: Sequence[Case]) -> Group:
             continue
         severity = Text(first.severity, style=_COLOURS[first.severity])
         table.add_row(case.fault.name, severity, first.rule, first.where)
-        lines += [Text(case.fault.name, style="bold italic"), findings_group((first,)), Text()]
+        lines += [
+            Text(case.fault.name, style="bold italic"),
+            findings_group([first.to_dict()]),
+            Text(),
+        ]
     return Group(table, Text(), *lines)

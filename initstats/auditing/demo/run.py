@@ -85,4 +85,6 @@ def save_demo(reports: dict[str, AuditReport], folder: str | Path, *, seed: int)
     Raises:
         ImportError: If matplotlib is missing; install `initstats[plot]`.
     """
-    return save_reports(reports, {"schema": DEMO_SCHEMA, "seed": seed}, folder, plot=True)
+    values = {label: report.to_dict() for label, report in reports.items()}
+    whole = {"schema": DEMO_SCHEMA, "seed": seed, "reports": values}
+    return save_reports(values, whole, folder, plot=True)

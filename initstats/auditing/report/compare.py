@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from initstats.auditing.report.comparison_views import comparison_part, printed_comparison
-from initstats.auditing.report.page import audit_page, write_page
-from initstats.auditing.report.report import AuditReport
-from initstats.auditing.report.schema import SavedReport, as_number, json_text, load_report
-from initstats.text import render
+from initstats.auditing.report.page import audit_page
+from initstats.auditing.report.report import AuditReport, SavedReport, load_report
+from initstats.auditing.report.schema import as_number, json_text, strict
+from initstats.drawing.template import write_page
+from initstats.text import number, render
 
 COMPARISON_SCHEMA = "initstats.comparison/1"
+_LISTED_NAMES = 8
+_CHANGED = 1.25  # A scale that changed by less is not coloured.
+_NAME_COLUMNS = 26
 
 
 @dataclass(frozen=True)
@@ -100,26 +106,19 @@ class ReportComparison:
             "schema": COMPARISON_SCHEMA,
             "labels": list(self.labels),
             "ok": self.ok,
-            "findings": [
-                {
-                    "rule": f.rule,
-                    "where": f.where,
-                    "change": f.change,
-                    "severities": list(f.severities),
-                    "values": [_strict(value) for value in f.values],
-                }
-                for f in self.findings
-            ],
-            "losses": [[_strict(value) for value in values] for values in self.losses],
+            "findings": [strict(vars(finding)) for finding in self.findings],
+            "losses": strict(self.losses),
             "layers": [
-                {
-                    "name": layer.name,
-                    "is_block": layer.is_block,
-                    "activations": [_strict(value) for value in layer.activations],
-                    "activation_ratio": _strict(layer.activation_ratio),
-                    "gradients": [_strict(value) for value in layer.gradients],
-                    "gradient_ratio": _strict(layer.gradient_ratio),
-                }
+                strict(
+                    {
+                        "name": layer.name,
+                        "is_block": layer.is_block,
+                        "activations": layer.activations,
+                        "activation_ratio": layer.activation_ratio,
+                        "gradients": layer.gradients,
+                        "gradient_ratio": layer.gradient_ratio,
+                    }
+                )
                 for layer in self.layers
             ],
             "only_first": list(self.only_first),
@@ -140,12 +139,13 @@ class ReportComparison:
         page, data = folder / "index.html", folder / "comparison.json"
         reports = dict(zip(self.labels, self.reports, strict=True))
         title = f"{self.labels[0]} → {self.labels[1]}"
-        write_page(page, audit_page(reports, title=title, before=comparison_part(self)))
+        drawn = audit_page(reports, title=title, template="comparison.html.j2", comparison=self)
+        write_page(page, drawn)
         data.write_text(json_text(self.to_dict()), encoding="utf-8")
         return [page, data]
 
     def __rich__(self) -> Group:
-        return printed_comparison(self)
+        return _printed(self)
 
     def __str__(self) -> str:
         return render(self)
@@ -252,7 +252,65 @@ def _ratio(pair: tuple[float | None, float | None]) -> float | None:
     return None if first is None or second is None or first == 0 else second / first
 
 
-def _strict(value: float | None) -> float | str | None:
-    """Replace what JSON does not have by a string."""
-    finite = value is None or abs(value) < float("inf")
-    return value if finite else str(value)
+def _printed(comparison: ReportComparison) -> Group:
+    """Lay out a comparison for a terminal of 80 columns."""
+    one, two = comparison.labels
+    layers = _plain_table(f"{one} → {two}: rms of outputs and their gradients")
+    for column in ("output\nfirst", "output\nsecond", "\nratio"):
+        layers.add_column(column, justify="right", no_wrap=True, min_width=6)
+    for column in ("grad.\nfirst", "grad.\nsecond", "\nratio"):
+        layers.add_column(column, justify="right", no_wrap=True, min_width=6)
+    for layer in comparison.layers:
+        layers.add_row(
+            Text(layer.name),
+            *(number(value) for value in layer.activations),
+            _coloured(layer.activation_ratio),
+            *(number(value) for value in layer.gradients),
+            _coloured(layer.gradient_ratio),
+            style="bold" if layer.is_block else None,
+        )
+    parts: list[RenderableType] = [layers]
+    for label, names in ((one, comparison.only_first), (two, comparison.only_second)):
+        if names:
+            listed = ", ".join(names[:_LISTED_NAMES])
+            rest = len(names) - _LISTED_NAMES
+            listed += f" and {rest} more" if rest > 0 else ""
+            parts.append(Text(f"only in {label}: {listed}"))
+    losses = _plain_table("losses")
+    for column in ("first step", "last step", "steps"):
+        losses.add_column(column, justify="right")
+    for label, values in zip(comparison.labels, comparison.losses, strict=True):
+        ends = (number(values[0]), number(values[-1])) if values else ("-", "-")
+        losses.add_row(Text(label), *ends, str(len(values)))
+    parts += [Text(), losses, Text()]
+    if not comparison.findings:
+        parts.append(Text("no findings in either", style="green"))
+    styles = {"new": "red", "stayed": "yellow", "gone": "green"}
+    for f in comparison.findings:
+        severity = f.severities[1] or f.severities[0]
+        line = Text(f"{f.change:<6} ", style=f"bold {styles[f.change]}")
+        known = [number(value) for value in f.values if value is not None]
+        line.append(f"{severity} {f.rule} at {f.where}: {' → '.join(known)}", style="default")
+        parts.append(line)
+    return Group(*parts)
+
+
+def _plain_table(title: str) -> Table:
+    """Return an empty table with a column for names."""
+    made = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold italic",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    made.add_column("", no_wrap=True, overflow="ellipsis", max_width=_NAME_COLUMNS)
+    return made
+
+
+def _coloured(ratio: float | None) -> Text:
+    """Return a ratio, bold where the scale changed."""
+    changed = ratio is not None and not 1 / _CHANGED < ratio < _CHANGED
+    return Text(number(ratio), style="bold magenta" if changed else "")

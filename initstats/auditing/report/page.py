@@ -1,226 +1,166 @@
-"""The audit as one HTML file that opens from disk: drawn from the values of audit.json."""
+"""The audit as one HTML file that opens from disk: values for page.html.j2, from audit.json."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
-from html import escape
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from initstats.auditing.report.page_sections import depth_charts, shared_charts
-from initstats.auditing.report.page_tables import (
-    findings_list,
-    layer_rows,
-    marked_layers,
-    parameter_rows,
-    table,
-)
-from initstats.auditing.report.schema import as_number
-from initstats.drawing.charts import Chart, figure, short
-from initstats.drawing.histograms import histogram_groups
+from initstats.auditing.report.depth_charts import block_of, depth_charts, shared_charts
+from initstats.drawing.charts import short
+from initstats.drawing.histograms import SmallHistogram, small_histogram
+from initstats.drawing.template import render_page
 
-_MILLION = 1_000_000
+_ALL_OPEN = 24  # Histograms of more layers are folded by block.
+_Values: TypeAlias = Mapping[str, Any]
 
 
 def audit_page(
-    reports: Mapping[str, Mapping[str, Any]], *, title: str = "", before: str = ""
+    reports: Mapping[str, _Values],
+    *,
+    title: str = "",
+    template: str = "page.html.j2",
+    **values: Any,
 ) -> str:
     """Draw reports as an HTML page that needs no other file and no network.
-
-    A content security policy in the page forbids every request; style and script are inline.
 
     Args:
         reports: Values of `AuditReport.to_dict`, or of a saved audit.json, by label; at least one.
         title: Heading; the name of the model when empty.
-        before: HTML to show above the reports.
+        template: `page.html.j2`, or a template that extends it.
+        values: What that template needs beside the reports.
 
     Returns:
         The page.
     """
-    first = next(iter(reports.values()))
-    title = title or f"{first['settings']['model']}"
-    sections = [
-        _report(values, f"r{i}", label) for i, (label, values) in enumerate(reports.items())
-    ]
-    if len(reports) == 1:
-        content = sections[0]
-    else:
-        tabs = "".join(
-            f'<button type="button" role="tab" id="r{i}-tab" aria-controls="r{i}">{escape(label)}'
-            "</button>"
-            for i, label in enumerate(reports)
-        )
-        panels = "".join(
-            f'<div class="report" role="tabpanel" id="r{i}" aria-labelledby="r{i}-tab">'
-            f"<h2>{escape(label)}</h2>{section}</div>"
-            for i, (label, section) in enumerate(zip(reports, sections, strict=True))
-        )
-        content = (
-            f"<section><h2>Side by side</h2>{_charts(shared_charts(reports), 'all')}</section>"
-            f'<div class="tabs" role="tablist" aria-label="reports" hidden>{tabs}</div>{panels}'
-        )
-    facts = _facts(first["settings"])
-    return _document(title, facts, before + content)
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a page.
-
-    Args:
-        path: The file.
-        page: What `audit_page` returned. Names that are no valid Unicode are written escaped.
-    """
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
-
-
-def _report(values: Mapping[str, Any], identity: str, label: str) -> str:
-    """Draw one report."""
-    lottery = "" if values["lottery"] is None else _lottery(values["lottery"])
-    navigation = "".join(
-        f'<a href="#{identity}-{anchor}">{words}</a>'
-        for anchor, words in (
-            ("findings", "Findings"),
-            ("depth", "Scales and losses"),
-            ("histograms", "Histograms"),
-            ("layers", "Layers"),
-            ("parameters", "Parameters"),
-        )
-    )
-    layers, parameters = len(values["layers"]), len(values["parameters"])
-    found = len(values["findings"])
-    return (
-        f"{_verdict(values)}"
-        f'<nav aria-label="parts of {escape(label)}">{navigation}</nav>'
-        f'<section id="{identity}-findings"><h2>Findings <span class="muted">{found}</span></h2>'
-        f"{findings_list(values, identity)}</section>"
-        f'<section id="{identity}-depth"><h2>Scales and losses</h2>'
-        f"{_charts(depth_charts(values), identity)}</section>"
-        f"{lottery}"
-        f'<section id="{identity}-histograms"><h2>Histograms by layer</h2><p class="muted">Density '
-        "of all but the outermost 0.4 % of the values; a dark bar is the share of exact zeros, "
-        "full height for all.</p>"
-        f"{histogram_groups(values, marked_layers(values))}</section>"
-        f'<section id="{identity}-layers"><h2>Layers <span class="muted">{layers}</span></h2>'
-        f"{_filter('layer')}{layer_rows(values, identity)}</section>"
-        f'<section id="{identity}-parameters"><h2>Parameters <span class="muted">{parameters}'
-        f"</span></h2>{_filter('parameter')}{parameter_rows(values, identity)}</section>"
+    settings = next(iter(reports.values()))["settings"]
+    return render_page(
+        "initstats.auditing.report",
+        template,
+        kind="audit",
+        title=title or f"{settings['model']}",
+        settings=settings,
+        shared=shared_charts(reports) if len(reports) > 1 else [],
+        reports=[_report(v, f"r{i}", label) for i, (label, v) in enumerate(reports.items())],
+        **values,
     )
 
 
-def _verdict(values: Mapping[str, Any]) -> str:
-    """Show in one line how the model starts."""
+def _report(values: _Values, identity: str, label: str) -> dict[str, Any]:
+    """Return what the template shows of one report, beside its values."""
+    found = _severities(values)
+    owners = [layer for layer in values["layers"] if not layer["is_block"]]
+    marked = set(found) | {o["name"] for o in owners if any(p in found for p in o["parameters"])}
+    names = {kind: [x["name"] for x in values[kind]] for kind in ("parameters", "layers")}
+    anchors = {name: f"{identity}-p{i}" for i, name in enumerate(names["parameters"])}
+    anchors |= {name: f"{identity}-l{i}" for i, name in enumerate(names["layers"])}
+    return {
+        "id": identity,
+        "label": label,
+        "verdict": _verdict(values),
+        "found": found,
+        "anchors": anchors,
+        "charts": depth_charts(values),
+        "groups": _histogram_groups(values, marked),
+        "layers": _layer_rows(values["layers"], found, marked),
+        "values": values,
+    }
+
+
+def _severities(values: _Values) -> dict[str, str]:
+    """Return the worst severity found at each place, by name of the layer or parameter."""
+    worst: dict[str, str] = {}
+    for finding in reversed(values["findings"]):
+        for place in (finding["where"], *finding["also"]):
+            worst[place] = finding["severity"]
+    return worst
+
+
+def _verdict(values: _Values) -> tuple[str, str, str]:
+    """Return in words how the model starts: kind, headline, and the rest of the line."""
     found = [finding["severity"] for finding in values["findings"]]
-    errors, warnings = found.count("error"), found.count("warning")
-    kind = "error" if errors else "warning" if warnings else "ok"
     counts = [
-        f"{number} {word if number == 1 else word + 's'}"
-        for number, word in ((errors, "error"), (warnings, "warning"))
-        if number
+        f"{number} {word}{'' if number == 1 else 's'}"
+        for word in ("error", "warning")
+        if (number := found.count(word))
     ]
-    if errors:
-        headline = " and ".join(counts)
+    if "error" in found:
         worst = values["findings"][0]
+        kind, headline = "error", "✕ " + " and ".join(counts)
         rest = f"worst: {worst['rule']} at {worst['where']}"
-    elif warnings:
-        headline, rest = "Starts well, with " + counts[0], "no error"
+    elif "warning" in found:
+        kind, headline, rest = "warning", "! Starts well, with " + counts[0], "no error"
     else:
-        headline, rest = "Starts well", "no error, no warning"
-    losses = [as_number(value) for value in values["loss"]["values"]]
+        kind, headline, rest = "ok", "✓ Starts well", "no error, no warning"
+    losses = values["loss"]["values"]
     if losses:
         rest += f"; loss {short(losses[0])}"
-        if len(losses) > 1:
-            rest += f" → {short(losses[-1])} in {len(losses)} steps"
-    symbol = {"ok": "✓", "warning": "!", "error": "✕"}[kind]
-    return (
-        f'<div class="verdict {kind}" role="status"><strong>{symbol} {escape(headline)}</strong>'
-        f"<span>{escape(rest)}</span></div>"
-    )
+    if len(losses) > 1:
+        rest += f" → {short(losses[-1])} in {len(losses)} steps"
+    return kind, headline, rest
 
 
-def _charts(charts: list[Chart], identity: str) -> str:
-    """Lay out charts side by side."""
-    drawn = "".join(figure(chart, f"{identity}-c{i}") for i, chart in enumerate(charts))
-    return f'<div class="charts">{drawn}</div>'
+def _layer_rows(
+    layers: list[_Values], found: Mapping[str, str], marked: set[str]
+) -> list[dict[str, Any]]:
+    """Return the rows of layers by forward pass, with each block above what is inside.
+
+    A block finishes after its layers, so the first of them decides where the block stands.
+    """
+    owners = block_of(layers)
+    number = {layer["name"]: i for i, layer in enumerate(layers)}
+    first: dict[str, int] = {}
+    for name, i in number.items():
+        first.setdefault(owners[name], i)
+
+    def place(layer: _Values) -> tuple[int, int]:
+        name = layer["name"]
+        owner = owners[name]
+        if not owner:
+            return number[name], 0
+        return first[owner], -1 if name == owner else number[name]
+
+    return [
+        {
+            "layer": layer,
+            "number": number[layer["name"]],
+            "is_owner": owners[layer["name"]] == layer["name"],
+            "parent": number.get(owners[layer["name"]]),
+            "severity": found.get(layer["name"], "warning" if layer["name"] in marked else ""),
+        }
+        for layer in sorted(layers, key=place)
+    ]
 
 
-def _lottery(lottery: Mapping[str, Any]) -> str:
-    """Show the spread over seeds."""
-    rows = []
-    for name, spread in lottery["spread"].items():
-        numbers = [as_number(spread[key]) for key in ("min", "median", "max", "log_std")]
-        cells = "".join(f"<td data-v={_sortable(n)}>{short(n)}</td>" for n in numbers)
-        rows.append(f'<tr data-name="{escape(name)}"><td>{escape(name)}</td>{cells}</tr>')
-    heads = ("number", "min", "median", "max", "std of ln")
-    seeds = len(lottery["seeds"])
-    return (
-        f'<section><h2>The lottery <span class="muted">{seeds} seeds</span></h2>'
-        f"{table('Spread over the seeds', heads, rows, texts=())}</section>"
-    )
+def _histogram_groups(values: _Values, marked: set[str]) -> list[dict[str, Any]]:
+    """Put histograms together by block, in the order of the layers; the block itself comes first.
+
+    Blocks are open where there are few layers, and where a finding names one of them.
+    """
+    layers = values["layers"]
+    parameters = {parameter["name"]: parameter for parameter in values["parameters"]}
+    owners = block_of(layers)
+    groups: list[dict[str, Any]] = []
+    for layer in layers:
+        name, owner = layer["name"], owners[layer["name"]]
+        if not groups or groups[-1]["block"] != owner:
+            is_open = len(layers) <= _ALL_OPEN or not groups
+            groups.append({"block": owner, "is_open": is_open, "members": []})
+        group = groups[-1]
+        group["is_open"] |= name in marked
+        at = 0 if name == owner else len(group["members"])
+        group["members"].insert(at, {"layer": layer, "drawn": _histograms(layer, parameters)})
+    return groups
 
 
-def _sortable(value: float | None) -> str:
-    """Return a quoted attribute that columns sort by."""
-    return '""' if value is None else f'"{value:.6g}"'
-
-
-def _filter(what: str) -> str:
-    """Return the box that filters a table; the script shows it."""
-    return (
-        f'<div class="tools" hidden><input type="search" placeholder="filter by name" '
-        f'aria-label="filter {what}s by name"></div>'
-    )
-
-
-def _facts(settings: Mapping[str, Any]) -> str:
-    """List what was audited and how."""
-    parameters = settings["parameters"]
-    size = f"{parameters / _MILLION:.1f} M" if parameters >= _MILLION else f"{parameters:,}"
-    facts = {
-        "parameters": size,
-        "trained": f"{settings['trained_parameters'] / max(parameters, 1):.0%}",
-        "steps": settings["steps"],
-        "optimizer": settings["optimizer"],
-        "learning rate": short(as_number(settings["learning_rate"])),
-        "recipe": settings["recipe"] or "none",
-        "torch": settings["torch"],
-    }
-    items = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items()
-    )
-    return f'<dl class="facts">{items}</dl>'
-
-
-def _document(title: str, facts: str, content: str) -> str:
-    """Put a page together."""
-    style, script = _packaged("page.css"), _packaged("page.js")
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}: audit</title><style>{style}</style></head><body>"
-        '<header class="top"><div><p class="eyebrow">initstats audit</p>'
-        f"<h1>{escape(title)}</h1>{facts}</div>"
-        '<button id="theme" type="button" hidden>Light / dark</button></header>'
-        f"<main>{content}</main><footer>Numbers are of the first step unless said otherwise; "
-        "all of them are in <code>audit.json</code>, beside this file.</footer>"
-        f'<div id="tip" hidden></div><script>{script}</script></body></html>\n'
-    )
-
-
-def _packaged(name: str) -> str:
-    """Return a text file of this package."""
-    return (resources.files("initstats.drawing") / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """Return the source expression that allows exactly this inline text."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
+def _histograms(layer: _Values, parameters: Mapping[str, _Values]) -> list[SmallHistogram]:
+    """Lay out what is known of one layer."""
+    records = [("output", layer["activation"]), ("its gradient", layer["output_gradient"])]
+    own = [] if layer["is_block"] else [parameters[name] for name in layer["parameters"]]
+    if own:
+        weight = next((p for p in own if p["is_matrix"]), own[0])
+        records += [("weight", weight["weight"]), ("weight gradient", weight["gradient"])]
+    return [
+        small_histogram(record, what, layer["name"], colour)
+        for colour, (what, record) in enumerate(records, 1)
+        if record
+    ]

@@ -1,4 +1,4 @@
-"""The report of an audit: what was measured and found, as values, text and files."""
+"""The report of an audit, measured now or read back from a file: values, text and files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 from rich.console import Group
 
-from initstats.auditing.report.page import audit_page, write_page
-from initstats.auditing.report.schema import FILE_NAME, json_text, report_values
+from initstats.auditing.report.depth_charts import shared_charts
+from initstats.auditing.report.page import audit_page
+from initstats.auditing.report.schema import FILE_NAME, json_text, read_reports, report_values
 from initstats.auditing.report.text import report_group
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport
 from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.seed_spread import Lottery
-from initstats.drawing.png import plot_depth, require_matplotlib
+from initstats.drawing.png import draw_charts, require_matplotlib
+from initstats.drawing.template import write_page
 from initstats.text import render
 
 
@@ -55,7 +57,7 @@ class AuditReport:
 
         NaN and infinities become "nan", "inf" and "-inf". docs/guides/audit.md has the fields.
         """
-        return report_values(self)
+        return report_values(self.evidence, self.findings, self.settings, self.lottery)
 
     def save(self, folder: str | Path, *, plot: bool = True) -> list[Path]:
         """Write `index.html`, `audit.json`, and `audit.png` with scales by depth and losses.
@@ -70,28 +72,85 @@ class AuditReport:
         Raises:
             ImportError: If `plot` and matplotlib is missing. Nothing has been written then.
         """
-        return save_reports({str(self.settings["model"]): self}, None, folder, plot=plot)
+        values = self.to_dict()
+        return save_reports({str(self.settings["model"]): values}, values, folder, plot=plot)
 
     def __rich__(self) -> Group:
-        return report_group(self)
+        return report_group(self.to_dict())
 
     def __str__(self) -> str:
         return render(self)
 
 
+@dataclass(frozen=True)
+class SavedReport:
+    """Reports that were read from a file; they print and draw as those just measured.
+
+    Attributes:
+        path: The file.
+        reports: Values of `AuditReport.to_dict` by label: one, or those of the demo.
+    """
+
+    path: Path
+    reports: Mapping[str, dict[str, Any]]
+
+    def save_page(self, path: str | Path) -> Path:
+        """Write the page of the reports.
+
+        Args:
+            path: The HTML file; its folder is made when it does not exist.
+
+        Returns:
+            The file.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(path, audit_page(self.reports))
+        return path
+
+    def __rich__(self) -> Group:
+        several = len(self.reports) > 1
+        titles = {label: label if several else None for label in self.reports}
+        return Group(*(report_group(self.reports[label], title) for label, title in titles.items()))
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+def load_report(path: str | Path) -> SavedReport:
+    """Read a saved audit, or a saved demo.
+
+    Args:
+        path: An `audit.json`, or the folder that holds it.
+
+    Returns:
+        The reports in it. Those of the demo keep their labels; else the label is the model's name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else, or an audit of another version of the schema.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"initstats.load_report: expected an {FILE_NAME} or its folder, got path={path}"
+        )
+    return SavedReport(path, read_reports(path))
+
+
 def save_reports(
-    reports: Mapping[str, AuditReport],
-    wrapper: Mapping[str, Any] | None,
+    reports: Mapping[str, Mapping[str, Any]],
+    whole: Mapping[str, Any],
     folder: str | Path,
     *,
     plot: bool,
 ) -> list[Path]:
-    """Write the files of one or several reports.
+    """Write the page, the JSON file and the picture of one or several reports.
 
     Args:
-        reports: The reports by label.
-        wrapper: What the JSON file holds beside `reports`, their values by label; None for a file
-            with the values of a single report.
+        reports: Values of `AuditReport.to_dict` by label.
+        whole: What the JSON file holds.
         folder: Made when it does not exist.
         plot: Write the PNG.
 
@@ -103,13 +162,21 @@ def save_reports(
     """
     if plot:
         require_matplotlib("AuditReport.save")
-    values = {label: report.to_dict() for label, report in reports.items()}
-    whole = next(iter(values.values())) if wrapper is None else {**wrapper, "reports": values}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     page, data, picture = (folder / name for name in ("index.html", FILE_NAME, "audit.png"))
-    write_page(page, audit_page(values))
+    write_page(page, audit_page(reports))
     data.write_text(json_text(whole), encoding="utf-8")
-    if plot:
-        plot_depth(reports, picture)
-    return [page, data, picture] if plot else [page, data]
+    if not plot:
+        return [page, data]
+    draw_charts(shared_charts(reports), _heading(next(iter(reports.values()))), picture)
+    return [page, data, picture]
+
+
+def _heading(values: Mapping[str, Any]) -> str:
+    """Return the title of the picture."""
+    settings = values["settings"]
+    return (
+        f"{settings['model']}, {settings['parameters'] / 1e6:.1f} M parameters: how it starts "
+        f"({settings['optimizer']}, learning rate {float(settings['learning_rate']):g})"
+    )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from initstats.diagnostics.evidence import LayerReport, LossReport, ParameterReport
+from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport, ParameterReport
+from initstats.diagnostics.findings import Finding
+from initstats.diagnostics.seed_spread import Lottery
 from initstats.diagnostics.unit_records import UnitRecords
 from initstats.statistics.histogram import Histogram
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
-
-if TYPE_CHECKING:
-    from initstats.auditing.report.report import AuditReport
 
 AUDIT_SCHEMA = "initstats.audit/2"
 DEMO_SCHEMA = "initstats.demo/1"
@@ -40,78 +38,57 @@ _RECORD_FIELDS = (
 _FEW_ZEROS = 0.999  # A unit that is 0 more often than this counts as dead in the summary.
 
 
-def report_values(report: AuditReport) -> dict[str, Any]:
+def report_values(
+    evidence: Evidence,
+    findings: Sequence[Finding],
+    settings: Mapping[str, Any],
+    lottery: Lottery | None,
+) -> dict[str, Any]:
     """Return a report as values for strict JSON; docs/guides/audit.md describes each field.
 
     Args:
-        report: The report.
+        evidence: What was measured.
+        findings: What is wrong or odd.
+        settings: What was audited and how.
+        lottery: The spread over several seeds, or None.
 
     Returns:
         The values; NaN and infinities are the strings "nan", "inf" and "-inf".
     """
-    evidence = report.evidence
     verification = evidence.verification
     values = {
         "schema": AUDIT_SCHEMA,
-        "settings": dict(report.settings),
-        "ok": report.ok,
-        "findings": [finding.to_dict() for finding in report.findings],
-        "loss": _loss(report.loss),
-        "layers": [_layer(layer) for layer in report.layers],
+        "settings": dict(settings),
+        "ok": all(finding.severity != "error" for finding in findings),
+        "findings": [finding.to_dict() for finding in findings],
+        "loss": _loss(evidence.loss),
+        "layers": [_layer(layer) for layer in evidence.layers.values()],
         "parameters": [_parameter(p) for p in evidence.parameters.values()],
         "series": [{"name": s.name, "layers": list(s.layers)} for s in evidence.series],
-        "lottery": None if report.lottery is None else report.lottery.to_dict(),
+        "lottery": None if lottery is None else lottery.to_dict(),
         "weights": None if verification is None else verification.to_dict(),
     }
-    strict: dict[str, Any] = _strict(values)
-    return strict
+    return {key: strict(value) for key, value in values.items()}
 
 
-@dataclass(frozen=True)
-class SavedReport:
-    """Reports that were read from a file.
-
-    Attributes:
-        path: The file.
-        reports: Values of `AuditReport.to_dict` by label: one, or those of the demo.
-    """
-
-    path: Path
-    reports: Mapping[str, dict[str, Any]]
-
-
-def load_report(path: str | Path) -> SavedReport:
-    """Read a saved audit, or a saved demo.
+def read_reports(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the values of a saved audit, or of a saved demo, by label.
 
     Args:
-        path: An `audit.json`, or the folder that holds it.
-
-    Returns:
-        The reports in it. Those of the demo keep their labels; else the label is the model's name.
+        path: The file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
         ValueError: If it holds something else, or an audit of another version of the schema.
     """
-    path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"initstats.load_report: expected an {FILE_NAME} or its folder, got path={path}"
-        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"initstats.load_report: expected a JSON file, got path={path}: {error}"
         ) from error
-    schema = values.get("schema") if isinstance(values, dict) else None
-    if schema == DEMO_SCHEMA:
-        reports = dict(values["reports"])
-    elif isinstance(values, dict):
-        reports = {"": values}
-    else:
-        reports = {"": {}}
+    values = values if isinstance(values, dict) else {}
+    is_demo = values.get("schema") == DEMO_SCHEMA
+    reports = dict(values["reports"]) if is_demo else {"": values}
     for report in reports.values():
         found = report.get("schema")
         if found != AUDIT_SCHEMA:
@@ -119,8 +96,7 @@ def load_report(path: str | Path) -> SavedReport:
                 f"initstats.load_report: expected schema {AUDIT_SCHEMA!r}, got schema={found!r} "
                 f"in {path}; save it again with this version of initstats"
             )
-    labelled = {label or str(r["settings"]["model"]): r for label, r in reports.items()}
-    return SavedReport(path, labelled)
+    return {label or str(r["settings"]["model"]): r for label, r in reports.items()}
 
 
 def json_text(values: Mapping[str, Any]) -> str:
@@ -153,6 +129,11 @@ def as_number(value: Any) -> float | None:
         value: A number, None, or one of "nan", "inf" and "-inf".
     """
     return None if value is None else float(value)
+
+
+def finite_count(record: Mapping[str, Any]) -> int:
+    """Return how many values of a record of audit.json are finite."""
+    return int(record["count"] - record["nan"] - record["pos_inf"] - record["neg_inf"])
 
 
 def _layer(layer: LayerReport) -> dict[str, Any]:
@@ -260,12 +241,12 @@ def histogram_bars(histogram: Histogram, most: int = MOST_BARS) -> list[list[flo
     return [[float(a), float(b), int(n)] for a, b, n in zip(low, high, count, strict=True)]
 
 
-def _strict(value: Any) -> Any:
-    """Replace numbers that JSON does not have by strings."""
+def strict(value: Any) -> Any:
+    """Replace the numbers that JSON does not have, at any depth, by "nan", "inf" and "-inf"."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return value

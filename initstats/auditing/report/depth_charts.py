@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from initstats.auditing.report.schema import as_number
+from initstats.auditing.report.schema import as_number, finite_count
 from initstats.drawing.charts import Chart, Line, Mark, short
-from initstats.drawing.histograms import block_of
 from initstats.text import block_pattern
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")
 _COLOURS = 6
-_WIDE_LOSSES = 100.0
+_WIDE_LOSSES = 10.0
 _Values = Mapping[str, Any]
 
 
@@ -72,24 +71,30 @@ def shared_charts(reports: Mapping[str, _Values]) -> list[Chart]:
     Returns:
         Activation and gradient scale by depth, and losses.
     """
+    depth = {}
+    for label, values in reports.items():
+        by_name = {layer["name"]: layer for layer in values["layers"]}
+        depth[label] = [by_name[name] for name in depth_names(values)]
+    only_blocks = all(layer["is_block"] for layers in depth.values() for layer in layers)
+    what = "block" if only_blocks else "layer"
     charts = []
-    for title, field, about in (
-        ("Activation scale by depth", "activation", "output in the first forward pass"),
-        ("Gradient scale by depth", "output_gradient", "output's gradient, first backward pass"),
+    output = f"each {what}'s output"
+    for title, field, about, when in (
+        ("Activation scale by depth", "activation", output, "forward"),
+        ("Gradient scale by depth", "output_gradient", f"the gradient of {output}", "backward"),
     ):
         lines = []
-        for i, (label, values) in enumerate(reports.items()):
-            by_name = {layer["name"]: layer for layer in values["layers"]}
-            named = [by_name[name] for name in depth_names(values)]
-            place = {layer["name"]: float(n) for n, layer in enumerate(named, 1)}
-            lines.append(_line(label, named, place, field, i % _COLOURS + 1))
+        for i, (label, layers) in enumerate(depth.items()):
+            place = {layer["name"]: float(n) for n, layer in enumerate(layers, 1)}
+            lines.append(_line(label, layers, place, field, i % _COLOURS + 1))
         charts.append(
             Chart(
                 title,
-                f"Root mean square of each block's {about}, logarithmic.",
+                f"Root mean square of {about} in the first {when} pass, logarithmic.",
                 lines,
                 logarithmic=True,
-                x_label="depth: blocks, or layers with a matrix, in order",
+                x_label=f"{what}s, first to last",
+                y_label=f"rms of {about}",
             )
         )
     return [*charts, loss_chart(reports)]
@@ -114,6 +119,17 @@ def shown_layers(values: _Values) -> list[_Values]:
     return shown or list(values["layers"])
 
 
+def block_of(layers: Sequence[_Values]) -> dict[str, str]:
+    """Return the outermost block that each layer belongs to, "" for none, by name."""
+    blocks = {layer["name"] for layer in layers if layer["is_block"]}
+    owners = {}
+    for layer in layers:
+        parts = layer["name"].split(".")
+        paths = (".".join(parts[: i + 1]) for i in range(len(parts)))
+        owners[layer["name"]] = next((path for path in paths if path in blocks), "")
+    return owners
+
+
 def loss_chart(reports: Mapping[str, _Values]) -> Chart:
     """Make the chart of the first losses.
 
@@ -121,14 +137,13 @@ def loss_chart(reports: Mapping[str, _Values]) -> Chart:
         reports: Reports by label.
 
     Returns:
-        The chart; its axis is logarithmic where losses differ by more than a hundred.
+        The chart; its axis is logarithmic where positive losses span more than a decade.
     """
     lines = []
     for i, (label, values) in enumerate(reports.items()):
-        losses = [as_number(value) for value in values["loss"]["values"]]
         marks = [
-            Mark(float(step), loss, f"{label}, step {step}: {short(loss)}")
-            for step, loss in enumerate(losses, 1)
+            Mark(float(step), as_number(loss), f"{label}, step {step}: {short(loss)}")
+            for step, loss in enumerate(values["loss"]["values"], 1)
         ]
         lines.append(Line(label, marks, i % _COLOURS + 1))
     known = [m.y for line in lines for m in line.marks if m.y is not None and math.isfinite(m.y)]
@@ -138,10 +153,17 @@ def loss_chart(reports: Mapping[str, _Values]) -> Chart:
     about = "Loss before each step on the same batch."
     if expected is not None:
         classes = first["cross_entropies"][0]["classes"]
-        guide = (expected, f"ln({classes}) = {expected:.3f}")
+        guide = (expected, f"uniform guess: ln({classes}) = {expected:.3f}")
         about += f" A uniform guess over {classes} classes costs the dashed line."
-    wide = bool(known) and min(known) > 0 and max(known) > _WIDE_LOSSES * min(known)
-    return Chart("Losses of the first steps", about, lines, wide, "step", guide=guide)
+    return Chart(
+        "Losses of the first steps",
+        about,
+        lines,
+        logarithmic=bool(known) and min(known) > 0 and max(known) > _WIDE_LOSSES * min(known),
+        x_label="step",
+        y_label="loss" if expected is None else "cross-entropy (nats)",
+        guide=guide,
+    )
 
 
 def _update_chart(values: _Values) -> Chart:
@@ -205,7 +227,7 @@ def _line(
     marks = []
     for layer in layers:
         record = layer[field]
-        broken = record is not None and record["nan"] + record["pos_inf"] + record["neg_inf"] > 0
+        broken = record is not None and finite_count(record) < record["count"]
         rms = None if record is None else math.nan if broken else as_number(record["rms"])
         words = f"{label}" if rms is None or math.isfinite(rms) else f"{label}, not finite"
         marks.append(Mark(place[layer["name"]], rms, _tip(layer["name"], rms, words)))
@@ -214,7 +236,7 @@ def _line(
 
 def _tip(name: str, value: Any, what: str) -> str:
     """Return what hovering over a mark shows."""
-    return f"{name}\n{what}: {short(as_number(value))}"
+    return f"{name}\n{what}: {short(value)}"
 
 
 def _depth_ticks(layers: Sequence[_Values], values: _Values) -> tuple[list[tuple[float, str]], str]:
