@@ -170,6 +170,7 @@ def test_the_page_and_the_png_draw_losses_on_one_scale(
     assert panel.get_yscale() == scale
     assert [tick.get_text() for tick in panel.get_yticklabels()] == on_page
     low, high = panel.get_ylim()
+    assert (low, high) == (charts[2].axes.low, charts[2].axes.high)
     assert all(low < y < high for y in (*losses, measured["loss"]["expected"]) if math.isfinite(y))
 
 
