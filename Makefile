@@ -75,7 +75,7 @@ cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of
 	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/kernels $(PYTEST_ARGS)
 
 bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-json="$$($(BIN)/python -m benchmarks.results_file)"
 
 gpu: ## Build, test and measure on a GPU, with what PYTHON has; installs nothing
 	NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$(or $(GPU_ARCH),90) $(PYTHON) csrc/build/compile.py

@@ -5,11 +5,9 @@ The unit is a pass over 512 tokens of real text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 from initstats.auditing.demo import data
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.auditing.hooks import Collector
@@ -21,12 +19,13 @@ CONFIG = DemoConfig(vocabulary=50257, context=256, layers=24, width=1024, heads=
 BAR = 1.10  # allowed time of the plain pass, as the project's bar states it
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield the recorded pass beside the plain one."""
-    model = DemoGPT(CONFIG).to(device)
+@cases("config", {"audit, forward + backward 24x1024": CONFIG})
+def bench_audit(measure: Measure, device: torch.device, config: DemoConfig) -> None:
+    """Record a pass."""
+    model = DemoGPT(config).to(device)
     init_(model, "gpt2", seed=0)
     # The text has fewer different words than GPT-2's vocabulary; the sizes are what counts.
-    batch = data.batch(4096, CONFIG.context, CONFIG.batch, seed=0)
+    batch = data.batch(4096, config.context, config.batch, seed=0)
     tokens, targets = (part.to(device) for part in batch)
 
     def plain() -> None:
@@ -41,14 +40,15 @@ def cases(device: torch.device) -> Iterator[Case]:
             collector.in_backward = True
             loss.backward()
 
-    yield Case(
-        name="audit, forward + backward 24x1024",
-        ours=recorded,
-        count=1,
-        unit="pass",
-        bytes_moved=0,
-        rival=plain,
-        rival_name="plain pass",
-        paired=True,
-        bar_times=BAR,
+    measure(
+        Case(
+            ours=recorded,
+            count=1,
+            unit="pass",
+            bytes_moved=0,
+            rival=plain,
+            rival_name="plain pass",
+            paired=True,
+            bar_times=BAR,
+        )
     )

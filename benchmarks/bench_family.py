@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch.nn import init
 
 import initstats
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 
 SIDE = 4096
 SMALL = 64
@@ -31,12 +31,14 @@ FILLS: dict[str, tuple[Fill, Fill, float]] = {
 }
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield the scaled fills, and a fill of a tensor that costs nothing to write."""
+@cases("ours, rival, bar", {f"{name} float32 {SIDE}x{SIDE}": FILLS[name] for name in FILLS})
+def bench_scaled(
+    measure: Measure, device: torch.device, ours: Fill, rival: Fill, bar: float
+) -> None:
+    """Fill one matrix."""
     tensor = torch.empty(SIDE, SIDE, device=device)
-    for name, (ours, rival, bar) in FILLS.items():
-        yield Case(
-            name=f"{name} float32 {SIDE}x{SIDE}",
+    measure(
+        Case(
             ours=partial(ours, tensor),
             rival=partial(rival, tensor),
             count=tensor.numel(),
@@ -44,12 +46,19 @@ def cases(device: torch.device) -> Iterator[Case]:
             floor="fill",
             bar_ratio=bar,
         )
-    small = torch.empty(SMALL, device=device)
-    yield Case(
-        name=f"normal_ float32 {SMALL}",
-        ours=partial(initstats.normal_, small),
-        rival=partial(init.normal_, small),
-        count=1,
-        unit="call",
-        bytes_moved=small.nbytes,
+    )
+
+
+@cases("n", {f"normal_ float32 {SMALL}": SMALL})
+def bench_small_call(measure: Measure, device: torch.device, n: int) -> None:
+    """Fill a tensor that costs nothing to write."""
+    small = torch.empty(n, device=device)
+    measure(
+        Case(
+            ours=partial(initstats.normal_, small),
+            rival=partial(init.normal_, small),
+            count=1,
+            unit="call",
+            bytes_moved=small.nbytes,
+        )
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
 import initstats
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 24,
@@ -37,14 +37,15 @@ def models() -> dict[str, Callable[[], torch.nn.Module]]:
     }
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield a case per model; on a GPU the parameters are made and filled there."""
-    for name, build in models().items():
-        with torch.device("meta"):
-            parameters = list(build().parameters())
-        model = OneModel(build, device)
-        yield Case(
-            name=f"fast_init {name} 24x1024",
+@cases("name", {f"fast_init {name} 24x1024": name for name in BARS})
+def bench_fast_init(measure: Measure, device: torch.device, name: str) -> None:
+    """Construct one model; on a GPU the parameters are made and filled there."""
+    build = models()[name]
+    with torch.device("meta"):
+        parameters = list(build().parameters())
+    model = OneModel(build, device)
+    measure(
+        Case(
             ours=model.build_fast,
             rival=model.build,
             count=1,
@@ -53,7 +54,8 @@ def cases(device: torch.device) -> Iterator[Case]:
             before=model.drop,
             bar_ratio=BARS[name],
         )
-        model.drop()
+    )
+    model.drop()
 
 
 class OneModel:

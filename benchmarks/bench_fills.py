@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 import initstats
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 
 SIDE = 4096
 TENSORS, ELEMENTS = 400, 65536
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 # At least so many times as fast as torch, on 2 threads with AVX-512.
 BARS = {
-    ("uniform_", torch.float32): 9.0,
-    ("normal_", torch.float32): 5.0,
-    ("normal_", torch.bfloat16): 7.0,
-    ("trunc_normal_", torch.float32): 70.0,
-    ("trunc_normal_", torch.bfloat16): 70.0,
+    "uniform_ float32": 9.0,
+    "normal_ float32": 5.0,
+    "normal_ bfloat16": 7.0,
+    "trunc_normal_ float32": 70.0,
+    "trunc_normal_ bfloat16": 70.0,
 }
 FOREACH_BAR = 6.0
 
@@ -31,38 +31,43 @@ FILLS: dict[str, tuple[Fill, Fill]] = {
 }
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield each fill in each dtype, then many tensors in one call."""
-    for name, (ours, rival) in FILLS.items():
-        for dtype in DTYPES:
-            tensor = torch.empty(SIDE, SIDE, dtype=dtype, device=device)
-            yield Case(
-                name=f"{name} {str(dtype).removeprefix('torch.')} {SIDE}x{SIDE}",
-                ours=partial(ours, tensor),
-                rival=partial(rival, tensor),
-                count=tensor.numel(),
-                bytes_moved=tensor.nbytes,
-                floor="fill",
-                bar_ratio=BARS.get((name, dtype)),
-            )
-    yield many_tensors(device)
+CASES = {f"{fill} {dtype} {SIDE}x{SIDE}": (fill, dtype) for fill in FILLS for dtype in DTYPES}
 
 
-def many_tensors(device: torch.device) -> Case:
-    """Return foreach_normal_ against a loop of torch calls."""
-    tensors = [torch.empty(ELEMENTS, device=device) for _ in range(TENSORS)]
+@cases("fill, dtype", CASES)
+def bench_fill(measure: Measure, device: torch.device, fill: str, dtype: str) -> None:
+    """Fill one matrix."""
+    tensor = torch.empty(SIDE, SIDE, dtype=getattr(torch, dtype), device=device)
+    ours, rival = FILLS[fill]
+    measure(
+        Case(
+            ours=partial(ours, tensor),
+            rival=partial(rival, tensor),
+            count=tensor.numel(),
+            bytes_moved=tensor.nbytes,
+            floor="fill",
+            bar_ratio=BARS.get(f"{fill} {dtype}"),
+        )
+    )
+
+
+@cases("n", {f"foreach_normal_ float32 {TENSORS} x {ELEMENTS // 1024}K": ELEMENTS})
+def bench_many_tensors(measure: Measure, device: torch.device, n: int) -> None:
+    """Fill many tensors in one call, against a loop of torch calls."""
+    tensors = [torch.empty(n, device=device) for _ in range(TENSORS)]
 
     def loop() -> None:
         for tensor in tensors:
             torch.nn.init.normal_(tensor)
 
-    return Case(
-        name=f"foreach_normal_ float32 {TENSORS} x {ELEMENTS // 1024}K",
-        ours=lambda: initstats.foreach_normal_(tensors),
-        rival=loop,
-        rival_name="a torch loop",
-        count=TENSORS * ELEMENTS,
-        bytes_moved=TENSORS * ELEMENTS * 4,
-        floor="fill",
-        bar_ratio=FOREACH_BAR,
+    measure(
+        Case(
+            ours=lambda: initstats.foreach_normal_(tensors),
+            rival=loop,
+            rival_name="a torch loop",
+            count=TENSORS * n,
+            bytes_moved=TENSORS * n * 4,
+            floor="fill",
+            bar_ratio=FOREACH_BAR,
+        )
     )

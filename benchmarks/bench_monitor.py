@@ -7,19 +7,18 @@ wander by several percent, so that it takes many of them to see one.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 from initstats.auditing.demo import data
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.monitoring import Monitor
@@ -29,12 +28,12 @@ from initstats.sinks import JsonLines
 # 24.3 million parameters; 2048 tokens per step.
 CONFIG = DemoConfig(vocabulary=10240, context=256, layers=6, width=512, heads=8, batch=8)
 EVERYTHING = ("weights", "gradients", "activations", "updates")
-# Allowed times of the plain step, as the project's bars state them.
-BARS = {
-    "everything": 1.03,
-    "everything, window = 10": 1.03,
-    "weights + gradients": 1.01,
-    "every = 100": 1.002,
+# Settings, and allowed times of the plain step, as the project's bars state them.
+SETTINGS: dict[str, tuple[dict[str, Any], float]] = {
+    "everything": ({"every": 1, "watch": EVERYTHING}, 1.03),
+    "everything, window = 10": ({"every": 1, "window": 10, "watch": EVERYTHING}, 1.03),
+    "weights + gradients": ({"every": 1, "watch": ("weights", "gradients")}, 1.01),
+    "every = 100": ({"every": 100, "watch": EVERYTHING}, 1.002),
 }
 
 
@@ -115,68 +114,59 @@ class OwnTime:
         return timed
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield the monitor's settings, then other tools, each beside the plain step."""
-    plain = Training(device)
-    folder = Path(tempfile.mkdtemp())
-    settings: dict[str, dict[str, Any]] = {
-        "everything": {"every": 1, "watch": EVERYTHING},
-        "everything, window = 10": {"every": 1, "window": 10, "watch": EVERYTHING},
-        "weights + gradients": {"every": 1, "watch": ("weights", "gradients")},
-        "every = 100": {"every": 100, "watch": EVERYTHING},
-    }
-    for number, (name, chosen) in enumerate(settings.items()):
-        watched = Training(device)
-        sink = JsonLines(folder / f"{number}.jsonl")
-        monitor = Monitor(watched.model, optimizer=watched.optimizer, sinks=[sink], **chosen)
-        with OwnTime(monitor) as own:
-            monitor.attach()
-            watched.step(monitor.step)  # the first step is always measured
-            step = partial(watched.step, monitor.step)
-            yield case(f"monitor {name}", plain, step, BARS[name], own.seconds)
-            monitor.close()
-    with suppress(ImportError):
-        from torch.utils.tensorboard import SummaryWriter
-
-        watched = Training(device)
-        writer = SummaryWriter(str(folder / "tensorboard"))
-
-        def write() -> None:
-            for name, parameter in watched.model.named_parameters():
-                writer.add_histogram(name, parameter)
-                writer.add_histogram(f"{name}.grad", parameter.grad)
-
-        yield case("TensorBoard add_histogram", plain, lambda: watched.step(write))
-        writer.close()
-    with suppress(ImportError):
-        import wandb
-
-        os.environ.setdefault("WANDB_SILENT", "true")
-        run = wandb.init(project="bench", mode="offline", dir=str(folder))
-        watched = Training(device)
-        run.watch(watched.model, log="all", log_freq=1)
-        log = partial(watched.step, lambda: run.log({}))
-        yield case("wandb.watch all, every step", plain, log)
-        run.finish()
+@cases("settings, bar", {f"monitor {name}": SETTINGS[name] for name in SETTINGS})
+def bench_monitor(
+    measure: Measure, device: torch.device, tmp_path: Path, settings: dict[str, Any], bar: float
+) -> None:
+    """Watch every step, with the time of our own code beside it."""
+    watched = Training(device)
+    sink = JsonLines(tmp_path / "run.jsonl")
+    monitor = Monitor(watched.model, optimizer=watched.optimizer, sinks=[sink], **settings)
+    with OwnTime(monitor) as own:
+        monitor.attach()
+        watched.step(monitor.step)  # the first step is always measured
+        step = partial(watched.step, monitor.step)
+        measure(beside_plain(device, step, bar_times=bar, own_seconds=own.seconds))
+        monitor.close()
 
 
-def case(
-    name: str,
-    plain: Training,
-    ours: Callable[[], object],
-    bar: float | None = None,
-    own_seconds: Callable[[], float] | None = None,
-) -> Case:
+@cases("tag", {"TensorBoard add_histogram": "{}.grad"})
+def bench_tensorboard(measure: Measure, device: torch.device, tmp_path: Path, tag: str) -> None:
+    """Log histograms of weights and gradients in every step."""
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    watched = Training(device)
+    writer = tensorboard.SummaryWriter(str(tmp_path))
+
+    def write() -> None:
+        for name, parameter in watched.model.named_parameters():
+            writer.add_histogram(name, parameter)
+            writer.add_histogram(tag.format(name), parameter.grad)
+
+    measure(beside_plain(device, lambda: watched.step(write)))
+    writer.close()
+
+
+@cases("log", {"wandb.watch all, every step": "all"})
+def bench_wandb(measure: Measure, device: torch.device, tmp_path: Path, log: str) -> None:
+    """Log everything in every step."""
+    wandb = pytest.importorskip("wandb")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    run = wandb.init(project="bench", mode="offline", dir=str(tmp_path))
+    watched = Training(device)
+    run.watch(watched.model, log=log, log_freq=1)
+    measure(beside_plain(device, partial(watched.step, lambda: run.log({}))))
+    run.finish()
+
+
+def beside_plain(device: torch.device, ours: Callable[[], object], **others: Any) -> Case:
     """Return a case beside the plain step."""
     return Case(
-        name=name,
         ours=ours,
         count=1,
         unit="step",
         bytes_moved=0,
-        rival=plain.step,
+        rival=Training(device).step,
         rival_name="plain step",
-        bar_times=bar,
         paired=True,
-        own_seconds=own_seconds,
+        **others,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 import initstats
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 
 # 355 million parameters.
@@ -19,29 +19,40 @@ INIT_BAR = 4.0
 VERIFY_BAR = 1 / 3.5
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield initialisation from meta, and verification."""
+@cases("config", {"init_ GPT-2 medium from meta": MEDIUM})
+def bench_init(measure: Measure, device: torch.device, config: DemoConfig) -> None:
+    """Initialise from meta."""
     with torch.device("meta"):
-        model = DemoGPT(MEDIUM)
+        model = DemoGPT(config)
     count = sum(parameter.numel() for parameter in model.parameters())
-    yield Case(
-        name="init_ GPT-2 medium from meta",
-        ours=lambda: initstats.init_(to_meta(model), "gpt2", seed=0, device=device),
-        rival=lambda: normal_each(to_meta(model), device),
-        rival_name="normal_ per parameter",
-        count=count,
-        bytes_moved=4 * count,
-        floor="fill",
-        bar_ratio=INIT_BAR,
+    measure(
+        Case(
+            ours=lambda: initstats.init_(to_meta(model), "gpt2", seed=0, device=device),
+            rival=lambda: normal_each(to_meta(model), device),
+            rival_name="normal_ per parameter",
+            count=count,
+            bytes_moved=4 * count,
+            floor="fill",
+            bar_ratio=INIT_BAR,
+        )
     )
-    initstats.init_(to_meta(model), "gpt2", seed=0, device=device)
-    yield Case(
-        name="verify GPT-2 medium",
-        ours=lambda: initstats.verify(model, "gpt2"),
-        count=count,
-        bytes_moved=4 * count,
-        floor="read",
-        bar_floor=VERIFY_BAR,
+
+
+@cases("config", {"verify GPT-2 medium": MEDIUM})
+def bench_verify(measure: Measure, device: torch.device, config: DemoConfig) -> None:
+    """Verify."""
+    with torch.device("meta"):
+        model = DemoGPT(config)
+    initstats.init_(model, "gpt2", seed=0, device=device)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    measure(
+        Case(
+            ours=lambda: initstats.verify(model, "gpt2"),
+            count=count,
+            bytes_moved=4 * count,
+            floor="read",
+            bar_floor=VERIFY_BAR,
+        )
     )
 
 

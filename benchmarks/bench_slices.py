@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
 import initstats
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 
 TOKENS, UNITS = 4096, 4096
 IMAGE = (32, 128, 32, 32)
@@ -26,21 +25,24 @@ def five_calls(x: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, ...]:
     )
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield units of activations, rows of a weight, channels of images."""
-    x = torch.empty(TOKENS, UNITS, device=device)
-    initstats.normal_(x, seed=0)
-    images = torch.empty(IMAGE, device=device)
-    initstats.normal_(images, seed=0)
-    chosen: list[tuple[str, Tensor, int | tuple[int, ...]]] = [
-        ("units", x, 0),
-        ("rows", x, 1),
-        ("channels", images, (0, 2, 3)),
-    ]
-    for name, tensor, dim in chosen:
-        sizes = "x".join(map(str, tensor.shape))
-        yield Case(
-            name=f"stats of {name} float32 {sizes}",
+CASES: dict[str, tuple[tuple[int, ...], int | tuple[int, ...]]] = {
+    f"stats of {name} float32 {'x'.join(map(str, shape))}": (shape, dim)
+    for name, shape, dim in (
+        ("units", (TOKENS, UNITS), 0),
+        ("rows", (TOKENS, UNITS), 1),
+        ("channels", IMAGE, (0, 2, 3)),
+    )
+}
+
+
+@cases("shape, dim", CASES)
+def bench_slices(
+    measure: Measure, device: torch.device, shape: tuple[int, ...], dim: int | tuple[int, ...]
+) -> None:
+    """Measure units of activations, rows of a weight, channels of images."""
+    tensor = initstats.normal_(torch.empty(shape, device=device), seed=0)
+    measure(
+        Case(
             ours=partial(initstats.stats, tensor, dim=dim),
             rival=partial(five_calls, tensor, dim),
             rival_name="five torch calls",
@@ -48,3 +50,4 @@ def cases(device: torch.device) -> Iterator[Case]:
             bytes_moved=tensor.nbytes,
             floor="read",
         )
+    )

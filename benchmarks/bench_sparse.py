@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 import initstats
-from benchmarks.harness import Case
+from benchmarks.harness import Case, Measure, cases
 
 SIDE, SPARSITY = 4096, 0.9
+DTYPES = ("float32", "bfloat16")
 BAR = 10.0  # at least so many times as fast as torch, on 2 threads with AVX-512
 
 
-def cases(device: torch.device) -> Iterator[Case]:
-    """Yield sparse_ in float32 and bfloat16."""
-    for dtype in (torch.float32, torch.bfloat16):
-        tensor = torch.empty(SIDE, SIDE, dtype=dtype, device=device)
-        yield Case(
-            name=f"sparse_ {str(dtype).removeprefix('torch.')} {SIDE}x{SIDE} {SPARSITY}",
+@cases("dtype", {f"sparse_ {dtype} {SIDE}x{SIDE} {SPARSITY}": dtype for dtype in DTYPES})
+def bench_sparse(measure: Measure, device: torch.device, dtype: str) -> None:
+    """Fill one matrix."""
+    tensor = torch.empty(SIDE, SIDE, dtype=getattr(torch, dtype), device=device)
+    measure(
+        Case(
             ours=partial(initstats.sparse_, tensor, SPARSITY),
             rival=partial(torch.nn.init.sparse_, tensor, SPARSITY),
             count=tensor.numel(),
             bytes_moved=tensor.nbytes,
             floor="fill",
-            bar_ratio=BAR if dtype == torch.float32 else None,
+            bar_ratio=BAR if dtype == "float32" else None,
         )
+    )

@@ -1,8 +1,9 @@
 """Times a case, its rival and the memory's floor in turns, so that all three see the same machine.
 
-One sample is the time of one call, or of as many calls as fill a few milliseconds. The samples go
-A B F A B F ...: ours, the rival, the floor. What counts is the median; the spread is half of the
-distance between the quartiles, relative to the median.
+One sample is the time of one call, or of as many calls as fill a few milliseconds. Ours is what
+pytest-benchmark times; its setup takes the samples of the rival and the floor: A B F A B F ... What
+counts is the median; the spread is half of the distance between the quartiles, relative to the
+median.
 
 What is to cost next to nothing on top of its rival (a monitored step beside a plain one) is taken
 in pairs, A B, B A, ...: the median of their quotients, with its standard error, and beside it the
@@ -15,23 +16,23 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import pytest
 import torch
 
 Call = Callable[[], object]
 
-SHORTEST_SAMPLE_NS = 2_000_000
-FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
-MOST_PAIRS = 400
+SHORTEST_SAMPLE = 0.002  # seconds
+MOST_ROUNDS, MOST_PAIRS = 25, 400
 
 
 @dataclass(frozen=True)
 class Case:
     """What to measure, and what to hold it against."""
 
-    name: str
     ours: Call
     count: int  # of units done in one call
     bytes_moved: int  # read and written by one call
@@ -129,40 +130,72 @@ class Measurement:
         return "  ".join(parts)
 
 
+Measure = Callable[[Case], None]  # the fixture of conftest.py
+
+
+def cases(arguments: str, by_name: Mapping[str, Any]) -> pytest.MarkDecorator:
+    """Give a benchmark one case per entry, named as its key."""
+    return pytest.mark.parametrize(arguments, list(by_name.values()), ids=list(by_name))
+
+
 class Clock:
-    """Takes samples on one device."""
+    """The timer that pytest-benchmark reads: a difference of two readings is seconds per call.
+
+    Attributes:
+        calls: How many calls one sample makes.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.calls = 1
         self._flush: torch.Tensor | None = None
         if device.type == "cuda":
-            # Twice the cache, written before each sample: a result left there would read as speed.
+            # Twice the cache: a result left there would read as speed. It is read, because lines
+            # that were written would have to be evicted within the sample.
             cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-            self._flush = torch.empty(2 * cache_bytes, dtype=torch.uint8, device=device)
+            self._flush = torch.ones(cache_bytes // 2, device=device)
 
-    def sample(self, call: Call, repeats: int) -> float:
-        """Return the nanoseconds that one call takes, over so many calls."""
+    def __call__(self) -> Any:
+        """Read the clock."""
+        return time.perf_counter() / self.calls if self._flush is None else GpuMoment()
+
+    def __repr__(self) -> str:
+        return "time.perf_counter" if self._flush is None else "torch.cuda.Event"
+
+    def prepare(self, calls: int) -> None:
+        """Make ready for a sample of so many calls."""
+        self.calls = calls
         if self._flush is not None:
-            return self._sample_on_gpu(call, self._flush)
-        begin = time.perf_counter_ns()
-        for _ in range(repeats):
+            torch.sum(self._flush)
+
+    def sample(self, call: Call, calls: int) -> float:
+        """Return the seconds that one call takes, over so many calls."""
+        self.prepare(calls)
+        begin = self()
+        for _ in range(calls):
             call()
-        return (time.perf_counter_ns() - begin) / repeats
+        return float(self() - begin)
 
-    def _sample_on_gpu(self, call: Call, flush: torch.Tensor) -> float:
-        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        flush.zero_()
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return float(begin.elapsed_time(end)) * 1e6
+    def calls_per_sample(self, call: Call) -> tuple[int, float]:
+        """Warm up; return how many calls make a long enough sample, and the seconds that it takes.
 
-    def repeats(self, call: Call) -> int:
-        """Warm up, and return how many calls make a sample that is long enough."""
+        On a GPU it is one call, whose launch the flush of the cache hides.
+        """
         call()
-        return max(1, int(SHORTEST_SAMPLE_NS / max(self.sample(call, 1), 1.0)))
+        seconds = max(self.sample(call, 1), 1e-9)
+        calls = max(1, int(SHORTEST_SAMPLE / seconds)) if self._flush is None else 1
+        return calls, calls * seconds
+
+
+class GpuMoment:
+    """A point in the current CUDA stream's time; the difference of two is in seconds."""
+
+    def __init__(self) -> None:
+        self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._event.record()
+
+    def __sub__(self, begin: GpuMoment) -> float:
+        self._event.synchronize()
+        return float(begin._event.elapsed_time(self._event)) / 1e3
 
 
 def floor_call(kind: str, bytes_moved: int, device: torch.device) -> Call:
@@ -179,66 +212,113 @@ def floor_call(kind: str, bytes_moved: int, device: torch.device) -> Call:
     raise ValueError(f"floor_call: expected fill, read or copy, got kind={kind}")
 
 
+class Turns:
+    """A case, its rival and its floor: what pytest-benchmark runs before, as and after ours."""
+
+    def __init__(self, case: Case, clock: Clock, device: torch.device) -> None:
+        self._case = case
+        self._clock = clock
+        self._others: dict[str, Call] = {}
+        if case.rival is not None:
+            self._others["rival"] = case.rival
+        if case.floor is not None:
+            self._others["floor"] = floor_call(case.floor, case.bytes_moved, device)
+        self._lengths = {who: clock.calls_per_sample(call) for who, call in self._others.items()}
+        self.calls, self._length = clock.calls_per_sample(case.ours)
+        self._before = case.before or (lambda: None)
+        self._own_seconds = case.own_seconds or (lambda: 0.0)
+        self.samples: dict[str, list[float]] = {who: [] for who in self._others}  # ns per call
+        self.own: list[float] = []  # seconds per sample
+
+    def rounds(self, seconds: float, fewest: int) -> int:
+        """Return how many rounds fit into the time."""
+        length = self._length + sum(length for _, length in self._lengths.values())
+        return max(
+            fewest, min(int(seconds / length), MOST_PAIRS if self._case.paired else MOST_ROUNDS)
+        )
+
+    def setup(self) -> None:
+        """Take the samples of the others, in every other pair after ours."""
+        if not (self._case.paired and len(self.own) % 2):
+            self._sample_others()
+        self._before()
+        self.own.append(-self._own_seconds())
+        self._clock.prepare(self.calls)
+
+    def ours(self) -> None:
+        """Make the calls of one sample."""
+        for _ in range(self.calls):
+            self._case.ours()
+
+    def teardown(self) -> None:
+        """Read the time of our own code, and take the samples that come after ours."""
+        self.own[-1] += self._own_seconds()
+        if self._case.paired and len(self.own) % 2 == 0:
+            self._sample_others()
+
+    def _sample_others(self) -> None:
+        for who, call in self._others.items():
+            self._before()
+            self.samples[who].append(self._clock.sample(call, self._lengths[who][0]) * 1e9)
+
+
 def measure(
-    case: Case, device: torch.device, capability: str, *, seconds: float = 6.0
+    benchmark: Any,
+    case: Case,
+    device: torch.device,
+    capability: str,
+    *,
+    name: str,
+    clock: Clock,
+    seconds: float,
+    fewest_rounds: int = 5,
 ) -> Measurement:
     """Measure a case, its rival and its floor in turns.
 
     Args:
+        benchmark: The fixture of pytest-benchmark, with `clock` as its timer.
         case: What to measure.
         device: Where its tensors are.
         capability: The CPU capability in use; below the best one half of a ratio is asked for.
-        seconds: Time for the case, at least FEWEST_ROUNDS rounds whatever they take.
+        name: Of the case.
+        clock: What times all samples.
+        seconds: Time for the case, at least `fewest_rounds` whatever they take.
+        fewest_rounds: At least 2, for the quartiles.
     """
-    clock = Clock(device)
-    calls = {"ours": case.ours}
-    if case.rival is not None:
-        calls["rival"] = case.rival
-    if case.floor is not None:
-        calls["floor"] = floor_call(case.floor, case.bytes_moved, device)
-    repeats = {who: clock.repeats(call) for who, call in calls.items()}
-    samples: dict[str, list[float]] = {who: [] for who in calls}
-    own: list[float] = []
+    turns = Turns(case, clock, device)
+    rounds = turns.rounds(seconds, fewest_rounds)
     gc.collect()
     gc.disable()
-    begin = time.perf_counter()
     try:
-        for rounds in range(MOST_PAIRS if case.paired else MOST_ROUNDS):
-            if rounds >= FEWEST_ROUNDS and time.perf_counter() - begin > seconds:
-                break
-            turns = list(calls.items())
-            for who, call in reversed(turns) if case.paired and rounds % 2 else turns:
-                if case.before is not None:
-                    case.before()
-                spent = case.own_seconds() if case.own_seconds and who == "ours" else 0.0
-                samples[who].append(clock.sample(call, repeats[who]))
-                if case.own_seconds and who == "ours":
-                    own.append((case.own_seconds() - spent) / repeats[who] * 1e9)
+        benchmark.pedantic(turns.ours, setup=turns.setup, teardown=turns.teardown, rounds=rounds)
     finally:
         gc.enable()
-    floor = samples.get("floor")
-    rival = samples.get("rival")
-    times = times_error = None
+    ours = [sample * 1e9 for sample in benchmark.stats.stats.data]
+    floor, rival = turns.samples.get("floor"), turns.samples.get("rival")
+    rival_median = statistics.median(rival) if rival else None
+    times = times_error = own_share = None
     if case.paired and rival:
-        quotients = [a / b for a, b in zip(samples["ours"], rival, strict=True)]
+        quotients = [a / b for a, b in zip(ours, rival, strict=True)]
         times, times_error = statistics.median(quotients), median_error(quotients)
+    if case.own_seconds and rival_median:
+        own_share = statistics.mean(turns.own) / turns.calls * 1e9 / rival_median
     return Measurement(
-        name=case.name,
+        name=name,
         unit=case.unit,
         count=case.count,
         bytes_moved=case.bytes_moved,
         capability=capability,
-        rounds=len(samples["ours"]),
-        median_ns=statistics.median(samples["ours"]),
-        spread=spread(samples["ours"]),
+        rounds=rounds,
+        median_ns=statistics.median(ours),
+        spread=spread(ours),
         floor=case.floor,
         floor_bytes_per_second=case.bytes_moved / statistics.median(floor) * 1e9 if floor else None,
         rival_name=case.rival_name if rival else None,
-        rival_median_ns=statistics.median(rival) if rival else None,
+        rival_median_ns=rival_median,
         rival_spread=spread(rival) if rival else None,
         times=times,
         times_error=times_error,
-        own_share=statistics.mean(own) / statistics.median(rival) if own and rival else None,
+        own_share=own_share,
         bars=bars(case, device, capability),
     )
 

@@ -1,4 +1,7 @@
-"""Results on disk: one JSON file per run, with the machine that it ran on."""
+"""Results on disk: the JSON of pytest-benchmark, with the machine that it ran on.
+
+As a program it prints the name of the results file of this machine and this day.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import torch
 import initstats
 from benchmarks.harness import Measurement
 
-SCHEMA = "initstats.bench/1"
+SCHEMA = "initstats.bench/1"  # of files from before pytest-benchmark
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -27,7 +30,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),  # other work makes all numbers worse
         "device": device.type,
         "torch": torch.__version__,
         "initstats": initstats.__version__,
@@ -52,19 +54,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def default_path(where: dict[str, Any]) -> Path:
+def default_path(device: torch.device, threads: int) -> Path:
     """Return a name such as results/intel-xeon-platinum-8488c-2-threads-2026-01-31.json."""
-    name = where.get("gpu") or f"{where['cpu']} {where['threads']} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{cpu_model()} {threads} threads"
+    )
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((R|TM)\)|CPU|@.*GHz", "", name).lower()).strip("-")
     return RESULTS / f"{slug}-{dt.date.today().isoformat()}.json"
-
-
-def write(path: Path, where: dict[str, Any], command: str, measurements: list[Measurement]) -> None:
-    """Write one run."""
-    results = [dataclasses.asdict(measurement) for measurement in measurements]
-    document = {"schema": SCHEMA, "machine": where, "command": command, "results": results}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
@@ -74,6 +72,16 @@ def read(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
         ValueError: If the file holds something else.
     """
     document = json.loads(path.read_text())
-    if document.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: expected schema {SCHEMA}, got {document.get('schema')}")
-    return document["machine"], [Measurement(**result) for result in document["results"]]
+    if document.get("schema") == SCHEMA:
+        return document["machine"], [Measurement(**result) for result in document["results"]]
+    try:
+        found = [benchmark["extra_info"] for benchmark in document["benchmarks"]]
+        names = [field.name for field in dataclasses.fields(Measurement)]
+        measurements = [Measurement(**{name: info[name] for name in names}) for info in found]
+    except KeyError as error:
+        raise ValueError(f"{path}: expected results of the benchmarks, found no {error}") from None
+    return document["machine_info"], measurements
+
+
+if __name__ == "__main__":
+    print(default_path(torch.device("cpu"), torch.get_num_threads()))
