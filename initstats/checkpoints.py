@@ -19,7 +19,7 @@ _MATRIX_DIMS = 2
 _RECURRENT: dict[int, Callable[..., nn.Module]] = {4: nn.LSTM, 3: nn.GRU, 1: nn.RNN}
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 # Where training frameworks put the parameters beside steps, optimizers and configurations.
-_NESTED = ("model", "state_dict", "model_state_dict")
+CHECKPOINT_KEYS = ("model", "state_dict", "model_state_dict")
 
 
 @dataclass
@@ -80,7 +80,7 @@ def _load_torch(path: Path, command: str) -> Checkpoint:
             f"initstats.{command}: expected a safetensors file, or one that torch.load reads with"
             f" weights_only=True, got {str(path)!r} ({reason})"
         ) from error
-    for key in _NESTED:
+    for key in CHECKPOINT_KEYS:
         inner = values.get(key) if isinstance(values, Mapping) else None
         if isinstance(inner, Mapping):
             values = inner

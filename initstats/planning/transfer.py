@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from initstats.checkpoints import CHECKPOINT_KEYS
 from initstats.planning.initialize import initialise_plan, seed_or_draw
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
+from initstats.statistics.compute import stats, why_no_statistics
+
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_MATRIX_DIMS = 2
+_LISTED = 3
+# Modules that wrappers put into the path of a name.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +102,7 @@ def init_new_(
 
 def warm_start_(
     model: nn.Module,
-    state_dict: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, Any],
     recipe: Recipe | str,
     *,
     seed: int | None = None,
@@ -101,9 +110,15 @@ def warm_start_(
 ) -> WarmStart:
     """Copy from a checkpoint what fits by name and shape, and initialise the rest by a recipe.
 
+    Names fit without the prefixes that wrappers add (`module.` of DDP, `_orig_mod.` of
+    torch.compile, FSDP's), in the checkpoint as in the model. If none fits then, one prefix that
+    all names of one side share, such as `model.`, is taken off.
+
     Args:
         model: The model; not on the meta device.
-        state_dict: The checkpoint: tensors by name, of any floating dtype and device.
+        state_dict: The checkpoint: tensors or NumPy arrays by name, of any floating dtype and
+            device, finite; or a dictionary that holds it under "model", "state_dict" or
+            "model_state_dict".
         recipe: A recipe or its name, for what is not copied.
         seed: As in `init_`.
         roles: As in `plan`.
@@ -112,9 +127,11 @@ def warm_start_(
         What was copied, initialised, did not fit or was not used.
 
     Raises:
-        TypeError: As `init_`, or if `state_dict` is no mapping.
-        ValueError: If no rule takes a parameter that is not copied, or as `init_`. Nothing has
-            been written then.
+        TypeError: As `init_`, or if `state_dict` is no mapping, holds something else than tensors
+            under a name of the model, or integers for a floating-point parameter.
+        ValueError: If no rule takes a parameter that is not copied, no name fits, a tensor is on
+            the meta device or holds values that are not finite, or as `init_`. Nothing has been
+            written then.
 
     Determinism: bitwise, as `init_`.
     """
@@ -123,29 +140,132 @@ def warm_start_(
             "initstats.warm_start_: expected state_dict to be a mapping from names to tensors, "
             f"got state_dict={type(state_dict).__name__}"
         )
-    seed = seed_or_draw("warm_start_", seed)
+    for key in CHECKPOINT_KEYS:
+        if isinstance(state_dict.get(key), Mapping):
+            state_dict = state_dict[key]
     targets = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    shared = [name for name in state_dict if name in targets]
-    fits = [name for name in shared if state_dict[name].shape == targets[name].shape]
+    sources = fitting_names(state_dict, targets)
+    if not sources:
+        raise ValueError(
+            "initstats.warm_start_: expected names of the model in state_dict, got "
+            f"{_some(state_dict)} where the model has {_some(targets)}"
+        )
+    values = {name: _value(name, state_dict[source]) for name, source in sources.items()}
+    fits = {name: x for name, x in values.items() if x.shape == targets[name].shape}
+    _check_copies(fits, targets)
+    seed = seed_or_draw("warm_start_", seed)
     planned = _restricted(plan(model, recipe, roles=roles), model, set(fits))
     receipt = None
     if planned.entries or planned.unmatched:
         planned.require_complete("warm_start_")
         receipt = initialise_plan("warm_start_", model, planned, seed=seed)
     with torch.no_grad():
-        for name in fits:
-            targets[name].copy_(state_dict[name])
+        for name, value in fits.items():
+            targets[name].copy_(value)
+    used = set(sources.values())
     return WarmStart(
         copied=tuple(fits),
         initialised=tuple(entry.name for entry in planned if not entry.keep),
         mismatched=tuple(
-            (name, tuple(state_dict[name].shape), tuple(targets[name].shape))
-            for name in shared
-            if name not in set(fits)
+            (name, tuple(value.shape), tuple(targets[name].shape))
+            for name, value in values.items()
+            if name not in fits
         ),
-        unused=tuple(name for name in state_dict if name not in targets),
+        unused=tuple(name for name in state_dict if name not in used),
         receipt=receipt,
     )
+
+
+def fitting_names(names: Collection[str], targets: Collection[str]) -> dict[str, str]:
+    """Find which name of a checkpoint belongs to which name of a model.
+
+    Args:
+        names: Names in the checkpoint.
+        targets: Names in the model.
+
+    Returns:
+        Names in the checkpoint by name in the model, in the order of the checkpoint.
+    """
+    bare = {_unwrapped(name): name for name in names}
+    bare_targets = {_unwrapped(name): name for name in targets}
+    for taken_off in _shared_prefixes(bare, bare_targets):
+        of_names, of_targets = taken_off
+        found = {}
+        for name, source in bare.items():
+            if name.startswith(of_names):
+                target = bare_targets.get(of_targets + name[len(of_names) :])
+                if target is not None:
+                    found[target] = source
+        if found:
+            return found
+    return {}
+
+
+def _shared_prefixes(names: Collection[str], targets: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield none, then the prefix that all names of one side share, and not the other side."""
+    yield "", ""
+    for ours, theirs, swap in ((names, targets, False), (targets, names, True)):
+        firsts = {name.split(".")[0] for name in ours}
+        prefix = ""
+        while len(firsts) == 1 and all(name.startswith(f"{prefix}{min(firsts)}.") for name in ours):
+            prefix += f"{min(firsts)}."
+            if not any(name.startswith(prefix) for name in theirs):
+                yield ("", prefix) if swap else (prefix, "")
+            firsts = {name[len(prefix) :].split(".")[0] for name in ours}
+
+
+def _unwrapped(name: str) -> str:
+    """Return a name without what wrappers put into it."""
+    parts = name.split(".")
+    if len(parts) > 1 and parts[0] == "module":  # of DDP and DataParallel, at the front alone
+        del parts[0]
+    return ".".join(part for part in parts if part not in _WRAPPERS)
+
+
+def _value(name: str, value: object) -> torch.Tensor:
+    """Return the tensor of a checkpoint's value."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(
+            "initstats.warm_start_: expected tensors in state_dict, got "
+            f"{name}={type(value).__name__}"
+        )
+    return value.detach()
+
+
+def _check_copies(values: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> None:
+    """Refuse values that their targets cannot hold.
+
+    Raises:
+        TypeError: If one is of integers and the other of floating-point numbers.
+        ValueError: If one is on the meta device, or a value is not finite.
+    """
+    for name, value in values.items():
+        if value.is_meta or targets[name].is_meta:
+            where = "the model" if targets[name].is_meta else "state_dict"
+            raise ValueError(
+                f"initstats.warm_start_: expected values, got {name} of {where} on the meta device"
+                "; call to_empty, or load_state_dict(assign=True)"
+            )
+        if value.is_floating_point() != targets[name].is_floating_point():
+            raise TypeError(
+                f"initstats.warm_start_: expected {name} to be {targets[name].dtype}, got "
+                f"{value.dtype}; dequantise it first"
+            )
+    floats = {name: x for name, x in values.items() if not why_no_statistics(x)}
+    for name, record in stats(floats, histogram=False).items() if floats else ():
+        if record.nan or record.pos_inf or record.neg_inf:
+            raise ValueError(
+                f"initstats.warm_start_: expected finite values, got {record.nan} NaN and "
+                f"{record.pos_inf + record.neg_inf} infinite ones in {name}"
+            )
+
+
+def _some(names: Collection[str]) -> str:
+    """Return a few names in words."""
+    listed = [repr(name) for name in names]
+    return ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "") or "none"
 
 
 def lora_from_weight_(
@@ -168,14 +288,17 @@ def lora_from_weight_(
         scaling: Factor of the product in the model (alpha / r), finite and > 0.
 
     Raises:
+        TypeError: If one of them is no floating-point tensor.
         ValueError: If the shapes do not fit, r is larger than both sides of the weight, `scaling`
-            is out of range or `method` is neither. Nothing has been written then.
+            is out of range, `method` is neither, the weight holds values that are not finite, is on
+            the meta device, or is computed from other parameters. Nothing has been written then.
 
     Determinism: run_to_run. Singular vectors depend on the library that computes them.
 
     Source: Meng et al. 2024 (PiSSA), Buyukakyuz 2024 (OLoRA); peft `tuners/lora/layer.py`,
         pissa_init and olora_init.
     """
+    _check_lora(weight, lora_a, lora_b)
     rank = lora_a.shape[0]
     outputs, inputs = weight.shape
     if lora_a.shape != (rank, inputs) or lora_b.shape != (outputs, rank):
@@ -196,7 +319,7 @@ def lora_from_weight_(
             "initstats.lora_from_weight_: expected method among pissa, olora, "
             f"got method={method!r}"
         )
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
         exact = weight.double() if weight.dtype is torch.float64 else weight.float()
         if method == "pissa":
             u, s, vh = torch.linalg.svd(exact, full_matrices=False)
@@ -207,8 +330,36 @@ def lora_from_weight_(
             b, a = q[:, :rank], r[:rank]
         lora_a.copy_(a)
         lora_b.copy_(b)
-        # What was stored, after rounding to the adapter's dtype, is what is taken off.
-        weight.copy_(exact - scaling * (lora_b.to(exact.dtype) @ lora_a.to(exact.dtype)))
+        # What was stored, after rounding to the adapter's dtype, is what is taken off; in float64,
+        # which neither autocast nor TF32 touches.
+        weight.copy_(exact - scaling * (lora_b.double() @ lora_a.double()))
+
+
+def _check_lora(weight: Any, lora_a: Any, lora_b: Any) -> None:
+    """Refuse tensors that are no matrices of floating-point numbers to write to."""
+    for name, x in (("weight", weight), ("lora_a", lora_a), ("lora_b", lora_b)):
+        if not isinstance(x, torch.Tensor) or x.dtype not in _FLOATS:
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(
+                "initstats.lora_from_weight_: expected a tensor of float16, bfloat16, float32 or "
+                f"float64, got {name}={got}"
+            )
+        problem: tuple[str, str] | None = None
+        if x.dim() != _MATRIX_DIMS:
+            problem = (
+                "a matrix",
+                f"shape={tuple(x.shape)}; flatten what follows the first",
+            )
+        elif x.is_meta:
+            problem = ("a tensor with values", "the meta device")
+        elif x.grad_fn is not None:
+            problem = ("a leaf", "a computed tensor; remove the parametrization first")
+        elif not bool(torch.isfinite(x).all()) and name == "weight":
+            problem = ("finite values", "NaN or infinite ones")
+        if problem is not None:
+            raise ValueError(
+                f"initstats.lora_from_weight_: expected {name} to be {problem[0]}, got {problem[1]}"
+            )
 
 
 def _restricted(planned: Plan, model: nn.Module, known: set[str]) -> Plan:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -155,3 +158,138 @@ def test_a_warm_start_needs_a_mapping_and_rules_for_the_rest() -> None:
     with pytest.raises(ValueError, match=r"^initstats.warm_start_: expected a rule for every par"):
         warm_start_(model, {"fc.weight": torch.zeros(2, 2)}, "mlp")
     assert all(torch.equal(v, before[name]) for name, v in values(model).items())
+
+
+def plain() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {n: torch.randn(8, 8, generator=generator) for n in ("a.weight", "b.weight")}
+
+
+def two_layers() -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(8, 8, bias=False) for name in ("a", "b")})
+
+
+WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "as it is": dict,
+    "DDP": lambda s: {f"module.{n}": x for n, x in s.items()},
+    "compiled": lambda s: {f"_orig_mod.{n}": x for n, x in s.items()},
+    "DDP of compiled": lambda s: {f"module._orig_mod.{n}": x for n, x in s.items()},
+    "compiled block": lambda s: {n.replace(".", "._orig_mod."): x for n, x in s.items()},
+    "FSDP": lambda s: {f"_fsdp_wrapped_module.{n}": x for n, x in s.items()},
+    "a model in a model": lambda s: {f"model.{n}": x for n, x in s.items()},
+    "two of them": lambda s: {f"base.model.{n}": x for n, x in s.items()},
+    "state_dict": lambda s: {"state_dict": s, "epoch": 1},
+    "model": lambda s: {"model": {f"module.{n}": x for n, x in s.items()}, "step": 3},
+    "numpy": lambda s: {n: x.numpy() for n, x in s.items()},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_warm_start_finds_names_behind_wrappers(name: str) -> None:
+    model = two_layers()
+    report = warm_start_(model, WRAPPED[name](plain()), "mlp", seed=0)
+    assert report.copied == ("a.weight", "b.weight")
+    assert report.unused == report.initialised == ()
+    assert all(torch.equal(x, plain()[n]) for n, x in model.named_parameters())
+
+
+@pytest.mark.parametrize("prefix", ["module", "model", "_orig_mod"])
+def test_a_warm_start_finds_names_of_a_wrapped_model(prefix: str) -> None:
+    model = nn.Module()
+    model.add_module(prefix, two_layers())
+    report = warm_start_(model, plain(), "mlp", seed=0)
+    assert report.copied == (f"{prefix}.a.weight", f"{prefix}.b.weight")
+    assert all(torch.equal(x, plain()[n[len(prefix) + 1 :]]) for n, x in model.named_parameters())
+
+
+def test_a_name_that_fits_as_it_is_keeps_its_prefix() -> None:
+    model = nn.ModuleDict({"model": two_layers(), "head": nn.Linear(8, 8, bias=False)})
+    names = {f"model.{n}": x for n, x in plain().items()}
+    report = warm_start_(model, names, "mlp", seed=0)
+    assert report.copied == ("model.a.weight", "model.b.weight")
+    assert report.initialised == ("head.weight",)
+
+
+REFUSED: dict[str, tuple[type[Exception], str, Callable[[dict[str, Any]], object]]] = {
+    "integers": (
+        TypeError,
+        "expected a.weight to be torch.float32, got torch.int8; dequantise it first",
+        lambda s: s.update({"a.weight": torch.ones(8, 8, dtype=torch.int8)}),
+    ),
+    "text": (
+        TypeError,
+        "expected tensors in state_dict, got a.weight=str",
+        lambda s: s.update({"a.weight": "x"}),
+    ),
+    "NaN": (
+        ValueError,
+        "expected finite values, got 1 NaN and 0 infinite ones in b.weight",
+        lambda s: s["b.weight"][0, 0].fill_(math.nan),
+    ),
+    "meta": (
+        ValueError,
+        "got a.weight of state_dict on the meta device",
+        lambda s: s.update({"a.weight": torch.empty(8, 8, device="meta")}),
+    ),
+    "other names": (
+        ValueError,
+        "expected names of the model in state_dict, got 'x' where the model has 'a.weight'",
+        lambda s: (s.clear(), s.update({"x": torch.ones(2)})),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_warm_start_refuses_before_anything_is_written(name: str) -> None:
+    kind, message, change = REFUSED[name]
+    model, state, random = two_layers(), plain(), torch.get_rng_state()
+    before = {n: x.detach().clone() for n, x in model.named_parameters()}
+    change(state)
+    with pytest.raises(kind, match=re.escape(message)):
+        warm_start_(model, state, "mlp")
+    assert all(torch.equal(x, before[n]) for n, x in model.named_parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_model_on_meta_is_refused_as_a_target() -> None:
+    with torch.device("meta"):
+        model = two_layers()
+    with pytest.raises(ValueError, match=r"got a\.weight of the model on the meta device"):
+        warm_start_(model, plain(), "mlp", seed=0)
+
+
+def test_counters_are_copied_into_counters() -> None:
+    model, trained = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    trained.num_batches_tracked.fill_(7)
+    assert len(warm_start_(model, trained.state_dict(), "mlp", seed=0).copied) == 5
+    assert int(model.num_batches_tracked) == 7
+
+
+@pytest.mark.parametrize("method", ["pissa", "olora"])
+def test_lora_from_weight_is_exact_under_autocast(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, a, b = torch.randn(64, 48, generator=generator), torch.zeros(4, 48), torch.zeros(64, 4)
+    before = weight.clone()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lora_from_weight_(weight, a, b, method=method)
+    assert torch.allclose(weight + b @ a, before, atol=1e-5)
+
+
+LORA: list[tuple[Any, type[Exception], str]] = [
+    (torch.ones(8, 8, dtype=torch.int8), TypeError, "got weight=torch.int8"),
+    (torch.ones(8, 8, 1), ValueError, "expected weight to be a matrix, got shape=(8, 8, 1)"),
+    (torch.empty(8, 8, device="meta"), ValueError, "expected weight to be a tensor with values"),
+    (torch.full((8, 8), math.nan), ValueError, "expected weight to be finite values"),
+    (torch.ones(8, 8, requires_grad=True) * 2, ValueError, "expected weight to be a leaf"),
+    ([[1.0]], TypeError, "got weight=list"),
+]
+
+
+@pytest.mark.parametrize(("weight", "kind", "message"), LORA)
+def test_lora_from_weight_refuses_before_anything_is_written(
+    weight: Any, kind: type[Exception], message: str
+) -> None:
+    a, b = torch.ones(2, 8), torch.ones(8, 2)
+    with pytest.raises(kind, match=re.escape(message)):
+        lora_from_weight_(weight, a, b)
+    assert bool((a == 1).all() and (b == 1).all())
