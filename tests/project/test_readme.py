@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme_table import BLOCK, NOT_MEASURED, README, ROOT, table
+from benchmarks.readme_table import BLOCK, NOT_MEASURED, README, README_ROWS, ROOT, table
 
 TEXT = README.read_text()
 GUIDES = {
@@ -23,29 +23,40 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "code", [code for text in (TEXT, *GUIDES.values()) for code in blocks("python", text)]
-)
-def test_the_examples_run(code: str, tmp_path: Path) -> None:
+def run(code: str, folder: Path) -> str:
+    """Return what the code prints."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},  # `make gpu` builds in place, installs nothing
+        cwd=folder,
+        # `make gpu` builds in place, installs nothing
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_the_first_example_has_at_most_ten_lines() -> None:
-    assert len(blocks("python")[0].splitlines()) <= 10
+@pytest.mark.parametrize("code", [code for t in GUIDES.values() for code in blocks("python", t)])
+def test_the_examples_of_the_guides_run(code: str, tmp_path: Path) -> None:
+    run(code, tmp_path)
+
+
+def test_the_example_prints_what_stands_below_it(tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line]) <= 8
+    assert run(code, tmp_path) == blocks("text")[0]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 110
 
 
 def test_the_measured_table_is_what_the_script_makes_of_the_results_file() -> None:
     (found,) = BLOCK.findall(TEXT)
     file, text = found
-    assert text == (NOT_MEASURED if file == "none" else table(ROOT / file))
+    assert text == (NOT_MEASURED if file == "none" else table(ROOT / file, README_ROWS))
 
 
 def test_every_make_command_in_the_documents_exists() -> None:
