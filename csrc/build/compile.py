@@ -85,8 +85,6 @@ def compile_extension(
         fcntl.flock(lock, fcntl.LOCK_EX)  # ninja does not guard a folder against a second ninja
         (build / "build.ninja").write_text(text)
         done = subprocess.run(command, check=False)
-        if variant == "extension":
-            _write_compile_commands([*_ninja(), "-C", str(build)])
     if done.returncode != 0:
         again = shlex.join([*command, "-v"])
         raise RuntimeError(f"initstats: the build failed; run it again with: {again}")
@@ -95,6 +93,7 @@ def compile_extension(
 def compile_in_place() -> None:
     """Compile the extension into the package folder of this checkout."""
     target = ROOT / "initstats" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    write_compile_commands(target, ROOT / "build")
     compile_extension(target, ROOT / "build/extension", jobs=os.environ.get("MAX_JOBS"))
 
 
@@ -107,11 +106,18 @@ def _ninja() -> list[str]:
     return [ninja]
 
 
-def _write_compile_commands(ninja: list[str]) -> None:
-    """Write compile_commands.json, where clangd finds it from any source of this checkout."""
-    command = [*ninja, "-t", "compdb", "cxx", "nvcc"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (ROOT / "compile_commands.json").write_text(text[text.index("[") :])
+def write_compile_commands(target: Path, build: Path) -> None:
+    """Write compile_commands.json, where clangd finds it from any source of this checkout.
+
+    Where there is a CUDA toolkit, kernels stand in it as the executor's g++ compiles them: clangd
+    does not understand nvcc's options.
+    """
+    variant = "cuda_on_cpu" if cuda_home() else "extension"
+    build.mkdir(parents=True, exist_ok=True)
+    (build / "clangd.ninja").write_text(Description(variant).ninja_file(target))
+    command = [*_ninja(), "-f", "clangd.ninja", "-t", "compdb", "cxx"]
+    done = subprocess.run(command, cwd=build, capture_output=True, text=True, check=True)
+    (ROOT / "compile_commands.json").write_text(done.stdout)
 
 
 def capabilities() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -152,6 +153,47 @@ def test_each_layer_is_compiled_with_the_includes_that_it_may_use(
     assert all("-DTORCH_TARGET_VERSION=0x020a" in unit.flags for unit in ops)
     names = [unit.object for unit in [*cpu, *kernels, *ops]]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("rule", "links"), [("link", True), ("link_all_defined", False)])
+def test_a_symbol_without_a_definition_fails_the_link_that_asks_for_all(
+    rule: str, links: bool, compile_: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "a.cpp").write_text("void missing();\nvoid caller() { missing(); }\n")
+    build = "build a.o: cxx a.cpp\n  flags = -fPIC\n"
+    build += f"build a.so: {rule} a.o\n"
+    (tmp_path / "build.ninja").write_text(f"compiler = g++\n{compile_.RULES}\n{build}")
+    done = subprocess.run(
+        compile_._ninja(), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == links
+    assert ("undefined reference to `missing()'" in done.stdout) == (not links)
+
+
+def test_the_module_waits_for_a_link_in_which_all_of_the_project_is_defined(
+    compile_: ModuleType, tmp_path: Path
+) -> None:
+    description = compile_.Description("extension")
+    units = [*description.cpu(), *description.kernels(), *description.ops()]
+    lines = description.ninja_file(tmp_path / "_C.so").splitlines()
+    (check,) = (line for line in lines if line.startswith("build defined.so: link_all_defined "))
+    (module,) = (line for line in lines if line.startswith(f"build {tmp_path}/_C.so: link "))
+    assert set(check.split()[3:]) == {unit.object for unit in units} - {"ops/module.o"}
+    assert module.endswith(" || defined.so")
+
+
+def test_compile_commands_hold_every_source_with_a_command_for_clang(
+    compile_: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compile_, "ROOT", tmp_path)
+    compile_.write_compile_commands(tmp_path / "_C.so", tmp_path / "build")
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    sources = set((ROOT / "csrc").rglob("*.cpp"))
+    if compile_.cuda_home():
+        sources |= set((ROOT / "csrc").rglob("*.cu"))
+    assert {Path(command["file"]) for command in commands} == sources
+    assert all(command["command"].startswith("g++ ") for command in commands)
 
 
 def test_a_build_tells_what_it_holds_and_what_it_chose() -> None:
