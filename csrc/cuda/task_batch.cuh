@@ -37,8 +37,8 @@ __device__ __forceinline__ const auto& task_of(const Batch& batch, uint32_t bloc
 }
 
 // Collects tasks and launches a batch whenever it is full. Kernel has the types Head and Task, the
-// numbers kThreads and kSmall <= kCapacity, and the kernels `small` and `full` for batches of these
-// capacities; where both are the same, `full` alone.
+// numbers kThreads and kSmall <= kCapacity, and `kernel`, a template over the capacity of its
+// batch, for these two capacities.
 template <class Kernel>
 class TaskLauncher {
   using Head = typename Kernel::Head;
@@ -79,10 +79,12 @@ class TaskLauncher {
         static_cast<Head&>(small) = batch_;
         small.count = batch_.count;
         for (int i = 0; i < batch_.count; ++i) small.task[i] = batch_.task[i];
-        return launch(Kernel::small, grid, threads, 0, cuda_stream_, small);
+        return launch(Kernel::template kernel<Kernel::kSmall>, grid, threads, 0, cuda_stream_,
+                      small);
       }
     }
-    return launch(Kernel::full, grid, threads, 0, cuda_stream_, batch_);
+    return launch(Kernel::template kernel<Kernel::kCapacity>, grid, threads, 0, cuda_stream_,
+                  batch_);
   }
 
   cudaStream_t cuda_stream_;

@@ -150,7 +150,8 @@ struct SmallKernel {
   using Task = SmallTask;
   static constexpr unsigned kThreads = cuda::kThreads;
   static constexpr int kCapacity = kTasks, kSmall = kTasks;
-  static constexpr auto full = small_orthogonal_kernel<Real>;
+  template <int>
+  static constexpr auto kernel = small_orthogonal_kernel<Real>;
 };
 
 // The tasks of one width of Real.

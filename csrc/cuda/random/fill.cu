@@ -97,10 +97,9 @@ struct RunKernel {
   using Head = NoHead;
   using Task = RunTask<Dist>;
   static constexpr unsigned kThreads = cuda::kThreads;
-  static constexpr int kCapacity = kFullBatch<Head, Task>;
-  static constexpr int kSmall = kSmallBatch;
-  static constexpr auto small = fill_run_kernel<Dist, Store, kSmall>;
-  static constexpr auto full = fill_run_kernel<Dist, Store, kCapacity>;
+  static constexpr int kCapacity = kFullBatch<Head, Task>, kSmall = kSmallBatch;
+  template <int kTasks>
+  static constexpr auto kernel = fill_run_kernel<Dist, Store, kTasks>;
 };
 
 template <class Dist, class Store>
@@ -109,7 +108,8 @@ struct BoxKernel {
   using Task = BoxTask<Dist>;
   static constexpr unsigned kThreads = cuda::kThreads;
   static constexpr int kCapacity = kBoxBatch, kSmall = kBoxBatch;
-  static constexpr auto full = fill_box_kernel<Dist, Store, kCapacity>;
+  template <int kTasks>
+  static constexpr auto kernel = fill_box_kernel<Dist, Store, kTasks>;
 };
 
 // The tensors of one storage type.

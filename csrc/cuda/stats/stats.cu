@@ -43,8 +43,8 @@ struct TileKernel {
   static constexpr int kCapacity = kFullBatch<Head, Task>;
   // Differences are taken in large batches: one kernel less to compile.
   static constexpr int kSmall = std::is_same_v<Task, RunPairTask> ? kCapacity : kSmallBatch;
-  static constexpr auto small = stats_tile_kernel<Loader, kSmall>;
-  static constexpr auto full = stats_tile_kernel<Loader, kCapacity>;
+  template <int kTasks>
+  static constexpr auto kernel = stats_tile_kernel<Loader, kTasks>;
 };
 
 template <class Child>
@@ -54,8 +54,8 @@ struct MergeKernel {
   static constexpr int kThreads = kMergeThreads;
   static constexpr int kCapacity = kFullBatch<Head, Task>;
   static constexpr int kSmall = kSmallBatch;
-  static constexpr auto small = stats_merge_kernel<Child, kSmall>;
-  static constexpr auto full = stats_merge_kernel<Child, kCapacity>;
+  template <int kTasks>
+  static constexpr auto kernel = stats_merge_kernel<Child, kTasks>;
 };
 
 bool is_aligned_run(const StatsTarget& t) {
