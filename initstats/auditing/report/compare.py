@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +15,7 @@ from initstats.auditing.report.page import audit_page
 from initstats.auditing.report.report import AuditReport, SavedReport, load_report
 from initstats.auditing.report.schema import as_number, json_text, strict
 from initstats.drawing.template import write_page
-from initstats.text import number, render
+from initstats.text import number, plain_table, render
 
 COMPARISON_SCHEMA = "initstats.comparison/1"
 _LISTED_NAMES = 8
@@ -255,7 +254,7 @@ def _ratio(pair: tuple[float | None, float | None]) -> float | None:
 def _printed(comparison: ReportComparison) -> Group:
     """Lay out a comparison for a terminal of 80 columns."""
     one, two = comparison.labels
-    layers = _plain_table(f"{one} → {two}: rms of outputs and their gradients")
+    layers = _named_table(f"{one} → {two}: rms of outputs and their gradients")
     for column in ("output\nfirst", "output\nsecond", "\nratio"):
         layers.add_column(column, justify="right", no_wrap=True, min_width=6)
     for column in ("grad.\nfirst", "grad.\nsecond", "\nratio"):
@@ -276,7 +275,7 @@ def _printed(comparison: ReportComparison) -> Group:
             rest = len(names) - _LISTED_NAMES
             listed += f" and {rest} more" if rest > 0 else ""
             parts.append(Text(f"only in {label}: {listed}"))
-    losses = _plain_table("losses")
+    losses = _named_table("losses")
     for column in ("first step", "last step", "steps"):
         losses.add_column(column, justify="right")
     for label, values in zip(comparison.labels, comparison.losses, strict=True):
@@ -295,17 +294,9 @@ def _printed(comparison: ReportComparison) -> Group:
     return Group(*parts)
 
 
-def _plain_table(title: str) -> Table:
+def _named_table(title: str) -> Table:
     """Return an empty table with a column for names."""
-    made = Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold italic",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    made = plain_table(title, edge=False, padding=(0, 1, 0, 0))
     made.add_column("", no_wrap=True, overflow="ellipsis", max_width=_NAME_COLUMNS)
     return made
 

@@ -22,19 +22,8 @@ AUDIT_SCHEMA = "initstats.audit/2"
 DEMO_SCHEMA = "initstats.demo/1"
 FILE_NAME = "audit.json"
 MOST_BARS = 64
-_RECORD_FIELDS = (
-    "count",
-    "nan",
-    "pos_inf",
-    "neg_inf",
-    "zero",
-    "min",
-    "max",
-    "abs_max",
-    "mean",
-    "std",
-    "rms",
-)
+_COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
+_SCALES = ("min", "max", "abs_max", "mean", "std", "rms")
 _FEW_ZEROS = 0.999  # A unit that is 0 more often than this counts as dead in the summary.
 
 
@@ -136,17 +125,16 @@ def finite_count(record: Mapping[str, Any]) -> int:
     return int(record["count"] - record["nan"] - record["pos_inf"] - record["neg_inf"])
 
 
+def _fields(measured: object, *names: str) -> dict[str, Any]:
+    """Return attributes by name."""
+    return {name: getattr(measured, name) for name in names}
+
+
 def _layer(layer: LayerReport) -> dict[str, Any]:
     """Return a layer as JSON-able values."""
+    about = ("name", "kind", "is_block", "is_function", "calls", "dtype", "producers", "from_batch")
     return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "is_block": layer.is_block,
-        "is_function": layer.is_function,
-        "calls": layer.calls,
-        "dtype": layer.dtype,
-        "producers": list(layer.producers),
-        "from_batch": layer.from_batch,
+        **_fields(layer, *about),
         "input": _record(layer.input),
         "activation": _record(layer.activation),
         "zero_share": layer.zero_share,
@@ -154,8 +142,8 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
         "output_gradient": _record(layer.output_gradient),
         "weight_gradient": _record(layer.weight_gradient),
         "parameters": [parameter.name for parameter in layer.parameters],
-        "carried": None if layer.carried is None else dict(vars(layer.carried)),
-        "logits": None if layer.logits is None else dict(vars(layer.logits)),
+        "carried": None if layer.carried is None else vars(layer.carried),
+        "logits": None if layer.logits is None else vars(layer.logits),
     }
 
 
@@ -174,14 +162,9 @@ def _units(records: UnitRecords) -> dict[str, Any]:
 
 def _parameter(parameter: ParameterReport) -> dict[str, Any]:
     """Return a parameter as JSON-able values."""
+    about = ("name", "shape", "dtype", "role", "trained", "is_matrix", "copy_of")
     return {
-        "name": parameter.name,
-        "shape": list(parameter.shape),
-        "dtype": parameter.dtype,
-        "role": parameter.role,
-        "trained": parameter.trained,
-        "is_matrix": parameter.is_matrix,
-        "copy_of": parameter.copy_of,
+        **_fields(parameter, *about),
         "weight": _record(parameter.weight),
         "expected_std": parameter.expected_std,
         "gradient": _record(parameter.gradient),
@@ -192,24 +175,17 @@ def _parameter(parameter: ParameterReport) -> dict[str, Any]:
 
 def _loss(loss: LossReport) -> dict[str, Any]:
     """Return the losses as JSON-able values."""
-    return {
-        "values": list(loss.values),
-        "expected": loss.expected,
-        "cross_entropies": [
-            {"classes": c.classes, "value": c.value, "uniform": c.uniform}
-            for c in loss.cross_entropies
-        ],
-    }
+    calls = [_fields(call, "classes", "value", "uniform") for call in loss.cross_entropies]
+    return {**_fields(loss, "values", "expected"), "cross_entropies": calls}
 
 
 def _record(record: Stats | None) -> dict[str, Any] | None:
     """Return the fields of a record that the schema names."""
     if record is None:
         return None
-    values: dict[str, Any] = {name: getattr(record, name) for name in _RECORD_FIELDS}
     has_histogram = bool(record.groups & Groups.HISTOGRAM)
-    values["histogram"] = histogram_bars(record.histogram) if has_histogram else None
-    return values
+    bars = histogram_bars(record.histogram) if has_histogram else None
+    return {**_fields(record, *_COUNTS, *_SCALES), "histogram": bars}
 
 
 def histogram_bars(histogram: Histogram, most: int = MOST_BARS) -> list[list[float | int]]:

@@ -8,7 +8,6 @@ from itertools import groupby
 from statistics import median
 from typing import Any, TypeAlias
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from initstats.auditing.report.schema import as_number, finite_count
 from initstats.diagnostics.seed_spread import FIRST_LOSS, LAST_LOSS, LISTED_SEEDS
-from initstats.text import number
+from initstats.text import number, plain_table
 
 _Values: TypeAlias = Mapping[str, Any]
 _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
@@ -88,17 +87,12 @@ def layer_table(values: _Values, title: str) -> Table:
     Returns:
         The table; rows that a finding names are coloured.
     """
-    table = Table(
-        title=f"{title}: first step, layer by layer",
-        title_justify="left",
-        title_style="bold italic",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
+    table = plain_table(
+        f"{title}: first step, layer by layer",
+        edge=False,
         padding=0,
         caption="output max: of absolute values; update ratio: rms of the first step's change / "
         "rms of the weights; bold rows are blocks, with the matrices inside",
-        caption_justify="left",
     )
     table.add_column("layer", no_wrap=True, overflow="ellipsis")
     for column in _COLUMNS:
@@ -166,12 +160,12 @@ def loss_table(reports: Mapping[str, _Values]) -> Group:
     if first["expected"] is not None:
         classes = first["cross_entropies"][0]["classes"]
         title += f", in nats; a uniform guess costs ln({classes}) = {first['expected']:.3f}"
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table = plain_table(edge=False, padding=0)
     table.add_column("step", no_wrap=True)
     for step in range(1, max(map(len, losses.values())) + 1):
         table.add_column(str(step), justify="right", no_wrap=True)
     for label, values in losses.items():
-        table.add_row(label, *(number(as_number(value)) for value in values))
+        table.add_row(label, *(_number(value) for value in values))
     return Group(Text(title, style="bold italic"), table)
 
 
@@ -186,17 +180,12 @@ def lottery_table(lottery: _Values) -> Table:
     """
     seeds, spread = lottery["seeds"], lottery["spread"]
     listed = seeds[:LISTED_SEEDS]
-    table = Table(
-        title=f"the lottery: {len(seeds)} seeds",
-        title_justify="left",
-        title_style="bold italic",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
+    table = plain_table(
+        f"the lottery: {len(seeds)} seeds",
+        edge=False,
         padding=0,
         caption="std of ln: 0.1 is a spread of 10 %; 0 and numbers that are not finite have no "
         "ln and are left out",
-        caption_justify="left",
     )
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for column in ("min", "median", "max", "std\nof ln"):
@@ -211,7 +200,7 @@ def lottery_table(lottery: _Values) -> Table:
             rows[f"{what} rms of {name}"] = [s[field][name] for s in listed]
     for row, values in rows.items():
         cells = [*(spread[row][key] for key in ("min", "median", "max", "log_std")), *values]
-        table.add_row(row, *(number(as_number(cell)) for cell in cells))
+        table.add_row(row, *(_number(cell) for cell in cells))
     for what in ("errors", "warnings"):
         counts = [seed[what] for seed in seeds]
         cells = [min(counts), f"{median(counts):g}", max(counts), "", *counts[:LISTED_SEEDS]]
@@ -240,7 +229,7 @@ def findings_group(findings: Sequence[_Values]) -> Group:
     lines: list[RenderableType] = []
     for finding in findings:
         severity = finding["severity"]
-        value, limit = (number(as_number(finding[key])) for key in ("value", "threshold"))
+        value, limit = (_number(finding[key]) for key in ("value", "threshold"))
         lines.append(
             Text.from_markup(
                 f"[bold {_COLOURS[severity]}]{severity}[/] [bold]{finding['rule']}[/] at "
@@ -251,6 +240,11 @@ def findings_group(findings: Sequence[_Values]) -> Group:
             line = Text.from_markup(f"[dim]{what}[/] {escape(finding[what])}")
             lines.append(Padding(line, (0, 0, 0, 2), expand=False))
     return Group(*lines)
+
+
+def _number(value: float | str | None) -> str:
+    """Write a number of audit.json."""
+    return number(as_number(value))
 
 
 def _matrix(layer: _Values, parameters: Mapping[str, _Values]) -> _Values | None:
@@ -268,12 +262,12 @@ def _cells(layer: _Values, parameters: Mapping[str, _Values]) -> list[str]:
     else:
         ratio = None if matrix is None else matrix["update_ratio"]
     return [
-        "" if matrix is None else number(as_number(matrix["weight"]["std"])),
-        "" if matrix is None else number(as_number(matrix["expected_std"])),
-        *(number(as_number(activation[key])) for key in ("mean", "std", "rms", "abs_max")),
+        "" if matrix is None else _number(matrix["weight"]["std"]),
+        "" if matrix is None else _number(matrix["expected_std"]),
+        *(_number(activation[key]) for key in ("mean", "std", "rms", "abs_max")),
         f"{layer['zero_share']:.0%}",
-        "" if gradient is None else number(as_number(gradient["rms"])),
-        "" if ratio is None else number(as_number(ratio)),
+        "" if gradient is None else _number(gradient["rms"]),
+        "" if ratio is None else _number(ratio),
     ]
 
 
