@@ -40,14 +40,6 @@ print(json.dumps([sorted(set(sys.modules) - before), ops]))
 """
 
 
-# As where `pip install .` was run: an editable install finds the module from every folder.
-IMPORT_INSTALLED = """
-import sys
-sys.meta_path = [f for f in sys.meta_path if "Editable" not in getattr(f, "__name__", "")]
-import initstats
-"""
-
-
 def run(*arguments: str, folder: Path, code: int = 0) -> str:
     """Run a fresh Python in a folder, which is the first place that it imports from."""
     command = [sys.executable, *arguments]
@@ -188,17 +180,6 @@ def test_the_command_line_runs_as_a_module() -> None:
     assert "Usage" in run("-m", "initstats.cli", "--help", folder=ROOT)
 
 
-def test_a_source_folder_without_the_compiled_module_says_what_to_do(tmp_path: Path) -> None:
-    shutil.copytree(
-        ROOT / "initstats", tmp_path / "initstats", ignore=shutil.ignore_patterns("*.so")
-    )
-    error = run("-c", IMPORT_INSTALLED, folder=tmp_path, code=1)
-    folder = tmp_path / "initstats"
-    assert f"expected the compiled module initstats._C for this Python in {folder}, got" in error
-    assert "start Python in another folder" in error
-    assert "pip install -e . or python csrc/build/compile.py" in error
-
-
 def test_a_compiled_module_that_does_not_load_gives_the_reason_of_the_loader(
     tmp_path: Path,
 ) -> None:
@@ -206,6 +187,6 @@ def test_a_compiled_module_that_does_not_load_gives_the_reason_of_the_loader(
         ROOT / "initstats", tmp_path / "initstats", ignore=shutil.ignore_patterns("*.so")
     )
     (tmp_path / "initstats/_C.so").write_bytes(b"no library")
-    error = run("-c", IMPORT_INSTALLED, folder=tmp_path, code=1)
+    error = run("-c", "import initstats", folder=tmp_path, code=1)
     assert "invalid ELF header" in error or "file too short" in error
     assert "expected the compiled module" not in error
