@@ -24,7 +24,7 @@ GPU_ARCH = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/d
 # architectures take minutes, the CPU kernels half a minute (CONTRIBUTING.md, "Build times").
 DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARCH),INITSTATS_CUDA=0)
 
-.PHONY: help venv demo test lint format cuda bench gpu clean
+.PHONY: help venv demo test lint format cuda bench instructions gpu clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -76,6 +76,9 @@ cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of
 
 bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
 	$(BIN)/python -m pytest benchmarks --benchmark-json="$$($(BIN)/python -m benchmarks.results_file)"
+
+instructions: $(VENV)/build.stamp ## Count instructions per element anew, where a kernel or a small call changed on purpose
+	$(BIN)/python tests/support/instruction_counts.py
 
 gpu: ## Build, test and measure on a GPU, with what PYTHON has; installs nothing
 	NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$(or $(GPU_ARCH),90) $(PYTHON) csrc/build/compile.py
