@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -36,14 +36,16 @@ def cached(
     for file in sorted(set(files)):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     target = cache_folder() / kind / digest.hexdigest()
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Made elsewhere and moved: tests that run in parallel see all of it or nothing.
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix="making-"))
-        try:
-            make(scratch)
-            with contextlib.suppress(OSError):  # another process was faster
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Tests that run in parallel wait for the first that wants it.
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            # Made elsewhere and moved: what is there is whole, also after a kill.
+            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix="making-"))
+            try:
+                make(scratch)
                 scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return target

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+import pytest
 
-from initstats.auditing import AuditReport
-from zoo.healthy import HEALTHY
+from zoo.recorded import healthy_findings
 from zoo.sick import SICK, TOP, infected
 from zoo.specimens import Size
 
@@ -13,6 +12,7 @@ LEAST = 50
 SHARE = 0.95
 
 
+@pytest.mark.long
 def test_faults_are_named_with_rule_and_place_in_the_first_findings() -> None:
     missed = []
     for fault in SICK:
@@ -24,14 +24,10 @@ def test_faults_are_named_with_rule_and_place_in_the_first_findings() -> None:
 
 
 def test_no_fault_is_named_in_the_model_that_does_not_have_it() -> None:
-    @cache
-    def healthy(model: str) -> AuditReport:
-        return HEALTHY[model](Size()).audited()
-
     found = [
         (fault.model, fault.name, finding.rule)
         for fault in SICK
-        for finding in healthy(fault.model).findings[:TOP]
+        for finding in healthy_findings(fault.model)[:TOP]
         if fault.named_by(finding)
     ]
     assert found == []
