@@ -10,8 +10,9 @@ A test that asks for the fixture `device` says by that that it holds for every b
 
 from __future__ import annotations
 
+import ast
 import importlib.util
-import re
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = ("cpu", "cuda", "cuda-on-cpu")
-LEFT_OUT: list[str] = []
 
 sys.path.insert(0, str(ROOT / "csrc/build"))
 
@@ -36,6 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "backends(*names): run the test on these backends only (cpu, cuda, cuda-on-cpu)"
     )
+    config.addinivalue_line("markers", "long: start the test before those that take no time")
+    # For the workers of xdist, which share the cores: a thread that spins while it waits takes the
+    # core of the thread that it waits for. 14 times the processor time in the audits of the zoo.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     backend = config.getoption("--backend")
     if backend == "cuda-on-cpu":
         load_executed_kernels()
@@ -49,10 +53,9 @@ def load_executed_kernels() -> None:
         raise pytest.UsageError("--backend=cuda-on-cpu: initstats is imported already")
     from compile import compile_extension
 
-    folder = ROOT / "build/cuda_on_cpu"
-    target = folder / "_C.so"
+    target = ROOT / "build/cuda_on_cpu/_C.so"
     try:
-        compile_extension(target, folder, variant="cuda_on_cpu")
+        compile_extension(target, variant="cuda_on_cpu")
     except RuntimeError as error:
         raise pytest.UsageError(str(error)) from None
     spec = importlib.util.spec_from_file_location("initstats._C", target)
@@ -74,9 +77,53 @@ def require_gpu() -> None:
 
 
 def missing_packages(path: Path) -> list[str]:
-    """Return the packages that a test file imports at its top and that are not installed."""
-    lines = re.findall(r"^(?:import|from) (\w+)", path.read_text(), re.MULTILINE)
-    return [name for name in sorted(set(lines)) if importlib.util.find_spec(name) is None]
+    """Return the packages that are not installed and that a test file imports at its top.
+
+    What its helpers under tests/ import counts, wherever Python looks for modules.
+    """
+    todo, seen, missing = [path], set(), set()
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        for name in imported_modules(file):
+            helpers = helper_files(name)
+            todo += [helper for helper in helpers if helper not in seen]
+            if not helpers and importlib.util.find_spec(name) is None:
+                missing.add(name)
+    return sorted(missing)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Return the top-level names of the modules that a file imports at its top."""
+    statements = ast.parse(file.read_text()).body
+    names = [a.name for node in statements if isinstance(node, ast.Import) for a in node.names]
+    names += [
+        node.module or ""
+        for node in statements
+        if isinstance(node, ast.ImportFrom) and not node.level
+    ]
+    return {name.split(".")[0] for name in names}
+
+
+def helper_files(name: str) -> list[Path]:
+    """Return the files of a module under tests/ by its name, none where it is not one."""
+    for folder in (ROOT / "tests", ROOT / "tests/support"):
+        if (folder / f"{name}.py").exists():
+            return [folder / f"{name}.py"]
+        if (folder / name / "__init__.py").exists():
+            return sorted((folder / name).glob("*.py"))
+    return []
+
+
+def packages_to_go_without(path: Path) -> list[str]:
+    """Return the missing packages that leave a file out; none where it is collected.
+
+    Only a package of pyproject.toml may be missing: any other name, of a helper that was moved for
+    instance, fails the run when the file is imported.
+    """
+    declared = (ROOT / "pyproject.toml").read_text().split("[tool.")[0].replace("-", "_")
+    missing = missing_packages(path)
+    return missing if all(f'"{name}' in declared for name in missing) else []
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -86,15 +133,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """
     if config.getoption("--backend") != "cuda" or collection_path.suffix != ".py":
         return None
-    missing = missing_packages(collection_path)
-    if missing:
-        LEFT_OUT.append(f"left out {collection_path.name}: needs {', '.join(missing)}")
-    return True if missing else None
+    return True if packages_to_go_without(collection_path) else None
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in LEFT_OUT:
-        terminalreporter.write_line(line)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which test files were left out; read again, because workers of xdist do not tell."""
+    if config.getoption("--backend") != "cuda":
+        return
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        if packages := packages_to_go_without(file):
+            terminalreporter.write_line(f"left out {file.name}: needs {', '.join(packages)}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -103,7 +153,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if not _runs_on(item, backend)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+    # Long ones first, so that no worker is left with one at the end.
+    items[:] = sorted(kept, key=lambda item: item.get_closest_marker("long") is None)
 
 
 def _runs_on(item: pytest.Item, backend: str) -> bool:

@@ -245,6 +245,7 @@ def test_a_comparison_fails_when_the_second_report_has_new_errors() -> None:
 # --- the demo of broken models
 
 
+@pytest.mark.long
 def test_every_fault_of_the_broken_demo_is_caught_where_it_is() -> None:
     from initstats.auditing.demo.broken import BROKEN_CONFIG, run_broken
 
