@@ -24,10 +24,13 @@ GPU_ARCH = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/d
 # architectures take minutes, the CPU kernels half a minute (CONTRIBUTING.md, "Build times").
 DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARCH),INITSTATS_CUDA=0)
 
-.PHONY: help venv demo test lint format cuda bench instructions gpu clean
+# The folders of tests, one per package: make test-init, make test-statistics, ...
+PACKAGES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
+
+.PHONY: help venv demo test $(PACKAGES:%=test-%) lint format cuda bench instructions gpu clean
 
 help: ## List the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z]+(-init)?):.*## (.*)/make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 16
 
 # ---- .venv in steps, so that the demo installs and compiles no more than it runs
 
@@ -58,6 +61,10 @@ demo: $(if $(wildcard $(VENV)/dev.stamp),$(VENV)/build.stamp,$(VENV)/demo.stamp)
 test: $(VENV)/build.stamp ## All tests, then those of the ops again with the CUDA kernels executed on the CPU
 	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 	$(BIN)/$(PYTEST) --backend=cuda-on-cpu $(PYTEST_ARGS)
+
+test-init: ## The tests of one package, on the CPU; so for every folder of tests
+$(PACKAGES:%=test-%): test-%: $(VENV)/build.stamp
+	$(BIN)/$(PYTEST) tests/$* $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp ## Formatting, ruff, mypy, clang-format
 	$(BIN)/ruff format --check .
