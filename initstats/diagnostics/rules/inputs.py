@@ -54,7 +54,8 @@ class InputScale(AuditRule):
             return
         size = record.rms
         off = abs(record.mean) / record.std if record.std > 0 else 0.0
-        cause = f"the input of {first.name} has mean {number(record.mean)}, std {number(record.std)}"
+        mean, std = number(record.mean), number(record.std)
+        cause = f"the input of {first.name} has mean {mean}, std {std}"
         if not self.smallest <= size <= self.largest:
             severe = size > self.severe and not evidence.normalised
             limit = self.largest if size > self.largest else self.smallest
