@@ -274,14 +274,10 @@ class Records:
 
     def merge(self, other: Records) -> Records:
         """Merge with as many records, one by one."""
-        numbers = (
-            numbers
-            for records in (self, other)
-            for numbers in (_columns(records.moments), _as_float(records.finite))
-        )
-        xp = self._namespace
+        xp, a, b = self._namespace, _columns(self.moments), _columns(other.moments)
+        n_a, n_b = _as_float(self.finite), _as_float(other.finite)
         with np.errstate(all="ignore"):
-            moments = xp.stack(_merged(xp, *numbers), -1)
+            moments = xp.stack(_merged(xp, a, n_a, b, n_b), -1)
         return Records(moments, self.counts + other.counts)
 
     def merge_first_axis(self) -> Records:
