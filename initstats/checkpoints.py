@@ -1,4 +1,4 @@
-"""Read checkpoints, and make modules that hold their tensors under their names, without code."""
+"""Read checkpoints, and build skeleton modules that hold their tensors, without running code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit: does this model start well? Layers, gradients, first losses, and what is wrong."""
+"""Audit: train a model for a few steps, measure every layer, and report problems."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
 
 
 def require_batch(batch: Any) -> None:
-    """Refuse what is not one batch of examples.
+    """Refuse anything but one batch of examples.
 
     Args:
         batch: The batch.
@@ -172,7 +172,7 @@ def halves(batch: Any) -> tuple[Any, Any] | None:
 
 
 def _own_loss(output: Any) -> Any:
-    """Find the loss in what a model returned.
+    """Find the loss in the output of a model.
 
     Raises:
         TypeError: If there is none.

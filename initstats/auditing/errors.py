@@ -1,4 +1,4 @@
-"""What an audit adds to an exception of the model: where it was raised, and the layers before."""
+"""Notes on exceptions of the model: where they were raised, and the layers before."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LISTED_LAYERS = 30
 
 
 class Explained:
-    """Context manager that adds to an exception where the model raised it, and lets it pass.
+    """Context manager that notes on an exception where the model raised it, and re-raises it.
 
     The exception keeps its type and its traceback. What is added is a note (PEP 678), which
     Python shows below the message from version 3.11 on; it is in `__notes__` on 3.10 too. Errors
-    of initstats itself say what is wrong and get none.
+    of initstats itself name the problem and get none.
 
     Args:
         run: The steps of the audit.

@@ -1,4 +1,4 @@
-"""Non-linearities that modules call as functions, seen while a model runs."""
+"""Watch non-linearities that modules call as functions."""
 
 from __future__ import annotations
 

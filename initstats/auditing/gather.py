@@ -1,4 +1,4 @@
-"""From the records of the first steps to evidence: everything is read here, once."""
+"""Gather the records of the first steps as evidence: all of them are read here, once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
     Args:
         model: The model, with its weights of before the steps or not: only names are read.
         run: The steps.
-        planned: What the weights should be, or None.
+        planned: The plan of the weights, or None.
 
     Returns:
         The evidence.
@@ -189,7 +189,7 @@ def _losses(run: FirstSteps) -> LossReport:
 
 
 def _stacks(named: Mapping[str, nn.Module]) -> dict[str, dict[str, dict[str, str]]]:
-    """List what is inside the blocks of every stack."""
+    """List the modules inside the blocks of every stack."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for path, module in named.items():
         for name, block in stack_blocks(module).items():

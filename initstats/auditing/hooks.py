@@ -1,4 +1,4 @@
-"""Hooks that keep fused records of what flows through a model, and never a copy of it."""
+"""Hooks that record activations and gradients of a model, and never copy them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _NO_UNITS = (
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a tensor that is still alive: nothing is measured twice."""
+    """Records of a tensor that is still alive: nothing is measured twice."""
 
     version: int
     record: Stats
@@ -72,7 +72,7 @@ class _Call:
 
 
 class Collector:
-    """Context manager that records what enters and leaves modules, and gradients on the way back.
+    """Context manager that records inputs, outputs and gradients of modules.
 
     It watches every module that has no children, owns parameters, or is a block of a stack, and
     non-linearities that are called as functions; of several tensors the first floating-point one.
@@ -152,7 +152,7 @@ class Collector:
         self._handles.append(module.register_forward_hook(leave))
 
     def _on_output(self, call: _Call, tensor: Tensor) -> None:
-        """Record what left a module."""
+        """Record the output of a module."""
         flow = self.flows.setdefault(call.name, Flow(type(call.module).__name__))
         if not self.in_backward:
             self._keep(flow, call, tensor)
@@ -214,7 +214,7 @@ class Collector:
         return known
 
     def _on_function_input(self, tensor: Tensor) -> _Known | None:
-        """Record what enters a function, before it may change it in place."""
+        """Record the input of a function, before it may change it in place."""
         return None if self.in_backward else self._record(tensor)
 
     def _on_function(

@@ -1,4 +1,4 @@
-"""Loss functions seen while a model and its loss run."""
+"""Watch the loss functions that a model and its loss call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LossCall:
         classes: Number of classes C of a cross-entropy, else None.
         value: The loss, a scalar tensor; reading it syncs.
         targets: Number of targets that are not ignored, a scalar tensor.
-        scores: Record of what enters a cross-entropy, only of the first forward pass.
+        scores: Record of the input of a cross-entropy, only of the first forward pass.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LossWatch(TorchFunctionMode):
     """Context manager that notes the scalar losses a model and its loss compute.
 
     Args:
-        with_scores: Take a record of what enters a cross-entropy.
+        with_scores: Take a record of the input of a cross-entropy.
 
     Attributes:
         calls: One per call, in order.
@@ -88,7 +88,7 @@ class LossWatch(TorchFunctionMode):
     def _note(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, result: Tensor
     ) -> None:
-        """Keep what a rule needs of a call."""
+        """Keep the values of a call that rules read."""
         given = inspect.signature(func).bind(*args, **kwargs)
         given.apply_defaults()
         scores, target = given.arguments["input"], given.arguments["target"]

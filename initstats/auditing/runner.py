@@ -1,4 +1,4 @@
-"""The audit itself: one recorded step, then more steps, and everything put back."""
+"""Run an audit: one recorded step, further steps, and everything restored."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def audit(
         optimizer: An optimizer over parameters of the model, or a function from a list of
             parameters to one; AdamW with learning rate 1e-4 when None.
         steps: Number of steps on the batch, >= 1.
-        recipe: What the weights should be, or the name of a recipe; not checked when None.
+        recipe: The recipe of the weights, or its name; not checked when None.
         seeds: Number of seeds, >= 1: `seed`, `seed + 1`, and so on.
         seed: The first seed, >= 0. Used when `seeds` is above 1 or `model` is a function.
         rules: The checks, for example `[InitialLoss(severe=3.0)]`.
@@ -83,7 +83,7 @@ def audit(
     Raises:
         TypeError: If an argument is of another kind, or no loss is found.
         ValueError: If a number is out of range, nothing is trainable, the batch is empty or on
-            another device, the optimizer is that of another model, the loss is not a scalar, or
+            another device, the optimizer belongs to another model, the loss is not a scalar, or
             weights cannot be drawn afresh.
         Exception: What the model, the loss or the optimizer raises, with a note on where, and the
             layers that had finished.

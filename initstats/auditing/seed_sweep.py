@@ -1,4 +1,4 @@
-"""One audit per seed: weights drawn afresh for each, and the given ones put back."""
+"""Repeat an audit with the weights of several seeds, and restore the given weights."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _seed_everything(seed: int) -> None:
 
 
 def seed_result(seed: int, report: AuditReport) -> SeedResult:
-    """Take from a report what is compared over seeds.
+    """Return the values of a report that are compared over seeds.
 
     Args:
         seed: The seed of its weights.

@@ -1,4 +1,4 @@
-"""Keep the state of a model, its optimizer and the random generators, and put it back."""
+"""Save and restore the state of a model, its optimizer and the random generators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RandomStates:
-    """Context manager that puts the random generators of torch, numpy and Python back.
+    """Context manager that restores the random generators of torch, numpy and Python.
 
     Args:
         devices: Devices whose generators are put back too; the CPU always is.
@@ -119,7 +119,7 @@ class Snapshot:
         self._random.__exit__()
 
     def restore_inputs(self) -> None:
-        """Undo what the model did to the batch, so that every step gets the same one."""
+        """Restore the batch, so that every step gets the same one."""
         self._inputs.restore()
         for tensor, requires_grad, gradient in self._given:
             if tensor.is_leaf:
@@ -176,7 +176,7 @@ class _OptimizerState:
             yield from group["params"]
 
     def restore(self) -> None:
-        """Put it back."""
+        """Restore it."""
         optimizer = self._optimizer
         _restore_dict(vars(optimizer), self._attributes)
         optimizer.state.clear()

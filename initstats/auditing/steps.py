@@ -1,4 +1,4 @@
-"""The steps of an audit: the first one recorded, further ones for their losses."""
+"""Steps of an audit: the first one recorded, further ones for their losses."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class FirstSteps:
     def compare_halves(self) -> None:
         """Run the batch and its halves once more, to tell a sum over examples from a mean.
 
-        Not when the first step shows it, because the loss is what one loss function of torch
-        returned, nor when the batch has no halves or the model does not take them.
+        Not when the first step shows it, because one loss function of torch returned the loss, nor
+        when the batch has no halves or the model does not take them.
         """
         total = float(self.losses[0])
         parts = halves(self.batch)

@@ -1,4 +1,4 @@
-"""What surrounds a model: wrappers that are taken off, modes in which nothing can be trained."""
+"""Unwrap DDP and torch.compile; leave no_grad and inference mode."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def verify(
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
 ) -> None:
-    """Compare the weights of a model with what a recipe promises.
+    """Verify the weights of a model against a recipe.
 
     Exit status 1 when a parameter is not as promised.
     """
@@ -115,7 +115,7 @@ def recipes(
 
 @app.command()
 def doctor() -> None:
-    """Show what was built, what was chosen on this machine, and why."""
+    """Show the build, the kernels chosen on this machine, and why."""
     table = plain_table("initstats")
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")

@@ -1,4 +1,4 @@
-"""The command `initstats audit`: a model of one's own, the demos, and two reports compared."""
+"""Command `initstats audit`: audit a model or a demo, compare two reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from initstats.drawing.png import require_matplotlib
 
 
 class FailOn(str, Enum):
-    """The least severity that makes the command fail."""
+    """Lowest severity that makes the command fail."""
 
     ERROR = "error"
     WARNING = "warning"

@@ -1,4 +1,4 @@
-"""What the commands share: a console of sensible width, and the way to refuse."""
+"""Console of the commands, and their exit on bad usage."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def run_demo_command(
     layers: int | None,
     width: int | None,
 ) -> None:
-    """Run a demo, and print what it shows.
+    """Run a demo and print its result.
 
     Args:
         name: "healthy" (by recipe, and as torch leaves it) or "broken" (sick variants).
@@ -49,8 +49,8 @@ def run_demo_command(
         steps: Steps per audit, >= 1.
         seed: Seed of weights and batch.
         output: Folder for the report of the healthy demo.
-        layers: Blocks of the model; that of the demo when None.
-        width: Width of the model; that of the demo when None.
+        layers: Blocks of the model; the demo's default when None.
+        width: Width of the model; the demo's default when None.
 
     Raises:
         typer.Exit: With status 2 for bad usage; with status 1 if the healthy model has an error,
@@ -115,7 +115,7 @@ def _broken(recipe: str, *, steps: int, seed: int, config: DemoConfig) -> None:
     """Show sick variants of the model being caught.
 
     Raises:
-        typer.Exit: Always, with status 1: what was audited is sick.
+        typer.Exit: Always, with status 1: the models are sick.
     """
     console = make_console()
     begin = time.perf_counter()

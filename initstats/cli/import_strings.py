@@ -1,4 +1,4 @@
-"""Objects by name: `package.module:name` on a command line, and what was meant by a wrong one."""
+"""Import objects by `package.module:name`, with hints for wrong names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the monitor: `initstats watch` and `initstats plot`."""
+"""Commands of the monitor: `initstats watch` and `initstats plot`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit of a model that the command line names."""
+"""Audit a model that the command line names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from initstats.planning.initialize import init_
 
 @dataclass(frozen=True)
 class OwnModel:
-    """What to audit, and how, as named on the command line.
+    """Arguments of an audit, as named on the command line.
 
     Attributes:
         model: `package.module:name` of a function or class that builds a module, or of a module.
@@ -151,7 +151,7 @@ class OwnModel:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Move what has a method `to` in a nested batch, such as its tensors or a BatchEncoding.
+    """Move everything with a method `to` in a nested batch: tensors, a BatchEncoding.
 
     Args:
         value: As for `map_nested`.

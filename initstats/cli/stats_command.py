@@ -1,4 +1,4 @@
-"""The command `initstats stats`: the statistics of a checkpoint, or of the step between two."""
+"""Command `initstats stats`: statistics of a checkpoint, or of the difference of two."""
 
 from __future__ import annotations
 

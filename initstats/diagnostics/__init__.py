@@ -1,1 +1,1 @@
-"""What was measured of a model, and the rules that judge it."""
+"""Evidence of an audit and the rules that judge it."""

@@ -1,4 +1,4 @@
-"""What an audit measured, before anything is judged: layers, parameters and losses."""
+"""Evidence of an audit: measurements of layers, parameters and losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ParameterReport:
         trained: True when it requires a gradient.
         last_gradient: Record of its gradient in the last step, None with one step or none.
         dtype: Its type, without "torch.".
-        role: Its part in the model, one of `initstats.recipes.ROLES`.
+        role: Its role in the model, one of `initstats.recipes.ROLES`.
         layer: Path of the module that owns it.
         block: Index of its block in the outermost stack, None outside.
         is_bias: True for a vector that is called so.
@@ -69,7 +69,7 @@ class ParameterReport:
 
     @property
     def gain(self) -> float:
-        """Std of the weight * sqrt(fan_in): what it multiplies the rms of its input by."""
+        """Gain, std of the weight * sqrt(fan_in): the factor on the rms of its input."""
         return self.weight.std * math.sqrt(self.fan_in)
 
 
@@ -91,7 +91,7 @@ class LayerReport:
         from_batch: True when a tensor of the batch enters it as it is.
         is_function: True for a non-linearity that a module calls as a function.
         dtype: Type of the output, without "torch.".
-        carried: What part of the input of a block is found in its output, None for others.
+        carried: How much of the input of a block is in its output, None for other modules.
         logits: Attention logits, None elsewhere.
     """
 
@@ -180,7 +180,7 @@ class LossCallReport:
 
 @dataclass(frozen=True)
 class CrossEntropyReport:
-    """A cross-entropy in the first forward pass: its value, and what a uniform guess costs.
+    """A cross-entropy in the first forward pass, and the loss of a uniform guess.
 
     Attributes:
         classes: Number of classes, C >= 1.
@@ -229,7 +229,7 @@ class LossReport:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Everything that the rules of an audit look at.
+    """All measurements that the rules of an audit read.
 
     Attributes:
         layers: By name, in the order in which the modules first finished.

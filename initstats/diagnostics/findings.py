@@ -1,4 +1,4 @@
-"""What an audit reports: findings, and the interface of the rules that make them."""
+"""Findings of an audit, and the interface of the rules that report them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or odd, with how a model starts.
+    """One problem of a model at the start of training.
 
     Attributes:
         rule: Id of the rule.
         severity: "error" (the model will not train well), "warning" or "info".
-        where: Name of the layer, parameter or step that shows it most.
-        value: What was measured.
+        where: Name of the layer, parameter or step where it is worst.
+        value: The measured value.
         threshold: The limit that it broke.
         cause: The likely cause, with the numbers.
-        fix: What to do.
+        fix: The suggested fix.
         source: Where the rule comes from.
         also: Further places, when the rule found the same there.
     """
@@ -45,7 +45,7 @@ class Finding:
 
 
 class Rule:
-    """What makes findings.
+    """Base of the rules of audits and alerts: reports findings.
 
     Attributes:
         id: Short name, as shown in findings.
@@ -76,7 +76,7 @@ class AuditRule(Rule, ABC):
 
     @abstractmethod
     def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Judge what was measured.
+        """Judge the measurements.
 
         Args:
             evidence: The measurements.

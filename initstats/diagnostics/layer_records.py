@@ -1,4 +1,4 @@
-"""What one module leaves behind while a model runs: records, never a tensor that it computed."""
+"""Records of one module during a pass; no computed tensor is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IMAGE_DIMS = 4
 
 
 class Logits(NamedTuple):
-    """Query and key of an attention, and what their product is multiplied by.
+    """Query and key of an attention, and the factor on their product.
 
     Attributes:
         query: Record of the queries.

@@ -14,7 +14,7 @@ def nested_tensors(value: Any) -> Iterator[Tensor]:
     """Walk through a nested batch, or the nested output of a module.
 
     Args:
-        value: Tensors in mappings, tuples, lists, dataclasses and what is registered with
+        value: Tensors in mappings, tuples, lists, dataclasses and types registered with
             `torch.utils._pytree`.
 
     Yields:

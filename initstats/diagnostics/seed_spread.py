@@ -1,4 +1,4 @@
-"""The initialisation lottery: how much of a model's start is decided by the seed."""
+"""Initialisation lottery: spread of a model's start over seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FEWEST = 2  # values that have a spread
 
 @dataclass(frozen=True)
 class SeedResult:
-    """How the model of one seed starts.
+    """Start of the model of one seed.
 
     Attributes:
         seed: The seed.

@@ -1,4 +1,4 @@
-"""Thresholds of rules from text: `initial-loss.severe=3.0`, and rules that are left out."""
+"""Parse thresholds of rules from text, `initial-loss.severe=3.0`, and leave rules out."""
 
 from __future__ import annotations
 

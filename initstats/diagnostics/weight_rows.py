@@ -1,4 +1,4 @@
-"""What the weights of a model are like before the first step, beyond one record each."""
+"""Equal rows and equal weights of a model before the first step."""
 
 from __future__ import annotations
 

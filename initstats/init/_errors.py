@@ -22,11 +22,11 @@ def as_torch(error: Exception, tensor: object, kind: str, numbers: list[float]) 
     """Return the error, as one that is torch's too if torch refuses this fill as well.
 
     Args:
-        error: what was to be raised, a ValueError or a TypeError.
-        tensor: what was to be filled.
-        kind: the fill that the call comes down to, "uniform_", "normal_", "trunc_normal_" or
+        error: What was to be raised, a ValueError or a TypeError.
+        tensor: What was to be filled.
+        kind: The fill that the call comes down to, "uniform_", "normal_", "trunc_normal_" or
             "sparse_".
-        numbers: the parameters of that fill, as far as they are known.
+        numbers: The parameters of that fill, as far as they are known.
     """
     theirs = _torch_error(tensor, kind, numbers)
     if theirs is None or isinstance(error, type(theirs)):

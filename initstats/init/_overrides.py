@@ -1,4 +1,4 @@
-"""torch's extension point on fills: tensor subclasses and modes see the call before it is done."""
+"""Dispatch of fills to `__torch_function__` of tensor subclasses and modes."""
 
 from __future__ import annotations
 

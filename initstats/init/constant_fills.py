@@ -16,8 +16,8 @@ def constant_(tensor: torch.Tensor, val: float) -> torch.Tensor:
     """Fill the tensor with one value, in place.
 
     Args:
-        tensor: any dtype, shape, strides and device.
-        val: the value, rounded to the tensor's dtype.
+        tensor: Any dtype, shape, strides and device.
+        val: The value, rounded to the tensor's dtype.
 
     Returns:
         The tensor.
@@ -36,7 +36,7 @@ def ones_(tensor: torch.Tensor) -> torch.Tensor:
     """Fill the tensor with 1, in place.
 
     Args:
-        tensor: as in `constant_`.
+        tensor: As in `constant_`.
 
     Returns:
         The tensor.
@@ -52,7 +52,7 @@ def zeros_(tensor: torch.Tensor) -> torch.Tensor:
     """Fill the tensor with 0, in place.
 
     Args:
-        tensor: as in `constant_`.
+        tensor: As in `constant_`.
 
     Returns:
         The tensor.
@@ -95,7 +95,7 @@ def dirac_(tensor: torch.Tensor, groups: int = 1) -> torch.Tensor:
     Args:
         tensor: [out, in / groups, ...] with 1, 2 or 3 kernel dimensions, any dtype, strides and
             device.
-        groups: of the convolution, a divisor of the first dimension, >= 1.
+        groups: Of the convolution, a divisor of the first dimension, >= 1.
 
     Returns:
         The tensor.
@@ -129,8 +129,8 @@ def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> to
     Args:
         tensor: [out, in] or [out, in / groups, ...] with up to 3 kernel dimensions, any dtype,
             strides and device.
-        gain: the value on the diagonal.
-        groups: of the convolution, a divisor of the first dimension, >= 1; 1 for a matrix.
+        gain: The value on the diagonal.
+        groups: Of the convolution, a divisor of the first dimension, >= 1; 1 for a matrix.
 
     Returns:
         The tensor.

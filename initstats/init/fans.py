@@ -1,4 +1,4 @@
-"""Fans of a weight: how many inputs feed one output, and how many outputs one input feeds."""
+"""Fans of a weight: inputs per output, and outputs per input."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Fans(NamedTuple):
     """The two fans of a weight.
 
     Attributes:
-        fan_in: inputs that are summed into one output.
-        fan_out: outputs that one input goes to.
+        fan_in: Inputs that are summed into one output.
+        fan_out: Outputs that one input goes to.
     """
 
     fan_in: int
@@ -48,11 +48,11 @@ def calculate_fan_in_and_fan_out(
     in the weight.
 
     Args:
-        tensor: weight [out, in / groups, ...], at least 2 dimensions, any dtype and device, meta
+        tensor: Weight [out, in / groups, ...], at least 2 dimensions, any dtype and device, meta
             too. A matrix that is used as x @ w goes in as w.T.
-        groups: of the convolution, >= 1.
-        transposed: the weight is that of a transposed convolution, [in, out / groups, ...].
-        packed: how many projections of equal size are stacked along the output dimension, >= 1.
+        groups: Of the convolution, >= 1.
+        transposed: The weight is that of a transposed convolution, [in, out / groups, ...].
+        packed: How many projections of equal size are stacked along the output dimension, >= 1.
 
     Returns:
         The fans, a pair (fan_in, fan_out).
@@ -105,7 +105,7 @@ def calculate_correct_fan(tensor: torch.Tensor, mode: str) -> int:
     """Return one of the two fans, by torch's rule.
 
     Args:
-        tensor: as in `calculate_fan_in_and_fan_out`.
+        tensor: As in `calculate_fan_in_and_fan_out`.
         mode: "fan_in" or "fan_out", in any case.
 
     Raises:

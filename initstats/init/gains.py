@@ -1,4 +1,4 @@
-"""Gains: what a weight's std is multiplied by, so that the nonlinearity keeps the second moment."""
+"""Gains: factors on the std of a weight, so that the nonlinearity keeps the second moment."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def calculate_gain(nonlinearity: str | Function, param: float | None = None) -> 
     parameters pass a callable: `lambda z: torch.nn.functional.elu(z, alpha=0.5)`.
 
     Args:
-        nonlinearity: a name, or a function (also a module) that maps a float64 CPU tensor [n]
+        nonlinearity: A name, or a function (also a module) that maps a float64 CPU tensor [n]
             element by element to a floating tensor [n]. It is called several times, without
             autograd.
-        param: the slope of "leaky_relu", default 0.01; not used otherwise, as in torch.
+        param: The slope of "leaky_relu", default 0.01; not used otherwise, as in torch.
 
     Returns:
         The gain; for functions computed in float64 within 1e-12 of the exact one, relatively.

@@ -26,13 +26,13 @@ class Matrix:
     """An orthogonal matrix before it is computed: the first n columns of H_0 ... H_(n-1) D.
 
     Args:
-        m: rows.
-        n: columns, at most m.
-        key: of the stream.
+        m: Rows.
+        n: Columns, at most m.
+        key: Of the stream.
         dtype: float32 or float64, of the computation.
-        device: where it happens.
-        number: of the matrix in its batch.
-        most_panels: drawn in one call, at most.
+        device: Where it happens.
+        number: Of the matrix in its batch.
+        most_panels: Drawn in one call, at most.
     """
 
     m: int
@@ -85,7 +85,7 @@ class Panel:
     """Reflections begin, ..., end - 1, together I - vectors^t factor vectors.
 
     Args:
-        begin: the first reflection, and the coordinate that its vector starts with.
+        begin: The first reflection, and the coordinate that its vector starts with.
         vectors: [end - begin, m - begin], zero before the diagonal.
         factor: [end - begin, end - begin], upper triangular.
         diagonal: [end - begin], of D.

@@ -20,9 +20,9 @@ def key_of(seed: int, name: str | None = None) -> int:
     """Return the 64-bit key of a named tensor.
 
     Args:
-        seed: any integer in [-2**63, 2**64), taken modulo 2**64 (so that -1 and 2**64 - 1 agree, as
+        seed: Any integer in [-2**63, 2**64), taken modulo 2**64 (so that -1 and 2**64 - 1 agree, as
             in torch).
-        name: usually the parameter's name; None and "" are different names.
+        name: Usually the parameter's name; None and "" are different names.
 
     Returns:
         The first 8 bytes, little-endian, of BLAKE2b over a domain tag, the seed and the name.

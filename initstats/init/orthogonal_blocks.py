@@ -1,4 +1,4 @@
-"""A block of an orthogonal matrix without the rest: what one rank of many owns."""
+"""Blocks of an orthogonal matrix without the rest, such as the rows of one rank."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def orthogonal_block_(
     part; each part draws the reflections again.
 
     Args:
-        tensor: the block, [rows, ...]; dimensions after the first are flattened to columns.
+        tensor: The block, [rows, ...]; dimensions after the first are flattened to columns.
             Dtypes and strides as in `orthogonal_`.
         offset: (row, column) of the block's first element in the matrix.
         size: (rows, columns) of the whole matrix.
-        gain: factor, finite.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
+        gain: Factor, finite.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
 
     Returns:
         The tensor.

@@ -72,13 +72,13 @@ def orthogonal_(
         tensor: [rows, ...], at least two dimensions after the batch's; those after the first are
             flattened to columns. float16, bfloat16 (computed in float32), float32 or float64, any
             strides. Or several such tensors, on any devices; none is written unless all are fit.
-        gain: factor, finite; for several tensors also a list or tuple, one each.
-        generator: as in `uniform_`; one draw per tensor.
-        batch_dims: how many of the first dimensions number independent matrices, as in
+        gain: Factor, finite; for several tensors also a list or tuple, one each.
+        generator: As in `uniform_`; one draw per tensor.
+        batch_dims: How many of the first dimensions number independent matrices, as in
             [heads, d, d]. The four gates of an LSTM are such a batch:
             `orthogonal_(lstm.weight_hh_l0.detach().unflatten(0, (4, -1)), batch_dims=1)`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`; for several tensors, one name each.
+        seed: As in `uniform_`.
+        name: As in `uniform_`; for several tensors, one name each.
 
     Returns:
         The tensor, or the list of tensors.
@@ -152,14 +152,14 @@ def delta_orthogonal_(
     its input, times gain; deep networks of such layers train without normalisation.
 
     Args:
-        tensor: weight of a convolution, [out_channels, in_channels / groups, k, ...] with one to
+        tensor: Weight of a convolution, [out_channels, in_channels / groups, k, ...] with one to
             three kernel dimensions; dtypes and strides as in `orthogonal_`. The centre of a kernel
             dimension is (k - 1) // 2, where padding="same" has it.
-        gain: factor, finite.
-        generator: as in `uniform_`.
-        groups: of the convolution: each gets an orthogonal matrix of its own.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
+        gain: Factor, finite.
+        generator: As in `uniform_`.
+        groups: Of the convolution: each gets an orthogonal matrix of its own.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
 
     Returns:
         The tensor.

@@ -1,4 +1,4 @@
-"""The monitor as a callback of Lightning."""
+"""Monitor as a Lightning callback."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
             self._monitor.step()
 
     def on_train_end(self, *_args: Any) -> None:
-        """Write what is left."""
+        """Write the open window and close."""
         if self._monitor is not None:
             self._monitor.close()
 
     def on_exception(self, *_args: Any) -> None:
-        """Write what is left."""
+        """Write the open window and close."""
         self.on_train_end()

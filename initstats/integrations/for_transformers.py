@@ -1,4 +1,4 @@
-"""The monitor as a callback of Hugging Face's Trainer."""
+"""Monitor as a callback of the transformers Trainer."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ class MonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc, name
             self._monitor.step()
 
     def on_train_end(self, *_args: Any, **_kwargs: Any) -> None:
-        """Write what is left."""
+        """Write the open window and close."""
         if self._monitor is not None:
             self._monitor.close()

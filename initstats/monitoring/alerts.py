@@ -1,4 +1,4 @@
-"""Rules that watch every row, and the alerts that they raise once."""
+"""Alerts: apply rules to every row and raise each alert once."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class FromAudit(MonitorRule):
     Args:
         rule: A rule that looks at weights, activations, gradients and updates; gradients of
             activations, the loss and recipes are not there.
-        rows: n; such a rule needs a few milliseconds of Python.
+        rows: Number of rows n; such a rule needs a few milliseconds of Python.
     """
 
     def __init__(self, rule: AuditRule, rows: int = 10) -> None:

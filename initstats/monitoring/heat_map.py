@@ -1,4 +1,4 @@
-"""The picture of a run: scale by depth and time as a heat map."""
+"""Heat map of a run: scale by depth and time."""
 
 from __future__ import annotations
 

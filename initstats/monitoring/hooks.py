@@ -1,4 +1,4 @@
-"""Forward hooks that remember outputs and inputs of modules until one launch reads them all."""
+"""Forward hooks that collect outputs and inputs of modules for one launch per kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The monitor: what happens when in a step of training."""
+"""Monitor: hook a training loop and schedule measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizers that a monitor listens to: who owns which parameter, and who has stepped."""
+"""Hooks on optimizers: which one owns each parameter, and which have stepped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of a model as lists for one launch: weights, gradients, updates, moments."""
+"""Measure parameters in one launch per kind: weights, gradients, updates, moments."""
 
 from __future__ import annotations
 

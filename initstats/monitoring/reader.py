@@ -1,4 +1,4 @@
-"""Turns closed windows into rows, all tensors at once, away from the training thread."""
+"""Turn closed windows into rows, all tensors at once, outside the training thread."""
 
 from __future__ import annotations
 

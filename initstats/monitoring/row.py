@@ -1,4 +1,4 @@
-"""What sinks get: a row, with one table of merged records per kind."""
+"""Rows of the monitor: one table of merged records per kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules that look at every row: not finite, spikes, dead layers, vanishing gradients."""
+"""Rules on rows: not finite, spikes, dead layers, vanishing gradients."""
 
 from __future__ import annotations
 

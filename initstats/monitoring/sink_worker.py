@@ -1,4 +1,4 @@
-"""Threads that carry rows to sinks, each sink with a bounded queue of its own."""
+"""Threads that write rows to sinks, each from its own bounded queue."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Sink(Protocol):
 class Feed:
     """The queue and the thread of one sink.
 
-    A sink that raises is told to the log `initstats.monitor`, and is left alone after three rows in
-    a row; one that is too slow loses the newest rows, which are counted.
+    Exceptions are logged to `initstats.monitor`; three in a row disable the sink. A sink that is
+    too slow loses the newest rows, which are counted.
 
     Args:
         sink: The sink.

@@ -1,4 +1,4 @@
-"""What a monitor accepts, checked before anything is hooked."""
+"""Check the arguments of a monitor before anything is hooked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training thread keeps between two rows: records on their device, one launch per kind."""
+"""Windows: records on their device between two rows, one launch per kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread that reads windows, and what it hands the rows to."""
+"""Thread that reads windows and hands rows to alerts and sinks."""
 
 from __future__ import annotations
 

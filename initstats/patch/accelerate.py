@@ -1,4 +1,4 @@
-"""Run one call of a fill of other code on initstats, or leave it to the original; keep count."""
+"""Run one third-party call of a fill on initstats, or on the original; count it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OURS: dict[str, Fill] = {
 
 
 class _Thread(threading.local):
-    """What a thread is inside of."""
+    """The open blocks of a thread."""
 
     def __init__(self) -> None:
         # One per open block: its report, and whether fills with an explicit generator run here.
@@ -49,7 +49,7 @@ ORIGINALS: dict[str, FunctionType] = {}
 
 
 def stand_in(function: str, *arguments: Any) -> Any:
-    """Do what a replaced body is called for: our fill, or the original one."""
+    """Run the call of a replaced body: our fill, or the original function."""
     original = ORIGINALS[function]
     if not THREAD.blocks or THREAD.in_torch or torch.compiler.is_compiling():
         return original(*arguments)
@@ -65,7 +65,7 @@ def accelerate(
     kwargs: dict[str, Any],
     words: dict[str, Any] | None = None,
 ) -> Any:
-    """Call our fill where it can take the tensor, else the original function; tell the reports."""
+    """Call our fill where it accepts the tensor, else the original function, and report it."""
     tensor = args[0] if args else kwargs.get("tensor")
     reason = _why_not(tensor)
     if reason is None and not THREAD.blocks[-1][1] and _has_generator(args, kwargs):
@@ -94,7 +94,7 @@ def _reports() -> list[AccelerationReport]:
 
 
 def _has_generator(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Tell whether a call says where its numbers come from."""
+    """Tell whether a call names a generator."""
     return any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values()))
 
 

@@ -1,4 +1,4 @@
-"""Bodies that functions of torch.nn.init and timm have while `fast_init` is on.
+"""Replacement bodies of functions of torch.nn.init and timm while `fast_init` is on.
 
 A function whose `__code__` is replaced stays the same object, so that every reference to it that
 other code captured, wherever it keeps it, runs the new body. The bodies run with the globals of the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Anything = Any  # the signatures must be those of torch; their types are torch's business
+Anything = Any  # the signatures must equal torch's; their types are torch's business
 
 
 def uniform_(

@@ -1,4 +1,4 @@
-"""`fast_init`: code that one does not own initialises its models with the fills of this package."""
+"""`fast_init`: run third-party models' `torch.nn.init` calls on initstats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FastInit:
         generators: See `fast_init`.
 
     Attributes:
-        report: What ran here and what was left to torch, of all blocks and calls so far.
+        report: Fills that ran here and fills left to torch, over all blocks and calls so far.
     """
 
     def __init__(self, *, generators: bool = False) -> None:
@@ -74,7 +74,7 @@ _LATER = (
 
 
 def fast_init(*, generators: bool = False) -> FastInit:
-    """Let the fills of torch.nn.init run on this package, also in code that calls torch directly.
+    """Run calls of `torch.nn.init` on initstats, in third-party code too.
 
     ```python
     with initstats.fast_init() as fast:
@@ -83,7 +83,7 @@ def fast_init(*, generators: bool = False) -> FastInit:
     ```
 
     Inside, `torch.nn.init.*`, `Tensor.normal_` and `Tensor.uniform_` give numbers of the same
-    distributions, but other ones: those of the fill of the same name here, with one key per call
+    distributions, but differ: the fill of the same name here makes them, with one key per call
     from the generator given or torch's default CPU generator. `torch.manual_seed` decides them,
     `torch.random.fork_rng` keeps them from the code around.
 

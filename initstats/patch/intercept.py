@@ -1,4 +1,4 @@
-"""How `fast_init` gets at fills of code that it does not own: a torch function mode, and bodies.
+"""Intercept fills of third-party code: a torch function mode, and replaced function bodies.
 
 The mode sees every call of a tensor's method in its thread. The functions of torch.nn.init get
 another body (`initstats/patch/bodies.py`) while any thread is inside; a thread that is not
@@ -98,7 +98,7 @@ def _restore_bodies() -> None:
 
 
 def _found() -> Iterator[tuple[str, FunctionType, FunctionType]]:
-    """Yield the names, functions and new bodies of what is imported and may get one."""
+    """Yield names, functions and new bodies of imported functions to replace."""
     for function, body in _BODIES.items():
         module, _, name = function.rpartition(".")
         original = _OF_TORCH.get(function, getattr(sys.modules.get(module), name, None))

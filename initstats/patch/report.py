@@ -1,4 +1,4 @@
-"""What a `fast_init` block did: which fills ran here, which were left to torch, and why."""
+"""Report of a `fast_init` block: fills that ran here, fills left to torch, and why."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class AccelerationReport:
     """The calls of fills inside `fast_init`; its text is a table of them.
 
     Attributes:
-        accelerated: calls that ran here, by the name of the function.
-        elements: how many elements they wrote, by the name of the function.
-        left: calls that torch did itself, by the name of the function and the reason.
+        accelerated: Calls that ran here, by the name of the function.
+        elements: How many elements they wrote, by the name of the function.
+        left: Calls that torch did itself, by the name of the function and the reason.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a recipe does to a model, doing it, and doing it again from a receipt."""
+"""Plan, initialise and reproduce: recipes applied to models, with receipts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One parameter of a plan: which rule took it and why, and the pieces that a fill writes."""
+"""Entries of a plan: the rule of each parameter, why, and the pieces that fills write."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class PlanEntry:
-    """What a plan holds for one parameter.
+    """The plan of one parameter.
 
     Attributes:
         name: Name under which the rule took it.
@@ -72,7 +72,7 @@ class PlanEntry:
 
     @property
     def slot(self) -> Slot:
-        """Where it stands under the name that the rule took."""
+        """The slot under the name that the rule matched."""
         return next(slot for slot in self.group if slot.name == self.name)
 
     @cached_property
@@ -95,7 +95,7 @@ class PlanEntry:
 
     @property
     def promise(self) -> str:
-        """What the parameter holds, in words."""
+        """The distribution, in words."""
         words = str(self.distribution)
         return words if self.zero_row is None else f"{words}, row {self.zero_row} 0"
 

@@ -1,4 +1,4 @@
-"""Initialise a whole model by a recipe, with a receipt of what was done."""
+"""Initialise a whole model by a recipe, and return a receipt."""
 
 from __future__ import annotations
 

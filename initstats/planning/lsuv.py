@@ -1,4 +1,4 @@
-"""Initialisation that needs data: LSUV, which gives every layer outputs of unit variance."""
+"""Data-dependent initialisation: LSUV scales every layer to outputs of unit variance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)  # noqa: SLF001  # the base of al
 
 @dataclass
 class LsuvReport:
-    """What `lsuv_` did.
+    """Report of `lsuv_`.
 
     Attributes:
         passes: Forward passes.
@@ -51,7 +51,7 @@ def lsuv_(
     Linear layers and convolutions get orthonormal weights and zero biases; then their weights are
     scaled until the output of each has standard deviation 1 on the batch. A hook scales a layer as
     soon as it has run and hands on the scaled output, so that one forward pass does all layers;
-    further passes correct what is left, at most `tries` in all. Other parameters are left as they
+    further passes correct the rest, at most `tries` in all. Other parameters are left as they
     are. Hooks are removed and modes restored, also after an exception.
 
     Args:

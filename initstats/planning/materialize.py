@@ -1,4 +1,4 @@
-"""Gives a model that was built on the meta device memory, with its ties and its buffers."""
+"""Materialise models built on the meta device, with ties and buffers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def materialise(
         function: Public function on whose behalf this is done, for messages.
         model: The model.
         planned: The plan for it.
-        device: Where to put what is on meta.
+        device: Device of the new parameters and buffers.
         buffers: Tensors, or functions from the owner to one, by glob pattern on the name.
 
     Returns:
@@ -125,7 +125,7 @@ def _values(
     module: nn.Module,
     given: Mapping[str, BufferMaker],
 ) -> torch.Tensor | None:
-    """Return the values of a buffer, or None if it is not known how to make them."""
+    """Return the values of a buffer, or None if they cannot be computed."""
     for pattern, maker in given.items():
         if fnmatchcase(name, pattern):
             return maker if isinstance(maker, torch.Tensor) else maker(module)

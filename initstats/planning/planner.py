@@ -1,4 +1,4 @@
-"""Plans: which rule of a recipe takes each parameter of a model, and why."""
+"""Plans: the rule of a recipe that each parameter of a model matches, and why."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Plan", "PlanEntry", "Recipe", "Rule", "plan"]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a recipe does to a model: iterate over its entries, or print it as a table.
+    """A recipe applied to a model: iterate over its entries, or print it as a table.
 
     Attributes:
         recipe: The recipe.
@@ -228,7 +228,7 @@ def _entry(
 
 
 def _tie_problem(group: tuple[Slot, ...]) -> str:
-    """Say what is odd about a tie: between blocks, or between layers of different roles."""
+    """Describe an unusual tie: between blocks, or between layers of different roles."""
     first = group[0]
     for other in group[1:]:
         if other.block != first.block:

@@ -1,4 +1,4 @@
-"""Receipts: what `init_` did, as data from which the same weights are made again and checked."""
+"""Receipts of `init_`: data to reproduce the same weights and to check them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECEIPT_SCHEMA = "initstats.receipt/1"
 
 @dataclass(frozen=True, eq=False)
 class Receipt:
-    """What `init_` did: enough to do it again and to check it.
+    """A record of `init_`, sufficient to reproduce the weights and to check them.
 
     Attributes:
         recipe: Name of the recipe.
@@ -74,7 +74,7 @@ class Receipt:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Receipt:
-        """Make a receipt from what `to_dict` returned.
+        """Make a receipt from the values of `to_dict`.
 
         Args:
             values: The values.
@@ -149,7 +149,7 @@ class Receipt:
         fill_entries("remake_", bound, self.seed)
 
     def check(self, model: nn.Module) -> dict[str, str]:
-        """Compare a model with what `init_` wrote, by fingerprints.
+        """Compare a model with the weights that `init_` wrote, by fingerprints.
 
         Tells replicas that differ, weights that were changed or initialised again since, and
         parameters that are missing.
@@ -223,13 +223,13 @@ class Receipt:
 
 
 def receipt_entry(entry: PlanEntry) -> dict[str, Any]:
-    """Return what a receipt holds for one parameter.
+    """Return the entry of a receipt for one parameter.
 
     Args:
         entry: The plan for it.
 
     Returns:
-        JSON-able values: those of the plan, and the distribution with its numbers.
+        JSON-able values of the plan, and the distribution with its numbers.
     """
     return {**entry.to_dict(), "fill": distribution_to_dict(entry.distribution)}
 

@@ -1,4 +1,4 @@
-"""Models trained in part: new layers, warm starts from a checkpoint, LoRA from a weight."""
+"""Initialise partly trained models: new layers, warm starts, LoRA from a weight."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """What `warm_start_` did.
+    """Report of `warm_start_`.
 
     Attributes:
         copied: Names of parameters and buffers that were copied.
         initialised: Names of parameters that the recipe initialised.
         mismatched: Name, shape in the checkpoint and shape in the model of what did not fit.
         unused: Names in the checkpoint that the model does not have.
-        receipt: The receipt of what was initialised; None if everything was copied.
+        receipt: The receipt of the initialised parameters; None if everything was copied.
     """
 
     copied: tuple[str, ...]
@@ -70,7 +70,7 @@ def init_new_(
         pretrained: Names of the pretrained parameters, such as the keys of the checkpoint. A tied
             parameter is pretrained if one of its names is.
         recipe: A recipe or its name. "new_layers" gives N(0, 0.02), biases 0, norms 1 and 0;
-            "lora" and "adapter" make the model start as what it was before.
+            "lora" and "adapter" leave the function of the model unchanged.
         seed: As in `init_`.
         roles: As in `plan`.
 
@@ -82,7 +82,7 @@ def init_new_(
         ValueError: If there is no new parameter, no rule takes one of them, or as `init_`. Nothing
             has been written then.
 
-    Determinism: bitwise, as `init_`. The key of a parameter is that of its name, so the new
+    Determinism: bitwise, as `init_`. The key of a parameter depends on its name, so the new
         parameters are those that `init_` of the whole model gives.
     """
     if isinstance(pretrained, str):
@@ -108,7 +108,7 @@ def warm_start_(
     seed: int | None = None,
     roles: Mapping[str, str] | None = None,
 ) -> WarmStart:
-    """Copy from a checkpoint what fits by name and shape, and initialise the rest by a recipe.
+    """Copy parameters of equal name and shape from a checkpoint, and initialise the rest.
 
     Names fit without the prefixes that wrappers add (`module.` of DDP, `_orig_mod.` of
     torch.compile, FSDP's), in the checkpoint as in the model. If none fits then, one prefix that
@@ -119,7 +119,7 @@ def warm_start_(
         state_dict: The checkpoint: tensors or NumPy arrays by name, of any floating dtype and
             device, finite; or a dictionary that holds it under "model", "state_dict" or
             "model_state_dict".
-        recipe: A recipe or its name, for what is not copied.
+        recipe: A recipe or its name, for parameters that are not copied.
         seed: As in `init_`.
         roles: As in `plan`.
 

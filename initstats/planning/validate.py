@@ -1,4 +1,4 @@
-"""What a plan refuses: models and parameters that a fill would not reach, conflicting ties."""
+"""Checks of a plan: models and parameters that a fill cannot write, conflicting ties."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def resolve(function: str, model: nn.Module, recipe: Recipe | str) -> Recipe:
 
 
 def require_fillable(slot: Slot) -> None:
-    """Refuse a parameter whose values a fill would not reach.
+    """Refuse a parameter whose values a fill cannot write.
 
     Args:
         slot: The parameter.

@@ -1,4 +1,4 @@
-"""Writes the pieces of a plan: one launch per distribution and device."""
+"""Write the pieces of a plan: one launch per distribution and device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _D = TypeVar("_D", bound=Simple)
 
 
 def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None:
-    """Write what is promised to the parameters of some entries.
+    """Fill the parameters of some entries.
 
     Normals take one launch per device, truncated normals one, and uniforms, logarithms of uniforms
     and constants one together; orthogonal matrices are one call, whatever their gains. Keys come
@@ -44,7 +44,7 @@ def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None
 
 
 def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:
-    """Refuse what a fill would refuse, before the first fill.
+    """Raise the errors of all fills before the first one.
 
     Args:
         function: Public function on whose behalf this is done, for messages.

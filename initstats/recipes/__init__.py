@@ -1,4 +1,4 @@
-"""Recipes: how well-known architectures are initialised, each from its reference code."""
+"""Recipes: initialisation of well-known architectures, each from its reference code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each parameter stands in a model: its names, owner, role, fans, and block in a stack."""
+"""Parameters of a model as recipes see them: names, owner, role, fans, block in a stack."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class Slot:
 
     @property
     def own_name(self) -> str:
-        """The last part of the name: that inside the owner."""
+        """Last part of the name, inside the owner."""
         return self.name.rpartition(".")[2]
 
     @property
     def leaf(self) -> str:
-        """The name that says what the parameter is: of its layer, or its own if it has none."""
+        """Name of the layer, or the parameter's own name if it has no layer."""
         parts = [part for part in self.name.split(".") if not part.isdigit()]
         return parts[-2] if parts[-1] in {"weight", "bias"} and len(parts) > 1 else parts[-1]
 
     @property
     def key_name(self) -> str:
-        """The name that makes the key: without the names of wrappers such as torch.compile's."""
+        """Name that the key is made from: without wrappers such as torch.compile's."""
         parts = self.name.split(".")
         if len(parts) > 1 and parts[0] == "module":  # DistributedDataParallel
             parts = parts[1:]
@@ -94,7 +94,7 @@ class Slot:
 
     @property
     def fans(self) -> Fans:
-        """The fans of what the layer does: groups, transposition and packed matrices put right."""
+        """Fans of the layer's operation: groups, transposition, packed matrices counted."""
         module = self.module
         weight = self.parameter.T if type(module).__name__ == "Conv1D" else self.parameter
         return calculate_fan_in_and_fan_out(
@@ -198,7 +198,7 @@ def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def _identity(parameter: torch.Tensor) -> object:
-    """Return what two names of one parameter share: the object, or exactly the same memory."""
+    """Return the identity of a parameter: the object, or exactly the same memory."""
     if parameter.is_meta or parameter.layout is not torch.strided or not parameter.numel():
         return id(parameter)
     try:

@@ -1,4 +1,4 @@
-"""Residual branches of convolutional networks: which convolution or norm is the last of one."""
+"""Residual branches of convolutional networks, and the place of each layer in them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Place:
 def place_in_branch(slot: Slot) -> Place | None:
     """Find a convolution or a norm in the residual branch that it belongs to.
 
-    A residual block is a module of at least two convolutions besides those of a shortcut
+    A residual block is a module of at least two convolutions outside the shortcut
     (`downsample`, `shortcut`, ...), and of no smaller such module.
 
     Args:

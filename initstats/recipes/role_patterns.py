@@ -1,4 +1,4 @@
-"""The names by which common code bases call the layers of each role."""
+"""Name patterns for the layers of each role in common code bases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roles: what part a parameter plays in its model, told from classes and names, with the reason."""
+"""Roles of parameters, recognised from classes and names, each with its reason."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _BY_LEAF: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 class Role(NamedTuple):
-    """A role, and what told it.
+    """A role and the reason for it.
 
     Attributes:
         name: One of `ROLES`.

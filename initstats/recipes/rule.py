@@ -1,4 +1,4 @@
-"""Rules and recipes: which parameters a rule takes, and what it promises to put there."""
+"""Rules and recipes: conditions on parameters, and the distributions that fill them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Fill: TypeAlias = Distribution | Callable[[Slot], Distribution]
 
 @dataclass(frozen=True)
 class Rule:
-    """What to put into the parameters that match.
+    """A condition on parameters and the distribution that fills those that match.
 
     Args:
         match: The condition, or a glob pattern on the parameter name.
         fill: The distribution, or a function from the parameter's `Slot` to one, for rules that
             depend on shape or depth; the first line of its docstring is shown in lists of rules.
         label: Short name of the rule, shown in plans; the condition when empty.
-        optional: The rule may match nothing. A rule of one's own that matches nothing is refused,
+        optional: The rule may match nothing. A rule of a user that matches nothing is refused,
             since it is most often misspelt.
 
     Raises:
@@ -52,12 +52,12 @@ class Rule:
 
     @property
     def condition(self) -> str:
-        """What the rule takes, in words."""
+        """The condition, in words."""
         return str(self.match)
 
     @property
     def promise(self) -> str:
-        """What the rule puts there, in words: of a function the first line of its docstring."""
+        """The distribution, in words: of a function the first line of its docstring."""
         if isinstance(self.fill, DISTRIBUTIONS):
             return str(self.fill)
         return (self.fill.__doc__ or "depends on the parameter").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Where the rows of a monitor go. A sink is any object with a method `write(row)`."""
+"""Sinks of the monitor. A sink is any object with a method `write(row)`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as a live table in the terminal."""
+"""Sink for a live table in the terminal."""
 
 from __future__ import annotations
 

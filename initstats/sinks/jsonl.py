@@ -1,4 +1,4 @@
-"""Rows as lines of JSON in a file that survives a crash, and back."""
+"""Sink for lines of JSON in a file that survives a crash, and its reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from initstats.sinks.row_text import from_lines, to_lines
 class JsonLines:
     """Write each row as one line of JSON.
 
-    A line is written by one system call; what a crash or a full disk leaves of a line is cut off by
+    A line is written by one system call; a line cut short by a crash or a full disk is removed by
     the next write or passed over by `read_rows`. A file that exists is gone on with.
 
     Args:
@@ -128,7 +128,7 @@ def _numbered(path: Path, i: int) -> Path:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line end."""
+    """Cut off an incomplete last line."""
     if not path.exists() or not path.is_file():
         return
     with path.open("r+b") as file:

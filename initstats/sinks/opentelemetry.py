@@ -1,4 +1,4 @@
-"""Rows as metrics of OpenTelemetry, whose exponential histograms are those of the records."""
+"""Sink for OpenTelemetry metrics, which have the exponential histograms of the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row as a table for terminals: what the live view and `initstats watch` show."""
+"""Table of a row for terminals, of the live view and `initstats watch`."""
 
 from __future__ import annotations
 

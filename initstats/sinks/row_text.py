@@ -1,4 +1,4 @@
-"""A row as lines of JSON, and back."""
+"""Convert a row to lines of JSON and back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """Read what `to_lines` wrote.
+    """Read the lines of `to_lines`.
 
     Args:
         lines: Lines of JSON, with or without line ends.

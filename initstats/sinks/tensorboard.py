@@ -1,4 +1,4 @@
-"""Rows as scalars and histograms in TensorBoard's event files."""
+"""Sink for scalars and histograms in TensorBoard's event files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as metrics and ready-made histograms of Weights & Biases."""
+"""Sink for metrics and ready-made histograms of Weights & Biases."""
 
 from __future__ import annotations
 

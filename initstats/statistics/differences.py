@@ -1,4 +1,4 @@
-"""What `stats(x, minus=...)` subtracts: checked against x before anything is read."""
+"""Check the tensors that `stats(x, minus=...)` subtracts, before anything is read."""
 
 from __future__ import annotations
 

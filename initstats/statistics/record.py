@@ -1,4 +1,4 @@
-"""The record of one tensor, read when asked for."""
+"""Record of one tensor, read lazily."""
 
 from __future__ import annotations
 

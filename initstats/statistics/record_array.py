@@ -144,8 +144,8 @@ class RecordRow:
     """The numbers of one record on the host.
 
     Args:
-        moments: mean, m2, m3, m4, l1, min, max, min_abs.
-        counts: count, nan, pos_inf, neg_inf, zero, fingerprint, and two more.
+        moments: Mean, m2, m3, m4, l1, min, max, min_abs.
+        counts: Count, nan, pos_inf, neg_inf, zero, fingerprint, and two more.
         places: Counts of the histogram, `[2, 256 << scale]` in any shape, or None.
         scale: Scale of the histogram.
     """

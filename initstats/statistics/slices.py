@@ -160,7 +160,7 @@ class SliceStats:
         """Return the records of the elements of both, slice by slice.
 
         Args:
-            other: slices of the same shape.
+            other: Slices of the same shape.
 
         Raises:
             ValueError: If the shapes differ.

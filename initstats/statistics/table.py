@@ -1,4 +1,4 @@
-"""The table of records by name."""
+"""Table of records by name."""
 
 from __future__ import annotations
 

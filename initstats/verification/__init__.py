@@ -1,4 +1,4 @@
-"""Compare the weights of a model with what a recipe promises."""
+"""Verify the weights of a model against a recipe."""
 
 from __future__ import annotations
 

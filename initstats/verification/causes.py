@@ -1,4 +1,4 @@
-"""Why a parameter is not what a recipe promises: known mistakes and the ratios they leave."""
+"""Likely causes of deviations from a recipe: known mistakes and the ratios they leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges one measured piece of a parameter against its promise."""
+"""Check one measured piece of a parameter against its distribution."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _ONE_VALUE = Cause(
 
 @dataclass(frozen=True)
 class Judge:
-    """The false-alarm rate of each check, and what the rules of the model promise.
+    """The false-alarm rate of each check, and the distributions of the model's rules.
 
     Attributes:
         rate: Chance of a false alarm of one check.
         z: Half width of two-sided bands in standard errors.
         promises: Label and standard deviation of the rules in the model.
-        may_read: The parameters still hold what was measured, so they may be looked at again.
+        may_read: The parameters still hold the measured values, so they may be read again.
     """
 
     rate: float
@@ -140,7 +140,7 @@ class Judge:
         return self._shape(piece, record, sample)
 
     def _shape(self, piece: Piece, record: Stats, sample: Sample) -> tuple[str, str, Cause]:
-        """Judge what mean, std and bounds do not tell."""
+        """Check the shape: histogram and extremes."""
         distribution = piece.distribution
         if isinstance(distribution, Orthogonal):
             words = _orthogonality_problem(piece.tensor, distribution) if self.may_read else ""
@@ -216,7 +216,7 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 
 
 def _orthogonality_problem(tensor: torch.Tensor, promised: Orthogonal) -> str:
-    """Compare the products of up to 64 rows (or columns) with those of orthogonal ones."""
+    """Check the products of up to 64 rows (or columns) for orthogonality."""
     matrix = tensor.reshape(tensor.shape[0], -1)
     if promised.rows > promised.columns:
         matrix = matrix.t()

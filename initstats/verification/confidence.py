@@ -1,4 +1,4 @@
-"""Sampling bands: where the mean and the standard deviation of a sample may lie by chance.
+"""Sampling bands of the mean and the standard deviation.
 
 The mean of n values has standard error sigma / sqrt(n), the standard deviation of n normal values
 sigma / sqrt(2 n). The latter is taken from the chi-square distribution, so that it also holds for
@@ -22,7 +22,7 @@ _FEW = 6  # fewest values of a light-tailed distribution whose std has a lower b
 
 @dataclass(frozen=True)
 class Band:
-    """The interval in which a measured value may lie by sampling alone.
+    """Interval of a measured value under sampling alone.
 
     Attributes:
         low: Lower end, inclusive.
@@ -38,7 +38,7 @@ class Band:
 
 
 def mean_band(distribution: Simple, count: int, z: float) -> Band:
-    """Return where the mean of a sample may lie.
+    """Return the band of the mean of a sample.
 
     Args:
         distribution: What the sample comes from.
@@ -53,7 +53,7 @@ def mean_band(distribution: Simple, count: int, z: float) -> Band:
 
 
 def std_band(distribution: Simple, count: int, z: float) -> Band:
-    """Return where the standard deviation of a sample may lie.
+    """Return the band of the standard deviation of a sample.
 
     For a normal (n - 1) s^2 / sigma^2 is chi-square with n - 1 degrees of freedom; for another
     kurtosis k the variance of s^2 is that of 2 (n - 1) / (k - 1) degrees. The quantile is that of

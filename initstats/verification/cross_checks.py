@@ -56,12 +56,12 @@ def padding_rows(entry: PlanEntry) -> dict[str, torch.Tensor]:
 def relations(
     entries: Sequence[PlanEntry], records: Mapping[str, Stats], *, fingerprints: bool
 ) -> Iterator[Relation]:
-    """Find what single records do not tell.
+    """Find problems that concern several pieces.
 
     Args:
         entries: The parameters.
         records: Records of their pieces and of `padding_rows`, by name.
-        fingerprints: The records have fingerprints, and the parameters hold what was measured.
+        fingerprints: The records have fingerprints, and the parameters hold the measured values.
 
     Yields:
         The problems.
@@ -153,7 +153,7 @@ def _repeats(entry: PlanEntry, piece: Piece, record: Stats) -> Iterator[Relation
 
 
 def _described(name: str, leaders: Mapping[int, int], size: int, dim: int, word: str) -> Relation:
-    """Return what equal slices mean: equal shards of every rank, or copies of some."""
+    """Describe equal slices: equal shards of every rank, or copies of some."""
     begin, first = next(iter(leaders.items()))
     period = begin - first
     copies = (leaders.get(i) == i % period for i in range(period, size))

@@ -1,4 +1,4 @@
-"""Whether a sample has the shape of a distribution: its histogram, and its extremes."""
+"""Tests of the shape of a sample: its histogram and its extremes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def histogram_problem(
 
 
 def extremes_problem(distribution: Simple, count: int, low: float, high: float, rate: float) -> str:
-    """Judge the smallest and the largest of a sample.
+    """Check the smallest and the largest value of a sample.
 
     Args:
         distribution: What the sample comes from.

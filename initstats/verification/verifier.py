@@ -1,4 +1,4 @@
-"""Check the weights of a model against what a recipe promises, with a sampling band."""
+"""Verify the weights of a model against a recipe, within sampling bands."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ KINDS = (
 
 @dataclass(frozen=True, eq=False)
 class VerifyReport:
-    """Measured against promised, for every parameter that a rule takes.
+    """Measurements against the recipe, for every parameter that a rule matches.
 
     Attributes:
         recipe: Name of the recipe.
@@ -262,7 +262,7 @@ def compare(
         records: Records of the pieces of the plan, by name; a piece without one is left out.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
         fingerprints: The records have fingerprints, those of `padding_rows` are there, and the
-            parameters still hold what was measured.
+            parameters still hold the measured values.
         ignore: Kinds of problems that are none here.
 
     Returns:

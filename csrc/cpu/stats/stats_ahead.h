@@ -11,8 +11,8 @@ namespace {
 // The items of the next tile, which begin at `next`: so many bytes are asked for in each of the two
 // passes over this tile, and so many while it is counted, spread evenly. Memory is then never idle,
 // and the passes find their tile in the cache. The lines go into the second-level cache: the first
-// one has no room for two tiles beside the tables. docs/decisions/0019-prefetch-the-next-tile.md has
-// what else was tried.
+// one has no room for two tiles beside the tables. docs/decisions/0019-prefetch-the-next-tile.md
+// has what else was tried.
 struct Ahead {
   const char* next;
   int pass_bytes, count_bytes;
@@ -30,7 +30,8 @@ INITSTATS_HD void ask_for(const char* line) {
   __builtin_prefetch(line, 0, kSecondLevel);
 }
 
-// Is told of each vector of a pass; asks for the same line twice where the steps are short.
+// Call once per vector of a pass; prefetches one line every kVectors calls, the same line twice
+// where the steps are short.
 template <class L>
 struct PassAhead {
   static constexpr int kVectors = 2 * kLine / static_cast<int>(sizeof(typename L::F));  // per step

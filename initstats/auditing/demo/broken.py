@@ -1,4 +1,4 @@
-"""The demo of sick models: one fault at a time in the small GPT, and what the audit says."""
+"""Demo of sick models: one fault at a time in the small GPT, and the audit's findings."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong in practice.
+    """A common mistake.
 
     Attributes:
-        name: What was done.
+        name: The mistake.
         break_: Does it to an initialised model, and returns the sick one.
         rate: Factor on the learning rate.
-        compared: Whether the audit is told the recipe. Without it, it has to see the symptoms.
+        compared: Pass the recipe to the audit. Without it, the audit has to see the symptoms.
     """
 
     name: str

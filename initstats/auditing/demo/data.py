@@ -1,4 +1,4 @@
-"""The data of the demo: English text that ships with every CPython, as batches of word tokens."""
+"""Data of the demo: English text that ships with every CPython, as batches of word tokens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def text() -> str:
 def tokens(vocabulary: int) -> Tensor:
     """Turn the text into word tokens.
 
-    Words, digits and punctuation marks are numbered from 1 by falling frequency; what does not
-    fit into the vocabulary becomes token 0.
+    Words, digits and punctuation marks are numbered from 1 by falling frequency; the rest, beyond
+    the vocabulary, becomes token 0.
 
     Args:
         vocabulary: Number of distinct tokens, >= 2.
@@ -47,7 +47,7 @@ def batch(vocabulary: int, context: int, size: int, seed: int) -> tuple[Tensor, 
     Returns:
         Tokens and the tokens that follow them, both int64 `[B, T]`.
 
-    Determinism: run_to_run. The text is that of the running Python version.
+    Determinism: run_to_run. The text depends on the Python version.
     """
     stream = tokens(vocabulary)
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The decoder of the demo: a small GPT-2 in plain torch, with the names of nanoGPT."""
+"""Model of the demo: a small GPT-2 in plain torch, with the names of nanoGPT."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Block(nn.Module):
 class DemoGPT(nn.Module):
     """A GPT-2 style decoder with learned positions and a head tied to the embedding.
 
-    Its weights are those of torch's constructors until a recipe fills them.
+    Its weights come from torch's constructors until a recipe fills them.
 
     Args:
         config: The sizes.

@@ -26,7 +26,7 @@ def run_demo(
     config: DemoConfig | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> dict[str, AuditReport]:
-    """Audit the demo model twice, with the same batch: by recipe, and as torch leaves it.
+    """Audit the demo model twice on the same batch: by recipe, and with torch's defaults.
 
     Both are compared with the recipe, so that the second report shows what leaving it out costs.
 
@@ -34,7 +34,7 @@ def run_demo(
         recipe: Name of a recipe that takes every parameter of the model.
         steps: Steps per audit, >= 1.
         seed: Seed of the weights and of the batch.
-        config: Sizes; those of `DemoConfig` when None.
+        config: Sizes; `DemoConfig()` when None.
         on_step: Called after each of the `2 * steps` steps.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Rules on what enters a model, and on what its first layer makes of it."""
+"""Rules on the inputs of a model and the output of its first layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class InputScale(AuditRule):
     source: ClassVar[str] = "LeCun et al. 1998, Efficient BackProp, section 4.3: mean 0, std 1"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Judge what enters the first layer with a weight matrix, unless a module made it.
+        """Judge the input of the first layer with a weight matrix, unless a module made it.
 
         So is every tensor of the batch that enters such a layer as it is.
         """
@@ -42,7 +42,7 @@ class InputScale(AuditRule):
                 yield from self._judged(evidence, layer, layer.input)
 
     def _judged(self, evidence: Evidence, first: LayerReport, record: Stats) -> Iterator[Finding]:
-        """Judge what enters one layer."""
+        """Judge the input of one layer."""
         fix = "subtract the mean and divide by the std of the training data"
         if record.nan + record.pos_inf + record.neg_inf:
             return  # the business of not-finite, which sees the first layer too
@@ -73,7 +73,7 @@ class FirstLayer(AuditRule):
     A model of one layer may start at 0, as heads do.
 
     Attributes:
-        low: Smallest useful ratio of the rms of the output to that of the input.
+        low: Smallest useful ratio, rms of the output / rms of the input.
         high: Largest useful ratio.
     """
 
@@ -89,7 +89,7 @@ class FirstLayer(AuditRule):
         if first is None or first.input is None or not 0 < first.input.rms < math.inf:
             return
         if first.matrix is not None and first.matrix.role == "recurrent":
-            return  # what it returns went through gates
+            return  # its output went through gates
         ratio = first.activation.rms / first.input.rms
         if self.low <= ratio <= self.high or not math.isfinite(ratio):
             return
@@ -125,7 +125,7 @@ def outside_layers(evidence: Evidence) -> list[LayerReport]:
 
 
 def first_layer(evidence: Evidence) -> LayerReport | None:
-    """Return the first layer with a weight matrix when what enters it comes from outside."""
+    """Return the first layer with a weight matrix if its input comes from outside."""
     for layer in evidence.layers.values():
         if layer.matrix is None or layer.is_block:
             continue

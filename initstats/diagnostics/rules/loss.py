@@ -16,7 +16,7 @@ from initstats.text import number
 
 @dataclass(frozen=True)
 class InitialLoss(AuditRule):
-    """First cross-entropy against that of a uniform guess, ln C.
+    """First cross-entropy far from a uniform guess, ln C.
 
     Attributes:
         excess: Nats above ln C that are normal; scores of std s cost about s^2 / 2.
@@ -120,8 +120,8 @@ class LossTrajectory(AuditRule):
 class LossReduction(AuditRule):
     """A loss that sums over examples, so that its gradient grows with the batch.
 
-    Found where the loss is what a function of torch returned with reduction="sum", or where the
-    losses of the halves of the batch add up to that of the whole. Not where the examples of the
+    Found where the loss comes from a function of torch with reduction="sum", or where the
+    losses of the halves of the batch add up to the whole. Not where the examples of the
     batch are the classes: then its size changes the loss (twice ln 2 is ln 4).
 
     Attributes:
@@ -180,7 +180,7 @@ class LossSign(AuditRule):
     source: ClassVar[str] = "a cross-entropy and a mean square are never negative"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Compare the loss with what the loss functions of torch returned."""
+        """Compare the loss with the return values of torch's loss functions."""
         loss = evidence.loss
         fix = "minimise the loss itself: loss.backward() with maximize=False"
         negated = [c for c in loss.calls if c.value > 0 and _same(-c.value, loss.values[0])]
@@ -228,7 +228,7 @@ class DoubleSoftmax(AuditRule):
                         "loss",
                         scores.max,
                         1.0,
-                        cause=f"what enters {call.name} lies in [{number(scores.min)}, "
+                        cause=f"the input of {call.name} lies in [{number(scores.min)}, "
                         f"{number(scores.max)}]: it went through a sigmoid already",
                         fix="remove the sigmoid at the end of the model",
                     )
@@ -240,14 +240,14 @@ class DoubleSoftmax(AuditRule):
                     "loss",
                     scores.max,
                     1.0,
-                    cause=f"what enters cross_entropy lies in [{number(scores.min)}, "
+                    cause=f"the input of cross_entropy lies in [{number(scores.min)}, "
                     f"{number(scores.max)}] and adds up to 1: it went through a softmax already",
                     fix="remove the softmax at the end of the model",
                 )
 
 
 def _is_sigmoid_of(layer: LayerReport, scores: Stats) -> bool:
-    """Tell whether scores are what a sigmoid returned."""
+    """Tell whether scores are the output of a sigmoid."""
     record = layer.activation
     if "sigmoid" not in layer.kind.lower() or record.count != scores.count:
         return False

@@ -1,4 +1,4 @@
-"""The rule that compares the sizes of weights with those of their peers."""
+"""Rule on the size of a weight relative to its peers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
 _FEWEST_PEERS = 3
-_FEWEST_WEIGHTS = 3  # of a model, to tell what is usual in it
-# Weights whose size follows other laws than that of the weights between layers.
+_FEWEST_WEIGHTS = 3  # of a model, to know its usual size
+# Weights whose size follows other laws than weights between layers.
 _APART = frozenset(
     {"embedding", "position", "token", "norm", "adapter", "head", "gate", "router"}
     | {"attention input"}  # T5's queries have std (width * head_width)^-0.5

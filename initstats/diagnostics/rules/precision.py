@@ -1,4 +1,4 @@
-"""Rules on low precision: what rounds to nothing."""
+"""Rules on low precision: updates and gradients that round to zero."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALLEST_NORMAL = {
     "float8_e4m3fn": 2.0**-6,
     "float8_e5m2": 2.0**-14,
 }
-# Half of the smallest number of float16: what is smaller rounds to 0.
+# Half of the smallest number of float16: smaller values round to 0.
 _FLOAT16_ZERO = 2.0**-25
 
 

@@ -1,4 +1,4 @@
-"""Rules on what the seed of the weights decides."""
+"""Rule on the spread over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules on the structure: residual paths, blocks unlike their siblings, what is never trained."""
+"""Rules on structure: residual paths, blocks unlike their siblings, untrained parameters."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class BlockStructure(AuditRule):
     source: ClassVar[str] = "blocks of a stack are built by one function in every published model"
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Compare the modules, and what is trained, block by block."""
+        """Compare modules and trained parameters block by block."""
         for blocks in evidence.stacks.values():
             yield from self._odd_modules(evidence, blocks)
             yield from self._frozen(evidence, list(blocks))

@@ -15,7 +15,7 @@ from initstats.text import number
 
 @dataclass(frozen=True)
 class GradientRatio(AuditRule):
-    """Weight gradients of the first block against those of the last.
+    """Ratio of the weight gradients of the first block to the last block.
 
     Weight gradients may be small by design (a branch scaled by 1e-6 as in ConvNeXt), so they only
     count as vanished when the gradient of the block's output has vanished too.

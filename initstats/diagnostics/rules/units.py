@@ -78,7 +78,7 @@ class DeadUnits(AuditRule):
 
 @dataclass(frozen=True)
 class SaturatedUnits(AuditRule):
-    """Tanh, sigmoid and softmax where they are flat, so that hardly a gradient passes.
+    """Tanh, sigmoid and softmax in their flat range, where gradients vanish.
 
     A tanh is flat above |x| = 2 (0.964), a sigmoid above 4 (0.982); a softmax when each row looks
     at a single place.
@@ -164,7 +164,7 @@ class SaturatedUnits(AuditRule):
 
 @dataclass(frozen=True)
 class BiasScale(AuditRule):
-    """Biases larger than what the weights contribute: all inputs look alike behind them.
+    """Biases larger than the contribution of the weights: all inputs look alike behind them.
 
     The last layer is left out (its bias may hold the frequencies of the classes); in recurrent
     layers only what shuts a gate is a finding (a forget bias of 1 is usual).
@@ -188,7 +188,7 @@ class BiasScale(AuditRule):
     )
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
-        """Compare every bias with the spread over examples of what it is added to."""
+        """Compare every bias with the spread over examples of its summand."""
         layers = [layer for layer in evidence.layers.values() if layer.matrix is not None]
         gates = {
             p.name: p.weight.abs_max

@@ -15,7 +15,7 @@ from initstats.verification.verifier import VerifyEntry
 
 @dataclass(frozen=True)
 class WeightsAgainstRecipe(AuditRule):
-    """Weights that are not what the recipe promises, beyond what sampling explains.
+    """Weights that deviate from the recipe by more than sampling explains.
 
     Attributes:
         factor: Factor between measured and promised std above which this is an error.
@@ -116,7 +116,7 @@ class Symmetry(AuditRule):
                 float(len(copies)),
                 0.0,
                 cause=f"{first.name} holds the values of {first.copy_of}, and {len(copies) - 1} "
-                "more weights those of another (copy.deepcopy of a layer copies its weights)",
+                "more weights equal to another one (copy.deepcopy of a layer copies its weights)",
                 fix="initialise each of them on its own",
                 also=(*(p.name for p in copies[1:]), first.copy_of),
             )

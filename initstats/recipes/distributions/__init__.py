@@ -1,1 +1,1 @@
-"""What a rule promises: distributions with their moments."""
+"""Distributions of rules, with their moments."""

@@ -1,4 +1,4 @@
-"""Normal, uniform and constant: what a rule promises, with the moments that `verify` checks."""
+"""Normal, uniform and constant distributions, with the moments that `verify` checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that hold several things: parts along one dimension, each with its own values."""
+"""Parameters of several parts along one dimension, each with its own distribution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from initstats.recipes.distributions.truncated import TruncNormal
 
 @dataclass(frozen=True)
 class Kept:
-    """No values of a recipe's own: what the model computed itself stays, such as fixed positions.
+    """Keep the values that the model computed, such as fixed positions.
 
     Args:
         what: What the parameter holds, in words.

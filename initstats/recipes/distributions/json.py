@@ -1,4 +1,4 @@
-"""Distributions as JSON-able values and back, for receipts."""
+"""Convert distributions to JSON-able values and back, for receipts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random orthogonal matrices, as a rule states them."""
+"""Random orthogonal matrices."""
 
 from __future__ import annotations
 

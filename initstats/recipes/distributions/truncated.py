@@ -1,4 +1,4 @@
-"""The truncated normal that a rule promises, with its moments after truncation."""
+"""Truncated normal, with its moments after truncation."""
 
 from __future__ import annotations
 

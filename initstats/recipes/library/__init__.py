@@ -1,1 +1,1 @@
-"""The recipes, one file per architecture."""
+"""Library of recipes, one file per architecture."""

@@ -1,4 +1,4 @@
-"""What many recipes share: rules for norms and biases, Xavier bounds, depth, and option checks."""
+"""Parts of recipes: registry, rules for norms and biases, Xavier bounds, depth, option checks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def weights(*roles: str, name: str | tuple[str, ...] = "*") -> Match:
 def described(
     words: str,
 ) -> Callable[[Callable[[Slot], Distribution]], Callable[[Slot], Distribution]]:
-    """Give a rule's function the words that lists of rules show."""
+    """Set the description of a rule's function that lists of rules show."""
 
     def decorate(fill: Callable[[Slot], Distribution]) -> Callable[[Slot], Distribution]:
         fill.__doc__ = words
@@ -162,7 +162,7 @@ def projection(slot: Slot) -> str:
 
 
 def by_projection(slot: Slot, fills: dict[str, Simple]) -> Distribution:
-    """Return what an attention input holds, when q, k and v differ; packed ones become parts."""
+    """Return the fill of an attention input whose q, k and v differ; packed ones become parts."""
     name = projection(slot)
     if name:
         return fills[name]

@@ -1,4 +1,4 @@
-"""The recipes of new layers in a trained model: LoRA, adapters, a new head. They leave the rest."""
+"""Recipes of new layers in a trained model: LoRA, adapters, a new head. Other parameters stay."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lora(*, variant: str = "kaiming") -> Recipe:
     """Make the recipe of LoRA: the product B A starts as zero, so the model is unchanged.
 
     A Kaiming uniform with a = sqrt(5), which is U(+-1 / sqrt(in)), B 0. For an embedding A 0 and
-    B N(0, 1). Fans are those of the full matrix, so A does not depend on sharding
+    B N(0, 1). Fans are taken of the full matrix, so A does not depend on sharding
     (Megatron-Bridge#5840). PiSSA and OLoRA start from the trained weight instead of random
     numbers: `initstats.lora_from_weight_`.
 

@@ -1,4 +1,4 @@
-"""The recipes of BERT: Google's and that of transformers."""
+"""Recipes of BERT: Google, transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of convolutional networks: ResNet, EfficientNet, ConvNeXt, Fixup."""
+"""Recipes of convolutional networks: ResNet, EfficientNet, ConvNeXt, Fixup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes that make very deep transformers train: DeepNet, T-Fixup, ReZero."""
+"""Recipes of very deep transformers: DeepNet, T-Fixup, ReZero."""
 
 from __future__ import annotations
 

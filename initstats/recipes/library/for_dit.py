@@ -1,4 +1,4 @@
-"""The recipe of the diffusion transformer DiT."""
+"""Recipe of the diffusion transformer DiT."""
 
 from __future__ import annotations
 

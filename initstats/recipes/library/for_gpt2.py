@@ -1,4 +1,4 @@
-"""The recipes of GPT-2 and of decoders with scaled residual projections."""
+"""Recipes of GPT-2 and of decoders with scaled residual projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of Llama: that of transformers and that of torchtitan."""
+"""Recipes of Llama: transformers, torchtitan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of plain networks: a perceptron by its activation, and what torch does itself."""
+"""Recipes of plain networks: a perceptron by its activation, and torch's defaults."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def mlp(*, activation: str = "tanh", gain: float | None = 1.0) -> Recipe:
 
 @built_in
 def torch_default() -> Recipe:
-    """Make the recipe of torch itself: what `reset_parameters` of its layers writes.
+    """Make the recipe of torch's defaults, as `reset_parameters` of its layers writes them.
 
     Linear and convolutions U(+-1 / sqrt(fan_in)), weight and bias; embeddings N(0, 1); recurrent
     layers U(+-1 / sqrt(H)); attention's packed input Xavier uniform on the packed matrix, its

@@ -1,4 +1,4 @@
-"""The recipes of recurrent networks: Keras's LSTM and GRU, and the chrono biases."""
+"""Recipes of recurrent networks: Keras's LSTM and GRU, and chrono biases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of T5."""
+"""Recipe of T5."""
 
 from __future__ import annotations
 

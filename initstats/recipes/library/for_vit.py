@@ -1,4 +1,4 @@
-"""The recipes of vision transformers: timm's, those of JAX and MoCo, and that of transformers."""
+"""Recipes of vision transformers: timm, JAX, MoCo v3, transformers."""
 
 from __future__ import annotations
 
