@@ -34,7 +34,8 @@ WARNINGS = "-Wall -Wextra -Wconversion -Wshadow -Werror"
 # -ffp-contract=off: a fused multiply-add only where the source says fma, or the bits would depend
 # on the compiler.
 CXX = "-std=c++17 -O3 -fPIC -ffp-contract=off -fvisibility=hidden -fno-semantic-interposition"
-# -mtune: only the order of instructions; a tenth of the time of the fills (docs/decisions.md).
+# -mtune: only the order of instructions; a tenth of the time of the fills
+# (docs/decisions/0005-four-vectors-at-once.md).
 CAPABILITIES = {
     "baseline": "",
     "avx2": "-mavx2 -mfma -mf16c -mtune=icelake-server",
