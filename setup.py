@@ -26,7 +26,7 @@ class NinjaBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Compile the extension to where setuptools wants it."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        compile_extension(target, ROOT / "build/extension", jobs=os.environ.get("MAX_JOBS"))
+        compile_extension(target, jobs=os.environ.get("MAX_JOBS"))
 
 
 setup(ext_modules=[Extension("initstats._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

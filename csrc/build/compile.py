@@ -2,7 +2,8 @@
 
 `extension` is the module that is installed: CPU kernels once per capability, and CUDA kernels when
 nvcc is there. `cuda_on_cpu` is for tests: g++ compiles the CUDA kernels for the executor in
-tests/cuda_on_cpu, and the ops hand CPU tensors to them.
+tests/cuda_on_cpu, and the ops hand CPU tensors to them. Both share a folder, and in it the objects
+of the CPU kernels.
 
 As a program it compiles the extension in place, without setuptools:
     python csrc/build/compile.py
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from headers import cuda_home, supported_archs, torch_include, wanted_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "csrc"
+BUILD = ROOT / "build/extension"
 TORCH_TARGET = "0x020a000000000000"  # 2.10, the oldest torch that the module loads under
 DEFAULT_ARCHS = ("75", "80", "90", "100", "120")
 
@@ -45,9 +47,10 @@ CAPABILITIES = {
 }
 # Compressed, the machine code of five architectures is a tenth of its size. For line numbers in
 # profilers and sanitizers set NVCC_APPEND_FLAGS=-lineinfo, which nvcc reads itself.
+# -v: what each kernel uses goes into the log beside the object, which tests read.
 NVCC = (
     "-std=c++17 -O3 -fmad=false --expt-relaxed-constexpr -Werror all-warnings"
-    " -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin -compress-all"
+    " -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin -compress-all -Xptxas -v"
 )
 RULES = """ninja_required_version = 1.5
 rule cxx
@@ -57,7 +60,7 @@ rule cxx
   deps = gcc
 rule nvcc
   description = nvcc $out
-  command = $nvcc -MD -MF $out.d $flags -c $in -o $out
+  command = $nvcc -MD -MF $out.d $flags -c $in -o $out > $out.log 2>&1 || { cat $out.log; exit 1; }
   depfile = $out.d
   deps = gcc
 rule link
@@ -71,20 +74,39 @@ rule link_all_defined
 
 
 def compile_extension(
-    target: Path, build: Path, *, variant: str = "extension", jobs: str | None = None
+    target: Path, build: Path = BUILD, *, variant: str = "extension", jobs: str | None = None
 ) -> None:
     """Compile the extension module to `target`, with objects under `build`.
 
     Raises:
         RuntimeError: With the reason, where something is missing or does not compile.
     """
-    text = Description(variant).ninja_file(target)
-    build.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [*_ninja(), "-C", str(build), *(["-j", jobs] if jobs else [])]
+    name = "build.ninja" if variant == "extension" else f"{variant}.ninja"
+    _run_ninja(build, name, Description(variant).ninja_file(target), jobs)
+
+
+def compile_kernels(archs: Sequence[str], build: Path = BUILD) -> dict[Path, Path]:
+    """Compile the CUDA kernels alone; return the object file of each source.
+
+    They are the objects of the extension, where it was compiled for these architectures. What nvcc
+    printed is beside each, with `.log` appended.
+
+    Raises:
+        RuntimeError: With the reason, where something is missing or does not compile.
+    """
+    description = Description("extension", archs)
+    units = list(description.kernels())
+    _run_ninja(build, "kernels.ninja", description.statements(units), None)
+    return {unit.source: build / unit.object for unit in units}
+
+
+def _run_ninja(build: Path, name: str, text: str, jobs: str | None) -> None:
+    build.mkdir(parents=True, exist_ok=True)
+    command = [*_ninja(), "-C", str(build), "-f", name, *(["-j", jobs] if jobs else [])]
     with (build / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # ninja does not guard a folder against a second ninja
-        (build / "build.ninja").write_text(text)
+        (build / name).write_text(text)
         done = subprocess.run(command, check=False)
     if done.returncode != 0:
         again = shlex.join([*command, "-v"])
@@ -95,7 +117,7 @@ def compile_in_place() -> None:
     """Compile the extension into the package folder of this checkout."""
     target = ROOT / "initstats" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     write_compile_commands(target, ROOT / "build")
-    compile_extension(target, ROOT / "build/extension", jobs=os.environ.get("MAX_JOBS"))
+    compile_extension(target, jobs=os.environ.get("MAX_JOBS"))
 
 
 def _ninja() -> list[str]:
@@ -162,21 +184,19 @@ class Unit:
 class Description:
     """What is compiled with which flags. Each layer gets the includes that it may use, no more."""
 
-    def __init__(self, variant: str) -> None:
+    def __init__(self, variant: str, archs: Sequence[str] = ()) -> None:
         self.executes_kernels = variant == "cuda_on_cpu"
-        self.cuda = cuda_home() if self.executes_kernels else wanted_cuda()
-        if self.executes_kernels and self.cuda is None:
-            raise RuntimeError(
-                "initstats: expected the CUDA toolkit's headers for the variant cuda_on_cpu, "
-                "found none"
-            )
+        self.suffix = ".cuda_on_cpu" if self.executes_kernels else ""
+        self.cuda = cuda_home() if self.executes_kernels or archs else wanted_cuda()
+        if (self.executes_kernels or archs) and self.cuda is None:
+            raise RuntimeError("initstats: expected the CUDA toolkit for its kernels, found none")
         torch = torch_include()
         if torch is None:
             raise RuntimeError(
                 "initstats: expected torch 2.10 or newer with its headers, found none"
             )
         self.torch = torch
-        self.archs = [] if self.executes_kernels else archs_to_build(self.cuda)
+        self.archs = [] if self.executes_kernels else list(archs) or archs_to_build(self.cuda)
         self.common = f"-I{_quoted(SOURCE)}"
         if capabilities() == ["baseline"]:
             self.common += " -DINITSTATS_BASELINE_ONLY"
@@ -184,19 +204,25 @@ class Description:
     def ninja_file(self, target: Path) -> str:
         """Return the text of build.ninja."""
         units = [*self.cpu(), *self.kernels(), *self.ops()]
+        objects = [unit.object for unit in units]
+        without_python = [unit.object for unit in units if unit.source.name != "module.cpp"]
+        defined = f"defined{self.suffix}.so"
+        lines = [
+            f"libs = {self.libraries()}",
+            f"build {defined}: link_all_defined {' '.join(without_python)}",
+            f"build {_path(target)}: link {' '.join(objects)} || {defined}",
+            f"default {_path(target)}",
+        ]
+        return self.statements(units) + "\n".join([*lines, ""])
+
+    def statements(self, units: Sequence[Unit]) -> str:
+        """Return the text of build.ninja that makes the objects of `units`."""
         lines = [f"compiler = {os.environ.get('CXX', 'g++')}", f"nvcc = {self.cuda}/bin/nvcc"]
         lines.append(RULES)
         for unit in units:
             lines.append(f"build {unit.object}: {unit.rule} {_path(unit.source)}")
             lines.append(f"  flags = {unit.flags}")
-        objects = [unit.object for unit in units]
-        without_python = [name for name in objects if name != "ops/module.o"]
-        lines += [
-            f"libs = {self.libraries()}",
-            f"build defined.so: link_all_defined {' '.join(without_python)}",
-            f"build {_path(target)}: link {' '.join(objects)} || defined.so",
-        ]
-        return "\n".join([*lines, f"default {_path(target)}", ""])
+        return "\n".join([*lines, ""])
 
     def cpu(self) -> Iterator[Unit]:
         """The CPU kernels, once per capability, and the choice between them."""
@@ -218,13 +244,14 @@ class Description:
             flags = f"{CXX} {self.common} -I{_quoted(ROOT / 'tests/cuda_on_cpu')}"
             flags += f" -isystem {_quoted(self.cuda / 'include')}"
             flags += " -x c++ -DINITSTATS_CUDA_ON_CPU -Wno-unknown-pragmas"
-            yield from (Unit("cxx", source, flags) for source in sources)
+            yield from (Unit("cxx", source, flags, self.suffix) for source in sources)
             return
         code = [f"-gencode arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
         newest = self.archs[-1]  # as PTX too, for the GPUs to come
         code.append(f"-gencode arch=compute_{newest},code=compute_{newest}")
         flags = f"{NVCC} {' '.join(code)} {self.common}"
-        yield from (Unit("nvcc", source, flags) for source in sources)
+        suffix = f".sm_{'_'.join(self.archs)}"  # builds for other GPUs keep their objects
+        yield from (Unit("nvcc", source, flags, suffix) for source in sources)
 
     def ops(self) -> Iterator[Unit]:
         """The operators, the only code that sees torch and Python."""
@@ -240,7 +267,7 @@ class Description:
         flags += ["-DINITSTATS_WITH_CUDA"] if self.cuda else []
         flags += ["-DINITSTATS_CUDA_ON_CPU"] if self.executes_kernels else []
         for source in sorted((SOURCE / "ops").glob("*.cpp")):
-            yield Unit("cxx", source, " ".join(flags))
+            yield Unit("cxx", source, " ".join(flags), self.suffix)
 
     def libraries(self) -> str:
         """The CUDA runtime linked in, so that one module serves every torch.

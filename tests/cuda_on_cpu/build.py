@@ -1,4 +1,4 @@
-"""Compile a kernel source each way that tests need: for the executors, and to cubins."""
+"""Compile a kernel source each way that tests need, and take apart what the build compiled."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from .cache import cached
 from .mangled import find_kernel
 from .ptx import ORDERS, Module, Order
 from .sass import Listing, read_sass
-from .toolkit import HERE, REPOSITORY, cuda_include, require_nvcc
+from .toolkit import HERE, REPOSITORY, cuda_include, require_cuobjdump, require_nvcc
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
 INCLUDE = f"-I{REPOSITORY / 'csrc'}"
@@ -50,9 +50,11 @@ def _version(compiler: str) -> str:
     ).stdout
 
 
-def _run(command: Sequence[str | Path]) -> str:
+def _run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
     """Run a compiler; return what it printed, or raise with it."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
     output = done.stdout + done.stderr
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(str(c) for c in command)}\n{output}")
@@ -226,6 +228,55 @@ def compile_cubin(
     key = [_version(str(nvcc)), *options, source.name]
     folder = cached("cubin", key, included_files(source), make)
     return Cubin(architecture, folder / "kernels.cubin", (folder / "ptxas.log").read_text())
+
+
+def extension_cubin(source: Path, *, architecture: str = "90") -> Cubin:
+    """Return the machine code that the build put into the extension for sm_<architecture>.
+
+    Args:
+        source: a .cu file under csrc.
+        architecture: see ARCHITECTURES.
+
+    Raises:
+        RuntimeError: The source does not compile without warnings, or a kernel spills registers or
+            uses local memory.
+    """
+    compiled = _extension_objects()[source]
+    cuobjdump, pattern = require_cuobjdump(), f"sm_{architecture}.cubin"
+
+    def make(folder: Path) -> None:
+        _run([cuobjdump, "--extract-elf", pattern, compiled], cwd=folder)
+        (extracted,) = folder.iterdir()
+        extracted.rename(folder / "kernels.cubin")
+
+    folder = cached("extension-cubin", [_version(str(cuobjdump)), pattern], [compiled], make)
+    log = section_of_log(Path(f"{compiled}.log").read_text(), architecture)
+    refuse_local_memory(log)
+    return Cubin(architecture, folder / "kernels.cubin", log)
+
+
+def refuse_local_memory(log: str) -> None:
+    """Raise RuntimeError where the output of ptxas -v tells of spills or local memory."""
+    pattern = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+    frames = re.findall(pattern, log)
+    if not frames or any(set(frame) != {"0"} for frame in frames):
+        raise RuntimeError(f"expected neither spills nor local memory, got\n{log}")
+
+
+@cache
+def _extension_objects() -> dict[Path, Path]:
+    """Return the object file of each CUDA source, compiled where the build has not done so."""
+    require_nvcc()
+    from compile import compile_kernels
+
+    return compile_kernels(ARCHITECTURES)
+
+
+def section_of_log(log: str, architecture: str) -> str:
+    """Return what ptxas said while it compiled for one architecture."""
+    sections = re.split(r"ptxas info\s*: \d+ bytes gmem", log)
+    (found,) = [text for text in sections if f"for 'sm_{architecture}'" in text]
+    return found
 
 
 def parse_resources(log: str) -> dict[str, Resources]:

@@ -46,14 +46,23 @@ def cuda_include() -> Path:
 
 def require_nvdisasm() -> Path:
     """Return nvdisasm: from the package nvidia-cuda-nvdisasm, or from the toolkit."""
-    candidates = [root / "bin" / "nvdisasm" for root in _toolkit_roots()]
+    return _require_tool("nvdisasm")
+
+
+def require_cuobjdump() -> Path:
+    """Return cuobjdump: from the package nvidia-cuda-cuobjdump, or from the toolkit."""
+    return _require_tool("cuobjdump")
+
+
+def _require_tool(name: str) -> Path:
+    candidates = [root / "bin" / name for root in _toolkit_roots()]
     if (package := importlib.util.find_spec("nvidia")) is not None:
         for folder in package.submodule_search_locations or []:
-            candidates = [*sorted(Path(folder).glob("**/bin/nvdisasm")), *candidates]
+            candidates = [*sorted(Path(folder).glob(f"**/bin/{name}")), *candidates]
     for path in candidates:
         if path.exists():
             return path
-    return _give_up("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
+    return _give_up(f"{name} is not installed: pip install nvidia-cuda-{name}")
 
 
 def _give_up(reason: str) -> NoReturn:

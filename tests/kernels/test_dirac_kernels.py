@@ -102,7 +102,7 @@ def test_dirac_ptx_writes_every_element_once(order: ptx.Order, bits: str) -> Non
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_dirac_machine_code_is_lean(architecture: str) -> None:
-    cubin = build.compile_cubin(KERNELS, architecture=architecture)  # raises on spills
+    cubin = build.extension_cubin(KERNELS, architecture=architecture)  # raises on spills
     assert len(cubin.sass) == len(BITS)
     for name, listing in cubin.sass.items():
         assert listing.fp64 == listing.local_memory == listing.generic_memory == 0, name

@@ -74,6 +74,7 @@ def module() -> ptx.Module:
     return build.load_ptx(KERNELS, only=[f"fill_run_kernel{name}" for name in only])
 
 
+@pytest.mark.long
 def test_executed_fill_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
         [NATIVE / "fill_kernels_test.cpp", KERNELS, CSRC / "cpu/random/fill.cpp"],
@@ -130,7 +131,7 @@ def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_fill_machine_code_is_lean(architecture: str) -> None:
-    cubin = build.compile_cubin(
+    cubin = build.extension_cubin(
         KERNELS, architecture=architecture
     )  # raises on spills and local memory
     runs = {name: listing for name, listing in cubin.sass.items() if "fill_run_kernel" in name}

@@ -32,6 +32,32 @@ def test_local_memory_is_an_error() -> None:
     cubin = build.compile_cubin(KERNELS, flags=["-DBUG_LOCAL_ARRAY"], strict=False)
     assert cubin.resources_of("halves_kernel").stack_bytes >= 64
     assert cubin.sass_of("halves_kernel").local_memory > 0
+    with pytest.raises(RuntimeError, match="expected neither spills nor local memory, got"):
+        build.refuse_local_memory(cubin.log)
+    build.refuse_local_memory(build.compile_cubin(KERNELS).log)
+    with pytest.raises(RuntimeError, match="expected neither spills nor local memory, got"):
+        build.refuse_local_memory("")
+
+
+LOG = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z3foov' for 'sm_90'
+ptxas info    : Function properties for _Z3foov
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 24 registers, used 1 barriers, 16 bytes smem
+ptxas info    : 8 bytes gmem, 4 bytes cmem[3]
+ptxas info    : Compiling entry function '_Z3foov' for 'sm_120'
+ptxas info    : Function properties for _Z3foov
+    8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers
+"""
+
+
+@pytest.mark.parametrize(("architecture", "registers", "stack"), [("90", 24, 0), ("120", 32, 8)])
+def test_what_a_build_for_several_architectures_prints_is_told_apart(
+    architecture: str, registers: int, stack: int
+) -> None:
+    (usage,) = build.parse_resources(build.section_of_log(LOG, architecture)).values()
+    assert (usage.registers, usage.stack_bytes) == (registers, stack)
 
 
 SASS = """

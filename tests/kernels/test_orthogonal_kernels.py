@@ -24,6 +24,7 @@ TASKS, TASK_BYTES = 100, 80
 REALS = {"f": (torch.float32, np.float32), "d": (torch.float64, np.float64)}
 
 
+@pytest.mark.long
 def test_executed_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
     program = build.compile_native(
         [
@@ -141,8 +142,8 @@ def test_small_matrix_ptx_has_the_bits_of_the_cpu(
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_machine_code_is_lean(architecture: str) -> None:
     # Each raises on spills and local memory.
-    cubin = build.compile_cubin(KERNELS, architecture=architecture)
-    small = build.compile_cubin(SMALL_KERNELS, architecture=architecture)
+    cubin = build.extension_cubin(KERNELS, architecture=architecture)
+    small = build.extension_cubin(SMALL_KERNELS, architecture=architecture)
     assert len(cubin.sass) == 4
     assert len(small.sass) == 2
     for compiled in (cubin, small):

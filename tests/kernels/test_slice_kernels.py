@@ -87,7 +87,7 @@ def test_slice_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_slice_machine_code_needs_no_local_memory(architecture: str) -> None:
-    cubin = build.compile_cubin(KERNELS, architecture=architecture)  # raises on spills
+    cubin = build.extension_cubin(KERNELS, architecture=architecture)  # raises on spills
     assert len(cubin.sass) == 3
     for name, listing in cubin.sass.items():
         assert listing.local_memory == 0, name

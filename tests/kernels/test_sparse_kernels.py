@@ -82,7 +82,7 @@ def test_sparse_ptx_writes_the_zeros_of_the_cpu_and_nothing_else(
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_sparse_machine_code_is_lean(architecture: str) -> None:
-    cubin = build.compile_cubin(KERNELS, architecture=architecture)  # raises on spills
+    cubin = build.extension_cubin(KERNELS, architecture=architecture)  # raises on spills
     listings = {name: code for name, code in cubin.sass.items() if "sparse_zeros_kernel" in name}
     assert len(listings) == len(BITS)
     for name, listing in listings.items():

@@ -155,6 +155,25 @@ def test_each_layer_is_compiled_with_the_includes_that_it_may_use(
     assert len(set(names)) == len(names)
 
 
+def test_builds_in_one_folder_share_the_cpu_kernels_and_overwrite_nothing_of_each_other(
+    compile_: ModuleType, toolkit: Toolkit
+) -> None:
+    toolkit("80", "90")
+
+    def units(variant: str, *archs: str) -> dict[str, str]:
+        description = compile_.Description(variant, archs)
+        parts = [*description.cpu(), *description.kernels(), *description.ops()]
+        return {unit.object: unit.flags for unit in parts}
+
+    extension, executed = units("extension", "80", "90"), units("cuda_on_cpu")
+    shared = extension.keys() & executed.keys()
+    assert shared == {name for name in extension if name.startswith("cpu/")}
+    assert all(extension[name] == executed[name] for name in shared)
+    kernels = {name for name in extension if name.startswith("cuda/")}
+    assert kernels
+    assert not kernels & units("extension", "90").keys()
+
+
 @pytest.mark.parametrize(("rule", "links"), [("link", True), ("link_all_defined", False)])
 def test_a_symbol_without_a_definition_fails_the_link_that_asks_for_all(
     rule: str, links: bool, compile_: ModuleType, tmp_path: Path
