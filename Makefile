@@ -27,7 +27,7 @@ DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARC
 # The folders of tests, one per package: make test-init, make test-statistics, ...
 PACKAGES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
-.PHONY: help venv demo test $(PACKAGES:%=test-%) lint format cuda bench instructions gpu clean
+.PHONY: help venv demo test $(PACKAGES:%=test-%) lint format cuda golden bench instructions gpu clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+(-init)?):.*## (.*)/make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 16
@@ -80,6 +80,9 @@ format: $(VENV)/dev.stamp ## Rewrite all files as lint wants them
 cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of what it emits
 	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS='75;80;90;100;120' $(BIN)/python csrc/build/compile.py
 	INITSTATS_REQUIRE_NVCC=1 $(BIN)/$(PYTEST) tests/kernels $(PYTEST_ARGS)
+
+golden: $(VENV)/build.stamp ## Add the golden values that are missing; those that are there never change
+	$(BIN)/python tests/support/golden.py
 
 bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/results
 	$(BIN)/python -m pytest benchmarks --benchmark-json="$$($(BIN)/python -m benchmarks.results_file)"

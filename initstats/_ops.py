@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -56,39 +56,20 @@ def flat_box(boxes: Sequence[Box] | None) -> list[int]:
     return [int(number) for offsets, sizes in boxes for number in (*offsets, *sizes)]
 
 
-def uniform_(
-    tensors: Sequence[torch.Tensor],
-    keys: Sequence[int],
-    low: Sequence[float],
-    high: Sequence[float],
-    box: Sequence[int] = (),
-) -> None:
-    """Fill with uniforms in [low, high); parameters hold one number for all tensors or one each."""
-    torch.ops.initstats.uniform_(tensors, keys, low, high, box)
+def fill_op(name: str) -> Callable[..., None]:
+    """Return the op of a distribution.
 
-
-def normal_(
-    tensors: Sequence[torch.Tensor],
-    keys: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    box: Sequence[int] = (),
-) -> None:
-    """Fill with normals; parameters as in `uniform_`."""
-    torch.ops.initstats.normal_(tensors, keys, mean, std, box)
-
-
-def trunc_normal_(
-    tensors: Sequence[torch.Tensor],
-    keys: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    box: Sequence[int] = (),
-) -> None:
-    """Fill with normals truncated to [low, high]; parameters as in `uniform_`."""
-    torch.ops.initstats.trunc_normal_(tensors, keys, mean, std, low, high, box)
+    It takes tensors, keys, one list per parameter (one number for all tensors or one each) and
+    perhaps the `flat_box`.
+    """
+    try:
+        op: Callable[..., None] = getattr(torch.ops.initstats, name).default
+    except AttributeError:
+        raise ImportError(
+            f"initstats: expected an op {name} in {_C.__file__}, found none (add it to"
+            " INITSTATS_DISTRIBUTIONS in csrc/math/random/distributions.h, or build again)"
+        ) from None
+    return op
 
 
 def dirac_(tensors: Sequence[torch.Tensor], groups: Sequence[int], value: Sequence[float]) -> None:
@@ -160,8 +141,7 @@ def small_orthogonal_(
     torch.ops.initstats.small_orthogonal_(matrices, keys, gain)
 
 
-def _fake_fill(*_args: object) -> None:
-    """A fill changes bits, never shapes."""
+# Fake kernels. Ops that only write their arguments need none.
 
 
 def _fake_stats(
@@ -195,16 +175,6 @@ def _fake_panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tens
     return torch.empty_like(gram)
 
 
-for _name in (
-    "uniform_",
-    "normal_",
-    "trunc_normal_",
-    "dirac_",
-    "sparse_",
-    "reflectors_",
-    "small_orthogonal_",
-):
-    torch.library.register_fake(f"initstats::{_name}", _fake_fill)
 torch.library.register_fake("initstats::stats", _fake_stats)
 torch.library.register_fake("initstats::panel_factors", _fake_panel_factors)
 torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)

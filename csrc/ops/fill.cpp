@@ -1,11 +1,14 @@
-// Fills: uniform_, normal_, trunc_normal_ on lists of tensors. Checks once, then the CPU or the
-// CUDA path. Values of parameters are checked in initstats/init/random.py; here stands what memory
-// safety needs.
+// Fills: every distribution of Note [Distributions] on lists of tensors. Checks once, then the CPU
+// or the CUDA path. Values of parameters are checked in initstats/init/_distributions.py; here
+// stands what memory safety needs.
 #include "cpu/random/fill.h"
 
 #include <algorithm>
+#include <array>
+#include <iterator>
+#include <utility>
 
-#include "math/random/truncation.h"
+#include "math/random/distributions.h"
 #include "ops/checks.h"
 #include "ops/cuda_stream.h"
 #include "ops/register.h"
@@ -69,45 +72,37 @@ struct PerTensor {
   const Numbers& numbers;
 };
 
-// The distribution families: parameters of all tensors, how one is prepared, and which CPU kernels
-// serve it.
-struct UniformFamily {
-  template <class Real>
-  using Dist = Uniform<Real>;
-  PerTensor low, high;
+// What the list of distributions says of each: NAME_entry.
+#define INITSTATS_ENTRY(name, D, ...)                                                  \
+  struct name##_entry {                                                                \
+    template <class Real>                                                              \
+    using Dist = D<Real>;                                                              \
+    static constexpr const char* kOp = #name "_";                                      \
+    static constexpr const char* kParameters[] = {__VA_ARGS__};                        \
+    static auto kernel(const cpu::FillKernels& k, float) { return k.name; }            \
+    static auto kernel(const cpu::FillKernels& k, double) { return k.name##_float64; } \
+  };
+INITSTATS_DISTRIBUTIONS(INITSTATS_ENTRY)
+#undef INITSTATS_ENTRY
+
+template <class Entry>
+using Order = std::make_index_sequence<std::size(Entry::kParameters)>;  // of the parameters
+
+// A distribution and the parameters of all tensors.
+template <class Entry>
+struct Family : Entry {
+  std::array<PerTensor, std::size(Entry::kParameters)> parameters;
 
   template <class Real>
-  Dist<Real> make(DType dtype, size_t i) const {
-    return make_uniform<Real>(dtype, low[i], high[i]);
+  auto make(DType dtype, size_t i) const {
+    return make<Real>(dtype, i, Order<Entry>{});
   }
-  static auto kernel(const cpu::FillKernels& k, float) { return k.uniform; }
-  static auto kernel(const cpu::FillKernels& k, double) { return k.uniform_float64; }
-};
 
-struct NormalFamily {
-  template <class Real>
-  using Dist = Normal<Real>;
-  PerTensor mean, std;
-
-  template <class Real>
-  Dist<Real> make(DType dtype, size_t i) const {
-    return make_normal<Real>(dtype, mean[i], std[i]);
+ private:
+  template <class Real, size_t... J>
+  auto make(DType dtype, size_t i, std::index_sequence<J...>) const {
+    return Entry::template Dist<Real>::make(dtype, parameters[J][i]...);
   }
-  static auto kernel(const cpu::FillKernels& k, float) { return k.normal; }
-  static auto kernel(const cpu::FillKernels& k, double) { return k.normal_float64; }
-};
-
-struct TruncNormalFamily {
-  template <class Real>
-  using Dist = TruncNormal<Real>;
-  PerTensor mean, std, low, high;
-
-  template <class Real>
-  Dist<Real> make(DType dtype, size_t i) const {
-    return make_trunc_normal<Real>(dtype, mean[i], std[i], low[i], high[i]);
-  }
-  static auto kernel(const cpu::FillKernels& k, float) { return k.trunc_normal; }
-  static auto kernel(const cpu::FillKernels& k, double) { return k.trunc_normal_float64; }
 };
 
 // Fills the tensors of storage width Real, side by side on torch's threads, cut anywhere.
@@ -177,36 +172,29 @@ void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integ
   run(Device{}, op, tensors, targets, family);
 }
 
-template <class Device>
-void uniform(std::vector<Tensor> tensors, Integers keys, Numbers low, Numbers high, Integers box) {
-  const size_t n = tensors.size();
-  fill<Device>("uniform_", tensors, keys, box,
-               UniformFamily{{"uniform_", "low", low, n}, {"uniform_", "high", high, n}});
-}
+// The op: one list of numbers per parameter.
+template <class Device, class Entry, class = Order<Entry>>
+struct Op;
 
-template <class Device>
-void normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std, Integers box) {
-  const size_t n = tensors.size();
-  fill<Device>("normal_", tensors, keys, box,
-               NormalFamily{{"normal_", "mean", mean, n}, {"normal_", "std", std, n}});
-}
+template <class Device, class Entry, size_t... J>
+struct Op<Device, Entry, std::index_sequence<J...>> {
+  template <size_t>
+  using NumbersOf = Numbers;
 
-template <class Device>
-void trunc_normal(std::vector<Tensor> tensors, Integers keys, Numbers mean, Numbers std,
-                  Numbers low, Numbers high, Integers box) {
-  const char* op = "trunc_normal_";
-  const size_t n = tensors.size();
-  fill<Device>(
-      op, tensors, keys, box,
-      TruncNormalFamily{
-          {op, "mean", mean, n}, {op, "std", std, n}, {op, "low", low, n}, {op, "high", high, n}});
-}
+  static void call(std::vector<Tensor> tensors, Integers keys, NumbersOf<J>... numbers,
+                   Integers box) {
+    const Family<Entry> family{{},
+                               {{{Entry::kOp, Entry::kParameters[J], numbers, tensors.size()}...}}};
+    fill<Device>(Entry::kOp, tensors, keys, box, family);
+  }
+};
+
+#define INITSTATS_IMPLEMENT(name, Dist, ...) \
+  m.impl(name##_entry::kOp, TORCH_BOX(&(Op<Device, name##_entry>::call)));
 
 template <class Device>
 void implement(Library& m) {
-  m.impl("uniform_", TORCH_BOX(&uniform<Device>));
-  m.impl("normal_", TORCH_BOX(&normal<Device>));
-  m.impl("trunc_normal_", TORCH_BOX(&trunc_normal<Device>));
+  INITSTATS_DISTRIBUTIONS(INITSTATS_IMPLEMENT);
 }
 
 INITSTATS_REGISTER(implement)

@@ -2,16 +2,29 @@
 // their code.
 #include <torch/csrc/stable/library.h>
 
+#include <initializer_list>
+#include <string>
+
+#include "math/random/distributions.h"
+
+namespace {
+
+// The schema of a distribution's op.
+std::string fill_schema(const char* name, std::initializer_list<const char*> parameters) {
+  std::string schema = std::string(name) + "_(Tensor(a!)[] tensors, int[] keys";
+  for (const char* parameter : parameters) schema += std::string(", float[] ") + parameter;
+  return schema + ", int[] box=[]) -> ()";
+}
+
+}  // namespace
+
 // Lists of parameters hold one number for all tensors or one per tensor; keys hold one per tensor
 // (64 bits, as two's complement). box: Note [Box], empty or for each tensor its offsets and then
 // the full sizes.
 STABLE_TORCH_LIBRARY(initstats, m) {
-  m.def("uniform_(Tensor(a!)[] tensors, int[] keys, float[] low, float[] high, int[] box) -> ()");
-  m.def("normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, int[] box) -> ()");
-  m.def(
-      "trunc_normal_(Tensor(a!)[] tensors, int[] keys, float[] mean, float[] std, float[] low, "
-      "float[] high, "
-      "int[] box) -> ()");
+#define INITSTATS_DEFINE(name, Dist, ...) m.def(fill_schema(#name, {__VA_ARGS__}).c_str());
+  INITSTATS_DISTRIBUTIONS(INITSTATS_DEFINE)
+#undef INITSTATS_DEFINE
   m.def("dirac_(Tensor(a!)[] tensors, int[] groups, float[] value) -> ()");
   m.def("sparse_(Tensor(a!)[] tensors, int[] keys, float[] std, int[] zeros, int[] box) -> ()");
   // minus: empty, or one tensor per tensor: the statistics are those of the differences.

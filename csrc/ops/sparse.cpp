@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "math/random/truncation.h"
+#include "math/random/distributions.h"
 #include "ops/checks.h"
 #include "ops/cuda_stream.h"
 #include "ops/register.h"
@@ -70,9 +70,9 @@ void run(OnCpu, const std::vector<Tensor>& /*tensors*/, const std::vector<Job>& 
     torch::stable::parallel_for(
         0, m.columns, std::max<int64_t>(64, kGrain / height), [&](int64_t begin, int64_t end) {
           if (m.dtype == DType::float64) {
-            kernels.columns_float64(make_normal<double>(m.dtype, 0, job.std), m, begin, end);
+            kernels.columns_float64(Normal<double>::make(m.dtype, 0, job.std), m, begin, end);
           } else {
-            kernels.columns(make_normal<float>(m.dtype, 0, job.std), m, begin, end);
+            kernels.columns(Normal<float>::make(m.dtype, 0, job.std), m, begin, end);
           }
         });
   }
@@ -83,7 +83,7 @@ template <class Real>
 void fill_normal(const Job& job, cudaStream_t cuda_stream) {
   const cpu::SparseMatrix& m = job.matrix;
   const cuda::FillTarget<Normal<Real>> target{m.data, m.dtype, job.layout, m.key,
-                                              make_normal<Real>(m.dtype, 0, job.std)};
+                                              Normal<Real>::make(m.dtype, 0, job.std)};
   check_cuda(kOp, cuda::launch_fill(&target, 1, cuda_stream));
 }
 

@@ -6,17 +6,14 @@ Inside torch.compile all of that is one op, which runs when the graph runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from initstats import _ops
+from initstats.init._distributions import FAMILIES, Family
 from initstats.init._errors import as_torch
 from initstats.init._validate import (
-    check_normal,
-    check_sparse,
-    check_trunc_normal,
-    check_uniform,
     has_memory,
     number,
     numbers_for,
@@ -27,31 +24,6 @@ from initstats.init._validate import (
 from initstats.init.keys import draw_key, draw_keys
 
 Numbers: TypeAlias = float | Sequence[float]
-
-
-class Family(NamedTuple):
-    """A family of distributions.
-
-    Attributes:
-        name: of the op; for torch's fills also of the method that takes these parameters.
-        op: takes tensors, keys and one list per parameter.
-        check: takes the name of the function called, a dtype and one number per parameter.
-        parameters: their names in messages.
-    """
-
-    name: str
-    op: Callable[..., None]
-    check: Callable[..., None]
-    parameters: tuple[str, ...]
-
-
-UNIFORM = Family("uniform_", _ops.uniform_, check_uniform, ("a", "b"))
-NORMAL = Family("normal_", _ops.normal_, check_normal, ("mean", "std"))
-TRUNC_NORMAL = Family(
-    "trunc_normal_", _ops.trunc_normal_, check_trunc_normal, ("mean", "std", "a", "b")
-)
-SPARSE = Family("sparse_", _ops.sparse_, check_sparse, ("std", "zeros"))
-FAMILIES = {family.name: family for family in (UNIFORM, NORMAL, TRUNC_NORMAL, SPARSE)}
 
 
 def fill_one(
@@ -66,7 +38,7 @@ def fill_one(
     """Fill one tensor: what `fill` does, with as little as possible around the op."""
     if torch.compiler.is_compiling():
         names = None if name is None else [name]
-        fill(function, family, [tensor], values, generator=generator, seed=seed, names=names)
+        fill(function, family, [tensor], values, generator, seed, names)
         return tensor
     numbers: list[float] = []
     try:
@@ -99,7 +71,6 @@ def fill(
     family: Family,
     tensors: Iterable[torch.Tensor],
     values: Sequence[Numbers],
-    *,
     generator: torch.Generator | None,
     seed: int | None,
     names: Sequence[str | None] | None,
@@ -267,9 +238,9 @@ def _fill_in_graph(
         FAMILIES[family],
         tensors,
         values,
-        generator=None,
-        seed=int(seed) if seed else None,
-        names=names_from_graph(names),
+        None,
+        int(seed) if seed else None,
+        names_from_graph(names),
     )
 
 

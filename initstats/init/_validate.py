@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from operator import attrgetter
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-
-from initstats import _ops
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
@@ -116,60 +112,3 @@ def numbers_for(function: str, name: str, values: Sequence[object], tensors: int
             f"initstats.{function}: expected one {name} per tensor, {tensors}, got {len(values)}"
         )
     return [number(function, name, value) for value in values]
-
-
-@lru_cache(maxsize=1024)
-def check_uniform(function: str, dtype: torch.dtype, a: float, b: float) -> None:
-    """Raise ValueError unless a dtype tensor can hold uniforms in [a, b)."""
-    largest = torch.finfo(dtype).max
-    for name, value in (("a", a), ("b", b)):
-        if not -largest <= value <= largest:
-            raise ValueError(
-                f"initstats.{function}: expected {name} to be finite in {dtype}, got {name}={value}"
-            )
-    if a > b:
-        raise ValueError(f"initstats.{function}: expected a <= b, got a={a}, b={b}")
-    if b - a > (largest if dtype is torch.float64 else torch.finfo(torch.float32).max):
-        raise ValueError(f"initstats.{function}: expected b - a to be finite, got a={a}, b={b}")
-    if a < b and _ops.smallest_at_least(dtype, a) >= b:
-        raise ValueError(
-            f"initstats.{function}: expected an interval [a, b) that holds a {dtype} value,"
-            f" got a={a}, b={b}"
-        )
-
-
-@lru_cache(maxsize=1024)
-def check_normal(function: str, dtype: torch.dtype, mean: float, std: float) -> None:
-    """Raise ValueError unless mean and std are a normal distribution."""
-    del dtype  # every dtype can hold any normal, overflow becomes infinity as in torch
-    if not math.isfinite(mean):
-        raise ValueError(f"initstats.{function}: expected mean to be finite, got mean={mean}")
-    if not 0.0 <= std < math.inf:
-        raise ValueError(f"initstats.{function}: expected std to be finite and >= 0, got std={std}")
-
-
-@lru_cache(maxsize=1024)
-def check_trunc_normal(
-    function: str, dtype: torch.dtype, mean: float, std: float, a: float, b: float
-) -> None:
-    """Raise ValueError unless a dtype tensor can hold a normal truncated to [a, b]."""
-    check_normal(function, dtype, mean, std)
-    if not a <= b:  # NaN included
-        raise ValueError(f"initstats.{function}: expected a <= b, got a={a}, b={b}")
-    inside = a == -math.inf or _ops.smallest_at_least(dtype, a) <= b
-    if not (inside or a == b) or math.inf in (a, -b):
-        raise ValueError(
-            f"initstats.{function}: expected an interval [a, b] that holds a {dtype} value,"
-            f" got a={a}, b={b}"
-        )
-    if std == 0.0 and not a <= mean <= b:
-        raise ValueError(
-            f"initstats.{function}: expected the mean in [a, b] with std=0,"
-            f" got mean={mean}, a={a}, b={b}"
-        )
-
-
-def check_sparse(function: str, dtype: torch.dtype, std: float, zeros: float) -> None:
-    """Raise ValueError unless std is one; the zeros were counted from the shape."""
-    del zeros
-    check_normal(function, dtype, 0.0, std)

@@ -237,7 +237,7 @@ def _fill_xavier(
         for tensor, one, of in zip(todo, gains, found, strict=True)
     ]
     family, values = family_of_std(distribution, stds)
-    fill(function, family, todo, values, generator=generator, seed=seed, names=names)
+    fill(function, family, todo, values, generator, seed, names)
 
 
 def _fill_scaled(
@@ -260,4 +260,4 @@ def _fill_scaled(
         else:
             found.append(fans(tensor))
     family, values = family_of_std(distribution, [0.0 if of is None else std(of) for of in found])
-    fill(function, family, todo, values, generator=generator, seed=seed, names=names)
+    fill(function, family, todo, values, generator, seed, names)

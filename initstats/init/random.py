@@ -1,15 +1,19 @@
-"""Random fills: `uniform_`, `normal_`, `trunc_normal_`, and their forms for many tensors."""
+"""Fills with independent random numbers, and their forms for many tensors."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec
 
 import torch
 
-from initstats.init._dispatch import NORMAL, TRUNC_NORMAL, UNIFORM, Numbers, fill, fill_one
+from initstats.init._dispatch import Numbers, fill, fill_one
+from initstats.init._distributions import NORMAL, TRUNC_NORMAL, UNIFORM, Family
 from initstats.init._overrides import overridable
+
+_Arguments = ParamSpec("_Arguments")
 
 # torch.nn.init.trunc_normal_ says so, in these words.
 FAR = (
@@ -149,6 +153,35 @@ def trunc_normal_(
     return fill_one("trunc_normal_", TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)
 
 
+def _foreach_form(
+    family: Family,
+) -> Callable[[Callable[_Arguments, None]], Callable[_Arguments, None]]:
+    """Complete the docstring of a form for many tensors from its first line."""
+
+    def documented(function: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+        one = "one for all tensors or one per tensor, otherwise as in"
+        parameters = "".join(f"    {p}: {one} `{family.name}`.\n" for p in family.parameters)
+        function.__doc__ = f"""{function.__doc__}
+
+Args:
+    tensors: as in `uniform_`, of any devices and dtypes; nothing is written unless all are fit.
+{parameters}    generator: as in `uniform_`; one draw per tensor, in order.
+    seed: as in `uniform_`.
+    names: with seed, one per tensor; without names the key comes from the tensor's position.
+
+Raises:
+    ValueError: lists of the wrong length, a tensor that occurs twice; otherwise as
+        `{family.name}`.
+
+Determinism: bitwise; the bits are those of one call per tensor with the same key.
+Source: as `{family.name}`.
+"""
+        return function
+
+    return documented
+
+
+@_foreach_form(UNIFORM)
 def foreach_uniform_(
     tensors: Iterable[torch.Tensor],
     a: Numbers = 0.0,
@@ -158,33 +191,11 @@ def foreach_uniform_(
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
 ) -> None:
-    """Fill many tensors with uniform numbers in [a, b) in one launch per device and dtype.
-
-    Args:
-        tensors: as in `uniform_`, of any devices and dtypes; nothing is written unless all are fit.
-        a: one bound for all tensors or one per tensor.
-        b: one bound for all tensors or one per tensor.
-        generator: as in `uniform_`; one draw per tensor, in order.
-        seed: as in `uniform_`.
-        names: with seed, one per tensor; without names the key comes from the tensor's position.
-
-    Raises:
-        ValueError: lists of the wrong length, a tensor that occurs twice; otherwise as `uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `uniform_`.
-    """
-    fill(
-        "foreach_uniform_",
-        UNIFORM,
-        tensors,
-        (a, b),
-        generator=generator,
-        seed=seed,
-        names=names,
-    )
+    """Fill many tensors with uniform numbers in [a, b) in one launch per device and dtype."""
+    fill("foreach_uniform_", UNIFORM, tensors, (a, b), generator, seed, names)
 
 
+@_foreach_form(NORMAL)
 def foreach_normal_(
     tensors: Iterable[torch.Tensor],
     mean: Numbers = 0.0,
@@ -194,33 +205,11 @@ def foreach_normal_(
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
 ) -> None:
-    """Fill many tensors with normal numbers in one launch per device and dtype.
-
-    Args:
-        tensors: as in `foreach_uniform_`.
-        mean: one for all tensors or one per tensor.
-        std: one standard deviation for all tensors or one per tensor.
-        generator: as in `foreach_uniform_`.
-        seed: as in `foreach_uniform_`.
-        names: as in `foreach_uniform_`.
-
-    Raises:
-        ValueError: as `normal_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `normal_`.
-    """
-    fill(
-        "foreach_normal_",
-        NORMAL,
-        tensors,
-        (mean, std),
-        generator=generator,
-        seed=seed,
-        names=names,
-    )
+    """Fill many tensors with normal numbers in one launch per device and dtype."""
+    fill("foreach_normal_", NORMAL, tensors, (mean, std), generator, seed, names)
 
 
+@_foreach_form(TRUNC_NORMAL)
 def foreach_trunc_normal_(
     tensors: Iterable[torch.Tensor],
     mean: Numbers = 0.0,
@@ -232,30 +221,6 @@ def foreach_trunc_normal_(
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
 ) -> None:
-    """Fill many tensors with truncated normal numbers in one launch per device and dtype.
-
-    Args:
-        tensors: as in `foreach_uniform_`.
-        mean: one for all tensors or one per tensor.
-        std: one standard deviation for all tensors or one per tensor.
-        a: one bound for all tensors or one per tensor.
-        b: one bound for all tensors or one per tensor.
-        generator: as in `foreach_uniform_`.
-        seed: as in `foreach_uniform_`.
-        names: as in `foreach_uniform_`.
-
-    Raises:
-        ValueError: as `trunc_normal_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `trunc_normal_`.
-    """
-    fill(
-        "foreach_trunc_normal_",
-        TRUNC_NORMAL,
-        tensors,
-        (mean, std, a, b),
-        generator=generator,
-        seed=seed,
-        names=names,
-    )
+    """Fill many tensors with truncated normal numbers in one launch per device and dtype."""
+    values = (mean, std, a, b)
+    fill("foreach_trunc_normal_", TRUNC_NORMAL, tensors, values, generator, seed, names)

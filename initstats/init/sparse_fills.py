@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from initstats.init._dispatch import SPARSE, fill_one
+from initstats.init._dispatch import fill_one
+from initstats.init._distributions import SPARSE
 from initstats.init._overrides import overridable
 from initstats.init._validate import number
 

@@ -8,9 +8,10 @@ from typing import get_args
 
 import torch
 
-from initstats.init._dispatch import TRUNC_NORMAL, fill_one
+from initstats.init._dispatch import fill_one
+from initstats.init._distributions import TRUNC_NORMAL, check_normal
 from initstats.init._overrides import overridable
-from initstats.init._validate import check_normal, number, tensor_to_fill
+from initstats.init._validate import number, tensor_to_fill
 from initstats.init.fans import Fans, Mode, fan_for_mode, fans_of
 from initstats.init.xavier_kaiming import Distribution, fill_of_std, is_empty
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 import torch
 
-from initstats.init._dispatch import NORMAL, TRUNC_NORMAL, UNIFORM, Family, fill_one
+from initstats.init._dispatch import fill_one
+from initstats.init._distributions import NORMAL, TRUNC_NORMAL, UNIFORM, Family
 from initstats.init._errors import as_torch
 from initstats.init._overrides import overridable
 from initstats.init._validate import number

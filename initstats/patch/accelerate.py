@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from initstats.init import orthogonal_fills, random, sparse_fills, xavier_kaiming
+from initstats.init._distributions import DISTRIBUTIONS
 from initstats.init._validate import fillable_dtype
 from initstats.init.constant_fills import dirac_
 from initstats.patch.report import AccelerationReport
@@ -19,13 +20,11 @@ Fill = Callable[..., torch.Tensor]
 
 # The fill that runs instead of a function.
 _OURS: dict[str, Fill] = {
-    "torch.nn.init.uniform_": random.uniform_,
-    "torch.nn.init.normal_": random.normal_,
+    **{f"torch.nn.init.{f.name}": getattr(random, f.name) for f in DISTRIBUTIONS},
     "torch.nn.init.kaiming_uniform_": xavier_kaiming.kaiming_uniform_,
     "torch.nn.init.xavier_uniform_": xavier_kaiming.xavier_uniform_,
     "torch.nn.init.xavier_normal_": xavier_kaiming.xavier_normal_,
     "torch.nn.init.kaiming_normal_": xavier_kaiming.kaiming_normal_,
-    "torch.nn.init.trunc_normal_": random.trunc_normal_,
     "torch.nn.init.orthogonal_": orthogonal_fills.orthogonal_,
     "torch.nn.init.sparse_": sparse_fills.sparse_,
     "torch.nn.init.dirac_": dirac_,

@@ -19,6 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from initstats.init import random, xavier_kaiming
+from initstats.init._distributions import DISTRIBUTIONS
 from initstats.patch import bodies
 from initstats.patch.accelerate import ORIGINALS, THREAD, Fill, accelerate
 from initstats.patch.report import AccelerationReport
@@ -143,10 +144,18 @@ def _function(name: str, fill: Fill) -> Callable[..., Any]:
     return handle
 
 
-# The functions for the case that they could not get another body.
 _SEEN: dict[Any, Callable[..., Any]] = {
-    torch.Tensor.normal_: _method("normal_", random.normal_, {}),
-    torch.Tensor.uniform_: _method("uniform_", random.uniform_, {"from": "a", "to": "b"}),
+    # Methods of tensors that draw from one of our distributions.
+    getattr(torch.Tensor, family.name): _method(
+        family.name,
+        getattr(random, family.name),
+        dict(zip(family.method, family.parameters, strict=True)),
+    )
+    for family in DISTRIBUTIONS
+    if family.method
+}
+_SEEN |= {
+    # The functions for the case that they could not get another body.
     torch.nn.init.normal_: _function("normal_", random.normal_),
     torch.nn.init.uniform_: _function("uniform_", random.uniform_),
     torch.nn.init.kaiming_uniform_: _function("kaiming_uniform_", xavier_kaiming.kaiming_uniform_),

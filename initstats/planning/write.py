@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from initstats.init._validate import check_trunc_normal, check_uniform
+from initstats.init._distributions import check_trunc_normal, check_uniform
 from initstats.init.orthogonal_fills import orthogonal_
 from initstats.init.random import foreach_normal_, foreach_trunc_normal_, foreach_uniform_
 from initstats.planning.entry import Piece, PlanEntry

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 import initstats
+from initstats.init._distributions import DISTRIBUTIONS
 
 SIZES = (0, 1, 3, 4, 5, 1000, 4096, 4097, 70_001)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-FILLS = (initstats.uniform_, initstats.normal_, initstats.trunc_normal_)
+FILLS = [getattr(initstats, family.name) for family in DISTRIBUTIONS]
 
 
 def fills() -> None:

@@ -6,17 +6,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import initstats
+from initstats.init._distributions import DISTRIBUTIONS
 
 FILLS: dict[str, Callable[[torch.Tensor], object]] = {
-    "uniform": lambda t: initstats.uniform_(t, -1, 2),
-    "normal": lambda t: initstats.normal_(t, 0.5, 2.0),
-    "trunc_normal": lambda t: initstats.trunc_normal_(t, std=0.02),
+    family.name: partial(
+        lambda fill, numbers, t: fill(t, *numbers),
+        getattr(initstats, family.name),
+        next(iter(family.examples.values())),
+    )
+    for family in DISTRIBUTIONS
+}
+FILLS |= {
+    "integers": lambda t: initstats.uniform_(t, -1, 2),
+    "keyword": lambda t: initstats.trunc_normal_(t, std=0.02),
     "xavier_uniform": lambda t: initstats.xavier_uniform_(t, gain=2.0),
     "kaiming_normal": lambda t: initstats.kaiming_normal_(t, nonlinearity="relu"),
     "kaiming_uniform": lambda t: initstats.kaiming_uniform_(t, nonlinearity="gelu"),

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from initstats import _ops
+from initstats.init._distributions import DISTRIBUTIONS
 
-FILL_ARGUMENTS = {
-    "uniform_": ([0.0], [1.0]),
-    "normal_": ([0.0], [1.0]),
-    "trunc_normal_": ([0.0], [1.0], [-2.0], [2.0]),
-    "sparse_": ([1.0, 1.0], [2, 1]),
+FILL_ARGUMENTS: dict[str, tuple[list[float], ...]] = {
+    family.name: tuple([number] for number in next(iter(family.examples.values())))
+    for family in DISTRIBUTIONS
 }
+FILL_ARGUMENTS["sparse_"] = ([1.0, 1.0], [2, 1])
 
 ORTHOGONAL = ("reflectors_", "panel_factors", "small_orthogonal_")
 

@@ -13,6 +13,7 @@ import torch
 import stream_model as model
 from capabilities import output_with_capability
 from initstats import _ops
+from initstats.init._distributions import NORMAL
 
 HERE = Path(__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def normals(rows: int, size: int, stream_row: int, dtype: torch.dtype) -> torch.
     """Return the x of Note [Reflectors], [rows, size], from the normal fill."""
     pitch = -(-size // 4) * 4
     x = torch.empty(rows, pitch, dtype=dtype)
-    _ops.normal_([x], [KEY], [0.0], [1.0], [stream_row, 0, 1 << 40, pitch])
+    NORMAL.op([x], [KEY], [0.0], [1.0], [stream_row, 0, 1 << 40, pitch])
     return x[:, :size]
 
 

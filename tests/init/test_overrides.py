@@ -7,11 +7,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import initstats
+from initstats.init._distributions import DISTRIBUTIONS
 
-FILLS = {
-    "uniform_": (),
-    "normal_": (),
-    "trunc_normal_": (),
+FILLS: dict[str, tuple[float, ...]] = {
+    **{family.name: () for family in DISTRIBUTIONS},
     "xavier_uniform_": (),
     "xavier_normal_": (),
     "kaiming_uniform_": (),

@@ -17,6 +17,7 @@ from scipy import stats
 import initstats
 import stream_model as model
 from initstats import _ops
+from initstats.init._distributions import NORMAL
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 KEY = 0x0123456789ABCDEF
@@ -50,7 +51,7 @@ def test_zeros_are_those_of_selection_sampling_on_the_words_of_the_stream(
     _ops.sparse_([x], [KEY], [1.0], [zeros])
     expected = zeros_of_the_model(KEY, rows, columns, zeros)
     assert np.array_equal((x == 0).cpu().numpy(), expected)
-    values = _ops.normal_([y := torch.empty_like(x)], [KEY], [0.0], [1.0]) or y
+    values = NORMAL.op([y := torch.empty_like(x)], [KEY], [0.0], [1.0]) or y
     assert torch.equal(x, values.masked_fill(torch.from_numpy(expected).to(device), 0))
 
 

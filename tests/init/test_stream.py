@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,42 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+import golden
 import initstats
 import stream_model as model
 from capabilities import output_with_capability
 from initstats import _C, _ops
+from initstats.init._distributions import DISTRIBUTIONS, UNIFORM
 
-HERE = Path(__file__).parent
-ROOT = Path(__file__).resolve().parents[2]
-VECTORS = Path(__file__).parents[1] / "vectors"
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+VECTORS = golden.VECTORS.parent
+DTYPES = golden.DTYPES
 KEY = 0x0123456789ABCDEF
-
-Fill = Callable[[torch.Tensor], object]
-FILLS: dict[str, Fill] = {
-    "uniform": lambda t: initstats.uniform_(t, -0.3, 0.7, seed=2026, name="golden"),
-    "normal": lambda t: initstats.normal_(t, 0.1, 0.02, seed=2026, name="golden"),
-    "trunc_normal": lambda t: initstats.trunc_normal_(
-        t, 0.0, 1.0, -2.0, 2.0, seed=2026, name="golden"
-    ),
-    "trunc_normal_narrow": lambda t: initstats.trunc_normal_(
-        t, 0.0, 1.0, 0.5, 0.625, seed=2026, name="golden"
-    ),
-    "trunc_normal_tail": lambda t: initstats.trunc_normal_(
-        t, 0.0, 1.0, 5.0, float("inf"), seed=2026, name="golden"
-    ),
-}
-
-
-def golden_hash(fill: Fill, dtype: torch.dtype, device: torch.device) -> str:
-    tensor = torch.empty(10_007, dtype=dtype, device=device)
-    fill(tensor)
-    return hashlib.sha256(tensor.cpu().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def golden_hashes() -> dict[str, str]:
-    lines = (VECTORS / "stream_v1.txt").read_text().splitlines()
-    return dict(line.split() for line in lines if not line.startswith("#"))
+FILLS = golden.FILLS
 
 
 def test_philox_gives_the_published_known_answers() -> None:
@@ -85,8 +60,8 @@ def test_uniform_equals_the_numpy_model(n: int, device: torch.device) -> None:
 @pytest.mark.parametrize("name", FILLS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bits_are_the_golden_ones(name: str, dtype: torch.dtype, device: torch.device) -> None:
-    golden = golden_hashes()[f"{name}/{str(dtype).removeprefix('torch.')}"]
-    assert golden_hash(FILLS[name], dtype, device) == golden
+    expected = golden.golden_hashes()[golden.row(name, dtype)]
+    assert golden.golden_hash(name, dtype, device) == expected
 
 
 @pytest.mark.parametrize("name", FILLS)
@@ -105,10 +80,9 @@ def test_bits_do_not_depend_on_thread_count(
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_bits_do_not_depend_on_cpu_capability(capability: str) -> None:
-    printed = output_with_capability(
-        "import test_stream; test_stream.print_golden()", capability, HERE
-    )
-    assert dict(line.split() for line in printed.splitlines()) == golden_hashes()
+    code = "import json, golden; print(json.dumps(golden.present_hashes()))"
+    printed = output_with_capability(code, capability, Path(__file__).parent)
+    assert json.loads(printed) == golden.golden_hashes()
 
 
 @pytest.mark.parametrize("name", FILLS)
@@ -147,23 +121,17 @@ def test_pieces_of_a_matrix_get_the_bits_of_the_whole(
     cuts: tuple[tuple[int, ...], tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> None:
     rows, columns = cuts
-    ops = {
-        "uniform": lambda t, k, box: _ops.uniform_(t, k, [-0.5], [0.5], box),
-        "normal": lambda t, k, box: _ops.normal_(t, k, [0.0], [1.0], box),
-        "trunc_normal": lambda t, k, box: _ops.trunc_normal_(
-            t, k, [0.0], [1.0], [-2.0], [2.0], box
-        ),
-    }
-    for op in ops.values():
+    for family in DISTRIBUTIONS:
+        numbers = [[number] for number in next(iter(family.examples.values()))]
         whole = torch.empty(61, 47, dtype=dtype, device=device)
-        op([whole], [KEY], [])
+        family.op([whole], [KEY], *numbers)
         pieces, boxes, expected = [], [], []
         for top, bottom in itertools.pairwise(rows):
             for left, right in itertools.pairwise(columns):
                 pieces.append(torch.empty(bottom - top, right - left, dtype=dtype, device=device))
                 boxes.append(((top, left), (61, 47)))
                 expected.append(whole[top:bottom, left:right])
-        op(pieces, [KEY] * len(pieces), _ops.flat_box(boxes))
+        family.op(pieces, [KEY] * len(pieces), *numbers, _ops.flat_box(boxes))
         for piece, part in zip(pieces, expected, strict=True):
             assert torch.equal(piece, part)
 
@@ -173,7 +141,7 @@ def test_element_numbers_go_past_32_bits(first: int, device: torch.device) -> No
     # Counters are element / 4, so they cross 2**32 at element 2**34.
     n = 23
     piece = torch.empty(n, device=device)
-    _ops.uniform_([piece], [KEY], [0.0], [1.0], [first, 2**62])
+    UNIFORM.op([piece], [KEY], [0.0], [1.0], [first, 2**62])
     index = np.arange(first, first + n, dtype=np.uint64)
     assert np.array_equal(piece.cpu().numpy(), model.uniform01(KEY, index))
 
@@ -212,13 +180,3 @@ def test_halves_are_rounded_float32_values(device: torch.device) -> None:
         rounded = torch.empty(50_001, dtype=dtype, device=device)
         initstats.normal_(rounded, seed=5)
         assert torch.equal(rounded, exact.to(dtype))
-
-
-def print_golden() -> None:
-    """Print the hashes; the file of golden ones is this output below a heading."""
-    for name, fill in FILLS.items():
-        for dtype in DTYPES:
-            print(
-                f"{name}/{str(dtype).removeprefix('torch.')}",
-                golden_hash(fill, dtype, torch.device("cpu")),
-            )

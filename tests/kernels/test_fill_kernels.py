@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from cuda_on_cpu import build, ptx
 from cuda_on_cpu.toolkit import REPOSITORY
-from initstats import _ops
+from initstats.init._distributions import DISTRIBUTIONS, Family
 
 CSRC = REPOSITORY / "csrc"
 NATIVE = REPOSITORY / "tests/kernels/native"
@@ -19,11 +20,18 @@ KERNELS = CSRC / "cuda/random/fill.cu"
 KEY = 0x0123456789ABCDEF
 THREADS, UNROLL = 256, 4
 
-# Instances of fill_run_kernel for small batches, by the mangled names of their template arguments.
-NORMAL = "INS_6NormalIfEE"
-UNIFORM = "INS_7UniformIfEE"
-TRUNC_NORMAL = "INS_11TruncNormalIfEE"
 FLOAT32, BFLOAT16 = "StoreFloat32", "RoundBFloat16"
+EXAMPLES = [
+    (family.name.removesuffix("_"), numbers)
+    for family in DISTRIBUTIONS
+    for numbers in family.examples.values()
+]
+
+
+def mangled(family: Family) -> str:
+    """Return the mangled class of a distribution over float, as an argument of a template."""
+    name = "".join(part.title() for part in family.name.split("_"))
+    return f"INS_{len(name)}{name}IfEE"
 
 
 def kernel(module: ptx.Module, *parts: str) -> str:
@@ -46,52 +54,45 @@ def run_batch(
     return struct.pack("<i4x", 1) + task + bytes(3 * len(task))
 
 
-def trunc_normal_parameters(*numbers: float) -> bytes:
-    """Return TruncNormal<float> as the host prepares it."""
-    program = build.compile_native([NATIVE / "trunc_normal_parameters.cpp"], sanitize=False)
-    return bytes.fromhex(build.run_native(program, *map(str, numbers)).stdout)
-
-
-DISTRIBUTIONS = {
-    UNIFORM: (
-        struct.pack("<4f", -1, 2, -1, float(np.nextafter(np.float32(1), np.float32(0)))),
-        _ops.uniform_,
-        ([-1.0], [1.0]),
-    ),
-    NORMAL: (struct.pack("<2f", 0.5, 2), _ops.normal_, ([0.5], [2.0])),
-    TRUNC_NORMAL: (b"", _ops.trunc_normal_, ([0.0], [1.0], [-2.0], [2.0])),
-}
+def parameters_of(name: str, dtype: torch.dtype, numbers: Sequence[float]) -> bytes:
+    """Return the distribution over float as the host prepares it."""
+    program = build.compile_native([NATIVE / "distribution_parameters.cpp"], sanitize=False)
+    arguments = [name, str(dtype).removeprefix("torch."), *map(str, numbers)]
+    return bytes.fromhex(build.run_native(program, *arguments).stdout)
 
 
 @pytest.fixture(scope="module")
 def module() -> ptx.Module:
     """The kernels for small batches of float32 and bfloat16, from PTX."""
     only = [
-        f"{dist}NS0_{store}"
-        for dist in DISTRIBUTIONS
+        f"{mangled(family)}NS0_{store}"
+        for family in DISTRIBUTIONS
         for store in ("12StoreFloat32ELi4E", "9StoreHalfINS0_13RoundBFloat16EEELi4E")
     ]
     return build.load_ptx(KERNELS, only=[f"fill_run_kernel{name}" for name in only])
 
 
 @pytest.mark.long
-def test_executed_fill_kernels_give_the_bits_of_the_cpu_in_three_orders() -> None:
+@pytest.mark.parametrize(("name", "numbers"), EXAMPLES)
+def test_executed_fill_kernels_give_the_bits_of_the_cpu_in_three_orders(
+    name: str, numbers: Sequence[float]
+) -> None:
     program = build.compile_native(
         [NATIVE / "fill_kernels_test.cpp", KERNELS, CSRC / "cpu/random/fill.cpp"],
         flags=["-DINITSTATS_CAPABILITY=baseline", "-DINITSTATS_BASELINE_ONLY"],
     )
-    for output in build.run_in_three_orders(program):
+    for output in build.run_in_three_orders(program, name, *map(str, numbers)):
         assert output == "all right\n"
 
 
 @pytest.mark.parametrize("order", ptx.ORDERS)
-@pytest.mark.parametrize("dist", DISTRIBUTIONS)
+@pytest.mark.parametrize("family", DISTRIBUTIONS, ids=lambda family: family.name)
 @pytest.mark.parametrize("store", [FLOAT32, BFLOAT16])
 @pytest.mark.parametrize(("count", "first_index", "aligned"), [(9003, 0, True), (5000, 6, False)])
 def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
     module: ptx.Module,
     order: ptx.Order,
-    dist: str,
+    family: Family,
     store: str,
     count: int,
     first_index: int,
@@ -99,21 +100,18 @@ def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
 ) -> None:
     dtype, chunk = (torch.float32, 4) if store == FLOAT32 else (torch.bfloat16, 8)
     bits: Any = np.uint32 if store == FLOAT32 else np.uint16
-    parameters, op, arguments = DISTRIBUTIONS[dist]
-    if dist == TRUNC_NORMAL:
-        parameters = trunc_normal_parameters(*(a[0] for a in arguments))
-    elif dist == UNIFORM and store == BFLOAT16:
-        parameters = struct.pack("<4f", -1, 2, -1, 0.99609375)  # the largest bfloat16 below 1
+    numbers = next(iter(family.examples.values()))
+    parameters = parameters_of(family.name.removesuffix("_"), dtype, numbers)
     out = ptx.aligned(count, bits)
     out[:] = 0xDEAD
     batch = run_batch(out, first_index, count, aligned, parameters)
     blocks = -(-count // (chunk * THREADS * UNROLL))
     report = module.launch(
-        kernel(module, dist, store), blocks, THREADS, [batch], visible=[out], order=order
+        kernel(module, mangled(family), store), blocks, THREADS, [batch], visible=[out], order=order
     )
 
     expected = torch.empty(count, dtype=dtype)
-    op([expected], [KEY], *arguments, [first_index, 1 << 40])
+    family.op([expected], [KEY], *([number] for number in numbers), [first_index, 1 << 40])
     assert np.array_equal(
         out, expected.view(torch.int32 if bits is np.uint32 else torch.int16).numpy().view(bits)
     )
@@ -135,7 +133,7 @@ def test_fill_machine_code_is_lean(architecture: str) -> None:
         KERNELS, architecture=architecture
     )  # raises on spills and local memory
     runs = {name: listing for name, listing in cubin.sass.items() if "fill_run_kernel" in name}
-    assert len(runs) == 3 * 4 * 2  # distributions, storage types, sizes of batch
+    assert len(runs) == len(DISTRIBUTIONS) * 4 * 2  # distributions, storage types, sizes of batch
     for name, listing in runs.items():
         loop = listing.main_loop()
         assert loop.widths("STG")[128] == (2 if "StoreFloat64" in name else 1), name

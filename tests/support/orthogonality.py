@@ -7,7 +7,7 @@ import math
 import torch
 
 import initstats
-from initstats import _ops
+from initstats.init._distributions import NORMAL
 
 
 def defect(q: torch.Tensor) -> float:
@@ -32,7 +32,7 @@ def product_of_reflections(
     """
     pitch = -(-m // 4) * 4
     x = torch.empty(n, pitch, dtype=dtype)
-    _ops.normal_([x], [key], [0.0], [1.0], [number * n, 0, (number + 1) * n, pitch])
+    NORMAL.op([x], [key], [0.0], [1.0], [number * n, 0, (number + 1) * n, pitch])
     x = x[:, :m].double().triu()
     product, signs = torch.eye(m, dtype=torch.float64), []
     for r in range(n):

@@ -79,8 +79,8 @@ void fill_float64(const Dist<double>& dist, const FillRange& r) {
 
 }  // namespace
 
-const FillKernels fill_kernels = {fill<Uniform>,     fill_float64<Uniform>,
-                                  fill<Normal>,      fill_float64<Normal>,
-                                  fill<TruncNormal>, fill_float64<TruncNormal>};
+#define INITSTATS_FILL_KERNELS(name, Dist, ...) fill<Dist>, fill_float64<Dist>,
+const FillKernels fill_kernels = {INITSTATS_DISTRIBUTIONS(INITSTATS_FILL_KERNELS)};
+#undef INITSTATS_FILL_KERNELS
 
 }  // namespace initstats::cpu::INITSTATS_CAPABILITY

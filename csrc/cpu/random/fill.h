@@ -17,15 +17,18 @@ struct FillRange {
   int64_t begin, end;
 };
 
-// The kernels of one capability. Stream: Note [Stream v1]; equal bits for every capability and
-// every cut into ranges.
+// Over double, the range is float64; over float, one of the others.
+template <class Dist>
+using FillKernel = void (*)(const Dist&, const FillRange&);
+
+// The kernels of one capability, of every distribution of Note [Distributions]. Stream:
+// Note [Stream v1]; equal bits for every capability and every cut into ranges.
 struct FillKernels {
-  void (*uniform)(const Uniform<float>&, const FillRange&);
-  void (*uniform_float64)(const Uniform<double>&, const FillRange&);
-  void (*normal)(const Normal<float>&, const FillRange&);
-  void (*normal_float64)(const Normal<double>&, const FillRange&);
-  void (*trunc_normal)(const TruncNormal<float>&, const FillRange&);
-  void (*trunc_normal_float64)(const TruncNormal<double>&, const FillRange&);
+#define INITSTATS_FILL_KERNELS(name, Dist, ...) \
+  FillKernel<Dist<float>> name;                 \
+  FillKernel<Dist<double>> name##_float64;
+  INITSTATS_DISTRIBUTIONS(INITSTATS_FILL_KERNELS)
+#undef INITSTATS_FILL_KERNELS
 };
 
 namespace baseline {

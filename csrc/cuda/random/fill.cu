@@ -160,11 +160,10 @@ cudaError_t launch_fill(const FillTarget<Dist>* targets, int64_t count, cudaStre
   }
 }
 
-template cudaError_t launch_fill(const FillTarget<Uniform<float>>*, int64_t, cudaStream_t);
-template cudaError_t launch_fill(const FillTarget<Uniform<double>>*, int64_t, cudaStream_t);
-template cudaError_t launch_fill(const FillTarget<Normal<float>>*, int64_t, cudaStream_t);
-template cudaError_t launch_fill(const FillTarget<Normal<double>>*, int64_t, cudaStream_t);
-template cudaError_t launch_fill(const FillTarget<TruncNormal<float>>*, int64_t, cudaStream_t);
-template cudaError_t launch_fill(const FillTarget<TruncNormal<double>>*, int64_t, cudaStream_t);
+#define INITSTATS_LAUNCH_FILL(name, Dist, ...)                                             \
+  template cudaError_t launch_fill(const FillTarget<Dist<float>>*, int64_t, cudaStream_t); \
+  template cudaError_t launch_fill(const FillTarget<Dist<double>>*, int64_t, cudaStream_t);
+INITSTATS_DISTRIBUTIONS(INITSTATS_LAUNCH_FILL)
+#undef INITSTATS_LAUNCH_FILL
 
 }  // namespace initstats::cuda

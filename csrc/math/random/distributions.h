@@ -1,8 +1,13 @@
-// The distributions of the fills: what turns one word of the stream into one value. Real is float
-// (for float16, bfloat16 and float32 tensors) or double; L is any lane family of that width.
-// Parameters are prepared on the host (parameters.h, truncation.h).
+// The distributions of the fills: what turns one word of the stream into one value, and their list
+// at the end, from which everything else is made. Real is float (for float16, bfloat16 and float32
+// tensors) or double; L is any lane family of that width. `make` prepares the parameters on the
+// host, in double, without a libm function whose last bit may differ between platforms: they are
+// part of the stream.
 #pragma once
 
+#include <initializer_list>
+
+#include "math/core/bounds.h"
 #include "math/random/special.h"
 #include "math/random/stream.h"
 
@@ -36,12 +41,23 @@ struct WordBits<double> {
   static constexpr uint64_t kSign = uint64_t{1} << 63;
 };
 
-// Uniform in [low, high): 24 (53) bits, kept inside [bottom, top], the storage type's values in
-// that interval.
+// Uniform in [a, b): 24 (53) bits, kept inside [bottom, top], the storage type's values in that
+// interval.
 template <class Real>
 struct Uniform {
   using Value = Real;
-  Real low, width, bottom, top;
+  Real a, width, bottom, top;
+
+  // a <= b, both finite in dtype, b - a finite in Real, and [a, b) holds a value of dtype unless
+  // a == b, which gives the nearest value: the caller has checked.
+  static Uniform make(DType dtype, double a, double b) {
+    Uniform u;
+    u.a = static_cast<Real>(a);
+    u.width = static_cast<Real>(b - a);
+    u.bottom = static_cast<Real>(a < b ? smallest_at_least(dtype, a) : nearest_in(dtype, a));
+    u.top = a < b ? static_cast<Real>(largest_below(dtype, b)) : u.bottom;
+    return u;
+  }
 
   template <class L, int N>
   INITSTATS_HD void samples(const typename L::U (&words)[N], typename L::F (&values)[N]) const {
@@ -50,7 +66,7 @@ struct Uniform {
         sizeof(Real) == 4 ? Real(5.9604644775390625e-8) : WordBits<double>::kStep;  // 2^-24, 2^-53
     for (int j = 0; j < N; ++j) {
       const typename L::F u = L::from_int(words[j] >> kShift) * kStep;
-      const typename L::F value = L::fma(u, L::broadcast(width), L::broadcast(low));
+      const typename L::F value = L::fma(u, L::broadcast(width), L::broadcast(a));
       values[j] = L::max(L::broadcast(bottom), L::min(L::broadcast(top), value));
     }
   }
@@ -62,6 +78,10 @@ template <class Real>
 struct Normal {
   using Value = Real;
   Real mean, std;
+
+  static Normal make(DType /*dtype*/, double mean, double std) {
+    return {static_cast<Real>(mean), static_cast<Real>(std)};
+  }
 
   template <class L, int N>
   INITSTATS_HD void samples(const typename L::U (&words)[N], typename L::F (&values)[N]) const {
@@ -97,7 +117,7 @@ struct Normal {
 };
 
 // How a truncated normal is computed. All three are the inverse CDF between the two bounds, by the
-// form that keeps its precision there; the host chooses (truncation.h).
+// form that keeps its precision there; `make` chooses.
 enum class TruncNormalForm : int32_t {
   general,  // the inverse CDF of the word mapped into [Phi(a), Phi(b)]
   centre,   // the same between bounds within 3 standard deviations, where normal_ratios needs no
@@ -107,7 +127,7 @@ enum class TruncNormalForm : int32_t {
         // variate -ln v
 };
 
-// Normal truncated to [low, high]; results stay in [bottom, top], the storage type's values in that
+// Normal truncated to [a, b]; results stay in [bottom, top], the storage type's values in that
 // interval. Word: u = (k + 1/2) / 2^kBits; the value increases with u.
 template <class Real>
 struct TruncNormal {
@@ -125,6 +145,8 @@ struct TruncNormal {
   Real lower, upper;  // general: 2p = slope * k + lower and, from above, slope * (largest - k) +
                       // upper; tail: upper
   Real coefficients[kCoefficients];  // narrow: of the polynomial in u; tail: of d / e in e
+
+  static TruncNormal make(DType dtype, double mean, double std, double a, double b);
 
   template <class L, int N>
   INITSTATS_HD void samples(const typename L::U (&words)[N], typename L::F (&values)[N]) const {
@@ -193,4 +215,40 @@ struct TruncNormal {
   }
 };
 
+// Note [Distributions]. The list: X(name, class, parameters...). The name is that of the op,
+// without its underscore; the parameters are those of `make` after the dtype, in the words of the
+// public function. From it are made the CPU kernels and their table (cpu/random/fill.h, fill.cpp),
+// the CUDA launches (cuda/random/fill.cu), the schemas (ops/library.cpp) and the ops
+// (ops/fill.cpp).
+#define INITSTATS_DISTRIBUTIONS(X) \
+  X(uniform, Uniform, "a", "b")    \
+  X(normal, Normal, "mean", "std") \
+  X(trunc_normal, TruncNormal, "mean", "std", "a", "b")
+
+// How many doubles `make` takes, or -1 if there is no such function.
+template <class Dist, class... Doubles>
+constexpr int parameters_of(Dist (*)(DType, Doubles...)) {
+  return sizeof...(Doubles);
+}
+template <class Dist>
+constexpr auto parameters_of_make(int) -> decltype(parameters_of<Dist>(&Dist::make)) {
+  return parameters_of<Dist>(&Dist::make);
+}
+template <class Dist>
+constexpr int parameters_of_make(...) {
+  return -1;
+}
+constexpr int count_of(std::initializer_list<const char*> names) {
+  return static_cast<int>(names.size());
+}
+
+#define INITSTATS_CHECK_ENTRY(name, Dist, ...)                                 \
+  static_assert(parameters_of_make<Dist<float>>(0) == count_of({__VA_ARGS__}), \
+                #name ": expected " #Dist                                      \
+                      "::make(DType, double, ...) with the parameters (" #__VA_ARGS__ ")");
+INITSTATS_DISTRIBUTIONS(INITSTATS_CHECK_ENTRY)
+#undef INITSTATS_CHECK_ENTRY
+
 }  // namespace initstats
+
+#include "math/random/truncation.h"  // TruncNormal::make

@@ -1,10 +1,9 @@
-// Preparation of uniform, normal and truncated normal parameters, in double, on the host. No libm
-// function whose last bit may differ between platforms: the parameters are part of the stream.
+// Preparation of a truncated normal's parameters, in double, on the host. No libm function whose
+// last bit may differ between platforms: the parameters are part of the stream.
 #pragma once
 
 #include <limits>
 
-#include "math/core/bounds.h"
 #include "math/random/distributions.h"
 
 namespace initstats {
@@ -128,23 +127,6 @@ inline double invert_log_tail(double a, double e) {
 
 }  // namespace truncation
 
-// low <= high, both finite in dtype, high - low finite in Real, and [low, high) holds a value of
-// dtype unless low == high, which gives the nearest value: the caller has checked.
-template <class Real>
-Uniform<Real> make_uniform(DType dtype, double low, double high) {
-  Uniform<Real> u;
-  u.low = static_cast<Real>(low);
-  u.width = static_cast<Real>(high - low);
-  u.bottom = static_cast<Real>(low < high ? smallest_at_least(dtype, low) : nearest_in(dtype, low));
-  u.top = low < high ? static_cast<Real>(largest_below(dtype, high)) : u.bottom;
-  return u;
-}
-
-template <class Real>
-Normal<Real> make_normal(DType /*dtype*/, double mean, double std) {
-  return {static_cast<Real>(mean), static_cast<Real>(std)};
-}
-
 // Standard deviations beyond which one-sided intervals take the tail form: float32 would lose the
 // word's last bits in Phi(-a) u before, float64 before Phi underflows.
 template <class Real>
@@ -154,36 +136,37 @@ constexpr double kTailStart = sizeof(Real) == 4 ? 4.5 : 25.0;
 template <class Real>
 constexpr double kNarrowWidth = sizeof(Real) == 4 ? 0.5 : 0.25;
 
-// std >= 0, low <= high, [low, high] holds a value of dtype (unless low == high, which gives the
-// nearest value) and, if std == 0, the mean: the caller has checked.
+// std >= 0, a <= b, [a, b] holds a value of dtype (unless a == b, which gives the nearest value)
+// and, if std == 0, the mean: the caller has checked.
 template <class Real>
-TruncNormal<Real> make_trunc_normal(DType dtype, double mean, double std, double low, double high) {
+TruncNormal<Real> TruncNormal<Real>::make(DType dtype, double mean, double std, double a,
+                                          double b) {
   using namespace truncation;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   constexpr double kSteps = static_cast<double>(WordBits<Real>::kLargest) + 1.0;
   TruncNormal<Real> t = {};
-  t.bottom = static_cast<Real>(low == -kInfinity ? low : smallest_at_least(dtype, low));
-  t.top = static_cast<Real>(high == kInfinity ? high : largest_at_most(dtype, high));
+  t.bottom = static_cast<Real>(a == -kInfinity ? a : smallest_at_least(dtype, a));
+  t.top = static_cast<Real>(b == kInfinity ? b : largest_at_most(dtype, b));
   t.mean = static_cast<Real>(mean);
   t.std = static_cast<Real>(std);
-  if (std == 0.0 || low == high) {  // one value: the polynomial 0 at the anchor
+  if (std == 0.0 || a == b) {  // one value: the polynomial 0 at the anchor
     t.form = TruncNormalForm::narrow;
-    t.mean = static_cast<Real>(low == high ? low : mean);
-    if (low == high) t.bottom = t.top = static_cast<Real>(nearest_in(dtype, low));
+    t.mean = static_cast<Real>(a == b ? a : mean);
+    if (a == b) t.bottom = t.top = static_cast<Real>(nearest_in(dtype, a));
     return t;
   }
-  const double a = (low - mean) / std, b = (high - mean) / std, width = (high - low) / std;
-  const double reach = std::fmax(1.0, std::fmax(std::fabs(a), std::fabs(b)));
+  const double alpha = (a - mean) / std, beta = (b - mean) / std, width = (b - a) / std;
+  const double reach = std::fmax(1.0, std::fmax(std::fabs(alpha), std::fabs(beta)));
   const bool narrow = width * reach <= kNarrowWidth<Real>;
-  if (narrow && (a > 0 || b < 0)) {
-    const double mass = local_mass(a, width);
+  if (narrow && (alpha > 0 || beta < 0)) {
+    const double mass = local_mass(alpha, width);
     t.form = TruncNormalForm::narrow;
-    t.mean = static_cast<Real>(low);
+    t.mean = static_cast<Real>(a);
     interpolate(
-        1.0, [&](double u) { return invert_local_mass(a, width, u * mass); }, t.coefficients);
-  } else if (a >= kTailStart<Real> || b <= -kTailStart<Real>) {
-    const bool right = a > 0;
-    const double near = right ? a : -b, far = right ? b : -a;
+        1.0, [&](double u) { return invert_local_mass(alpha, width, u * mass); }, t.coefficients);
+  } else if (alpha >= kTailStart<Real> || beta <= -kTailStart<Real>) {
+    const bool right = alpha > 0;
+    const double near = right ? alpha : -beta, far = right ? beta : -alpha;
     const double depth =
         near * width + 0.5 * width * width;  // -ln of the density ratio of the two bounds
     const double log_ratio =
@@ -193,19 +176,19 @@ TruncNormal<Real> make_trunc_normal(DType dtype, double mean, double std, double
     const double end = std::fmin(-log_ratio, longest);
     t.form = TruncNormalForm::tail;
     t.origin = right ? WordBits<Real>::kLargest : 0;
-    t.mean = static_cast<Real>(right ? low : high);
+    t.mean = static_cast<Real>(right ? a : b);
     t.std = static_cast<Real>(right ? std : -std);
     t.slope = static_cast<Real>((1.0 - ratio) / kSteps);
     t.upper = static_cast<Real>(ratio + 0.5 * (1.0 - ratio) / kSteps);
     interpolate(end, [&](double e) { return invert_log_tail(near, e) / e; }, t.coefficients);
   } else {
-    const double below = upper_mass(-a), above = upper_mass(b);  // Phi(a), 1 - Phi(b)
+    const double below = upper_mass(-alpha), above = upper_mass(beta);  // Phi(alpha), 1 - Phi(beta)
     double mass = 1.0 - below - above;
-    if (a > 0) mass = upper_mass(a) - above;
-    if (b < 0) mass = upper_mass(-b) - below;
-    if (narrow) mass = density(a) * local_mass(a, width);
+    if (alpha > 0) mass = upper_mass(alpha) - above;
+    if (beta < 0) mass = upper_mass(-beta) - below;
+    if (narrow) mass = density(alpha) * local_mass(alpha, width);
     const double slope = 2.0 * mass / kSteps;
-    const double zero = -central_mass(a) / slope - 0.5;  // the real k at which x = 0
+    const double zero = -central_mass(alpha) / slope - 0.5;  // the real k at which x = 0
     const double origin = std::fmin(std::fmax(std::floor(zero + 0.5), 0.0), kSteps - 1.0);
     const double edge = upper_mass(reach);  // reach >= 1: the smaller tail of the two bounds
     t.form = sizeof(Real) == 4 && 4.0 * edge * (1.0 - edge) >= kCentreT ? TruncNormalForm::centre

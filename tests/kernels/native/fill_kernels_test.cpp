@@ -1,14 +1,15 @@
 // The CUDA fill kernels, executed, against the CPU kernels: equal bits for every distribution,
 // storage type, size and layout, and nothing written outside of the tensor (guard bytes; ASan sees
-// the rest).
+// the rest). What is compared: fill_kernels_test NAME NUMBERS..., the parameters of a distribution.
 #include <cstdio>
-#include <limits>
+#include <cstdlib>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/random/fill.h"
 #include "cuda/random/fill.h"
-#include "math/random/truncation.h"
+#include "math/random/distributions.h"
 
 namespace {
 
@@ -81,9 +82,15 @@ void compare(const char* name, const Dist& dist, CpuKernel<Dist> kernel, DType d
   }
 }
 
-template <template <class> class Dist, class Make>
+template <class Dist, size_t... J>
+Dist make(DType dtype, char** numbers, std::index_sequence<J...>) {
+  return Dist::make(dtype, std::atof(numbers[J])...);
+}
+
+template <template <class> class Dist, size_t kCount>
 void compare_all(const char* name, CpuKernel<Dist<float>> narrow, CpuKernel<Dist<double>> wide,
-                 Make make) {
+                 char** numbers) {
+  constexpr std::make_index_sequence<kCount> kOrder;
   std::vector<Layout> layouts;
   for (const int64_t n : {0, 1, 3, 4, 5, 8, 31, 1023, 4097}) {
     for (const int64_t first : {int64_t{0}, int64_t{4}, int64_t{7}, (int64_t{1} << 34) - 6}) {
@@ -97,35 +104,26 @@ void compare_all(const char* name, CpuKernel<Dist<float>> narrow, CpuKernel<Dist
   layouts.back().dims = 1;                      // its innermost dimension is not in logical order
   for (const int64_t shift : {0, 1, 4}) {
     for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
-      compare<Dist<float>>(name, make(dtype, 0.0f), narrow, dtype, layouts, shift);
+      compare<Dist<float>>(name, make<Dist<float>>(dtype, numbers, kOrder), narrow, dtype, layouts,
+                           shift);
     }
-    compare<Dist<double>>(name, make(DType::float64, 0.0), wide, DType::float64, layouts, shift);
+    compare<Dist<double>>(name, make<Dist<double>>(DType::float64, numbers, kOrder), wide,
+                          DType::float64, layouts, shift);
   }
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   const cpu::FillKernels& k = cpu::baseline::fill_kernels;
-  compare_all<Uniform>("uniform", k.uniform, k.uniform_float64, [](DType dtype, auto real) {
-    return make_uniform<decltype(real)>(dtype, -0.3, 0.7);
-  });
-  compare_all<Normal>("normal", k.normal, k.normal_float64, [](DType dtype, auto real) {
-    return make_normal<decltype(real)>(dtype, 0.5, 2.0);
-  });
-  const double infinity = std::numeric_limits<double>::infinity();
-  const struct {
-    const char* name;
-    double low, high;
-  } forms[] = {{"trunc_normal", -2.0, 2.0},
-               {"trunc_normal narrow", 0.5, 0.625},
-               {"trunc_normal tail", 5.0, infinity}};
-  for (const auto& form : forms) {
-    compare_all<TruncNormal>(
-        form.name, k.trunc_normal, k.trunc_normal_float64, [&](DType dtype, auto real) {
-          return make_trunc_normal<decltype(real)>(dtype, 0.0, 1.0, form.low, form.high);
-        });
+  const std::string wanted = argc > 1 ? argv[1] : "";
+  bool known = false;
+#define INITSTATS_COMPARE(name, Dist, ...)                                                 \
+  if (wanted == #name && argc == 2 + count_of({__VA_ARGS__})) {                            \
+    compare_all<Dist, count_of({__VA_ARGS__})>(#name, k.name, k.name##_float64, argv + 2); \
+    known = true;                                                                          \
   }
-  std::printf(failures == 0 ? "all right\n" : "%d wrong\n", failures);
-  return failures == 0 ? 0 : 1;
+  INITSTATS_DISTRIBUTIONS(INITSTATS_COMPARE);
+  std::printf(known && failures == 0 ? "all right\n" : "%d wrong\n", failures);
+  return known && failures == 0 ? 0 : 1;
 }

@@ -7,8 +7,8 @@
 #include "cpu/random/sparse.h"
 #include "cuda/random/fill.h"
 #include "cuda/random/sparse.h"
+#include "math/random/distributions.h"
 #include "math/random/sparse.h"
-#include "math/random/truncation.h"
 
 namespace {
 
@@ -43,7 +43,7 @@ void compare(const Case& c, DType dtype, Kernel kernel) {
   const int64_t reach = (c.rows - 1) * c.row_stride + (c.columns - 1) * c.column_stride + 1;
   const size_t bytes = static_cast<size_t>(reach * item_bytes(dtype) + 2 * kGuard);
   std::vector<unsigned char> ours(bytes, kUntouched), expected(bytes, kUntouched);
-  const Normal<Real> dist = make_normal<Real>(dtype, 0.0, 2.0);
+  const Normal<Real> dist = Normal<Real>::make(dtype, 0.0, 2.0);
   constexpr uint64_t kKey = 4711;
 
   const cpu::SparseMatrix m{expected.data() + kGuard,
