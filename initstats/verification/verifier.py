@@ -147,7 +147,7 @@ def verify(
     All parameters are read once, in one statistics call; those that transformers marked as loaded
     are left out. Mean, standard deviation, extremes and the histogram must lie in bands that
     sampling alone leaves with probability `false_alarm_rate` for the whole model (Bonferroni over
-    all checks, see `initstats.bands` and `initstats.shape_bands`). Constants, bounds, finite
+    all checks: `initstats.verification.confidence`, `shape_tests`). Constants, bounds, finite
     values, padding rows and orthogonality must hold exactly, up to rounding. Fingerprints tell
     parameters with the same values apart from different ones; rows of zeros, equal shards and ties
     between blocks are found too, and so are values that are not finite in buffers and in parameters
