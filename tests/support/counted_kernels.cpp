@@ -8,7 +8,7 @@
 #include "cpu/orthogonal/orthogonal.h"
 #include "cpu/random/fill.h"
 #include "cpu/stats/stats.h"
-#include "math/random/truncation.h"
+#include "math/random/distributions.h"
 #include "math/stats/buckets.h"
 #include "step_counter.h"
 #include "valgrind/callgrind.h"
@@ -44,9 +44,9 @@ void count_fills(DType dtype, const char* const names[3]) {
   layout.size[0] = kElements;
   layout.stride[0] = layout.logical[0] = 1;
   const cpu::FillRange range{data.data(), dtype, &layout, 1, 0, kElements};
-  const auto uniform = make_uniform<float>(dtype, 0.0, 1.0);
-  const auto normal = make_normal<float>(dtype, 0.0, 1.0);
-  const auto trunc_normal = make_trunc_normal<float>(dtype, 0.0, 1.0, -2.0, 2.0);
+  const auto uniform = Uniform<float>::make(dtype, 0.0, 1.0);
+  const auto normal = Normal<float>::make(dtype, 0.0, 1.0);
+  const auto trunc_normal = TruncNormal<float>::make(dtype, 0.0, 1.0, -2.0, 2.0);
   count(names[0], [&] { kernels.uniform(uniform, range); });
   count(names[1], [&] { kernels.normal(normal, range); });
   count(names[2], [&] { kernels.trunc_normal(trunc_normal, range); });
@@ -60,7 +60,7 @@ void count_stats() {
   layout.size[0] = kElements;
   layout.stride[0] = layout.logical[0] = 1;
   const cpu::FillRange fill{data.data(), DType::float32, &layout, 1, 0, kElements};
-  INITSTATS_CHOOSE(fill_kernels).normal(make_normal<float>(DType::float32, 0.0, 1.0), fill);
+  INITSTATS_CHOOSE(fill_kernels).normal(Normal<float>::make(DType::float32, 0.0, 1.0), fill);
   const auto& kernels = cpu::chosen_stats_kernels();
   const cpu::StatsRange range{data.data(), ItemType::float32, &layout, 0, kElements / kTile};
   std::vector<int64_t> histogram(static_cast<size_t>(histogram_places(0)));
