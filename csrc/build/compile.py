@@ -130,17 +130,18 @@ def _ninja() -> list[str]:
 
 
 def write_compile_commands(target: Path, build: Path) -> None:
-    """Write compile_commands.json, where clangd finds it from any source of this checkout.
+    """Write compile_commands.json into `build`.
 
-    Where there is a CUDA toolkit, kernels stand in it as the executor's g++ compiles them: clangd
-    does not understand nvcc's options.
+    In a folder of that name at the top of the checkout clangd finds it from any source. Where
+    there is a CUDA toolkit, kernels stand in it as the executor's g++ compiles them: clangd does
+    not understand nvcc's options.
     """
     variant = "cuda_on_cpu" if cuda_home() else "extension"
     build.mkdir(parents=True, exist_ok=True)
     (build / "clangd.ninja").write_text(Description(variant).ninja_file(target))
     command = [*_ninja(), "-f", "clangd.ninja", "-t", "compdb", "cxx"]
     done = subprocess.run(command, cwd=build, capture_output=True, text=True, check=True)
-    (ROOT / "compile_commands.json").write_text(done.stdout)
+    (build / "compile_commands.json").write_text(done.stdout)
 
 
 def capabilities() -> list[str]:
