@@ -275,7 +275,7 @@ def test_the_broken_demo_prints_fault_finding_cause_and_fix_and_fails() -> None:
 
 
 def test_the_snippet_for_the_tests_of_a_project_runs() -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "audit_command.md"
+    page = Path(__file__).resolve().parents[2] / "docs/guides/audit_command.md"
     (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(snippet, names)  # the page is ours
