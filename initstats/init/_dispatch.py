@@ -78,13 +78,13 @@ def fill(
     """Fill the tensors, or raise before anything is written and before any generator moves.
 
     Args:
-        function: the name for messages.
-        family: of the distribution.
-        tensors: on any devices; those on meta take a place among the names, but no key is drawn.
-        values: of the parameters, each one number for all tensors or one per tensor.
-        generator: see `draw_keys`.
-        seed: see `draw_keys`.
-        names: see `draw_keys`; one per tensor.
+        function: The name for messages.
+        family: Of the distribution.
+        tensors: On any devices; those on meta take a place among the names, but no key is drawn.
+        values: Of the parameters, each one number for all tensors or one per tensor.
+        generator: See `draw_keys`.
+        seed: See `draw_keys`.
+        names: See `draw_keys`; one per tensor.
     """
     if torch.compiler.is_compiling():
         fill_in_graph(function, family, list(tensors), values, generator, seed, names)

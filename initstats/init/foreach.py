@@ -36,14 +36,14 @@ def foreach_xavier_uniform_(
     """Fill many tensors as `xavier_uniform_` does, in one launch per device and dtype.
 
     Args:
-        tensors: as in `foreach_uniform_`, each as in `xavier_uniform_`.
-        gain: one for all tensors or one per tensor.
-        generator: as in `uniform_`; one draw per tensor, in order.
-        seed: as in `uniform_`.
-        names: with seed, one per tensor; without names the key comes from the tensor's position.
-        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        tensors: As in `foreach_uniform_`, each as in `xavier_uniform_`.
+        gain: One for all tensors or one per tensor.
+        generator: As in `uniform_`; one draw per tensor, in order.
+        seed: As in `uniform_`.
+        names: With seed, one per tensor; without names the key comes from the tensor's position.
+        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
 
     Raises:
         ValueError: as `xavier_uniform_` and `foreach_uniform_`.
@@ -70,14 +70,14 @@ def foreach_xavier_normal_(
     """Fill many tensors as `xavier_normal_` does, in one launch per device and dtype.
 
     Args:
-        tensors: as in `foreach_uniform_`, each as in `xavier_normal_`.
-        gain: one for all tensors or one per tensor.
-        generator: as in `uniform_`; one draw per tensor, in order.
-        seed: as in `uniform_`.
-        names: with seed, one per tensor; without names the key comes from the tensor's position.
-        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        tensors: As in `foreach_uniform_`, each as in `xavier_normal_`.
+        gain: One for all tensors or one per tensor.
+        generator: As in `uniform_`; one draw per tensor, in order.
+        seed: As in `uniform_`.
+        names: With seed, one per tensor; without names the key comes from the tensor's position.
+        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
 
     Raises:
         ValueError: as `xavier_normal_` and `foreach_uniform_`.
@@ -106,16 +106,16 @@ def foreach_kaiming_uniform_(
     """Fill many tensors as `kaiming_uniform_` does, in one launch per device and dtype.
 
     Args:
-        tensors: as in `foreach_uniform_`, each as in `kaiming_uniform_`.
-        a: as in `kaiming_uniform_`, for all tensors.
-        mode: as in `kaiming_uniform_`, for all tensors.
-        nonlinearity: as in `kaiming_uniform_`, for all tensors.
-        generator: as in `uniform_`; one draw per tensor, in order.
-        seed: as in `uniform_`.
-        names: with seed, one per tensor; without names the key comes from the tensor's position.
-        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        tensors: As in `foreach_uniform_`, each as in `kaiming_uniform_`.
+        a: As in `kaiming_uniform_`, for all tensors.
+        mode: As in `kaiming_uniform_`, for all tensors.
+        nonlinearity: As in `kaiming_uniform_`, for all tensors.
+        generator: As in `uniform_`; one draw per tensor, in order.
+        seed: As in `uniform_`.
+        names: With seed, one per tensor; without names the key comes from the tensor's position.
+        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
 
     Raises:
         ValueError: as `kaiming_uniform_` and `foreach_uniform_`.
@@ -145,16 +145,16 @@ def foreach_kaiming_normal_(
     """Fill many tensors as `kaiming_normal_` does, in one launch per device and dtype.
 
     Args:
-        tensors: as in `foreach_uniform_`, each as in `kaiming_normal_`.
-        a: as in `kaiming_normal_`, for all tensors.
-        mode: as in `kaiming_normal_`, for all tensors.
-        nonlinearity: as in `kaiming_normal_`, for all tensors.
-        generator: as in `uniform_`; one draw per tensor, in order.
-        seed: as in `uniform_`.
-        names: with seed, one per tensor; without names the key comes from the tensor's position.
-        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        tensors: As in `foreach_uniform_`, each as in `kaiming_normal_`.
+        a: As in `kaiming_normal_`, for all tensors.
+        mode: As in `kaiming_normal_`, for all tensors.
+        nonlinearity: As in `kaiming_normal_`, for all tensors.
+        generator: As in `uniform_`; one draw per tensor, in order.
+        seed: As in `uniform_`.
+        names: With seed, one per tensor; without names the key comes from the tensor's position.
+        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
 
     Raises:
         ValueError: as `kaiming_normal_` and `foreach_uniform_`.
@@ -187,16 +187,16 @@ def foreach_variance_scaling_(
     with "uniform".
 
     Args:
-        tensors: as in `foreach_uniform_`, each as in `variance_scaling_`.
-        scale: as in `variance_scaling_`, for all tensors.
-        mode: as in `variance_scaling_`, for all tensors.
-        distribution: as in `variance_scaling_`, for all tensors.
-        generator: as in `uniform_`; one draw per tensor, in order.
-        seed: as in `uniform_`.
-        names: with seed, one per tensor; without names the key comes from the tensor's position.
-        groups: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: as in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: as in `calculate_fan_in_and_fan_out`, for all tensors.
+        tensors: As in `foreach_uniform_`, each as in `variance_scaling_`.
+        scale: As in `variance_scaling_`, for all tensors.
+        mode: As in `variance_scaling_`, for all tensors.
+        distribution: As in `variance_scaling_`, for all tensors.
+        generator: As in `uniform_`; one draw per tensor, in order.
+        seed: As in `uniform_`.
+        names: With seed, one per tensor; without names the key comes from the tensor's position.
+        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
+        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
 
     Raises:
         TypeError: as `variance_scaling_`.

@@ -29,7 +29,7 @@ class Matrix:
         m: Rows.
         n: Columns, at most m.
         key: Of the stream.
-        dtype: float32 or float64, of the computation.
+        dtype: Float32 or float64, of the computation.
         device: Where it happens.
         number: Of the matrix in its batch.
         most_panels: Drawn in one call, at most.

@@ -44,15 +44,15 @@ def uniform_(
     """Fill the tensor with uniform numbers in [a, b), in place.
 
     Args:
-        tensor: float16, bfloat16, float32 or float64, any shape and strides, CPU or CUDA; on meta
+        tensor: Float16, bfloat16, float32 or float64, any shape and strides, CPU or CUDA; on meta
             nothing happens.
-        a: smallest value, finite in the tensor's dtype.
-        b: bound that is never reached, also not by rounding, finite and >= a; a == b fills with the
+        a: Smallest value, finite in the tensor's dtype.
+        b: Bound that is never reached, also not by rounding, finite and >= a; a == b fills with the
             value.
-        generator: where the key is drawn from, of either device; default: torch's default CPU
+        generator: Where the key is drawn from, of either device; default: torch's default CPU
             generator.
-        seed: integer in [-2**63, 2**64) to take the key from instead; no generator moves then.
-        name: with seed, usually the parameter's name: other names give independent numbers.
+        seed: Integer in [-2**63, 2**64) to take the key from instead; no generator moves then.
+        name: With seed, usually the parameter's name: other names give independent numbers.
 
     Returns:
         The tensor.
@@ -85,12 +85,12 @@ def normal_(
     """Fill the tensor with normal numbers of the given mean and standard deviation, in place.
 
     Args:
-        tensor: as in `uniform_`.
-        mean: finite.
-        std: standard deviation, finite, >= 0.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
+        tensor: As in `uniform_`.
+        mean: Finite.
+        std: Standard deviation, finite, >= 0.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -127,15 +127,15 @@ def trunc_normal_(
     `seed` does not.
 
     Args:
-        tensor: as in `uniform_`.
-        mean: of the normal before truncation, finite.
-        std: of the normal before truncation, finite, >= 0; 0 fills with the mean, which must then
+        tensor: As in `uniform_`.
+        mean: Of the normal before truncation, finite.
+        std: Of the normal before truncation, finite, >= 0; 0 fills with the mean, which must then
             lie in [a, b].
-        a: smallest value, may be -inf.
-        b: largest value, may be inf; a == b fills with the value.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
+        a: Smallest value, may be -inf.
+        b: Largest value, may be inf; a == b fills with the value.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -159,15 +159,15 @@ def _foreach_form(
     """Complete the docstring of a form for many tensors from its first line."""
 
     def documented(function: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-        one = "one for all tensors or one per tensor, otherwise as in"
+        one = "One for all tensors or one per tensor, otherwise as in"
         parameters = "".join(f"    {p}: {one} `{family.name}`.\n" for p in family.parameters)
         function.__doc__ = f"""{function.__doc__}
 
 Args:
-    tensors: as in `uniform_`, of any devices and dtypes; nothing is written unless all are fit.
-{parameters}    generator: as in `uniform_`; one draw per tensor, in order.
-    seed: as in `uniform_`.
-    names: with seed, one per tensor; without names the key comes from the tensor's position.
+    tensors: As in `uniform_`, of any devices and dtypes; nothing is written unless all are fit.
+{parameters}    generator: As in `uniform_`; one draw per tensor, in order.
+    seed: As in `uniform_`.
+    names: With seed, one per tensor; without names the key comes from the tensor's position.
 
 Raises:
     ValueError: lists of the wrong length, a tensor that occurs twice; otherwise as

@@ -32,11 +32,11 @@ def sparse_(
 
     Args:
         tensor: [rows, columns], otherwise as in `uniform_`; a row is an output of the layer.
-        sparsity: share of each column that becomes zero, in [0, 1].
-        std: standard deviation of the other elements, finite, >= 0.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
+        sparsity: Share of each column that becomes zero, in [0, 1].
+        std: Standard deviation of the other elements, finite, >= 0.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
 
     Returns:
         The tensor.

@@ -43,17 +43,17 @@ def variance_scaling_(
     | `kaiming_normal_`, "relu" | 2 | "fan_in" | "normal" |
 
     Args:
-        tensor: weight [out, in / groups, ...], at least 2 dimensions; otherwise as in `uniform_`.
-        scale: finite, >= 0; of the variance, so the square of a gain.
-        mode: the fan: "fan_in", "fan_out", their arithmetic mean "fan_avg" or their geometric mean
+        tensor: Weight [out, in / groups, ...], at least 2 dimensions; otherwise as in `uniform_`.
+        scale: Finite, >= 0; of the variance, so the square of a gain.
+        mode: The fan: "fan_in", "fan_out", their arithmetic mean "fan_avg" or their geometric mean
             "fan_geo_avg".
         distribution: "normal", "truncated_normal" or "uniform".
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.
@@ -113,13 +113,13 @@ def lecun_normal_(
     truncation. A tensor without elements gives torch's warning.
 
     Args:
-        tensor: as in `variance_scaling_`.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        tensor: As in `variance_scaling_`.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.
@@ -155,13 +155,13 @@ def lecun_uniform_(
     The bounds are ±sqrt(3 / fan_in). A tensor without elements gives torch's warning.
 
     Args:
-        tensor: as in `variance_scaling_`.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        tensor: As in `variance_scaling_`.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.
@@ -201,14 +201,14 @@ def truncated_normal_(
     numbers have .87962566 of it.
 
     Args:
-        tensor: as in `uniform_`.
-        mean: of the normal before truncation, finite.
-        std: of the normal before truncation, finite, >= 0; 0 fills with the mean.
-        low: lower bound in standard deviations from the mean, may be -inf.
-        high: upper bound in standard deviations from the mean, may be inf.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
+        tensor: As in `uniform_`.
+        mean: Of the normal before truncation, finite.
+        std: Of the normal before truncation, finite, >= 0; 0 fills with the mean.
+        low: Lower bound in standard deviations from the mean, may be -inf.
+        high: Upper bound in standard deviations from the mean, may be inf.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
 
     Returns:
         The tensor.

@@ -41,14 +41,14 @@ def xavier_uniform_(
     The bounds are ±gain * sqrt(6 / (fan_in + fan_out)).
 
     Args:
-        tensor: weight [out, in / groups, ...], at least 2 dimensions; otherwise as in `uniform_`.
-        gain: finite, >= 0; see `calculate_gain`.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        tensor: Weight [out, in / groups, ...], at least 2 dimensions; otherwise as in `uniform_`.
+        gain: Finite, >= 0; see `calculate_gain`.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.
@@ -82,14 +82,14 @@ def xavier_normal_(
     """Fill with normals of std gain * sqrt(2 / (fan_in + fan_out)), in place.
 
     Args:
-        tensor: as in `xavier_uniform_`.
-        gain: as in `xavier_uniform_`.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        tensor: As in `xavier_uniform_`.
+        gain: As in `xavier_uniform_`.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.
@@ -126,16 +126,16 @@ def kaiming_uniform_(
     The bounds are ±gain * sqrt(3 / fan). A tensor without elements gives torch's warning.
 
     Args:
-        tensor: weight [out, in / groups, ...], at least 2 dimensions; otherwise as in `uniform_`.
-        a: slope of the leaky ReLU behind the layer; other nonlinearities do not use it.
+        tensor: Weight [out, in / groups, ...], at least 2 dimensions; otherwise as in `uniform_`.
+        a: Slope of the leaky ReLU behind the layer; other nonlinearities do not use it.
         mode: "fan_in" keeps the second moment in the forward pass, "fan_out" in the backward pass.
-        nonlinearity: what gives the gain: any name or function that `calculate_gain` takes.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        nonlinearity: What gives the gain: any name or function that `calculate_gain` takes.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.
@@ -176,16 +176,16 @@ def kaiming_normal_(
     A tensor without elements gives torch's warning.
 
     Args:
-        tensor: as in `kaiming_uniform_`.
-        a: as in `kaiming_uniform_`.
-        mode: as in `kaiming_uniform_`.
-        nonlinearity: as in `kaiming_uniform_`.
-        generator: as in `uniform_`.
-        seed: as in `uniform_`.
-        name: as in `uniform_`.
-        groups: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        transposed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
-        packed: as in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        tensor: As in `kaiming_uniform_`.
+        a: As in `kaiming_uniform_`.
+        mode: As in `kaiming_uniform_`.
+        nonlinearity: As in `kaiming_uniform_`.
+        generator: As in `uniform_`.
+        seed: As in `uniform_`.
+        name: As in `uniform_`.
+        groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
+        packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
 
     Returns:
         The tensor.

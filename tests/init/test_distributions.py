@@ -155,7 +155,7 @@ def test_the_forms_for_many_tensors_are_documented_in_full() -> None:
         text = inspect.getdoc(getattr(random, f"foreach_{family.name}")) or ""
         assert re.match(r"Fill many tensors with .*\.\n\nArgs:\n", text)
         for parameter in own_parameters(getattr(random, family.name)):
-            assert re.search(rf"\n    {parameter}: one for all tensors or one per", text)
+            assert re.search(rf"\n    {parameter}: One for all tensors or one per", text)
         for part in ("Raises:", "Determinism: bitwise", "Source:"):
             assert f"\n{part}" in text
 
