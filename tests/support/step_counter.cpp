@@ -1,3 +1,5 @@
+// Steps through a call with the trap flag, and counts the instructions of the objects asked for.
+
 #include "step_counter.h"
 
 #include <ucontext.h>
