@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Literal
+from types import FunctionType
+from typing import Literal, ParamSpec
 
 import torch
 
@@ -21,7 +22,51 @@ from initstats.init.xavier_kaiming import (
     xavier_std,
 )
 
+_Arguments = ParamSpec("_Arguments")
+_OF_FANS = ("groups", "transposed", "packed")
+_OWN = {
+    "generator": "As in `uniform_`; one draw per tensor, in order.",
+    "seed": "As in `uniform_`.",
+    "names": "With seed, one per tensor; without names the key comes from the tensor's position.",
+    **dict.fromkeys(_OF_FANS, "As in `calculate_fan_in_and_fan_out`, for all tensors."),
+    "gain": "One for all tensors or one per tensor.",
+}
+_LECUN = """
+LeCun's are `foreach_variance_scaling_(tensors, 1.0, "fan_in", "truncated_normal")` and the same
+with "uniform".
+"""
 
+
+def _foreach_form(
+    one: str, note: str = ""
+) -> Callable[[Callable[_Arguments, None]], Callable[_Arguments, None]]:
+    """Complete the docstring of a form for many tensors from its first line and its signature."""
+
+    def documented(function: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+        assert isinstance(function, FunctionType)
+        code = function.__code__
+        parameters = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+        described = "".join(
+            f"    {p}: {_OWN.get(p, f'As in `{one}`, for all tensors.')}\n" for p in parameters
+        )
+        function.__doc__ = f"""{function.__doc__}
+{note}
+Args:
+    tensors: As in `foreach_uniform_`, each as in `{one}`.
+{described}
+Raises:
+    TypeError: as `{one}`.
+    ValueError: as `{one}` and `foreach_uniform_`.
+
+Determinism: bitwise; the bits are those of one call per tensor with the same key.
+Source: as `{one}`.
+"""
+        return function
+
+    return documented
+
+
+@_foreach_form("xavier_uniform_")
 def foreach_xavier_uniform_(
     tensors: Iterable[torch.Tensor],
     gain: Numbers = 1.0,
@@ -33,29 +78,13 @@ def foreach_xavier_uniform_(
     transposed: bool = False,
     packed: int = 1,
 ) -> None:
-    """Fill many tensors as `xavier_uniform_` does, in one launch per device and dtype.
-
-    Args:
-        tensors: As in `foreach_uniform_`, each as in `xavier_uniform_`.
-        gain: One for all tensors or one per tensor.
-        generator: As in `uniform_`; one draw per tensor, in order.
-        seed: As in `uniform_`.
-        names: With seed, one per tensor; without names the key comes from the tensor's position.
-        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-
-    Raises:
-        ValueError: as `xavier_uniform_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `xavier_uniform_`.
-    """
+    """Fill many tensors as `xavier_uniform_` does, in one launch per device and dtype."""
     function = "foreach_xavier_uniform_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
     _fill_xavier(function, "uniform", tensors, gain, fans, generator, seed, names)
 
 
+@_foreach_form("xavier_normal_")
 def foreach_xavier_normal_(
     tensors: Iterable[torch.Tensor],
     gain: Numbers = 1.0,
@@ -67,29 +96,13 @@ def foreach_xavier_normal_(
     transposed: bool = False,
     packed: int = 1,
 ) -> None:
-    """Fill many tensors as `xavier_normal_` does, in one launch per device and dtype.
-
-    Args:
-        tensors: As in `foreach_uniform_`, each as in `xavier_normal_`.
-        gain: One for all tensors or one per tensor.
-        generator: As in `uniform_`; one draw per tensor, in order.
-        seed: As in `uniform_`.
-        names: With seed, one per tensor; without names the key comes from the tensor's position.
-        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-
-    Raises:
-        ValueError: as `xavier_normal_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `xavier_normal_`.
-    """
+    """Fill many tensors as `xavier_normal_` does, in one launch per device and dtype."""
     function = "foreach_xavier_normal_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
     _fill_xavier(function, "normal", tensors, gain, fans, generator, seed, names)
 
 
+@_foreach_form("kaiming_uniform_")
 def foreach_kaiming_uniform_(
     tensors: Iterable[torch.Tensor],
     a: float = 0,
@@ -103,32 +116,14 @@ def foreach_kaiming_uniform_(
     transposed: bool = False,
     packed: int = 1,
 ) -> None:
-    """Fill many tensors as `kaiming_uniform_` does, in one launch per device and dtype.
-
-    Args:
-        tensors: As in `foreach_uniform_`, each as in `kaiming_uniform_`.
-        a: As in `kaiming_uniform_`, for all tensors.
-        mode: As in `kaiming_uniform_`, for all tensors.
-        nonlinearity: As in `kaiming_uniform_`, for all tensors.
-        generator: As in `uniform_`; one draw per tensor, in order.
-        seed: As in `uniform_`.
-        names: With seed, one per tensor; without names the key comes from the tensor's position.
-        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-
-    Raises:
-        ValueError: as `kaiming_uniform_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `kaiming_uniform_`.
-    """
+    """Fill many tensors as `kaiming_uniform_` does, in one launch per device and dtype."""
     function = "foreach_kaiming_uniform_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
     std = partial(kaiming_std, a=a, mode=mode, nonlinearity=nonlinearity)
     _fill_scaled(function, "uniform", tensors, std, fans, generator, seed, names)
 
 
+@_foreach_form("kaiming_normal_")
 def foreach_kaiming_normal_(
     tensors: Iterable[torch.Tensor],
     a: float = 0,
@@ -142,32 +137,14 @@ def foreach_kaiming_normal_(
     transposed: bool = False,
     packed: int = 1,
 ) -> None:
-    """Fill many tensors as `kaiming_normal_` does, in one launch per device and dtype.
-
-    Args:
-        tensors: As in `foreach_uniform_`, each as in `kaiming_normal_`.
-        a: As in `kaiming_normal_`, for all tensors.
-        mode: As in `kaiming_normal_`, for all tensors.
-        nonlinearity: As in `kaiming_normal_`, for all tensors.
-        generator: As in `uniform_`; one draw per tensor, in order.
-        seed: As in `uniform_`.
-        names: With seed, one per tensor; without names the key comes from the tensor's position.
-        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-
-    Raises:
-        ValueError: as `kaiming_normal_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `kaiming_normal_`.
-    """
+    """Fill many tensors as `kaiming_normal_` does, in one launch per device and dtype."""
     function = "foreach_kaiming_normal_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
     std = partial(kaiming_std, a=a, mode=mode, nonlinearity=nonlinearity)
     _fill_scaled(function, "normal", tensors, std, fans, generator, seed, names)
 
 
+@_foreach_form("variance_scaling_", _LECUN)
 def foreach_variance_scaling_(
     tensors: Iterable[torch.Tensor],
     scale: float = 1.0,
@@ -181,30 +158,7 @@ def foreach_variance_scaling_(
     transposed: bool = False,
     packed: int = 1,
 ) -> None:
-    """Fill many tensors as `variance_scaling_` does, in one launch per device and dtype.
-
-    LeCun's are `foreach_variance_scaling_(tensors, 1.0, "fan_in", "truncated_normal")` and the same
-    with "uniform".
-
-    Args:
-        tensors: As in `foreach_uniform_`, each as in `variance_scaling_`.
-        scale: As in `variance_scaling_`, for all tensors.
-        mode: As in `variance_scaling_`, for all tensors.
-        distribution: As in `variance_scaling_`, for all tensors.
-        generator: As in `uniform_`; one draw per tensor, in order.
-        seed: As in `uniform_`.
-        names: With seed, one per tensor; without names the key comes from the tensor's position.
-        groups: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        transposed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-        packed: As in `calculate_fan_in_and_fan_out`, for all tensors.
-
-    Raises:
-        TypeError: as `variance_scaling_`.
-        ValueError: as `variance_scaling_` and `foreach_uniform_`.
-
-    Determinism: bitwise; the bits are those of one call per tensor with the same key.
-    Source: as `variance_scaling_`.
-    """
+    """Fill many tensors as `variance_scaling_` does, in one launch per device and dtype."""
     function = "foreach_variance_scaling_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
 
