@@ -1,4 +1,4 @@
-"""The only door to the native half: loads it, registers fake kernels, and calls the ops."""
+"""The only door to the native half: loads it, and calls its ops."""
 
 from __future__ import annotations
 
