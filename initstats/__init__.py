@@ -88,4 +88,4 @@ if not TYPE_CHECKING:  # type checkers refuse unknown names
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *LATE})
+    return sorted({*__all__, *LATE, *(name for name in globals() if name.startswith("__"))})

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+
+_HERE = Path(__file__).resolve().parent
+_GIVEN = "initstats._C" in sys.modules  # the tests load a variant of their own
+
+
+def _not_built(got: str) -> ImportError:
+    return ImportError(
+        f"initstats: expected the compiled module initstats._C for this Python in {_HERE}, got "
+        f"{got}. If initstats is installed, a source folder hides it: start Python in another "
+        "folder. To use the source folder, build in place: pip install -e . or python "
+        "csrc/build/compile.py",
+        name="initstats._C",
+        path=__file__,
+    )
+
 
 # Importing torch first loads the libraries whose symbols the module needs.
 try:
@@ -15,14 +31,9 @@ try:
 except ImportError as error:
     if importlib.util.find_spec("initstats._C") is not None:
         raise  # it is there, and does not load
-    raise ImportError(
-        "initstats: expected the compiled module initstats._C for this Python in "
-        f"{Path(__file__).parent}, got a folder without it. If initstats is installed, a source "
-        "folder hides it: start Python in another folder. To use the source folder, build in "
-        "place: pip install -e . or python csrc/build/compile.py",
-        name="initstats._C",
-        path=__file__,
-    ) from error
+    raise _not_built("a folder without it") from error
+if not _GIVEN and Path(str(_C.__file__)).resolve().parent != _HERE:
+    raise _not_built(f"that of another installation, {_C.__file__}")
 
 SMALL_SIDE = 128  # kSmallSide of csrc/math/orthogonal/reflectors.h
 

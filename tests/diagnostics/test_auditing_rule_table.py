@@ -51,7 +51,8 @@ def missing(rule: AuditRule) -> list[str]:
 
 
 def test_no_rule_lacks_a_step() -> None:
-    assert [step for rule in DEFAULT_RULES for step in missing(rule)] == []
+    lacking = [step for rule in DEFAULT_RULES for step in missing(rule)]
+    assert lacking == [], "\n".join(lacking)
 
 
 def test_the_table_lists_the_rules_in_their_order() -> None:
@@ -68,7 +69,7 @@ def test_every_rule_that_is_defined_is_checked_by_an_audit() -> None:
         if inspect.isclass(value) and issubclass(value, AuditRule) and hasattr(value, "id")
         if value not in {type(rule) for rule in DEFAULT_RULES}
     }
-    assert defined == set()
+    assert defined == set(), "\n".join(sorted(defined))
 
 
 def test_the_table_says_what_each_rule_means_and_how_severe_it_is() -> None:

@@ -43,7 +43,8 @@ def by_its_name(name: str) -> bool:
 
 
 def test_no_recipe_lacks_a_step() -> None:
-    assert [step for name in recipes.available() for step in missing(name)] == []
+    lacking = [step for name in recipes.available() for step in missing(name)]
+    assert lacking == [], "\n".join(lacking)
 
 
 def test_every_file_of_the_library_is_collected_and_every_recipe_in_it_registered() -> None:
@@ -56,7 +57,7 @@ def test_every_file_of_the_library_is_collected_and_every_recipe_in_it_registere
             makes = inspect.signature(make).return_annotation == Recipe.__name__
             if makes and make.__module__ == module.__name__ and not name.startswith("_"):
                 lacking += [] if name in RECIPES else [f"{name}: not decorated with @built_in"]
-    assert lacking == []
+    assert lacking == [], "\n".join(lacking)
 
 
 def test_the_table_lists_no_recipe_that_is_not_there() -> None:
