@@ -188,6 +188,8 @@ class Monitor:
             self._taps.refresh()
             self._taps.begin()
             self._parameters.refresh()
+            if "gradients" in self.watch and self._optimizers:
+                self._parameters.note_gradients()
             if "updates" in self.watch and not self._optimizers:
                 self._parameters.remember()
         self._taps.active = due and bool({"activations", "inputs"} & set(self.watch))
@@ -238,6 +240,9 @@ class Monitor:
         if not self._taken:
             self._measure_weights()
         if "gradients" in self.watch:
+            if self._optimizers:
+                stale = self._parameters.pass_over_old_gradients()
+                self._window.reasons.setdefault("gradients", {}).update(stale)
             self._keep_gradients(self._gradients(self._optimizers))
         if self._optimizers.stepped or not self._optimizers:
             self._measure_updates()
@@ -270,10 +275,20 @@ class Monitor:
         gradients = self._parameters.gradients(self._optimizers.owned(optimizers))
         taken = Window(self._histograms)
         if gradients.names:
-            factor = self._unscale() if callable(self._unscale) else self._unscale
-            factor = 1.0 if factor is None else factor
+            factor = self._factor(next(iter(optimizers), None))
             taken.measure("gradients", gradients.names, gradients.tensors, self._step, factor)
         return taken
+
+    def _factor(self, optimizer: Optimizer | None) -> Factor:
+        """Return what the gradients are to be multiplied by.
+
+        A GradScaler leaves it to a fused optimizer to unscale, and gives it the scale for a step.
+        """
+        factor = self._unscale() if callable(self._unscale) else self._unscale
+        if factor is None:
+            scale = getattr(optimizer, "grad_scale", None)
+            factor = 1.0 if scale is None else 1.0 / scale
+        return factor
 
     def _keep_gradients(self, taken: Window) -> None:
         """Add measured gradients to the row."""

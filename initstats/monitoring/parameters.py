@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from initstats.monitoring.window import Layout
 
 ChosenParameter = Callable[[str, nn.Parameter], bool]
 NOT_STEPPED = "the optimizer did not step"
-NO_GRADIENT = "no gradient"
+STALE = "left by an earlier step: the optimizer did not step"
 NO_STATE = "not in the state of the optimizer"
 STEP_ON_DEVICE = "the optimizer keeps its step count on the device"
 _KEPT_BELOW = 10
@@ -57,6 +58,7 @@ class Parameters:
         self._copied: Listed | None = None
         self._copied_ids: list[int] = []
         self.kept: set[str] = set()
+        self._old: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self.weights = Listed((), [])
         self.trained: Layout = ()
         self.refresh()
@@ -95,6 +97,32 @@ class Parameters:
             dense = gradient.layout is torch.strided
             tensors.append(gradient if dense else gradient.to_dense())
         return Listed(self._layout(names), tensors)
+
+    def note_gradients(self) -> None:
+        """Note which gradients are there when a step begins."""
+        self._old = {
+            name: (weakref.ref(p.grad), p.grad._version)  # noqa: SLF001  # torch's own name
+            for name, p in zip(*self._pairs(), strict=True)
+            if p.grad is not None
+        }
+
+    def pass_over_old_gradients(self) -> dict[str, str]:
+        """Leave out gradients that nothing was written to since the step began.
+
+        Returns:
+            Why they are not there, by name.
+        """
+        gradients = {name: p.grad for name, p in zip(*self._pairs(), strict=True)}
+        stale = {
+            name: STALE
+            for name, (old, version) in self._old.items()
+            if name not in self.kept
+            and (now := gradients.get(name)) is not None
+            and old() is now
+            and now._version == version  # noqa: SLF001
+        }
+        self.kept.update(stale)
+        return stale
 
     def remember(self) -> None:
         """Copy the trained weights, to see later how they changed."""

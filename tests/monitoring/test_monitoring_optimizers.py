@@ -218,3 +218,54 @@ def test_one_optimizer_given_twice_is_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"initstats\.Monitor: expected different optimizers"):
         Monitor(model, optimizer=[optimizer, optimizer])
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_gradients_of_a_fused_optimizer_under_a_scaler_are_unscaled(unscaled: bool) -> None:
+    model, kept = small_model(), Kept()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    loss = model(batch(0)).square().mean()
+    true = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    watch = ("gradients", "moments")
+    with Monitor(model, optimizer=optimizer, every=1, watch=watch, sinks=[kept]) as monitor:
+        scaler.scale(loss).backward()
+        if unscaled:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        monitor.step()
+    norm = torch.nn.utils.get_total_norm(true).item()
+    row = kept.rows[0]
+    assert row.gradient_norm.tolist() == pytest.approx([norm], rel=CLOSE)
+    record = row.tables["gradients"]["0.weight"]
+    assert (record.l2, record.histogram.total) == (pytest.approx(true[0].norm().item()), 128)
+    assert row.tables["square_gradient_ratio"]["0.weight"].mean == pytest.approx(1.0, rel=CLOSE)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_an_optimizer_that_did_not_step_shows_no_old_gradients(
+    every: int, set_to_none: bool
+) -> None:
+    model, kept = small_model(), Kept()
+    first, last = two_optimizers(model)
+    with Monitor(model, optimizer=[first, last], every=every, sinks=[kept]) as monitor:
+        for i in range(5):
+            last.zero_grad(set_to_none=set_to_none)
+            model[2](model[1](model[0](batch(i))).detach()).square().mean().backward()
+            last.step()
+            if i == 0:
+                first.zero_grad(set_to_none=set_to_none)
+                model(batch(i)).square().mean().backward()
+                first.step()
+            monitor.step()
+    assert set(kept.rows[0].tables["gradients"]) == {*FIRST, *LAST}
+    assert len(kept.rows) == len(range(0, 5, every))
+    for row in kept.rows[1:]:
+        gradients = row.tables["gradients"]
+        assert list(gradients) == LAST
+        why = "left by an earlier step: the optimizer did not step"
+        assert row.missing["gradients"] == dict.fromkeys(FIRST, why)
+        total = sum(record.l2**2 for record in gradients.values()) ** 0.5
+        assert row.gradient_norm.tolist() == pytest.approx([total])
