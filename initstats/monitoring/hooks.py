@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
 from initstats import _ops
@@ -19,6 +20,7 @@ from initstats.statistics.record_array import Groups
 Chosen = Callable[[str, nn.Module], bool]
 IN_PLACE = "changed in place after the module returned; recorded at once from now on"
 NO_TENSOR = "no floating-point tensor"
+TRANSFORMED = "called under a transform of torch.func, forward-mode AD or torch.jit.trace"
 SILENT = (
     "initstats.Monitor: expected the forward pass to run hooks, got none in a measured step; attach"
     " the monitor before torch.compile, keep model.train() on, and capture no CUDA graph"
@@ -77,6 +79,7 @@ class Taps:
         self._bytes = 0
         self._at_once: set[str] = set()
         self._lock = threading.RLock()
+        self._entered = threading.local()
         self._handles: list[RemovableHandle] = []
         self._modules: list[nn.Module] = []
 
@@ -94,6 +97,11 @@ class Taps:
                 if getattr(module, "inplace", False):
                     hook = BeforeInPlace(self)
                     self._handles.append(module.register_forward_pre_hook(hook))
+        for module in _outermost(self._model):
+            self._handles += [
+                module.register_forward_pre_hook(EnterHook(self)),
+                module.register_forward_hook(LeaveHook(self)),
+            ]
         self._handles.append(self._model.register_forward_hook(EndHook(self)))
         self.names = tuple(names)
 
@@ -114,14 +122,32 @@ class Taps:
     def listens(self) -> bool:
         """Tell whether this forward pass is recorded: a measured step, in training, not again.
 
-        What gradient checkpointing computes again runs inside a backward pass.
+        What gradient checkpointing computes again runs inside a backward pass; what it computes at
+        first may run without gradients, and so may a frozen part: the model was entered with them.
         """
         return (
-            self.active and self._model.training and torch._C._current_graph_task_id() == -1  # noqa: SLF001  # no public way to ask
+            self.active
+            and self._model.training
+            and torch._C._current_graph_task_id() == -1  # noqa: SLF001  # no public way to ask
+            and (torch.is_grad_enabled() or self.entered is not None)
         )
+
+    @property
+    def entered(self) -> nn.Module | None:
+        """The module that this thread has entered with gradients and not left."""
+        return getattr(self._entered, "module", None)
+
+    @entered.setter
+    def entered(self, module: nn.Module | None) -> None:
+        self._entered.module = module
 
     def remember(self, name: str, value: Any, inputs: Any) -> None:
         """Remember what a module returned and what it was given."""
+        if _is_transformed():
+            for kind in self._kinds:
+                self.reasons.setdefault(kind, {})[name] = TRANSFORMED
+            self.seen += 1
+            return
         for kind in self._kinds:
             tensor = _first_tensor(value if kind == "activations" else inputs)
             if tensor is None:
@@ -180,6 +206,7 @@ class Taps:
             self._bytes = 0
         self.seen = 0
         self.reasons = {}
+        self.entered = None
 
     def trace(self, name: str, value: Any, inputs: Any) -> None:
         """Put the op itself into the graph that torch.compile is building."""
@@ -213,9 +240,32 @@ class OutputHook(_Hook):
         if not taps.active:
             return
         if torch.compiler.is_compiling():
-            taps.trace(self.name, output, (args, kwargs))
+            if not torch.compiler.is_exporting():
+                taps.trace(self.name, output, (args, kwargs))
         elif taps.listens():
             taps.remember(self.name, output, (args, kwargs))
+
+
+class EnterHook(_Hook):
+    """Notes that the model was entered with gradients enabled."""
+
+    def __call__(self, module: nn.Module, _args: Any) -> None:
+        """Note."""
+        taps = self.taps
+        if not taps.active or torch.compiler.is_compiling():
+            return
+        if torch.is_grad_enabled() and taps.entered is None:
+            taps.entered = module
+
+
+class LeaveHook(_Hook):
+    """Notes that the model was left."""
+
+    def __call__(self, module: nn.Module, _args: Any, _output: Any) -> None:
+        """Note."""
+        taps = self.taps
+        if taps.active and not torch.compiler.is_compiling() and taps.entered is module:
+            taps.entered = None
 
 
 class EndHook(_Hook):
@@ -254,6 +304,27 @@ def _default_choice(model: nn.Module) -> Chosen:
         return leaf or owns or any(module in stack_blocks(m).values() for m in model.modules())
 
     return chosen
+
+
+def _outermost(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that training code calls: the model, or its parts."""
+    found, waiting = [model], list(model.children())
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            waiting += module.children()
+        elif next(module.children(), None) is not None:
+            found.append(module)
+    return found
+
+
+def _is_transformed() -> bool:
+    """Tell whether values are those of a transform, of which there are no statistics."""
+    return (
+        torch._C._functorch.maybe_current_level() is not None  # noqa: SLF001  # no public way
+        or forward_ad._current_level >= 0  # noqa: SLF001  # no public way
+        or torch.jit.is_tracing()
+    )
 
 
 def _first_tensor(value: Any) -> Tensor | None:

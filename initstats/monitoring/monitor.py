@@ -196,7 +196,7 @@ class Monitor:
 
     def _measure_flow(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
         """Take records of what flowed through modules."""
-        with torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad():
             self._window.measure(kind, layout, tensors, self._step)
 
     def _add_flow(self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]) -> None:
