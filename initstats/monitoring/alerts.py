@@ -42,10 +42,16 @@ class Subject:
     def of(cls, model: nn.Module) -> Subject:
         """Describe a model."""
         kinds = {name: type(module).__name__ for name, module in model.named_modules() if name}
+        parameters = dict(model.named_parameters())
+        ready = {
+            name: p
+            for name, p in parameters.items()
+            if not isinstance(p, nn.UninitializedParameter)
+        }
         return cls(
-            {name: tuple(p.shape) for name, p in model.named_parameters()},
+            {name: tuple(p.shape) for name, p in ready.items()},
             kinds,
-            depth_series(model, list(kinds)),
+            depth_series(model, list(kinds)) if len(ready) == len(parameters) else (),
             has_normalisation(model),
         )
 

@@ -17,7 +17,15 @@ from initstats.diagnostics.findings import Finding
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
 from initstats.monitoring.optimizers import Optimizers
-from initstats.monitoring.parameters import NOT_STEPPED, ChosenParameter, Listed, Parameters
+from initstats.monitoring.parameters import (
+    MOMENTS,
+    NO_STATE,
+    NOT_STEPPED,
+    STEP_ON_DEVICE,
+    ChosenParameter,
+    Listed,
+    Parameters,
+)
 from initstats.monitoring.row import Row
 from initstats.monitoring.rules import default_rules
 from initstats.monitoring.sink_worker import Sink
@@ -309,6 +317,18 @@ class Monitor:
                 for kind, listed in self._parameters.moments(optimizer).items():
                     self._measure(kind, listed)
 
+    def _expect_moments(self) -> None:
+        """Say which moments should be there, and why they may not be."""
+        for kind, state in MOMENTS.items():
+            keep = [one for one in self._optimizers if any(state in s for s in one.state.values())]
+            owned = self._optimizers.owned(keep or self._optimizers)
+            expected = self._parameters.trained_of(owned)
+            self._window.expected[kind] = expected
+            why = NOT_STEPPED
+            if self._optimizers.stepped:
+                why = STEP_ON_DEVICE if keep and kind != state else NO_STATE
+            self._window.reasons.setdefault(kind, {}).update(dict.fromkeys(expected, why))
+
     def _finish_step(self) -> None:
         """Read what is still remembered, and close the window when it is full."""
         window, taps = self._window, self._taps
@@ -321,6 +341,11 @@ class Monitor:
                 if taps.seen == 0 and taps.names and not self._warned:
                     self._warned = True
                     warnings.warn(SILENT, UserWarning, stacklevel=3)
+        if "weights" in self.watch and (unfit := self._parameters.unfit):
+            window.expected["weights"] = (*self._parameters.weights.names, *unfit)
+            window.reasons["weights"] = unfit
+        if "moments" in self.watch:
+            self._expect_moments()
         if "updates" in self.watch:
             window.expected["updates"] = self._parameters.trained
             window.reasons.setdefault(

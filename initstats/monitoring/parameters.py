@@ -17,6 +17,12 @@ ChosenParameter = Callable[[str, nn.Parameter], bool]
 NOT_STEPPED = "the optimizer did not step"
 STALE = "left by an earlier step: the optimizer did not step"
 NO_STATE = "not in the state of the optimizer"
+# What the optimizer must keep for a kind of moments.
+MOMENTS = {
+    "exp_avg": "exp_avg",
+    "exp_avg_sq": "exp_avg_sq",
+    "square_gradient_ratio": "exp_avg_sq",
+}
 STEP_ON_DEVICE = "the optimizer keeps its step count on the device"
 _KEPT_BELOW = 10
 
@@ -46,6 +52,7 @@ class Parameters:
 
     Attributes:
         kept: Names of the gradients that the row of this step has already.
+        unfit: Why a parameter has no statistics, by name.
     """
 
     def __init__(self, model: nn.Module, chosen: ChosenParameter | None, every: int) -> None:
@@ -54,12 +61,14 @@ class Parameters:
         self._keep = every < _KEPT_BELOW
         self._layouts: dict[Layout, Layout] = {}
         self._all: list[tuple[str, nn.Parameter]] = []
+        self._seen: list[tuple[int, torch.dtype, type]] = []
         self._before: list[Tensor] = []
         self._copied: Listed | None = None
         self._copied_ids: list[int] = []
         self.kept: set[str] = set()
         self._old: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self.weights = Listed((), [])
+        self.unfit: dict[str, str] = {}
         self.trained: Layout = ()
         self.refresh()
 
@@ -67,20 +76,20 @@ class Parameters:
         """Begin a step: follow parameters that were added, removed, replaced, frozen or thawed."""
         self.kept.clear()
         found = list(self._model.named_parameters())
-        if len(found) != len(self._all) or any(
-            a[1] is not b[1] for a, b in zip(found, self._all, strict=True)
-        ):
-            self._all = found
+        seen = [(id(p), p.dtype, type(p)) for _, p in found]
+        if seen != self._seen:
+            first, self._seen, self._all = not self._seen, seen, found
             named = [(name.replace("_orig_mod.", ""), p) for name, p in found]
             if self._chosen is not None:
                 named = [(name, p) for name, p in named if self._chosen(name, p)]
-            for name, parameter in named:
-                check(name, parameter)
+            if first:
+                check(named)
+            why = {name: no_statistics(p) for name, p in named}
+            self.unfit = {name: reason for name, reason in why.items() if reason is not None}
+            named = [(name, p) for name, p in named if name not in self.unfit]
             self.weights = Listed(tuple(n for n, _ in named), [p for _, p in named])
             self.forget()
-        self.trained = self._layout(
-            [n for n, p in zip(*self._pairs(), strict=True) if p.requires_grad]
-        )
+        self.trained = self.trained_of(None)
 
     def gradients(self, owned: set[int] | None = None) -> Listed:
         """Return the gradients that are not among those kept; sparse ones made dense.
@@ -208,6 +217,13 @@ class Parameters:
         ratios.names = self._layout(names["ratio"])
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
 
+    def trained_of(self, owned: set[int] | None) -> Layout:
+        """Return the names of trained parameters among those whose ids are given."""
+        pairs = zip(*self._pairs(), strict=True)
+        return self._layout(
+            [n for n, p in pairs if p.requires_grad and (owned is None or id(p) in owned)]
+        )
+
     def _pairs(self) -> tuple[Layout, list[Tensor]]:
         return self.weights.names, self.weights.tensors
 
@@ -221,24 +237,50 @@ class Parameters:
 _SMALLEST = 1e-16
 
 
-def check(name: str, parameter: Tensor) -> None:
-    """Refuse a parameter that has no statistics here.
+def check(named: list[tuple[str, nn.Parameter]]) -> None:
+    """Refuse parameters that have no statistics when the monitor is made; integers are left out.
 
     Raises:
-        TypeError: If it is a DTensor, sparse, complex or quantized, or on the meta device.
+        TypeError: If one is a DTensor, sparse, complex, not initialised or on the meta device.
     """
-    what = None
-    if hasattr(parameter, "to_local") and hasattr(parameter, "placements"):
-        what = "a DTensor; monitors of several processes are not there yet"
-    elif parameter.layout is not torch.strided:
-        what = f"layout={parameter.layout}"
-    elif not parameter.is_floating_point():
-        what = f"dtype={parameter.dtype}"
-    elif parameter.is_meta:
-        what = "one on the meta device"
-    if what is not None:
+    for name, parameter in named:
+        what = no_statistics(parameter)
+        if what is None or (parameter.layout is torch.strided and _is_integer(parameter)):
+            continue
+        todo = "leave it out with parameters="
+        if isinstance(parameter, nn.UninitializedParameter):
+            todo = f"run a batch through the model first, or {todo}"
         msg = (
             "initstats.Monitor: expected dense floating-point parameters with data, got"
-            f" {name!r}: {what}; leave it out with parameters="
+            f" {name!r}: {what}; {todo}"
         )
         raise TypeError(msg)
+
+
+def no_statistics(parameter: Tensor) -> str | None:
+    """Return why a parameter has no statistics here, None if it has."""
+    if isinstance(parameter, nn.UninitializedParameter):
+        return "one of a lazy module, not initialised"
+    if hasattr(parameter, "to_local") and hasattr(parameter, "placements"):
+        return "a DTensor; monitors of several processes are not there yet"
+    if parameter.layout is not torch.strided:
+        return f"layout={parameter.layout}"
+    if parameter.dtype not in _DTYPES:
+        return f"dtype={parameter.dtype}"
+    if parameter.is_meta:
+        return "one on the meta device"
+    return None
+
+
+def _is_integer(parameter: Tensor) -> bool:
+    return not parameter.is_complex() and not parameter.is_floating_point()
+
+
+_DTYPES = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+}

@@ -291,3 +291,75 @@ def test_the_alert_callback_may_raise(caplog: pytest.LogCaptureFixture) -> None:
         monitor.step()
     assert len(kept.rows) == 1
     assert "the alert callback raised" in caplog.text
+
+
+class Unused(nn.Module):
+    """Has a layer that it does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.spare = small_model(), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.net(x)
+        return result
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_parameters_that_become_integers_are_named(replaced: bool) -> None:
+    model, kept = Unused(), Kept()
+    model.spare.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.net.parameters(), lr=0.1)
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        train(model, optimizer, monitor, 1)
+        integers = torch.zeros(4, 4, dtype=torch.int8)
+        if replaced:
+            model.spare.weight = nn.Parameter(integers, requires_grad=False)
+        else:
+            model.spare.weight.data = integers
+        train(model, optimizer, monitor, 2)
+        copies = monitor._parameters._before
+        train(model, optimizer, monitor, 1)
+        assert monitor._parameters._before is copies
+        model.spare.weight = nn.Parameter(torch.ones(4, 4), requires_grad=False)
+        train(model, optimizer, monitor, 2)
+    # Which parameters are watched is settled at the beginning of a step.
+    there = ["spare.weight" in row.tables["weights"] for row in kept.rows]
+    assert there == [True, True, False, False, False, True]
+    for row in kept.rows[2:5]:
+        assert row.missing["weights"] == {"spare.weight": "dtype=torch.int8"}
+        assert row.tables["weights"]["net.0.weight"].count == 8 * 16
+    assert "weights" not in kept.rows[0].missing
+    assert "weights" not in kept.rows[5].missing
+
+
+def test_frozen_integers_are_named_from_the_beginning() -> None:
+    model, kept = Unused(), Kept()
+    model.spare.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.uint8), requires_grad=False)
+    optimizer = torch.optim.SGD(model.net.parameters(), lr=0.1)
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        train(model, optimizer, monitor, 1)
+    assert kept.rows[0].missing["weights"] == {"spare.weight": "dtype=torch.uint8"}
+    assert "updates" not in kept.rows[0].missing
+
+
+def test_a_lazy_module_is_refused_with_what_to_do_and_followed_when_it_comes_later() -> None:
+    model = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(
+        TypeError, match=r"initstats\.Monitor.*'0\.weight': .*lazy.*run a batch through the model"
+    ):
+        Monitor(model, every=1)
+    with Monitor(model, every=1, parameters=lambda *_: False, watch=("activations",)):
+        model(torch.ones(2, 3))
+    kept = Kept()
+    with Monitor(model, every=1, watch=("weights",), sinks=[kept]) as monitor:
+        model.append(nn.LazyLinear(2, bias=False))
+        monitor.step()
+        monitor.step()
+        model(torch.ones(2, 3))
+        monitor.step()
+        monitor.step()
+    reason = "one of a lazy module, not initialised"
+    assert kept.rows[1].missing == {"weights": {"1.weight": reason}}
+    assert kept.rows[3].tables["weights"]["1.weight"].count == 2 * 4
+    assert kept.rows[3].missing == {}

@@ -121,7 +121,7 @@ def per_example(model: nn.Module, x: Tensor) -> None:
         jvp,
         dual,
         per_example,
-        lambda model, x: torch.jit.trace(model, x),
+        torch.jit.trace,
     ],
     ids=["vmap", "jvp", "dual", "per example", "trace"],
 )

@@ -269,3 +269,38 @@ def test_an_optimizer_that_did_not_step_shows_no_old_gradients(
         assert row.missing["gradients"] == dict.fromkeys(FIRST, why)
         total = sum(record.l2**2 for record in gradients.values()) ** 0.5
         assert row.gradient_norm.tolist() == pytest.approx([total])
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "square_gradient_ratio")
+
+
+def test_moments_that_no_optimizer_keeps_are_named() -> None:
+    model, kept = small_model(), Kept()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with Monitor(model, optimizer=optimizer, every=1, watch=("moments",), sinks=[kept]) as monitor:
+        train(model, optimizer, monitor, 1)
+        monitor.step()
+    lost = [*FIRST, *LAST]
+    for row, why in zip(
+        kept.rows,
+        ("not in the state of the optimizer", "the optimizer did not step"),
+        strict=True,
+    ):
+        assert row.missing == {kind: dict.fromkeys(lost, why) for kind in MOMENTS}
+
+
+def test_a_moment_that_one_parameter_lacks_is_named() -> None:
+    model, kept = small_model(), Kept()
+    sgd, adam = two_optimizers(model)
+    with Monitor(
+        model, optimizer=[sgd, adam], every=1, watch=("moments",), sinks=[kept]
+    ) as monitor:
+        model(batch(0)).square().mean().backward()
+        model[2].bias.grad = None
+        sgd.step()
+        adam.step()
+        monitor.step()
+    why = {"2.bias": "not in the state of the optimizer"}
+    row = kept.rows[0]
+    assert {kind: row.missing[kind] for kind in MOMENTS[:2]} == dict.fromkeys(MOMENTS[:2], why)
+    assert list(row.tables["exp_avg"]) == ["2.weight"]
