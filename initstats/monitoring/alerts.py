@@ -103,9 +103,13 @@ class FromAudit(MonitorRule):
     ) -> Iterator[Finding]:
         """Build the evidence and ask the rule; between the rows the last answer stands."""
         if self._seen % self.rows == 0:
-            self._last = tuple(self.rule.check(evidence_of(row, subject)))
+            self._last = tuple(self.judge(row, subject))
         self._seen += 1
         yield from self._last
+
+    def judge(self, row: Row, subject: Subject) -> Iterator[Finding]:
+        """Judge one row."""
+        yield from self.rule.check(evidence_of(row, subject))
 
 
 def evidence_of(row: Row, subject: Subject) -> Evidence:

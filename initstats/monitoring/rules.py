@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -10,10 +11,10 @@ import numpy as np
 from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.rules.signal import NotFinite
 from initstats.diagnostics.rules.training import UpdateRatio
-from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject
+from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject, evidence_of
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.row import Row
-from initstats.statistics.record_array import NAN, NEG_INF, POS_INF
+from initstats.statistics.record_array import COUNT, NAN, NEG_INF, POS_INF, Floats
 from initstats.text import number
 
 
@@ -73,6 +74,9 @@ class FirstNotFinite(MonitorRule):
 class GradientSpike(MonitorRule):
     """A gradient norm far above the median of the measurements before it.
 
+    Each parameter has a past of its own: which of them have gradients may change from step to step,
+    as in a mixture of experts.
+
     Args:
         factor: Multiple of the median that is a spike.
         history: Measurements that the median is taken of.
@@ -86,7 +90,7 @@ class GradientSpike(MonitorRule):
         self.factor = factor
         self.history = history
         self.least = least
-        self._names: tuple[str, ...] = ()
+        self._columns: dict[str, int] = {}
         self._past = np.empty((0, 0))
 
     def check(
@@ -97,33 +101,54 @@ class GradientSpike(MonitorRule):
         gradients = measured.get("gradients")
         if gradients is None:
             return
-        names = ("all parameters", *gradients.table.names)
-        if names != self._names:
-            self._names, self._past = names, np.empty((0, len(names)))
-        norms = np.column_stack((row.gradient_norm, gradients.by_step.column("l2")))
-        if len(self._past) >= self.least:
-            usual = np.median(self._past, axis=0)
+        for name in ("all parameters", *gradients.table.names):
+            self._columns.setdefault(name, len(self._columns))
+        names = tuple(self._columns)
+        here = [self._columns[name] for name in gradients.table.names]
+        norms = np.full((len(gradients.steps), len(names)), np.nan)
+        norms[:, 0] = row.gradient_norm
+        is_there = gradients.by_step.counts[..., COUNT] > 0
+        norms[:, here] = np.where(is_there, gradients.by_step.column("l2"), np.nan)
+        new = np.full((len(self._past), len(names) - self._past.shape[1]), np.nan)
+        self._past = np.column_stack((self._past, new))
+        known = np.isfinite(self._past).sum(axis=0)
+        if (known >= self.least).any():
+            usual = _median(self._past)
             with np.errstate(all="ignore"):
-                ratio = np.where(usual > 0, norms.max(axis=0) / usual, 0.0)
+                largest = np.fmax.reduce(norms, axis=0)
+                ratio = np.where((usual > 0) & (known >= self.least), largest / usual, 0.0)
             bad = np.flatnonzero(np.isfinite(ratio) & (ratio > self.factor))
             if bad.size:
                 worst = int(bad[0] if bad[0] == 0 else bad[np.argmax(ratio[bad])])
                 yield self.finding(
                     "warning",
                     names[worst],
-                    float(norms[:, worst].max()),
+                    float(largest[worst]),
                     float(self.factor * usual[worst]),
-                    cause=f"gradient norm {number(float(norms[:, worst].max()))}, median of the"
-                    f" last {len(self._past)} measurements {number(float(usual[worst]))}",
+                    cause=f"gradient norm {number(float(largest[worst]))}, median of the"
+                    f" last {known[worst]} measurements {number(float(usual[worst]))}",
                     fix="clip the gradient norm, lower the learning rate, or look at this batch",
                     also=tuple(names[i] for i in bad if i != worst),
                 )
-        finite = norms[np.isfinite(norms).all(axis=1)]
+        finite = norms[~(np.isinf(norms).any(axis=1) | np.isnan(norms[:, 0]))]
         self._past = np.concatenate((self._past, finite))[-self.history :]
+
+
+def _median(past: Floats) -> Floats:
+    """Return the median of each column without NaN; NaN where there is nothing else."""
+    ordered = np.sort(past, axis=0)  # NaN last
+    known = np.isfinite(ordered).sum(axis=0)
+    columns = np.arange(past.shape[1])
+    low, high = np.maximum(known - 1, 0) // 2, np.minimum(known // 2, len(past) - 1)
+    median: Floats = (ordered[low, columns] + ordered[high, columns]) / 2
+    return median
 
 
 class DeadLayer(MonitorRule):
     """A layer whose outputs are nearly all exactly 0.
+
+    A layer whose weights are still at 0 by design (the second matrix of a LoRA adapter, a zero
+    convolution) is none, nor is what only passes its output on.
 
     Args:
         share: Share of zeros from which a layer is dead.
@@ -139,13 +164,20 @@ class DeadLayer(MonitorRule):
         self, row: Row, measured: Mapping[str, Measured], subject: Subject
     ) -> Iterator[Finding]:
         """Look at the share of zeros over the window."""
-        del measured, subject
+        del measured
         table = row.tables.get("activations")
         if table is None:
             return
         with np.errstate(all="ignore"):
             shares = table.column("zero") / table.column("count")
-        for i in np.flatnonzero(shares >= self.share):
+        at_zero = {name.rpartition(".")[0] for name in _zero_by_design(row)}
+        owners = {name.rpartition(".")[0] for name in subject.shapes}
+        passed_on = False
+        for i in range(len(table)):
+            name, is_dead = table.names[i], shares[i] >= self.share
+            passed_on = is_dead and (name in at_zero or (passed_on and name not in owners))
+            if passed_on or not is_dead:
+                continue
             yield self.finding(
                 "warning",
                 table.names[i],
@@ -158,6 +190,8 @@ class DeadLayer(MonitorRule):
 
 class VanishingGradient(MonitorRule):
     """Matrices whose gradient is nearly 0, absolutely and next to the other matrices.
+
+    A gradient of exactly 0 is none while a weight that starts at 0 by design holds it back.
 
     Args:
         low: Mean absolute gradient below which it has vanished.
@@ -187,7 +221,8 @@ class VanishingGradient(MonitorRule):
         if np.isnan(size).all():
             return
         limit = min(self.low, self.relative * float(np.nanmedian(size)))
-        bad = np.flatnonzero(size < limit)
+        is_held = _zero_by_design(row, trained=True)
+        bad = np.flatnonzero((size < limit) & (size > 0 if is_held else True))
         if bad.size:
             names = [table.names[matrices[i]] for i in bad]
             yield self.finding(
@@ -202,6 +237,55 @@ class VanishingGradient(MonitorRule):
             )
 
 
+class UpdateSize(FromAudit):
+    """The audit's rule on the size of updates, which leaves a warm-up of the learning rate alone.
+
+    Small updates are a finding when they have not grown since the row that was judged before.
+
+    Args:
+        growth: Factor by which the median ratio must grow from one judged row to the next.
+    """
+
+    id: ClassVar[str] = UpdateRatio.id
+    source: ClassVar[str] = UpdateRatio.source
+
+    def __init__(self, growth: float = 1.02) -> None:
+        super().__init__(UpdateRatio())
+        self._growth = growth
+        self._before = -math.inf
+
+    def judge(self, row: Row, subject: Subject) -> Iterator[Finding]:
+        """Ask the rule, and drop what it says of small updates that still grow."""
+        evidence = evidence_of(row, subject)
+        ratios = [r for r in row.update_ratios().values() if math.isfinite(r)]
+        typical = float(np.median(ratios)) if ratios else 0.0
+        grows = typical > self._growth * self._before  # the first is above nothing
+        self._before = typical
+        for finding in self.rule.check(evidence):
+            if not (grows and finding.value < finding.threshold):
+                yield finding
+
+
+def _zero_by_design(row: Row, *, trained: bool = False) -> set[str]:
+    """Return the weights that were all 0 in some step and are not stuck there.
+
+    Args:
+        row: The row.
+        trained: Without those that have no gradient, such as frozen ones.
+    """
+    weights, gradients = row.tables.get("weights"), row.tables.get("gradients")
+    if weights is None or gradients is None:
+        return set()
+    found = set()
+    for i in np.flatnonzero(weights.low["abs_max"] == 0):
+        name = weights.names[i]
+        j = gradients.index.get(name)
+        moves = not trained if j is None else gradients.high["abs_max"][j] > 0
+        if moves and not name.endswith("bias"):
+            found.add(name)
+    return found
+
+
 def default_rules() -> tuple[MonitorRule, ...]:
     """Return fresh rules: those of this file, and the audit's on the size of updates."""
     return (
@@ -209,5 +293,5 @@ def default_rules() -> tuple[MonitorRule, ...]:
         GradientSpike(),
         DeadLayer(),
         VanishingGradient(),
-        FromAudit(UpdateRatio()),
+        UpdateSize(),
     )

@@ -156,3 +156,72 @@ def test_a_rule_that_raises_is_given_up(caplog: pytest.LogCaptureFixture) -> Non
         monitor.step()
     assert len(kept.rows) == 2
     assert caplog.text.count("rule Broken is given up") == 1
+
+
+class Adapted(nn.Module):
+    """A frozen layer with an adapter that starts at 0, and what passes its output on."""
+
+    def __init__(self, zero: str = "b", *, detached: bool = False) -> None:
+        super().__init__()
+        self.w = nn.Linear(8, 8).requires_grad_(False)
+        self.a, self.b = nn.Linear(8, 4, bias=False), nn.Linear(4, 8, bias=False)
+        self.drop, self.detached = nn.Dropout(0.1), detached
+        for name in zero:
+            nn.init.zeros_(self.get_submodule(name).weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.drop(self.b(self.a(x)))
+        return self.w(x) + (branch.detach() if self.detached else branch)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.0])
+def test_an_adapter_that_starts_at_zero_raises_nothing(rate: float) -> None:
+    heard, model = Heard(), nn.Sequential(Adapted(), nn.Tanh(), Adapted())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate)
+    with Monitor(model, optimizer=optimizer, every=1, on_alert=heard) as monitor:
+        train(model, optimizer, monitor, 5)
+    assert heard.findings == []
+
+
+def test_an_adapter_that_stays_at_zero_is_dead() -> None:
+    heard, model = Heard(), nn.Sequential(Adapted("ab"), nn.Tanh(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    with Monitor(model, optimizer=optimizer, every=1, on_alert=heard) as monitor:
+        train(model, optimizer, monitor, 3)
+    found = {(f.rule, f.where) for _, f in heard.findings}
+    assert {("dead-layer", "0.a"), ("dead-layer", "0.b"), ("dead-layer", "0.drop")} <= found
+
+
+@pytest.mark.parametrize("steps", [10, 200])
+def test_a_warm_up_from_zero_raises_nothing_and_a_rate_that_stays_small_does(steps: int) -> None:
+    for warm in (True, False):
+        heard, model = Heard(), small_model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3 if warm else 1e-8)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda i, warm=warm: min(1.0, i / steps) if warm else 1.0
+        )
+        with Monitor(model, optimizer=optimizer, every=1, on_alert=heard) as monitor:
+            for _ in range(60):
+                train(model, optimizer, monitor, 1)
+                schedule.step()
+        assert heard.rules == ([] if warm else ["update-ratio"])
+
+
+def test_a_spike_is_found_though_the_set_of_gradients_changes() -> None:
+    heard, kept = Heard(), Kept()
+    model = nn.ModuleList(nn.Linear(8, 4) for _ in range(4))
+    with Monitor(
+        model, every=1, window=2, watch=("gradients",), on_alert=heard, sinks=[kept]
+    ) as monitor:
+        for i in range(120):
+            model.zero_grad()
+            scale = 1e4 if i == 100 else 1.0
+            for chosen in {i % 4, (i // 5) % 4}:
+                (model[chosen](batch(i)).square().mean() * scale).backward()
+            monitor.step()
+    spikes = [(step, f) for step, f in heard.findings if f.rule == "gradient-spike"]
+    assert [step for step, _ in spikes] == [102]
+    assert spikes[0][1].where == "all parameters"
+    assert spikes[0][1].also == ("0.weight", "0.bias")
+    assert all(math.isfinite(norm) for row in kept.rows for norm in row.gradient_norm)
