@@ -26,6 +26,7 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach."""
         self._steps = trainer.global_step
+        self.on_train_end()  # a trainer that tries again after an error
         self._monitor = Monitor(
             pl_module,
             optimizer=trainer.optimizers,

@@ -25,6 +25,7 @@ class MonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc, name
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach."""
         del args, control
+        self.on_train_end()  # a trainer that tries again after an error
         self._monitor = Monitor(
             kwargs["model"],
             optimizer=kwargs["optimizer"],

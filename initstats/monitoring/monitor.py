@@ -126,10 +126,13 @@ class Monitor:
     def attach(self) -> Self:
         """Hook the model and start the threads; a second call changes nothing.
 
+        Another monitor of the same model is closed, with a warning.
+
         Returns:
             The monitor.
         """
         if self._delivery is None:
+            self._close_others()
             self._process = os.getpid()
             self._taps.attach()
             self._optimizers.attach(self._before_update, self._after_update)
@@ -138,6 +141,17 @@ class Monitor:
             _OPEN.add(self)
             self._prepare()
         return self
+
+    def _close_others(self) -> None:
+        """Close monitors of the same model: a cell of a notebook that ran again left them."""
+        for other in list(_OPEN):
+            if _inner(other._model) is _inner(self._model):  # noqa: SLF001  # its own class
+                msg = (
+                    "initstats.Monitor: expected no other open monitor of this model, got one;"
+                    " it is closed now, with its rows written"
+                )
+                warnings.warn(msg, UserWarning, stacklevel=3)
+                other.close()
 
     def step(self) -> None:
         """Say that a step of training is over. Never waits."""
@@ -361,6 +375,12 @@ class Monitor:
             self._measured = 0
             window.close()  # the one place where records leave the training thread
             self._delivery.put(window)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """Return the model that torch.compile wrapped."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
 
 
 _OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()

@@ -22,36 +22,46 @@ class TensorBoard:
         target: A folder, or a `SummaryWriter` that is used as it is and not closed.
         fields: Fields of `Stats` drawn per tensor.
         histograms: Write histograms.
+        prefix: Begins every tag, such as "actor" for `actor/gradients/...`: for several models that
+            share one writer.
 
     Raises:
         ImportError: If tensorboard is not installed (extra `tensorboard`).
     """
 
     def __init__(
-        self, target: Any, *, fields: Iterable[str] = DEFAULT_FIELDS, histograms: bool = True
+        self,
+        target: Any,
+        *,
+        fields: Iterable[str] = DEFAULT_FIELDS,
+        histograms: bool = True,
+        prefix: str = "",
     ) -> None:
         module = require("torch.utils.tensorboard", "sinks.TensorBoard", "tensorboard")
         self._owns = not hasattr(target, "add_histogram_raw")
         self._writer = module.SummaryWriter(str(target)) if self._owns else target
         self._fields = tuple(fields)
         self._histograms = histograms
+        self._prefix = f"{prefix}/" if prefix else ""
 
     def write(self, row: Row) -> None:
         """Write the scalars and histograms of a row at its step."""
+        begin = self._prefix
         for name, value in row.scalars().items():
             if name != "step":
-                self._writer.add_scalar(f"initstats/{name}", value, row.step, row.time)
+                self._writer.add_scalar(f"{begin}initstats/{name}", value, row.step, row.time)
         for kind, table in row.tables.items():
             for field in self._fields:
                 values = drawn(table, field)
                 for name, value in zip(table.names, values, strict=True):
                     if math.isfinite(value):
-                        self._writer.add_scalar(f"{kind}_{field}/{name}", value, row.step, row.time)
+                        tag = f"{begin}{kind}_{field}/{name}"
+                        self._writer.add_scalar(tag, value, row.step, row.time)
             if self._histograms and table.places is not None:
                 self._write_histograms(kind, table, row)
         for finding in row.alerts:
             text = f"{finding.severity} {finding.rule} at {finding.where}: {finding.cause}"
-            self._writer.add_text("initstats/alerts", text, row.step, row.time)
+            self._writer.add_text(f"{begin}initstats/alerts", text, row.step, row.time)
         self._writer.flush()
 
     def close(self) -> None:
@@ -70,7 +80,7 @@ class TensorBoard:
             edges, counts = table.places.dense(i)
             counts[edges.index(0.0)] += zeros[i]
             self._writer.add_histogram_raw(
-                f"{kind}/{name}",
+                f"{self._prefix}{kind}/{name}",
                 min=low[i],
                 max=high[i],
                 num=finite[i],

@@ -24,6 +24,8 @@ class WandB:
         run: A run; None for the current one, or a new one in the mode that WANDB_MODE tells.
         fields: Fields of `Stats` drawn per tensor.
         histograms: Log histograms.
+        prefix: Begins every key, such as "actor" for `actor/initstats/...`: for several models that
+            share one run.
 
     Raises:
         ImportError: If wandb is not installed (extra `wandb`).
@@ -35,23 +37,26 @@ class WandB:
         *,
         fields: Iterable[str] = DEFAULT_FIELDS,
         histograms: bool = True,
+        prefix: str = "",
     ) -> None:
         self._wandb = require("wandb", "sinks.WandB", "wandb")
         self._owns = run is None and self._wandb.run is None
         self._run = run or self._wandb.run or self._wandb.init(project="initstats")
         self._fields = tuple(fields)
         self._histograms = histograms
-        self._run.define_metric("initstats/step", hidden=True)
-        self._run.define_metric("initstats/*", step_metric="initstats/step")
+        self._begin = f"{prefix}/initstats" if prefix else "initstats"
+        self._run.define_metric(f"{self._begin}/step", hidden=True)
+        self._run.define_metric(f"{self._begin}/*", step_metric=f"{self._begin}/step")
 
     def write(self, row: Row) -> None:
         """Log a row in one call."""
-        values: dict[str, Any] = {f"initstats/{k}": v for k, v in row.scalars().items()}
+        begin = self._begin
+        values: dict[str, Any] = {f"{begin}/{k}": v for k, v in row.scalars().items()}
         for kind, table in row.tables.items():
             for field in self._fields:
                 for name, value in zip(table.names, drawn(table, field), strict=True):
                     if math.isfinite(value):
-                        values[f"initstats/{kind}_{field}/{name}"] = value
+                        values[f"{begin}/{kind}_{field}/{name}"] = value
             if not self._histograms or table.places is None:
                 continue
             zeros = table.records.counts[:, 4].tolist()
@@ -60,7 +65,7 @@ class WandB:
                 counts[edges.index(0.0)] += zeros[i]
                 if len(counts) <= _MOST_BUCKETS and any(counts):
                     histogram = self._wandb.Histogram(np_histogram=(counts[1:], edges))
-                    values[f"initstats/{kind}/{name}"] = histogram
+                    values[f"{begin}/{kind}/{name}"] = histogram
         self._run.log(values)
 
     def close(self) -> None:

@@ -363,3 +363,27 @@ def test_a_lazy_module_is_refused_with_what_to_do_and_followed_when_it_comes_lat
     assert kept.rows[1].missing == {"weights": {"1.weight": reason}}
     assert kept.rows[3].tables["weights"]["1.weight"].count == 2 * 4
     assert kept.rows[3].missing == {}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_second_monitor_of_a_model_closes_the_first_with_a_warning() -> None:
+    model, first, second, other = small_model(), Kept(), Kept(), Kept()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    apart = Monitor(small_model(), every=1, sinks=[other], watch=("weights",)).attach()
+    old = Monitor(model, optimizer=optimizer, every=1, window=5, sinks=[first]).attach()
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    train(model, optimizer, old, 3)
+    compiled = torch.compile(model)
+    with pytest.warns(UserWarning, match=r"initstats\.Monitor.*no other open monitor.*closed now"):
+        new = Monitor(compiled, optimizer=optimizer, every=1, sinks=[second]).attach()
+    new.close()
+    new = Monitor(model, optimizer=optimizer, every=1, sinks=[second]).attach()
+    assert first.rows[0].steps == (1, 2, 3)
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    train(model, optimizer, old, 1)  # what the old one is told does nothing
+    new.step()
+    apart.step()
+    for monitor in (new, old, apart):
+        monitor.close()
+    assert (len(first.rows), len(second.rows), len(other.rows)) == (1, 1, 1)

@@ -193,6 +193,40 @@ def test_wandb_logs_offline(
     assert len(histogram.bins) == len(histogram.histogram) + 1
 
 
+def test_two_models_share_one_writer_and_one_run(rows: list[Row], tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter(str(tmp_path))
+    alert = Finding("r", "warning", "w", 1.0, 1.0, cause="c", fix="f", source="s")
+    for prefix in ("actor", "critic", ""):
+        sinks.TensorBoard(writer, prefix=prefix).write(replace(rows[0], alerts=(alert,)))
+    writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    plain = {
+        kind: {tag for tag in events.Tags()[kind] if not tag.startswith(("actor/", "critic/"))}
+        for kind in ("scalars", "histograms", "tensors")
+    }
+    for kind, tags in plain.items():
+        assert tags
+        expected = tags | {f"{model}/{tag}" for model in ("actor", "critic") for tag in tags}
+        assert set(events.Tags()[kind]) == expected
+    assert len(events.Scalars("actor/initstats/gradient_norm")) == 1
+
+
+def test_keys_of_wandb_begin_with_the_prefix(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    sink = sinks.WandB(prefix="actor")
+    logged: list[dict[str, Any]] = []
+    sink._run.log = logged.append
+    sink.write(rows[0])
+    sink.close()
+    assert all(key.startswith("actor/initstats/") for key in logged[0])
+    assert {"actor/initstats/step", "actor/initstats/gradients/0.weight"} <= set(logged[0])
+
+
 def test_opentelemetry_gets_the_histograms_without_loss(rows: list[Row]) -> None:
     export = pytest.importorskip("opentelemetry.sdk.metrics.export")
 
