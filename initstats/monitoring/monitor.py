@@ -6,7 +6,7 @@ import atexit
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
+from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
 from initstats.monitoring.optimizers import Optimizers
 from initstats.monitoring.parameters import (
@@ -119,6 +120,7 @@ class Monitor:
         self._measured = 0
         self._taken = self._moments_taken = False
         self._of_closure: dict[int, Window] = {}
+        self._clipped: set[str] = set()
         self._warned = False
         self._delivery: Delivery | None = None
         self._process = os.getpid()
@@ -136,6 +138,8 @@ class Monitor:
             self._process = os.getpid()
             self._taps.attach()
             self._optimizers.attach(self._before_update, self._after_update)
+            if "gradients" in self.watch:
+                listen(self._before_clipping)
             alerts = Alerts(self._rules, Subject.of(self._model), self._on_alert)
             self._delivery = Delivery(self._sinks, alerts)
             _OPEN.add(self)
@@ -175,6 +179,7 @@ class Monitor:
             return
         _OPEN.discard(self)
         self._optimizers.detach()
+        unlisten(self._before_clipping)
         self._taps.active = False
         self._taps.detach()
         if os.getpid() == self._process:
@@ -204,6 +209,7 @@ class Monitor:
         """Get ready for the step that begins."""
         self._taken = self._moments_taken = False
         self._of_closure.clear()
+        self._clipped.clear()
         self._optimizers.begin()
         due = self._due
         if due:
@@ -300,6 +306,21 @@ class Monitor:
             factor = self._factor(next(iter(optimizers), None))
             taken.measure("gradients", gradients.names, gradients.tensors, self._step, factor)
         return taken
+
+    @torch.no_grad()
+    def _before_clipping(self, tensors: Sequence[Tensor], norm_type: float, norm: Tensor) -> None:
+        """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
+        if not self._due or os.getpid() != self._process:
+            return
+        known = self._parameters.names_of_gradients()
+        mine = [tensor for tensor in tensors if id(tensor) in known]
+        names = {known[id(tensor)] for tensor in mine}
+        if not names or names & self._clipped:
+            return
+        self._clipped |= names
+        if len(mine) < len(tensors) or norm_type != 2.0:  # noqa: PLR2004  # a norm of others
+            norm = torch.nn.utils.get_total_norm(mine)
+        self._window.clipped.append((self._step, norm.detach(), self._factor(None), names))
 
     def _factor(self, optimizer: Optimizer | None) -> Factor:
         """Return what the gradients are to be multiplied by.

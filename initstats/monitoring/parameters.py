@@ -107,6 +107,10 @@ class Parameters:
             tensors.append(gradient if dense else gradient.to_dense())
         return Listed(self._layout(names), tensors)
 
+    def names_of_gradients(self) -> dict[int, str]:
+        """Return the names of the parameters that have gradients, by the ids of these."""
+        return {id(p.grad): n for n, p in zip(*self._pairs(), strict=True) if p.grad is not None}
+
     def note_gradients(self) -> None:
         """Note which gradients are there when a step begins."""
         self._old = {

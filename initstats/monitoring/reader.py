@@ -41,9 +41,11 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
         segments.setdefault(kind, []).append(segment)
     measured = {kind: _read_kind(found, window.scale) for kind, found in segments.items()}
     steps = sorted({step for found in measured.values() for step in found.steps})
-    norms = np.empty(0)
+    norms = before = np.empty(0)
     if "gradients" in measured:
         norms = gradient_norms(measured["gradients"].by_step)
+        if window.clipped:
+            before = _norms_before_clipping(window, measured["gradients"], norms)
     row = Row(
         step=window.last_step,
         first_step=window.first_step,
@@ -51,6 +53,7 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
         time=window.wall_time,
         tables={kind: found.table for kind, found in measured.items()},
         gradient_norm=norms,
+        gradient_norm_before_clipping=before,
         steps=tuple(steps),
         missing=_missing(window, measured),
     )
@@ -65,6 +68,25 @@ def gradient_norms(by_step: Records) -> Floats:
     norms[infinite] = math.inf
     norms[by_step.counts[..., NAN].any(axis=1)] = math.nan
     return norms
+
+
+def _norms_before_clipping(window: Window, gradients: Measured, norms: Floats) -> Floats:
+    """Return the global norm of each step before clipping; parameters that were not clipped count.
+
+    Returns:
+        float64 `[steps]`; the norm itself in steps without clipping.
+    """
+    before: Floats = norms.copy()
+    squares = gradients.by_step.column("l2") ** 2
+    index = gradients.table.index
+    for k in range(len(before)):
+        calls = [call for call in window.clipped if call[0] == gradients.steps[k]]
+        if calls:
+            clipped = {index[n] for *_, names in calls for n in names if n in index}
+            rest = [i for i in range(len(index)) if i not in clipped]
+            total = sum((float(norm) * _number(factor)) ** 2 for _, norm, factor, _ in calls)
+            before[k] = math.sqrt(total + float(squares[k, rest].sum()))
+    return before
 
 
 def _read_kind(segments: list[Segment], scale: int) -> Measured:

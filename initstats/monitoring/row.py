@@ -64,6 +64,8 @@ class Places:
         return limits, [0, *reversed(negative), 0, 0, *positive]
 
 
+# Share of the norm before below which a gradient was clipped: torch adds 1e-6 to the norm.
+_CLIPPED = 0.9999
 _TINY = 5e-324
 _HUGE = 1.7976931348623157e308
 
@@ -125,7 +127,10 @@ class Row:
         tables: By kind: "weights", "gradients", "activations", "inputs", "updates", "exp_avg",
             "exp_avg_sq", "square_gradient_ratio".
         gradient_norm: Global gradient norm of each measured step, float64 `[measured]`; empty
-            without gradients. NaN or infinite when any gradient is.
+            without gradients. NaN or infinite when any gradient is. As the optimizer got them:
+            after clipping.
+        gradient_norm_before_clipping: The same before `torch.nn.utils.clip_grad_norm_`, also as
+            Lightning, Accelerate and transformers call it; empty when nothing was clipped so.
         steps: The measured steps.
         missing: Why something is not there, by kind and name.
         alerts: Findings that are new in this row.
@@ -140,6 +145,7 @@ class Row:
     steps: tuple[int, ...] = ()
     missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     alerts: tuple[Finding, ...] = ()
+    gradient_norm_before_clipping: Floats = field(default_factory=lambda: np.empty(0))
 
     def update_ratios(self) -> dict[str, float]:
         """Return rms of the update / rms of the weights by name, without weights that are 0."""
@@ -161,6 +167,10 @@ class Row:
             norms = self.gradient_norm
             found["gradient_norm"] = float(norms.mean())
             found["gradient_norm_max"] = float(norms.max())
+        if self.gradient_norm_before_clipping.size:
+            before = self.gradient_norm_before_clipping
+            found["gradient_norm_before_clipping"] = float(before.mean())
+            found["clip_share"] = float((self.gradient_norm < _CLIPPED * before).mean())
         ratios = [r for r in self.update_ratios().values() if math.isfinite(r) and r > 0]
         if ratios:
             found["update_ratio_median"] = float(np.median(ratios))

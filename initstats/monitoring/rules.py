@@ -106,7 +106,8 @@ class GradientSpike(MonitorRule):
         names = tuple(self._columns)
         here = [self._columns[name] for name in gradients.table.names]
         norms = np.full((len(gradients.steps), len(names)), np.nan)
-        norms[:, 0] = row.gradient_norm
+        before = row.gradient_norm_before_clipping
+        norms[:, 0] = before if before.size else row.gradient_norm
         is_there = gradients.by_step.counts[..., COUNT] > 0
         norms[:, here] = np.where(is_there, gradients.by_step.column("l2"), np.nan)
         new = np.full((len(self._past), len(names) - self._past.shape[1]), np.nan)

@@ -70,6 +70,7 @@ class Window:
         first_step: First measured step, 0 before there is one.
         last_step: Last measured step.
         wall_time: Seconds since the epoch when the window was closed.
+        clipped: Norms before clipping: step, norm, factor, and the parameters that they are of.
         events: CUDA events after which the data are on the host.
     """
 
@@ -81,6 +82,7 @@ class Window:
     first_step: int = 0
     last_step: int = 0
     wall_time: float = 0.0
+    clipped: list[tuple[int, Tensor, Factor, set[str]]] = field(default_factory=list)
     events: list[torch.cuda.Event] = field(default_factory=list)
 
     def measure(
@@ -146,9 +148,11 @@ class Window:
             if segment.places is not None and segment.places.is_cuda:
                 devices.add(segment.places.device)
                 segment.places = _to_pinned(segment.places)
-            segment.factors = [
-                _to_pinned(f) if isinstance(f, Tensor) and f.is_cuda else f for f in segment.factors
-            ]
+            segment.factors = [_on_host(factor) for factor in segment.factors]
+        for i, (step, norm, factor, names) in enumerate(self.clipped):
+            if norm.is_cuda:
+                devices.add(norm.device)
+            self.clipped[i] = (step, _to_host(norm), _on_host(factor), names)
         for device in devices:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))
@@ -162,6 +166,14 @@ class Window:
 
 
 _POLL_SECONDS = 5e-4
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return _to_pinned(tensor) if tensor.is_cuda else tensor
+
+
+def _on_host(factor: Factor) -> Factor:
+    return _to_host(factor) if isinstance(factor, Tensor) else factor
 
 
 def _to_pinned(tensor: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             written.add(key)
             yield json.dumps({"schema": SCHEMA, "names": table.names, "layout": key})
         tables[kind] = {"layout": key, **_columns(table)}
+    before = row.gradient_norm_before_clipping
     yield json.dumps(
         {
             "schema": SCHEMA,
@@ -48,6 +49,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             "steps": row.steps,
             "time": row.time,
             "gradient_norm": _numbers(row.gradient_norm),
+            **({"gradient_norm_before_clipping": _numbers(before)} if before.size else {}),
             "missing": row.missing,
             "alerts": [_finding(finding) for finding in row.alerts],
             "tables": tables,
@@ -138,6 +140,7 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
         time=value["time"],
         tables={k: _table(t, layouts[t["layout"]]) for k, t in value["tables"].items()},
         gradient_norm=_array(value["gradient_norm"]),
+        gradient_norm_before_clipping=_array(value.get("gradient_norm_before_clipping", [])),
         steps=tuple(value["steps"]),
         missing=value["missing"],
         alerts=tuple(_finding_of(a) for a in value["alerts"]),
