@@ -6,7 +6,9 @@ matrix in its tall orientation, [m, n] with m >= n.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,26 @@ _WIDE, _NARROW = 128, 64
 _SMALLEST_FOR_WIDE = 256
 # Panels whose vectors are drawn in one call, and at most which share of the vectors.
 _MOST_PANELS, _SHARE = 8, 4
+_PRECISION = threading.RLock()  # whoever holds it may change torch's precision of products
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Take matrix products of float32 in full, whatever autocast or TF32 is set for other code."""
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    setting = backend.matmul
+    with torch.autocast(device.type, enabled=False), _PRECISION:
+        given = setting.fp32_precision
+        if given in {"ieee", "none"}:
+            yield
+            return
+        setting.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            setting.fp32_precision = "none"
+            if setting.fp32_precision != given:  # it was set for products, not for everything
+                setting.fp32_precision = given
 
 
 @dataclass(frozen=True)
@@ -106,15 +128,16 @@ def write_batch(tensor: torch.Tensor, key: int, gain: float) -> None:
     """Fill a tensor, [batch, rows, columns], with orthogonal matrices times gain, one by one."""
     wide = tensor.shape[1] < tensor.shape[2]
     dtype = torch.float64 if tensor.dtype is torch.float64 else torch.float32
-    for number, matrix in enumerate(tensor):
-        tall = matrix.t() if wide else matrix
-        fit = matrix.is_contiguous() or matrix.t().is_contiguous()
-        in_place = matrix.dtype is dtype and fit
-        out = tall if in_place else torch.empty(tall.shape, dtype=dtype, device=tall.device)
-        m, n = tall.shape
-        write_columns(Matrix(m, n, key, dtype, tall.device, number), 0, out, gain)
-        if not in_place:
-            tall.copy_(out)
+    with full_precision(tensor.device):
+        for number, matrix in enumerate(tensor):
+            tall = matrix.t() if wide else matrix
+            fit = matrix.is_contiguous() or matrix.t().is_contiguous()
+            in_place = matrix.dtype is dtype and fit
+            out = tall if in_place else torch.empty(tall.shape, dtype=dtype, device=tall.device)
+            m, n = tall.shape
+            write_columns(Matrix(m, n, key, dtype, tall.device, number), 0, out, gain)
+            if not in_place:
+                tall.copy_(out)
 
 
 def _padded(columns: int) -> int:

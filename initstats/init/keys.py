@@ -6,6 +6,7 @@ A key and the number of an element decide every bit of a fill: docs/explanation/
 from __future__ import annotations
 
 import hashlib
+import operator
 import threading
 from collections.abc import Sequence
 
@@ -20,8 +21,8 @@ def key_of(seed: int, name: str | None = None) -> int:
     """Return the 64-bit key of a named tensor.
 
     Args:
-        seed: Any integer in [-2**63, 2**64), taken modulo 2**64 (so that -1 and 2**64 - 1 agree, as
-            in torch).
+        seed: Any integer in [-2**63, 2**64), NumPy's too, taken modulo 2**64 (so that -1 and
+            2**64 - 1 agree, as in torch).
         name: Usually the parameter's name; None and "" are different names.
 
     Returns:
@@ -34,7 +35,7 @@ def key_of(seed: int, name: str | None = None) -> int:
     Determinism: bitwise.
     Source: RFC 7693 (BLAKE2b).
     """
-    _check_seed("key_of", seed)
+    seed = integer_seed("key_of", seed)
     if name is not None and not isinstance(name, str):
         raise TypeError(
             f"initstats.key_of: expected name to be a string or None, got name={name!r}"
@@ -73,7 +74,7 @@ def draw_keys(
                 f"initstats.{function}: expected seed or generator, got both"
                 " (leave one of them out)"
             )
-        _check_seed(function, seed)
+        seed = integer_seed(function, seed)
         if names is None:
             return [_signed(key_of(seed, f"#{i}" if i else None)) for i in range(count)]
         return [_signed(key_of(seed, name)) for name in names]
@@ -135,8 +136,24 @@ def _signed(key: int) -> int:
     return key - _UINT64 if key >= _UINT64 // 2 else key
 
 
-def _check_seed(function: str, seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
+def integer_seed(function: str, seed: object) -> int:
+    """Return the seed as a Python integer, whatever integer it is.
+
+    Raises:
+        TypeError: not an integer, or a bool.
+        ValueError: outside [-2**63, 2**64).
+    """
+    # A tensor and a bool have an index as well, and none is meant as a seed.
+    number = None if isinstance(seed, (bool, torch.Tensor)) else _index(seed)
+    if number is None:
         raise TypeError(f"initstats.{function}: expected seed to be an integer, got seed={seed!r}")
-    if not -_UINT64 // 2 <= seed < _UINT64:
+    if not -_UINT64 // 2 <= number < _UINT64:
         raise ValueError(f"initstats.{function}: expected seed in [-2**63, 2**64), got seed={seed}")
+    return number
+
+
+def _index(value: object) -> int | None:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # this is the check
+    except TypeError:
+        return None

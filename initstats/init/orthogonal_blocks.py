@@ -10,7 +10,7 @@ import torch
 from initstats import _ops
 from initstats.init._overrides import overridable
 from initstats.init._validate import has_memory, tensor_to_fill
-from initstats.init.householder import Matrix, write_columns, write_rows
+from initstats.init.householder import Matrix, full_precision, write_columns, write_rows
 from initstats.init.keys import draw_key
 from initstats.init.orthogonal_fills import finite_gain
 
@@ -84,7 +84,7 @@ def orthogonal_block_(
         return tensor
     _ops.check_memory(function, tensor)
     key = draw_key(function, generator=generator, seed=seed, name=name)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(tensor.device):
         block = tensor.reshape(shape)  # a copy where no view can flatten the strides
         if whole[0] < whole[1]:
             _write_block(block.t(), first[::-1], whole[::-1], key, scale)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from initstats.init.keys import integer_seed
 from initstats.planning.materialize import BufferMaker, materialise, reset_norms
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt, receipt_entry, take_fingerprints
@@ -139,10 +140,4 @@ def seed_or_draw(function: str, seed: int | None) -> int:
     """
     if seed is None:
         return int(torch.randint(2**63 - 1, (), device="cpu").item())
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(
-            f"initstats.{function}: expected seed to be an int or None, got seed={seed!r}"
-        )
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"initstats.{function}: expected seed in [-2**63, 2**64), got seed={seed}")
-    return seed
+    return integer_seed(function, seed)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from initstats.init.keys import key_of
+from initstats.init.keys import integer_seed, key_of
 from initstats.planning.entry import PlanEntry
 from initstats.planning.validate import (
     require_agreeing_ties,
@@ -171,7 +171,7 @@ def plan(
     recipe = resolve("plan", model, recipe)
     check_roles("plan", roles)
     if seed is not None:
-        key_of(seed)
+        seed = integer_seed("plan", seed)
     groups = slots(model, roles)
     require_separate_memory(groups)
     entries: list[PlanEntry] = []

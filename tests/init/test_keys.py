@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -158,3 +161,28 @@ def test_bad_keys_are_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         initstats.normal_(x, **arguments)  # type: ignore[arg-type]
     assert torch.equal(x, torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    "seed", [np.int64(7), np.uint64(2**64 - 1), np.int32(-3), np.random.default_rng(0).integers(9)]
+)
+def test_integers_of_numpy_are_seeds(seed: Any) -> None:
+    plain = int(seed)
+    assert initstats.key_of(seed, "a") == initstats.key_of(plain, "a")
+    assert torch.equal(filled(seed=seed), filled(seed=plain))
+    first, second = (initstats.orthogonal_([torch.empty(3, 3)], seed=s)[0] for s in (seed, plain))
+    assert torch.equal(first, second)
+    for make in (initstats.plan, initstats.init_):
+        written = make(torch.nn.Linear(3, 3), "mlp", seed=seed)
+        assert type(written.seed) is int
+        assert written.seed == plain
+
+
+@pytest.mark.parametrize("seed", [True, np.bool_(True), 1.0, np.float64(1), "1", torch.tensor(1)])
+def test_what_is_no_integer_is_no_seed(seed: Any) -> None:
+    for call in (
+        lambda: initstats.normal_(torch.zeros(2), seed=seed),
+        lambda: initstats.init_(torch.nn.Linear(3, 3), "mlp", seed=seed),
+    ):
+        with pytest.raises(TypeError, match="expected seed to be an integer, got seed="):
+            call()

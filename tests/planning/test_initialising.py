@@ -146,7 +146,7 @@ def test_a_receipt_is_json_with_a_schema_and_tells_everything_again() -> None:
 def test_the_seed_must_be_an_integer() -> None:
     for seed in (1.5, True, "0"):
         with pytest.raises(
-            TypeError, match=r"^initstats.init_: expected seed to be an int or None"
+            TypeError, match=r"^initstats.init_: expected seed to be an integer, got seed="
         ):
             init_(nn.Linear(2, 2), everything(1.0), seed=seed)  # type: ignore[arg-type]
 
