@@ -253,3 +253,31 @@ def test_ndtri_oracle_agrees_with_itself() -> None:
     # The oracle of this file against its own inverse, so that a broken scipy would show here.
     p = np.array([1e-9, 1e-5, 0.1, 0.5])
     assert np.allclose(ndtr(ndtri(p)), p, rtol=1e-12)
+
+
+def test_a_truncated_normal_of_huge_std_is_uniform_between_its_bounds() -> None:
+    cases = [
+        (std, a, b)
+        for std in (1e25, 1e30, 1e37, 1e38, 3.4e38, 1e39, 1e200, 1.7e308)
+        for a, b in ((-1.0, 1.0), (0.0, 1.0), (1.0, 2.0), (-3.0, -1.0), (-6e4, 6e4))
+    ]
+    cases += [(std, -3e38, 3e38) for std in (1e41, 1e300)]
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for std, a, b in cases:
+            if b > torch.finfo(dtype).max:
+                continue
+            x = initstats.trunc_normal_(torch.empty(10_000, dtype=dtype), 0, std, a, b, seed=0)
+            share = (x.double() - a) / (b - a)
+            assert share.min() >= 0, (dtype, std, a, b)
+            assert share.max() <= 1, (dtype, std, a, b)
+            distance = stats.kstest(share.numpy(), "uniform").statistic
+            assert distance < 2.7 / 100, (dtype, std, a, b, distance)
+
+
+def test_a_truncated_normal_whose_std_float32_cannot_hold() -> None:
+    std, bound = 1e39, 3e38  # the density at the bounds is 4 percent below that in the middle
+    x = initstats.trunc_normal_(torch.empty(200_000), 0, std, -bound, bound, seed=0).double()
+    wanted = stats.truncnorm(-bound / std, bound / std, scale=std)
+    assert stats.kstest(x.numpy(), wanted.cdf).pvalue > 1e-3
+    twin = initstats.trunc_normal_(torch.empty(200_000), 0, 0.1, -0.03, 0.03, seed=0).double()
+    assert torch.allclose(x / std, twin / 0.1, atol=1e-6)

@@ -125,6 +125,13 @@ inline double invert_log_tail(double a, double e) {
   return d;
 }
 
+// t with local_mass(a, t) = u local_mass(a, h), as a share of h: u itself for an h so small that
+// the density does not change in between.
+inline double share_of_width(double a, double h, double u) {
+  if (h * std::fmax(1.0, std::fabs(a)) < 1e-20) return u;
+  return invert_local_mass(a, h, u * local_mass(a, h)) / h;
+}
+
 }  // namespace truncation
 
 // Standard deviations beyond which one-sided intervals take the tail form: float32 would lose the
@@ -158,7 +165,22 @@ TruncNormal<Real> TruncNormal<Real>::make(DType dtype, double mean, double std, 
   const double alpha = (a - mean) / std, beta = (b - mean) / std, width = (b - a) / std;
   const double reach = std::fmax(1.0, std::fmax(std::fabs(alpha), std::fabs(beta)));
   const bool narrow = width * reach <= kNarrowWidth<Real>;
+  // Where std or the widths in units of it leave the range of Real, the polynomial in u counts in
+  // half widths from the middle. The limit of large std is the uniform distribution on [a, b].
+  constexpr double kSmallest = std::numeric_limits<Real>::min();
+  constexpr double kLargest = std::numeric_limits<Real>::max();
+  const bool finite = std::fmax(std::fabs(a), std::fabs(b)) <= kLargest;
+  const auto by_half_widths = [&] {
+    t.form = TruncNormalForm::narrow;
+    t.mean = static_cast<Real>(0.5 * a + 0.5 * b);
+    t.std = static_cast<Real>(0.5 * b - 0.5 * a);
+    interpolate(
+        1.0, [&](double u) { return 2.0 * share_of_width(alpha, width, u) - 1.0; }, t.coefficients);
+    return t;
+  };
+  if (finite && std > kLargest && width * reach <= 4.0) return by_half_widths();
   if (narrow && (alpha > 0 || beta < 0)) {
+    if (width < kSmallest) return by_half_widths();
     const double mass = local_mass(alpha, width);
     t.form = TruncNormalForm::narrow;
     t.mean = static_cast<Real>(a);
@@ -188,6 +210,7 @@ TruncNormal<Real> TruncNormal<Real>::make(DType dtype, double mean, double std, 
     if (beta < 0) mass = upper_mass(-beta) - below;
     if (narrow) mass = density(alpha) * local_mass(alpha, width);
     const double slope = 2.0 * mass / kSteps;
+    if (narrow && slope < kSmallest) return by_half_widths();
     const double zero = -central_mass(alpha) / slope - 0.5;  // the real k at which x = 0
     const double origin = std::fmin(std::fmax(std::floor(zero + 0.5), 0.0), kSteps - 1.0);
     const double edge = upper_mass(reach);  // reach >= 1: the smaller tail of the two bounds
