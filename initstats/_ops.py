@@ -6,6 +6,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -189,3 +190,27 @@ def _fake_panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tens
 torch.library.register_fake("initstats::stats", _fake_stats)
 torch.library.register_fake("initstats::panel_factors", _fake_panel_factors)
 torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)
+
+
+# Negated views, such as z.conj().imag: torch only notes that the memory holds the negative.
+
+
+def _fill_negated(
+    op: Callable[..., None], tensors: Sequence[torch.Tensor], *arguments: object
+) -> None:
+    """Fill the memory as if it were not negated, and negate it."""
+    negated = [tensor.is_neg() for tensor in tensors]
+    memory = [
+        torch._neg_view(t) if neg else t  # noqa: SLF001
+        for t, neg in zip(tensors, negated, strict=True)
+    ]
+    op(memory, *arguments)
+    for tensor, neg in zip(memory, negated, strict=True):
+        if neg:
+            tensor.neg_()
+
+
+_WRITES_LISTS = ("uniform_", "normal_", "trunc_normal_", "dirac_", "sparse_", "small_orthogonal_")
+_NEGATED = torch.library.Library("initstats", "IMPL", "Negative")
+for _name in _WRITES_LISTS:
+    _NEGATED.impl(_name, partial(_fill_negated, getattr(torch.ops.initstats, _name).default))

@@ -9,11 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import torch
+from torch.autograd import forward_ad
 
 from initstats import _ops
 from initstats.init._distributions import FAMILIES, Family
 from initstats.init._errors import as_torch
+from initstats.init._transforms import (
+    fill_examples,
+    forget_tangents,
+    refuse_examples,
+    transform_level,
+)
 from initstats.init._validate import (
+    check_separate,
     has_memory,
     number,
     numbers_for,
@@ -40,6 +48,13 @@ def fill_one(
         names = None if name is None else [name]
         fill(function, family, [tensor], values, generator, seed, names)
         return tensor
+    if transform_level() is not None and fill_examples(
+        function,
+        tensor,
+        lambda example: fill_one(function, family, example, values, generator, seed, name),
+        drawn=seed is None,
+    ):
+        return tensor
     numbers: list[float] = []
     try:
         tensor_to_fill(function, tensor)
@@ -56,6 +71,8 @@ def fill_one(
     key = draw_key(function, generator=generator, seed=seed, name=name)
     if not real:
         return tensor
+    if forward_ad._current_level >= 0:  # noqa: SLF001
+        forget_tangents(function, [tensor])
     if tensor.requires_grad and torch.is_grad_enabled():
         with torch.no_grad():
             family.op([tensor], [key], *[[value] for value in numbers])
@@ -91,6 +108,8 @@ def fill(
         return
     todo = tensors_to_fill(function, tensors)
     n = len(todo)
+    if transform_level() is not None:
+        refuse_examples(function, todo)
     if names is not None and len(names) != n:
         raise ValueError(
             f"initstats.{function}: expected one name per tensor, {n}, got {len(names)}"
@@ -126,6 +145,8 @@ def _write(
     """Draw the keys and call the op once per device: everything is checked."""
     n = len(todo)
     real = places_with_memory(todo)
+    if n > 1:
+        check_separate(function, todo if len(real) == n else [todo[i] for i in real])
     keys = keys_by_place(function, real, n, generator=generator, seed=seed, names=names)
     by_device: dict[torch.device, list[int]] = {}
     for i in real:
@@ -133,6 +154,7 @@ def _write(
     if len(by_device) > 1:  # what one op would refuse, before another one has written
         for i in real:
             _ops.check_memory(function, todo[i])
+    forget_tangents(function, [todo[i] for i in real])
     with torch.no_grad():
         for here in by_device.values():
             filled = [todo[i] for i in here]

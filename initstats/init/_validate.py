@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from operator import attrgetter
 
 import torch
+from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
+
+from initstats import _ops
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
 _KIND = attrgetter("dtype", "layout", "is_leaf")
+_STORAGE = torch.Tensor.untyped_storage
 
 
 def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -43,7 +48,9 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.requires_grad and not tensor.is_leaf and not _is_part_of_a_parameter(tensor):
         raise ValueError(
             f"initstats.{function}: expected a tensor outside the autograd graph, got one with"
-            f" grad_fn={type(tensor.grad_fn).__name__} (use .detach())"
+            f" grad_fn={type(tensor.grad_fn).__name__} (fill what it is computed from, such as"
+            " parametrizations.weight.original0 of a parametrized module; .detach() fills this"
+            " result alone)"
         )
     return tensor
 
@@ -64,6 +71,60 @@ def tensors_to_fill(function: str, tensors: Iterable[torch.Tensor]) -> list[torc
         for tensor in todo:
             tensor_to_fill(function, tensor)
     return todo
+
+
+def check_separate(function: str, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise ValueError if two of the tensors, which have memory, share a part of it."""
+    try:
+        storages = list(map(_STORAGE, tensors))
+    except NotImplementedError:  # wrappers of torch.func's transforms
+        tensors = [_unwrapped(tensor) for tensor in tensors]
+        storages = list(map(_STORAGE, tensors))
+    places = list(map(id, storages))  # a storage has one object as long as that lives
+    if len(set(places)) == len(places):
+        return
+    sharing: dict[int, list[torch.Tensor]] = {}
+    for place, tensor in zip(places, tensors, strict=True):
+        if tensor.numel():
+            sharing.setdefault(place, []).append(tensor)
+    for together in sharing.values():
+        if len(together) > 1:
+            _check_views(function, together)
+
+
+def _check_views(function: str, views: Sequence[torch.Tensor]) -> None:
+    """Raise ValueError if views of one storage have elements in common."""
+    # In elements, or in bytes where these differ.
+    unit = views[0].element_size()
+    unit = unit if all(view.dtype is views[0].dtype for view in views) else 1
+    spans = []
+    for view in views:
+        _ops.check_memory(function, view)
+        item = view.element_size() // unit
+        sizes = (*view.shape, item)
+        strides = (*(stride * item for stride in view.stride()), 1)
+        first = view.storage_offset() * item
+        reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+        spans.append((first, first + reach, sizes, strides))
+    spans.sort()
+    if all(before[1] < after[0] for before, after in pairwise(spans)):
+        return
+    low, high = spans[0][0], max(span[1] for span in spans)
+    taken = torch.zeros(high - low + 1, dtype=torch.bool, device="cpu")
+    for first, _, sizes, strides in spans:
+        elements = taken.as_strided(sizes, strides, first - low)
+        if elements.any():
+            raise ValueError(
+                f"initstats.{function}: expected tensors that do not share memory, got two with"
+                " elements in common (fill one of them)"
+            )
+        elements.fill_(True)
+
+
+def _unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def fillable_dtype(dtype: torch.dtype) -> bool:

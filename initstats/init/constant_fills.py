@@ -7,6 +7,7 @@ import math
 import torch
 
 from initstats import _ops
+from initstats.init._transforms import transformed
 from initstats.init._validate import fillable_dtype, number
 
 _CONVOLUTIONS = (3, 4, 5)  # dimensions of the weights of 1-d, 2-d and 3-d convolutions
@@ -166,6 +167,7 @@ def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> to
 def _fill_dirac(tensor: torch.Tensor, value: float, groups: int) -> None:
     """Write the value to (g * out + d, d, centre) for every group g and channel d, else 0."""
     plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+    plain = plain and (torch.compiler.is_compiling() or not transformed())
     known = fillable_dtype(tensor.dtype) and tensor.device.type in {"cpu", "cuda"}
     # torch refuses to round a finite value to infinity.
     fits = known and (math.isinf(value) or not abs(value) > torch.finfo(tensor.dtype).max)

@@ -95,7 +95,8 @@ def draw_keys(
         draws = torch.empty(count, dtype=torch.int64, device="cpu").random_(
             -(2**63), None, generator=generator
         )
-        return [int(draw) for draw in draws.tolist()]
+        drawn: list[int] = draws.tolist()
+        return drawn
     keys = []
     for _ in range(count):
         offset = generator.get_offset()
@@ -113,9 +114,8 @@ def draw_key(
 ) -> int:
     """Return what `draw_keys` returns for one tensor, in a quarter of the time."""
     if seed is None and name is None:
-        if generator is None:
-            generator = torch.default_generator
-        if getattr(getattr(generator, "device", None), "type", None) == "cpu":
+        known = generator is None
+        if known or getattr(getattr(generator, "device", None), "type", None) == "cpu":
             draw = _buffer().random_(-(2**63), None, generator=generator)
             return int(draw.item())
     names = None if name is None else [name]

@@ -9,6 +9,7 @@ import torch
 
 from initstats import _ops
 from initstats.init._overrides import overridable
+from initstats.init._transforms import fill_examples, transform_level
 from initstats.init._validate import has_memory, tensor_to_fill
 from initstats.init.householder import Matrix, full_precision, write_columns, write_rows
 from initstats.init.keys import draw_key
@@ -65,6 +66,15 @@ def orthogonal_block_(
     Source: as `orthogonal_`.
     """
     function = "orthogonal_block_"
+    if transform_level() is not None and fill_examples(
+        function,
+        tensor,
+        lambda example: orthogonal_block_(
+            example, offset, size, gain, generator, seed=seed, name=name
+        ),
+        drawn=seed is None,
+    ):
+        return tensor
     tensor_to_fill(function, tensor)
     if tensor.dim() < _MATRIX_DIMS:
         raise ValueError(

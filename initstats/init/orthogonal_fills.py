@@ -12,7 +12,14 @@ from initstats import _ops
 from initstats.init._compiled import EAGER, orthogonal_in_graph
 from initstats.init._dispatch import keys_by_place
 from initstats.init._overrides import overridable
+from initstats.init._transforms import (
+    fill_examples,
+    forget_tangents,
+    refuse_examples,
+    transform_level,
+)
 from initstats.init._validate import (
+    check_separate,
     has_memory,
     number,
     numbers_for,
@@ -103,6 +110,22 @@ def orthogonal_(
     if torch.compiler.is_compiling():
         orthogonal_in_graph(tensors, gain, generator, batch_dims, seed, name, one=one)
         return tensors[0] if one else tensors
+    if transform_level() is not None:
+        if one and fill_examples(
+            function,
+            tensors[0],
+            lambda example: orthogonal_(
+                example,
+                gain,  # type: ignore[arg-type]  # which is checked there
+                generator,
+                batch_dims=batch_dims,
+                seed=seed,
+                name=name,  # type: ignore[arg-type]
+            ),
+            drawn=seed is None,
+        ):
+            return tensors[0]
+        refuse_examples(function, tensors)
     if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
         raise TypeError(
             f"initstats.{function}: expected batch_dims to be an integer,"
@@ -127,7 +150,10 @@ def orthogonal_(
     if len(set(map(id, tensors))) != len(tensors):
         raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
     real = [i for i in places_with_memory(tensors) if tensors[i].numel() > 0]
+    if len(real) > 1:
+        check_separate(function, [tensors[i] for i in real])
     keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
+    forget_tangents(function, [tensors[i] for i in real])
     with torch.no_grad():
         write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in real])
     return tensors[0] if one else tensors
@@ -174,6 +200,15 @@ def delta_orthogonal_(
     Source: Xiao et al. 2018, "Dynamical isometry and a mean field theory of CNNs", section 2.4.
     """
     function = "delta_orthogonal_"
+    if transform_level() is not None and fill_examples(
+        function,
+        tensor,
+        lambda example: delta_orthogonal_(
+            example, gain, generator, groups=groups, seed=seed, name=name
+        ),
+        drawn=seed is None,
+    ):
+        return tensor
     tensor_to_fill(function, tensor)
     if tensor.dim() not in (3, 4, 5):
         raise ValueError(
