@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initstats.planning.initialize import init_
 from initstats.recipes import Constant, Match, Orthogonal, Recipe, Rule, Slot
@@ -52,7 +53,8 @@ def lsuv_(
     scaled until the output of each has standard deviation 1 on the batch. A hook scales a layer as
     soon as it has run and hands on the scaled output, so that one forward pass does all layers;
     further passes correct the rest, at most `tries` in all. Other parameters are left as they
-    are. Hooks are removed and modes restored, also after an exception.
+    are, and so are layers with a parametrized weight. Autocast is off meanwhile. Hooks are removed
+    and modes restored, also after an exception.
 
     Args:
         model: Any module; layers that the forward pass does not call are left orthonormal.
@@ -65,8 +67,10 @@ def lsuv_(
         Factors, standard deviations and the number of passes.
 
     Raises:
-        ValueError: If the model has no Linear layer or convolution, `tolerance` is not > 0 or
-            `tries` < 1. Nothing has been written then.
+        ValueError: If the model has no Linear layer or convolution with a weight of its own,
+            `tolerance` is not > 0 or `tries` < 1; if the output of a layer is not finite, as NaN in
+            the batch makes it. The parameters are as before then, and after an exception of the
+            model too.
 
     Determinism: run_to_run. The forward pass rounds as torch does.
 
@@ -78,15 +82,28 @@ def lsuv_(
         )
     if tries < 1:
         raise ValueError(f"initstats.lsuv_: expected tries >= 1, got tries={tries}")
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, _LAYERS)}
-    if not layers:
+    found = {name: m for name, m in model.named_modules() if isinstance(m, _LAYERS)}
+    if not found:
         raise ValueError(
             "initstats.lsuv_: expected a model with Linear layers or convolutions, got none"
         )
-    init_(model, _orthonormal(), seed=seed, fingerprints=False)
+    layers = {
+        name: m for name, m in found.items() if "weight" in dict(m.named_parameters(recurse=False))
+    }
+    if not layers:
+        raise ValueError(
+            "initstats.lsuv_: expected a layer whose weight is a parameter, got parametrized or"
+            f" computed weights alone, such as that of {next(iter(found))!r}"
+        )
     report = LsuvReport()
     dead: set[str] = set()
-    with _evaluating(model), torch.no_grad():
+    with (
+        _put_back_on_error(found.values()),
+        _evaluating(model),
+        torch.no_grad(),
+        _without_autocast(),
+    ):
+        init_(model, _orthonormal(), seed=seed, fingerprints=False)
         for _ in range(tries):
             report.passes += 1
             report.stds = _one_pass(model, batch, layers, report.factors, tolerance)
@@ -124,7 +141,12 @@ def _one_pass(
         def scale(module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
             if name in stds:  # a layer that is called again in one pass keeps its scale
                 return None
-            stds[name] = std = float(output.float().std())
+            stds[name] = std = float(output.float().std()) if output.numel() > 1 else 0.0
+            if not math.isfinite(std) and not output.isfinite().all():
+                raise ValueError(
+                    "initstats.lsuv_: expected finite outputs, got NaN or infinity from the layer"
+                    f" {name!r} (look at the batch and the parameters before it)"
+                )
             if not std > 0 or abs(std - 1) <= tolerance:
                 return None
             weight = module.weight
@@ -147,6 +169,30 @@ def _one_pass(
         for hook in hooks:
             hook.remove()
     return stds
+
+
+@contextmanager
+def _put_back_on_error(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Give the parameters of the layers their values back if an exception passes."""
+    parameters = {p for m in layers for p in m.parameters() if not is_lazy(p)}  # type: ignore[redundant-expr]
+    given = [(p, p.detach().clone()) for p in parameters]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, values in given:
+                parameter.copy_(values)
+        raise
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Switch autocast off, on every device where it is on."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

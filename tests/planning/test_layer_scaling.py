@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from initstats.planning.lsuv import lsuv_
 
@@ -122,6 +123,52 @@ def test_bad_options_are_refused(options: dict[str, float], message: str) -> Non
     with pytest.raises(ValueError, match=f"^initstats.lsuv_: {message}$"):
         lsuv_(model, batch(), **options)  # type: ignore[arg-type]
     assert torch.equal(model[0].weight, before)
+
+
+def test_autocast_changes_nothing() -> None:
+    plain, inside = network(), network()
+    wanted = lsuv_(plain, batch(), seed=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = lsuv_(inside, batch(), seed=0)
+        assert torch.is_autocast_enabled("cpu")
+    assert found == wanted
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.parameters(), inside.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("where", ["batch", "parameter", "forward"])
+def test_what_is_not_finite_or_fails_is_refused_and_the_model_as_before(where: str) -> None:
+    model, x = network(), batch()
+    error: type[Exception] = ValueError
+    message = "^initstats.lsuv_: expected finite outputs, got NaN or infinity from the layer '0'"
+    if where == "batch":
+        x[3, 4] = float("nan")
+    elif where == "parameter":
+        model.insert(2, nn.LayerNorm(48))
+        nn.init.constant_(model[2].bias, float("inf"))  # type: ignore[arg-type]
+        message = message.replace("'0'", "'3'")
+    else:
+        x, error, message = x[:, :3], RuntimeError, "mat1 and mat2"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(error, match=message):
+        lsuv_(model, x, seed=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_layers_with_a_parametrized_weight_are_left_out() -> None:
+    model = nn.Sequential(spectral_norm(nn.Linear(48, 48)), nn.ReLU(), nn.Linear(48, 48))
+    report = lsuv_(model, 3 * batch(), seed=0)
+    assert report.ok
+    assert set(report.stds) == {"2"}
+    message = "^initstats.lsuv_: expected a layer whose weight is a parameter, got parametrized"
+    with pytest.raises(ValueError, match=message):
+        lsuv_(model[:1], batch())
+
+
+def test_an_output_of_one_element_does_not_vary() -> None:
+    report = lsuv_(nn.Sequential(nn.Linear(48, 1)), batch(1), seed=0)
+    assert report.dead == ("0",)
 
 
 def test_a_model_without_layers_is_refused() -> None:
