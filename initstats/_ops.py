@@ -211,6 +211,7 @@ def _fill_negated(
 
 
 _WRITES_LISTS = ("uniform_", "normal_", "trunc_normal_", "dirac_", "sparse_", "small_orthogonal_")
-_NEGATED = torch.library.Library("initstats", "IMPL", "Negative")
+_NEGATED = torch.library.Library("initstats", "IMPL", "Negative")  # type: ignore[no-untyped-call]
 for _name in _WRITES_LISTS:
-    _NEGATED.impl(_name, partial(_fill_negated, getattr(torch.ops.initstats, _name).default))
+    _op = getattr(torch.ops.initstats, _name).default
+    _NEGATED.impl(_name, partial(_fill_negated, _op))  # type: ignore[no-untyped-call]

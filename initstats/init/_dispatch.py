@@ -6,6 +6,7 @@ Inside torch.compile all of that is one op, which runs when the graph runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import TypeAlias
 
 import torch
@@ -31,6 +32,7 @@ from initstats.init._validate import (
 )
 from initstats.init.keys import draw_key, draw_keys
 
+_DEVICE = attrgetter("device")
 Numbers: TypeAlias = float | Sequence[float]
 
 
@@ -148,13 +150,18 @@ def _write(
     if n > 1:
         check_separate(function, todo if len(real) == n else [todo[i] for i in real])
     keys = keys_by_place(function, real, n, generator=generator, seed=seed, names=names)
-    by_device: dict[torch.device, list[int]] = {}
-    for i in real:
-        by_device.setdefault(todo[i].device, []).append(i)
+    by_device: dict[torch.device, Sequence[int]]
+    devices = list(map(_DEVICE, todo))
+    if len(real) == n and len(set(devices)) == 1:
+        by_device = {devices[0]: real}
+    else:
+        kept = {devices[i] for i in real}
+        by_device = {device: [i for i in real if devices[i] == device] for device in kept}
     if len(by_device) > 1:  # what one op would refuse, before another one has written
         for i in real:
             _ops.check_memory(function, todo[i])
-    forget_tangents(function, [todo[i] for i in real])
+    if forward_ad._current_level >= 0:  # noqa: SLF001
+        forget_tangents(function, [todo[i] for i in real])
     with torch.no_grad():
         for here in by_device.values():
             filled = [todo[i] for i in here]

@@ -24,10 +24,9 @@ def transformed() -> bool:
 def forget_tangents(function: str, tensors: Iterable[torch.Tensor]) -> None:
     """Set tangents to 0: what is filled does not depend on what was there.
 
-    Raises RuntimeError for what a fill cannot write, before anything is written.
+    Of use inside forward-mode differentiation only. Raises RuntimeError for what a fill cannot
+    write, before anything is written.
     """
-    if forward_ad._current_level < 0:  # noqa: SLF001
-        return
     todo = list(tensors)
     for tensor in todo:
         _ops.check_memory(function, tensor)
@@ -38,7 +37,7 @@ def forget_tangents(function: str, tensors: Iterable[torch.Tensor]) -> None:
 
 def fill_examples(
     function: str,
-    tensor: torch.Tensor,
+    tensor: object,
     fill_part: Callable[[torch.Tensor], object],
     *,
     drawn: bool,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from initstats import _ops
+from initstats.init._transforms import transformed
 
 # Reflections that are applied together. More are fewer and larger matrix products, at the price of
 # their own Gram matrix and factor: 2 n^2 _WIDE more operations in all.
@@ -132,7 +133,7 @@ def write_batch(tensor: torch.Tensor, key: int, gain: float) -> None:
         for number, matrix in enumerate(tensor):
             tall = matrix.t() if wide else matrix
             fit = matrix.is_contiguous() or matrix.t().is_contiguous()
-            in_place = matrix.dtype is dtype and fit
+            in_place = matrix.dtype is dtype and fit and not transformed()
             out = tall if in_place else torch.empty(tall.shape, dtype=dtype, device=tall.device)
             m, n = tall.shape
             write_columns(Matrix(m, n, key, dtype, tall.device, number), 0, out, gain)

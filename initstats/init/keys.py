@@ -35,7 +35,10 @@ def key_of(seed: int, name: str | None = None) -> int:
     Determinism: bitwise.
     Source: RFC 7693 (BLAKE2b).
     """
-    seed = integer_seed("key_of", seed)
+    return _key_of(integer_seed("key_of", seed), name)
+
+
+def _key_of(seed: int, name: str | None) -> int:
     if name is not None and not isinstance(name, str):
         raise TypeError(
             f"initstats.key_of: expected name to be a string or None, got name={name!r}"
@@ -76,8 +79,8 @@ def draw_keys(
             )
         seed = integer_seed(function, seed)
         if names is None:
-            return [_signed(key_of(seed, f"#{i}" if i else None)) for i in range(count)]
-        return [_signed(key_of(seed, name)) for name in names]
+            return [_signed(_key_of(seed, f"#{i}" if i else None)) for i in range(count)]
+        return [_signed(_key_of(seed, name)) for name in names]
     if names is not None and any(name is not None for name in names):
         raise ValueError(f"initstats.{function}: expected a seed with name, got name without seed")
     if generator is None:
@@ -143,8 +146,7 @@ def integer_seed(function: str, seed: object) -> int:
         TypeError: not an integer, or a bool.
         ValueError: outside [-2**63, 2**64).
     """
-    # A tensor and a bool have an index as well, and none is meant as a seed.
-    number = None if isinstance(seed, (bool, torch.Tensor)) else _index(seed)
+    number = seed if type(seed) is int else _index(seed)
     if number is None:
         raise TypeError(f"initstats.{function}: expected seed to be an integer, got seed={seed!r}")
     if not -_UINT64 // 2 <= number < _UINT64:
@@ -153,6 +155,9 @@ def integer_seed(function: str, seed: object) -> int:
 
 
 def _index(value: object) -> int | None:
+    """Return what is an integer as one; bools and tensors are not meant as seeds."""
+    if isinstance(value, (bool, torch.Tensor)):
+        return None
     try:
         return operator.index(value)  # type: ignore[arg-type]  # this is the check
     except TypeError:

@@ -95,12 +95,15 @@ def orthogonal_block_(
     _ops.check_memory(function, tensor)
     key = draw_key(function, generator=generator, seed=seed, name=name)
     with torch.no_grad(), full_precision(tensor.device):
-        block = tensor.reshape(shape)  # a copy where no view can flatten the strides
+        try:
+            block, copied = tensor.view(shape), False
+        except RuntimeError:  # strides that no view can flatten
+            block, copied = torch.empty(shape, dtype=tensor.dtype, device=tensor.device), True
         if whole[0] < whole[1]:
             _write_block(block.t(), first[::-1], whole[::-1], key, scale)
         else:
             _write_block(block, first, whole, key, scale)
-        if block.data_ptr() != tensor.data_ptr():
+        if copied:
             tensor.copy_(block.view(tensor.shape))
         torch.autograd.graph.increment_version(tensor)
     return tensor

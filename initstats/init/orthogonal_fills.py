@@ -17,6 +17,7 @@ from initstats.init._transforms import (
     forget_tangents,
     refuse_examples,
     transform_level,
+    transformed,
 )
 from initstats.init._validate import (
     check_separate,
@@ -116,25 +117,17 @@ def orthogonal_(
             tensors[0],
             lambda example: orthogonal_(
                 example,
-                gain,  # type: ignore[arg-type]  # which is checked there
+                gain,
                 generator,
                 batch_dims=batch_dims,
                 seed=seed,
-                name=name,  # type: ignore[arg-type]
+                name=name,
             ),
             drawn=seed is None,
         ):
             return tensors[0]
         refuse_examples(function, tensors)
-    if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
-        raise TypeError(
-            f"initstats.{function}: expected batch_dims to be an integer,"
-            f" got batch_dims={batch_dims!r}"
-        )
-    if batch_dims < 0:
-        raise ValueError(
-            f"initstats.{function}: expected batch_dims >= 0, got batch_dims={batch_dims}"
-        )
+    _check_batch_dims(function, batch_dims)
     _check(function, tensors_to_fill(function, tensors), batch_dims)
     if isinstance(gain, (list, tuple)) and not one:
         gains = [
@@ -153,7 +146,8 @@ def orthogonal_(
     if len(real) > 1:
         check_separate(function, [tensors[i] for i in real])
     keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
-    forget_tangents(function, [tensors[i] for i in real])
+    if transformed():
+        forget_tangents(function, [tensors[i] for i in real])
     with torch.no_grad():
         write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in real])
     return tensors[0] if one else tensors
@@ -251,6 +245,18 @@ def finite_gain(function: str, gain: object) -> float:
     if not math.isfinite(scale):
         raise ValueError(f"initstats.{function}: expected gain to be finite, got gain={gain}")
     return scale
+
+
+def _check_batch_dims(function: str, batch_dims: int) -> None:
+    if isinstance(batch_dims, bool) or not isinstance(batch_dims, int):
+        raise TypeError(
+            f"initstats.{function}: expected batch_dims to be an integer,"
+            f" got batch_dims={batch_dims!r}"
+        )
+    if batch_dims < 0:
+        raise ValueError(
+            f"initstats.{function}: expected batch_dims >= 0, got batch_dims={batch_dims}"
+        )
 
 
 def _check(function: str, tensors: Sequence[torch.Tensor], batch_dims: int) -> None:
