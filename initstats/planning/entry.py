@@ -47,7 +47,8 @@ class PlanEntry:
         also_matched: Labels of later rules that match too; the first rule wins.
         keep: True when transformers marked the parameter as loaded, or the recipe keeps it:
             `init_` leaves it alone.
-        zero_row: Index of the row that stays 0, the padding of an embedding; None without.
+        zero_row: Index in dimension -2 of the row that stays 0, the padding of an embedding (of
+            each table of a fused one); None without.
         tie_problem: What is odd about the names that share the parameter; empty when nothing is.
         parameter: The parameter itself.
         group: Where it stands in the model, under each of its names.
@@ -92,6 +93,11 @@ class PlanEntry:
             pieces.append(Piece(f"{self.name}[{part.label}]", key, view, part.distribution))
             start += part.size
         return tuple(pieces)
+
+    @property
+    def padding(self) -> torch.Tensor | None:
+        """View of the padding row that stays 0, or None without one."""
+        return None if self.zero_row is None else self.parameter.detach().select(-2, self.zero_row)
 
     @property
     def promise(self) -> str:

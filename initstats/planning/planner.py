@@ -27,6 +27,8 @@ from initstats.text import block_pattern, plain_table, render
 _WIDTH = 160
 # A head may be tied to the embedding.
 _TIED_ON_PURPOSE = {"embedding", "head"}
+# Frozen in a model that trains they hold computed or pretrained values, such as sinusoids.
+_TABLES = {"embedding", "position", "token"}
 
 __all__ = ["Plan", "PlanEntry", "Recipe", "Rule", "plan"]
 
@@ -146,7 +148,8 @@ def plan(
     Rules are tried in the order of the recipe and the first that matches takes the parameter;
     the entry names the others. A tied parameter is planned once: its names are tried in the order
     of the model, and the first name that any rule takes decides. The row of an embedding that its
-    `padding_idx` names stays 0.
+    `padding_idx` names stays 0. A frozen table of a model that trains (fixed sinusoids, with
+    `requires_grad=False`) is kept, unless the rule names it.
 
     Args:
         model: Any module, also on the meta device.
@@ -205,6 +208,8 @@ def _entry(
     if not keep:
         require_fillable(slot)
     promised = recipe.rules[index].distribution(slot)
+    if _is_frozen_table(slot) and not recipe.rules[index].names(slot):
+        promised = Kept("a frozen table, requires_grad=False")
     others = [(other, recipe.rules[m[0][0]].distribution(other)) for other, m in taken[1:]]
     require_agreeing_ties([(slot, promised), *others])
     return PlanEntry(
@@ -225,6 +230,13 @@ def _entry(
         parameter=slot.parameter,
         group=group,
     )
+
+
+def _is_frozen_table(slot: Slot) -> bool:
+    """Tell whether a parameter is a frozen table of a model in which something trains."""
+    if slot.parameter.requires_grad or slot.role.name not in _TABLES:
+        return False
+    return any(p.requires_grad for p in slot.parents[0].parameters())
 
 
 def _tie_problem(group: tuple[Slot, ...]) -> str:

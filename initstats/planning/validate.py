@@ -72,6 +72,9 @@ def require_fillable(slot: Slot) -> None:
         problem = ("a plain parameter", "parametrized", fix)
     elif parameter.layout is not torch.strided:
         problem = ("a dense parameter", str(parameter.layout), "make it dense")
+    elif parameter.dtype.is_complex:
+        fix = "fill its real and imaginary parts, torch.view_as_real(parameter.detach())"
+        problem = ("a real parameter", f"{parameter.dtype}, complex numbers", fix)
     elif not parameter.dtype.is_floating_point:
         fix = "initialise before quantising"
         problem = ("a floating-point parameter", str(parameter.dtype), fix)

@@ -39,8 +39,8 @@ def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None
     with torch.no_grad():
         _fill(pieces, seed)
         for entry in written:
-            if entry.zero_row is not None:
-                entry.parameter[entry.zero_row].zero_()
+            if (padding := entry.padding) is not None:
+                padding.zero_()
 
 
 def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:

@@ -92,6 +92,14 @@ class Match:
             reasons.append(f"block {slot.block} of {slot.blocks}")
         return ", ".join(reasons) or "takes every parameter"
 
+    def names(self, slot: Slot) -> bool:
+        """Tell whether a name pattern spells out the layer or the parameter, wildcards aside."""
+        if slot.leaf in {"weight", "bias"}:
+            return slot.name in _as_tuple(self.name)
+        spelt = (slot.leaf, f"{slot.leaf}.{slot.own_name}")
+        patterns = (p for p in _as_tuple(self.name) if fnmatchcase(slot.name, p))
+        return any(pattern.rstrip("*.").endswith(spelt) for pattern in patterns)
+
     def _holds_block(self, slot: Slot) -> bool:
         """Tell whether a parameter's block lies in the range."""
         if slot.block is None or slot.blocks is None or self.blocks is None:

@@ -34,7 +34,9 @@ _NORMS = (
     nn.modules.batchnorm._NormBase,  # noqa: SLF001  # the base of batch and instance norms
 )
 # Leaves that mean one thing inside attention and another outside.
-_EITHER_OUTPUT = frozenset({"c_proj", "wo", "dense", "out_proj", "proj", "to_out", "output", "out"})
+_EITHER_OUTPUT = frozenset(
+    {"c_proj", "wo", "Wo", "dense", "out_proj", "proj", "to_out", "output", "out"}
+)
 _BERT_DENSE = {"output": "mlp output", "intermediate": "mlp input"}
 _BY_LEAF: tuple[tuple[re.Pattern[str], str], ...] = (
     (ROUTER, "router"),
@@ -182,6 +184,6 @@ def _by_leaf(
         return Role("mlp output", f"{kind} {inside}")
     if any(HEAD.fullmatch(part) for part in context):
         return Role("head", f"{kind} {leaf} inside a head")
-    if isinstance(parents[-1], nn.Linear) or kind == "Conv1D":
+    if isinstance(parents[-1], (nn.Linear, nn.Bilinear)) or kind == "Conv1D":
         return Role("linear", f"{kind} with no telling name")
     return Role("other", f"{leaf} of {kind}")

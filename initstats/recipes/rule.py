@@ -67,6 +67,11 @@ class Rule:
         assert isinstance(self.match, Match)  # __post_init__ made it so
         return self.match.explain(slot)
 
+    def names(self, slot: Slot) -> bool:
+        """Tell whether the rule is about this parameter by name, not by kind or role."""
+        assert isinstance(self.match, Match)
+        return self.match.names(slot)
+
     def distribution(self, slot: Slot) -> Distribution:
         """Return what this rule promises for a parameter.
 

@@ -187,7 +187,7 @@ def sample_of(entry: PlanEntry, piece: Piece, record: Stats) -> Sample:
     """Return the moments of a record without the row of zeros that is no part of the sample."""
     zeros = 0
     if entry.zero_row is not None and piece.tensor.dim() > 1:
-        zeros = piece.tensor[0].numel()
+        zeros = piece.tensor.select(-2, 0).numel()
     count = record.count - zeros
     std = record.std if record.count > 1 else 0.0
     if not zeros or count < 1 or record.zero < zeros:

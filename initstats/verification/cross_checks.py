@@ -48,9 +48,8 @@ def padding_rows(entry: PlanEntry) -> dict[str, torch.Tensor]:
     Returns:
         At most one view.
     """
-    if entry.zero_row is None:
-        return {}
-    return {f"{entry.name}@padding": entry.parameter.detach()[entry.zero_row]}
+    row = entry.padding
+    return {} if row is None else {f"{entry.name}@padding": row}
 
 
 def relations(
@@ -134,7 +133,7 @@ def _repeats(entry: PlanEntry, piece: Piece, record: Stats) -> Iterator[Relation
         size = tensor.shape[dim]
         if size < 1 or tensor.numel() < size * _COMPARED:
             continue
-        allowed = entry.zero_row if dim == 0 else None
+        allowed = entry.zero_row if dim == tensor.dim() - 2 else None
         zero, leaders = _equal_slices(tensor, dim, look_for_zero=record.zero >= _COMPARED)
         word = ("row", "column", "slice")[dim]
         empty = [i for i in zero if i != allowed]

@@ -220,6 +220,70 @@ def test_float8_is_refused() -> None:
         plan(model, everything(1.0))
 
 
+def test_complex_parameters_are_refused_as_complex() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^initstats.plan: expected a real parameter, got weight=torch.complex64.*view_as_r",
+    ):
+        plan(nn.Linear(4, 4, dtype=torch.complex64), "mlp")
+
+
+class Positions(nn.Module):
+    """Fixed sinusoids beside a layer that trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_positions = nn.Embedding(16, 8)
+        self.embed_positions.weight.requires_grad_(requires_grad=False)
+        self.embed_tokens = nn.Embedding(16, 8)
+        self.fc1 = nn.Linear(8, 8)
+
+
+def test_a_frozen_table_of_a_model_that_trains_is_kept() -> None:
+    model = Positions()
+    before = model.embed_positions.weight.clone()
+    receipt = init_(model, "gpt2", seed=0)
+    assert torch.equal(model.embed_positions.weight, before)
+    entry = receipt.entries["embed_positions.weight"]
+    assert entry["keep"]
+    assert entry["distribution"] == "kept: a frozen table, requires_grad=False"
+    assert verify(model, "gpt2").ok
+
+
+def test_a_frozen_table_is_written_when_a_rule_names_it_or_nothing_trains() -> None:
+    for pattern in ("embed_positions.weight", "*embed_positions*"):
+        model = Positions()
+        rules = [Rule(pattern, Constant(3.0)), Rule("*", Constant(1.0))]
+        init_(model, Recipe(rules), seed=0)
+        assert bool((model.embed_positions.weight == 3).all()), pattern
+    model = Positions().requires_grad_(requires_grad=False)
+    init_(model, everything(1.0), seed=0)
+    assert verify(model, everything(1.0)).ok
+    assert not any(entry.keep for entry in plan(model, everything(1.0)))
+
+
+class FusedEmbedding(nn.Embedding):
+    """The tables of four models, [models, rows, width], with one padding row each."""
+
+    def __init__(self) -> None:
+        super().__init__(100, 32, padding_idx=3)
+        self.weight = nn.Parameter(torch.zeros(4, 100, 32))
+
+
+def test_the_padding_row_of_a_fused_embedding_is_that_of_each_table() -> None:
+    model = nn.Sequential(FusedEmbedding())
+    init_(model, "embedding", seed=0)
+    tables = model[0].weight
+    assert not tables[:, 3].any()
+    assert all(bool(table[row].any()) for table in tables for row in range(100) if row != 3)
+    assert verify(model, "embedding").ok
+    with torch.no_grad():
+        tables[2, 3, 0] = 0.01
+    assert [entry.problem for entry in verify(model, "embedding").failures] == [
+        "padding row 3 is not 0"
+    ]
+
+
 def test_a_plan_shows_roles_the_order_of_rules_and_keys() -> None:
     planned = plan(demo_gpt(), "gpt2", seed=3)
     key = f"{key_of(3, 'h.0.attn.c_attn.weight'):016x}"

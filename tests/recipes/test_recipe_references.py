@@ -255,6 +255,7 @@ def test_what_torch_leaves_is_what_torch_default_promises(name: str) -> None:
     model = getattr(named_models, name)()
     if name == "timm_vit":
         model = model["blocks"]
+    model = nn.ModuleList([model, nn.Bilinear(8, 16, 12)])  # counts in1 alone as fan_in
     # nn.TransformerEncoder copies one layer: a duplicate, which is reported as such.
     report = verify(model, "torch_default", ignore={"duplicate"})
     assert report.ok, [(entry.name, entry.problem) for entry in report.failures]

@@ -142,6 +142,18 @@ def test_experts_and_routers_have_roles() -> None:
     }
 
 
+def test_roles_in_modernbert() -> None:
+    layer = Tree(
+        attn=Tree(Wqkv=linear(8, 24), Wo=linear(8, 8)), mlp=Tree(Wi=linear(8, 32), Wo=linear(16, 8))
+    )
+    assert roles_of(Tree(layers=nn.ModuleList([layer]))) == {
+        "layers.*.attn.Wqkv.weight": "attention input",
+        "layers.*.attn.Wo.weight": "attention output",
+        "layers.*.mlp.Wi.weight": "mlp input",
+        "layers.*.mlp.Wo.weight": "mlp output",
+    }
+
+
 def test_adapters_have_a_role_wherever_they_are() -> None:
     model = Tree(attn=Tree(q_proj=named_models.LoraLinear(8, 8)), adapter=named_models.Adapter(8))
     found = roles_of(model)

@@ -148,6 +148,8 @@ def framework_default(slot: Slot) -> Uniform:
         weight = own if own is not None else weight
     is_matrix = weight.dim() > 1
     fan_in = calculate_fan_in_and_fan_out(weight).fan_in if is_matrix else weight.numel()
+    if isinstance(slot.module, nn.Bilinear):  # [out, in1, in2]; its own reset counts in1 alone
+        fan_in = slot.module.in1_features
     return Uniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
