@@ -68,7 +68,8 @@ class Slot:
     def kind(self) -> str:
         """Tell "bias" from "weight": a bias is a vector whose own name says so."""
         named = re.search(r"(^|_)bias(_|$)|^shift$|^beta$", self.own_name)
-        return "bias" if named and self.parameter.dim() <= 1 else "weight"
+        is_vector = self.parameter.dim() <= 1 or self.role.name == "norm"  # GRN: [1, 1, 1, width]
+        return "bias" if named and is_vector else "weight"
 
     @property
     def packed(self) -> int:

@@ -127,7 +127,7 @@ def check_roles(function: str, given: Mapping[str, str] | None) -> None:
 def _by_class(owner: nn.Module, kind: str, own: str, path: list[str]) -> Role | None:
     """Tell the role where the class of the owner leaves no doubt."""
     last = path[-1] if path else ""
-    if isinstance(owner, _NORMS) or re.search(r"Norm(\dd)?$", kind):
+    if isinstance(owner, _NORMS) or re.search(r"Norm(\dd)?$|GRN$", kind):
         return Role("norm", f"{kind} is a norm")
     if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):
         return Role("recurrent", f"{kind} is recurrent")

@@ -222,3 +222,63 @@ def test_a_module_is_matched_by_the_names_of_its_bases_too() -> None:
     assert rule.explain(slot) == "name matches *.weight, module is Linear"
     assert rule.explain(Slot("a.bias", torch.zeros(2), Mine(2, 2))) is None
     assert rule.explain(Slot("a.weight", torch.zeros(2, 2), nn.Conv1d(2, 2, 1))) is None
+
+
+class CustomNorm(nn.Module):
+    """A norm of the last dimension whose scale is used in one of several ways."""
+
+    def __init__(self, use: str, width: int = 16) -> None:
+        super().__init__()
+        self.use = use
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        y = x / x.square().mean(-1, keepdim=True).sqrt()
+        if self.use == "gated":
+            assert gate is not None
+            return y * self.weight * gate.sigmoid()
+        if self.use == "grn":
+            assert x.dim() == 4
+            size = x.norm(dim=(1, 2), keepdim=True)
+            return self.weight * (x * size / size.mean(-1, keepdim=True)) + self.bias + x
+        return y * (1 + self.weight if self.use == "1 + w" else self.weight) + self.bias
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("recipe", ["llama", "resnet", "torch_default"])
+def test_the_scale_of_a_norm_is_that_with_which_it_only_normalises(
+    recipe: str, device: str
+) -> None:
+    wanted = {"w": "1", "1 + w": "0", "gated": "1", "grn": "0"}
+    with torch.device(device):
+        model = nn.ModuleDict({use.replace(" ", ""): CustomNorm(use) for use in wanted})
+    state = torch.get_rng_state()
+    promises = promised(model, recipes.by_name(recipe))
+    assert [promises[f"{use.replace(' ', '')}.weight"] for use in wanted] == list(wanted.values())
+    assert {promises[f"{use.replace(' ', '')}.bias"] for use in wanted} == {"0"}
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_norms_of_transformers_get_the_scale_that_they_start_with() -> None:
+    # The oracle is transformers: each class as its constructor leaves it.
+    pytest.importorskip("transformers")
+    from transformers.models.convnextv2.modeling_convnextv2 import ConvNextV2GRN
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen3_next.modeling_qwen3_next import (
+        Qwen3NextRMSNorm,
+        Qwen3NextRMSNormGated,
+    )
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRMSNorm
+
+    kinds = (
+        ConvNextV2GRN,
+        Gemma2RMSNorm,
+        LlamaRMSNorm,
+        Qwen3NextRMSNorm,
+        Qwen3NextRMSNormGated,
+        RecurrentGemmaRMSNorm,
+    )
+    for kind in kinds:
+        assert verify(nn.ModuleDict({"norm": kind(16)}), "llama").ok, kind

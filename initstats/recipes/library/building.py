@@ -12,6 +12,7 @@ from initstats.init.fans import calculate_fan_in_and_fan_out
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
 from initstats.recipes.match import Match
+from initstats.recipes.norm_scale import neutral_scale
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
@@ -33,11 +34,16 @@ def built_in(make: RecipeT) -> RecipeT:
 
 
 def norms() -> list[Rule]:
-    """Return the rules that set the scale of norms to 1 and their shift to 0."""
+    """Return the rules that set the scale of norms to 1 (or 1 + scale) and their shift to 0."""
     return [
-        Rule(Match(role="norm", kind="weight"), Constant(1.0), "norm scale", optional=True),
+        Rule(Match(role="norm", kind="weight"), norm_scale, "norm scale", optional=True),
         Rule(Match(role="norm", kind="bias"), Constant(0.0), "norm shift", optional=True),
     ]
+
+
+def norm_scale(slot: Slot) -> Constant:
+    """1, or 0 where the norm uses 1 + scale"""  # noqa: D415  # shown in lists of rules
+    return Constant(neutral_scale(slot.module))
 
 
 def biases() -> Rule:

@@ -14,6 +14,7 @@ from initstats.recipes.library.building import (
     built_in,
     described,
     framework_default,
+    norm_scale,
     norms,
     require_positive,
     rule,
@@ -57,7 +58,7 @@ def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> R
     def scale(slot: Slot) -> Distribution:
         place = place_in_branch(slot) if zero_init_residual else None
         last = place is not None and place.index == place.count - 1
-        return Constant(0.0 if last else 1.0)
+        return Constant(0.0) if last else norm_scale(slot)
 
     rules = [
         rule(weights("norm"), scale, "norm scale"),
