@@ -62,6 +62,9 @@ class Match:
     def explain(self, slot: Slot) -> str | None:
         """Say why a parameter matches.
 
+        State-space parameters match only a name pattern that spells them out, or a role that the
+        user gave them.
+
         Args:
             slot: The parameter and its place.
 
@@ -73,7 +76,7 @@ class Match:
             return None
         patterns = (p for p in _as_tuple(self.name) if p == "*" or fnmatchcase(slot.name, p))
         pattern = next(patterns, None)
-        if pattern is None:
+        if pattern is None or (slot.is_state_space and not self.names(slot)):
             return None
         reasons = [] if pattern == "*" else [f"name matches {pattern}"]
         kinds = _as_tuple(self.module)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
+from initstats.recipes.experts import expert_shape, is_bank
+from initstats.recipes.role_patterns import STATE_SPACE
 from initstats.recipes.roles import Role, recognise
 
 # Modules that wrap a model put their name into the names of its parameters; keys leave them out.
@@ -72,6 +74,17 @@ class Slot:
         return "bias" if named and is_vector else "weight"
 
     @property
+    def is_state_space(self) -> bool:
+        """Tell whether it is a parameter of a state-space layer that generic rules never take."""
+        found = STATE_SPACE.search(self.name)
+        if found is None or self.role.why.startswith("given for"):
+            return False
+        # A single letter means this only beside the others.
+        return found[2] != "D" or any(
+            STATE_SPACE.search(name) and name != "D" for name, _ in self.module.named_parameters()
+        )
+
+    @property
     def packed(self) -> int:
         """How many projections of equal size are stacked along the output dimension."""
         if isinstance(self.module, (nn.LSTM, nn.LSTMCell)):
@@ -85,18 +98,26 @@ class Slot:
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the layer, transposed layouts put right; (0, 0) for a vector."""
+        """Outputs and inputs of the layer, or of one expert of a bank; (0, 0) for a vector.
+
+        Transposed layouts are put right.
+        """
         shape = self.parameter.shape
         if len(shape) < 2:  # noqa: PLR2004  # a matrix has two
             return 0, 0
         if type(self.module).__name__ == "Conv1D":  # transformers: [in, out]
             return shape[1], shape[0]
+        if is_bank(self.parameter, self.role.name, self.module):
+            return expert_shape(self.parameter, self.role.name, self.parents, self.model_width)
         return shape[0], shape[1:].numel()
 
     @property
     def fans(self) -> Fans:
         """Fans of the layer's operation: groups, transposition, packed matrices counted."""
         module = self.module
+        if is_bank(self.parameter, self.role.name, module):
+            rows, columns = self.matrix_shape
+            return Fans(columns, rows)
         weight = self.parameter.T if type(module).__name__ == "Conv1D" else self.parameter
         return calculate_fan_in_and_fan_out(
             weight,

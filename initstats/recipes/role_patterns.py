@@ -37,11 +37,11 @@ ATTENTION_INPUT = re.compile(
 ATTENTION_OUTPUT = re.compile(r"o|o_proj|attn_out|attn_proj|linear_proj|out_lin|resid_proj|to_out")
 MLP_INPUT = re.compile(
     r"w1|w3|w12|[Ww]i|wi_\d|c_fc|fc1|fc_in|fc_1|lin1|linear1|linear_fc1|ff_proj|ff_in|pwconv1"
-    r"|dense_h_to_4h|(up|gate|gate_up)_proj|intermediate|mlp_in"
+    r"|dense_h_to_4h|(up|gate|gate_up)_proj|intermediate|mlp_in|input_linear"
 )
 MLP_OUTPUT = re.compile(
     r"w2|[Ww]o|c_proj|fc2|fc_out|fc_2|lin2|linear2|linear_fc2|ff_out|pwconv2|dense_4h_to_h|down_proj"
-    r"|mlp_out|out_proj|proj_out"
+    r"|mlp_out|output_linear|out_proj|proj_out"
 )
 HEAD = re.compile(
     r"lm_head|head|heads|(\w+_)?classifier|vocab_(projector|transform)|score|logits|to_logits|embed_out|qa_outputs|seq_relationship"
@@ -59,4 +59,10 @@ GATE = re.compile(
 TOKEN = re.compile(r"(cls|class|dist|reg|register|mask|distillation)_?(token|embedding)s?")
 POSITION = re.compile(
     r"wpe|pos_?emb|position|relative_attention_bias|rel_pos|relative_bias|pe$|embed_positions"
+)
+# Time constants and decays of state-space and linear-recurrent layers (Mamba, VMamba, S4, RWKV,
+# RG-LRU, gated delta nets), each with numbers of its own: no rule on kinds, roles or "*" takes them.
+STATE_SPACE = re.compile(
+    r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj\.bias|(log|inv)_dt"
+    r"|time_(decay|first|faaaa)|recurrent_param)$"
 )

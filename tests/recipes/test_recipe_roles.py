@@ -225,6 +225,64 @@ def test_fans_are_those_of_what_the_layer_does() -> None:
     assert tuple(only_slot(Tree(mlp=Tree(fc1=linear(16, 48)))).fans) == (16, 48)
 
 
+def bank(*, first: tuple[int, int], second: tuple[int, int], **around: object) -> Tree:
+    experts = Tree(w1=torch.zeros(8, *first), w2=torch.zeros(8, *second))
+    if "is_transposed" in around:
+        experts.is_transposed = around.pop("is_transposed")  # type: ignore[assignment]
+    return Tree(layers=nn.ModuleList([Tree(**around, experts=experts)]))
+
+
+BANKS: dict[str, tuple[Tree, tuple[int, int], tuple[int, int]]] = {
+    # Fans of one expert of width 16: w1 (16, 48), w2 (48, 16), with gates beside it (16, 96).
+    "alone": (bank(first=(48, 16), second=(16, 48)), (16, 48), (48, 16)),
+    "norm": (bank(first=(16, 48), second=(48, 16), norm=nn.LayerNorm(16)), (16, 48), (48, 16)),
+    "norm, [out, in]": (
+        bank(first=(48, 16), second=(16, 48), norm=nn.LayerNorm(16)),
+        (16, 48),
+        (48, 16),
+    ),
+    "stated": (bank(first=(16, 48), second=(48, 16), hidden_size=16), (16, 48), (48, 16)),
+    "fused": (bank(first=(16, 96), second=(48, 16)), (16, 96), (48, 16)),
+    "fused, [out, in]": (bank(first=(96, 16), second=(16, 48)), (16, 96), (48, 16)),
+    "is_transposed": (
+        bank(first=(16, 48), second=(48, 16), is_transposed=True),
+        (16, 48),
+        (48, 16),
+    ),
+    "square": (
+        bank(first=(16, 16), second=(16, 16), norm=nn.LayerNorm(16)),
+        (16, 16),
+        (16, 16),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_fans_of_a_bank_of_experts_are_those_of_one_expert(name: str) -> None:
+    model, wanted_first, wanted_second = BANKS[name]
+    first, second = (s for group in slots(model) for s in group if s.own_name in {"w1", "w2"})
+    assert (tuple(first.fans), tuple(second.fans)) == (wanted_first, wanted_second)
+    assert (first.width, second.width) == (16, 16)
+    promised = {e.name: e.distribution for e in plan(model, "neox")}
+    assert promised["layers.0.experts.w1"].std == pytest.approx((2 / (5 * 16)) ** 0.5)
+    assert promised["layers.0.experts.w2"].std == pytest.approx(2 / 16**0.5)
+
+
+def test_fans_of_experts_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32}
+    for kind in ("Mixtral", "GptOss"):  # [experts, out, in] and [experts, in, out]
+        config = getattr(transformers, f"{kind}Config")(
+            **sizes, **heads, num_local_experts=4, head_dim=16
+        )
+        with torch.device("meta"):
+            model = getattr(transformers, f"{kind}Model")(config)
+        found = {s.own_name: s for group in slots(model) for s in group}
+        assert tuple(found["gate_up_proj"].fans) == (64, 192), kind
+        assert tuple(found["down_proj"].fans) == (96, 64), kind
+
+
 def test_names_of_wrappers_are_no_part_of_a_key() -> None:
     model = named_models.tanh_mlp()
     # The names that torch.compile and DistributedDataParallel put in front.

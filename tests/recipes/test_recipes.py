@@ -282,3 +282,38 @@ def test_norms_of_transformers_get_the_scale_that_they_start_with() -> None:
     )
     for kind in kinds:
         assert verify(nn.ModuleDict({"norm": kind(16)}), "llama").ok, kind
+
+
+class Mixer(nn.Module):
+    """The parameters of a state-space layer, by the names of Mamba and of Mamba 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A_log, self.D = nn.Parameter(torch.ones(8)), nn.Parameter(torch.ones(8))
+        self.dt_bias = nn.Parameter(torch.ones(8))
+        self.dt_proj = nn.Linear(4, 8)
+
+
+@pytest.mark.parametrize("recipe", [*recipes.available(), Recipe([Rule("*", Constant(0.0))])])
+def test_generic_rules_never_take_state_space_parameters(recipe: Recipe | str) -> None:
+    model = nn.ModuleDict({"mixer": Mixer(), "lm_head": nn.Linear(8, 8)})
+    planned = plan(model, recipe)
+    special = {f"mixer.{name}" for name in ("A_log", "D", "dt_bias", "dt_proj.bias")}
+    assert special <= set(planned.unmatched)
+    assert not special & {entry.name for entry in planned}
+
+
+def test_a_rule_that_names_a_state_space_parameter_takes_it() -> None:
+    names = ("*.A_log", "*.D", "*dt_bias*", "mixer.dt_proj.bias")
+    rules = [*(Rule(name, Constant(2.0)) for name in names), Rule("*", Constant(0.0), "rest")]
+    model = nn.ModuleDict({"mixer": Mixer()})
+    planned = plan(model, Recipe(rules))
+    assert planned.unmatched == ()
+    assert {e.name for e in planned if e.rule == "rest"} == {"mixer.dt_proj.weight"}
+    given = plan(model, Recipe([Rule("*", Constant(0.0))]), roles={"*.A_log": "gate"})
+    assert "mixer.A_log" in {entry.name for entry in given}
+
+
+def test_a_lone_d_is_no_state_space_parameter() -> None:
+    model = nn.ParameterDict({"D": torch.ones(4)})
+    assert plan(model, Recipe([Rule("*", Constant(0.0))])).unmatched == ()

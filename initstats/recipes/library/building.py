@@ -11,6 +11,7 @@ from torch import nn
 from initstats.init.fans import calculate_fan_in_and_fan_out
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.distributions.composite import Distribution, Part, Simple, Stacked
+from initstats.recipes.experts import is_bank
 from initstats.recipes.match import Match
 from initstats.recipes.norm_scale import neutral_scale
 from initstats.recipes.parameters import Slot
@@ -152,6 +153,8 @@ def framework_default(slot: Slot) -> Uniform:
     if slot.kind == "bias":
         own = getattr(slot.module, "weight", None)
         weight = own if own is not None else weight
+    if is_bank(weight, slot.role.name, slot.module):
+        return Uniform(-(slot.fans.fan_in**-0.5), slot.fans.fan_in**-0.5)
     is_matrix = weight.dim() > 1
     fan_in = calculate_fan_in_and_fan_out(weight).fan_in if is_matrix else weight.numel()
     if isinstance(slot.module, nn.Bilinear):  # [out, in1, in2]; its own reset counts in1 alone
