@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+from typing import Any
 
 from initstats._public import claim_classes
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
@@ -82,23 +85,54 @@ def available() -> list[str]:
 
 
 def by_name(name: str) -> Recipe:
-    """Return a recipe with its default numbers.
+    """Return a recipe by its name, or by a call with options: `"t5(head_width=16)"`.
 
     Args:
-        name: One of `available()`.
+        name: One of `available()`, with its default numbers; or such a name with options in
+            brackets, as in Python: `name=value`, each value a literal.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: If there is no recipe of that name; the nearest name is given.
+        ValueError: If there is no recipe of that name (the nearest name is given), the text is no
+            call with literal options, or the recipe does not take an option.
     """
-    if name in RECIPES:
-        return RECIPES[name]()
-    nearest = difflib.get_close_matches(name, available(), n=1, cutoff=0.0)
+    function, options = _read_call(name) if "(" in name else (name, {})
+    if function not in RECIPES:
+        nearest = difflib.get_close_matches(function, available(), n=1, cutoff=0.0)
+        raise ValueError(
+            f"initstats.recipes: expected one of {available()}, got name={function!r}; "
+            f"the nearest is {nearest[0]!r}"
+        )
+    known = list(inspect.signature(RECIPES[function]).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(
+            f"initstats.recipes: expected options of {function} among {known}, "
+            f"got {unknown[0]}={options[unknown[0]]!r}"
+        )
+    try:
+        return RECIPES[function](**options)
+    except TypeError as error:  # text where a number belongs
+        raise ValueError(
+            f"initstats.recipes: expected options that {function} takes, got name={name!r}: {error}"
+        ) from None
+
+
+def _read_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the keyword arguments of a call with literals; nothing is run."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+            options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+            if len(options) == len(call.keywords):
+                return call.func.id, options
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass  # the same message below
     raise ValueError(
-        f"initstats.recipes: expected one of {available()}, got name={name!r}; "
-        f"the nearest is {nearest[0]!r}"
+        "initstats.recipes: expected a name, or a call with literal options such as "
+        f"'t5(head_width=16)', got name={text!r}"
     )
 
 

@@ -61,7 +61,7 @@ POSITION = re.compile(
     r"wpe|pos_?emb|position|relative_attention_bias|rel_pos|relative_bias|pe$|embed_positions"
 )
 # Time constants and decays of state-space and linear-recurrent layers (Mamba, VMamba, S4, RWKV,
-# RG-LRU, gated delta nets), each with numbers of its own: no rule on kinds, roles or "*" takes them.
+# RG-LRU, gated delta nets), each with numbers of its own: no rule on kinds or roles takes them.
 STATE_SPACE = re.compile(
     r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj\.bias|(log|inv)_dt"
     r"|time_(decay|first|faaaa)|recurrent_param)$"

@@ -317,3 +317,38 @@ def test_a_rule_that_names_a_state_space_parameter_takes_it() -> None:
 def test_a_lone_d_is_no_state_space_parameter() -> None:
     model = nn.ParameterDict({"D": torch.ones(4)})
     assert plan(model, Recipe([Rule("*", Constant(0.0))])).unmatched == ()
+
+
+def test_a_recipe_is_made_by_a_call_in_text() -> None:
+    assert recipes.by_name("t5(head_width=16)").name == "t5"
+    text = promised(demo_gpt(), recipes.by_name('gpt2(std=0.1, layers=2, residual="none")'))
+    assert text == promised(demo_gpt(), recipes.gpt2(std=0.1, layers=2, residual="none"))
+    assert promised(demo_gpt(), recipes.by_name("llama()")) == promised(demo_gpt(), recipes.llama())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("t6(head_width=16)", "got name='t6'; the nearest is 't5'"),
+        ("t5(16)", "expected a name, or a call with literal options"),
+        ("t5(**{'head_width': 16})", "expected a name, or a call with literal options"),
+        ("t5(head_width=16", "expected a name, or a call with literal options"),
+        ("t5(head_width=open('x'))", "expected a name, or a call with literal options"),
+        ("os.system('x')", "expected a name, or a call with literal options"),
+        ("t5(width=16)", r"among \['head_width', 'head_std'\], got width=16"),
+        ("t5(head_width=-1)", "initstats.t5: expected head_width finite and > 0"),
+        ("t5(head_width='a')", "expected options that t5 takes, got name="),
+    ],
+)
+def test_a_call_in_text_that_is_no_recipe_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipes.by_name(text)
+
+
+def test_a_t5_without_its_code_gets_the_width_from_its_q() -> None:
+    attention = nn.ModuleDict({"q": nn.Linear(64, 32, bias=False)})
+    attention["relative_attention_bias"] = nn.Embedding(8, 4)
+    model = nn.ModuleDict({"SelfAttention": attention})
+    numbers = promised(model, recipes.by_name("t5(head_width=16)"))
+    assert numbers["SelfAttention.relative_attention_bias.weight"] == "N(0, 0.125)"
+    assert numbers["SelfAttention.q.weight"] == "N(0, 0.03125)"

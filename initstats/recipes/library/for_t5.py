@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from initstats.recipes.distributions.basic import Normal
 from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.library.building import (
@@ -59,12 +61,13 @@ def t5(*, head_width: int | None = None, head_std: float | None = None) -> Recip
 
     @described("N(0, d^-1/2), d the width")
     def relative(slot: Slot) -> Distribution:
-        if slot.model_width is None:
+        width = slot.model_width or _width_beside(slot)
+        if width is None:
             raise ValueError(
                 "initstats.t5: expected a module that states the width of the model, "
                 f"got name={slot.name!r} without"
             )
-        return Normal(slot.model_width**-0.5)
+        return Normal(width**-0.5)
 
     rules = [
         *norms(),
@@ -76,3 +79,9 @@ def t5(*, head_width: int | None = None, head_std: float | None = None) -> Recip
         rule(weights(*MATRICES), normal_by_fan_in, "matrix"),
     ]
     return Recipe(rules, name="t5", source="transformers modeling_t5.py; Raffel et al. 2019")
+
+
+def _width_beside(slot: Slot) -> int | None:
+    """Return the inputs of the q matrix of the attention that a relative position bias is in."""
+    q = getattr(slot.parents[-2], "q", None) if len(slot.parents) > 1 else None
+    return q.weight.shape[1] if isinstance(q, nn.Linear) else None
