@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -16,6 +19,8 @@ BufferMaker: TypeAlias = torch.Tensor | Callable[[nn.Module], torch.Tensor]
 
 _ZERO = frozenset({"running_mean", "num_batches_tracked", "token_type_ids"})
 _ONE = frozenset({"running_var"})
+# Methods that write buffers: timm, torchtitan's and others' names.
+_RESETS = ("init_non_persistent_buffers", "reset_buffers", "init_buffers", "reset_parameters")
 
 
 def materialise(
@@ -29,7 +34,8 @@ def materialise(
 
     `Module.to_empty` gives each name of a tied parameter a memory of its own; here they stay tied.
     Buffers get their values: statistics of norms, position numbers, rotary frequencies of
-    transformers, and what `buffers` makes.
+    transformers, what the model's own code (`_init_weights`, `reset_parameters`) writes, and what
+    `buffers` makes.
 
     Args:
         function: Public function on whose behalf this is done, for messages.
@@ -43,7 +49,7 @@ def materialise(
 
     Raises:
         ValueError: If a meta parameter would be left without values, or it is not known how to
-            make a buffer. Nothing has been changed then.
+            make some buffers; all are named. Nothing has been changed then.
     """
     empty = [entry for entry in planned if entry.parameter.is_meta]
     left = [entry.name for entry in empty if entry.keep]
@@ -104,18 +110,84 @@ def _buffers(
     function: str, model: nn.Module, given: Mapping[str, BufferMaker]
 ) -> Iterator[tuple[str, tuple[tuple[nn.Module, str], torch.Tensor]]]:
     """Yield the name, place and values of every buffer on the meta device."""
+    unknown = []
     for path, module in model.named_modules():
-        for own, buffer in module.named_buffers(recurse=False):
-            if not buffer.is_meta:
-                continue
+        empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
+        found = {
+            own: _values(f"{path}.{own}" if path else own, own, buffer, module, given)
+            for own, buffer in empty.items()
+        }
+        if any(values is None for values in found.values()):
+            found = {**_by_model(model, path, module), **_without_none(found)}
+        for own in empty:
             name = f"{path}.{own}" if path else own
-            values = _values(name, own, buffer, module, given)
-            if values is None:
-                raise ValueError(
-                    f"initstats.{function}: expected buffers that can be made again, got {name} on "
-                    "the meta device; give it with buffers={'" + name + "': ...}"
-                )
-            yield name, ((module, own), values)
+            if own in found:
+                yield name, ((module, own), found[own])
+            else:
+                unknown.append(name)
+    if unknown:
+        raise ValueError(
+            f"initstats.{function}: expected buffers that can be made again, got "
+            f"{', '.join(unknown)} on the meta device; give them with buffers="
+            "{" + ", ".join(f"{name!r}: ..." for name in unknown) + "}"
+        )
+
+
+def _without_none(found: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    return {own: values for own, values in found.items() if values is not None}
+
+
+def _by_model(model: nn.Module, path: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers that the model's own code writes: those of two runs that agree.
+
+    The code is `_init_weights` of the nearest module around that has one (transformers), or a
+    method of the module that is there for it. It runs on a copy with parameters on meta and
+    buffers of 0 and of 1, with another state of torch's generator each time, so that what is not
+    written, or is random, differs.
+    """
+    parts = path.split(".") if path else []
+    around = [model.get_submodule(".".join(parts[:n])) for n in range(len(parts), -1, -1)]
+    owner = next((m for m in around if callable(getattr(m, "_init_weights", None))), None)
+    runs = []
+    for fill in (0, 1):
+        twin = _twin(module, fill)
+        calls = [partial(owner._init_weights, twin)] if owner is not None else []  # noqa: SLF001
+        calls += [getattr(twin, name) for name in _RESETS if callable(getattr(twin, name, None))]
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
+            torch.random.default_generator.manual_seed(fill)
+            for call in calls:
+                with suppress(Exception):  # the model's code; what it wrote is compared below
+                    call()
+        runs.append(dict(twin.named_buffers(recurse=False)))
+    zeros, ones = runs
+    return {
+        name: buffer
+        for name, buffer in zeros.items()
+        if not buffer.is_meta and name in ones and torch.equal(buffer, ones[name])
+    }
+
+
+def _twin(module: nn.Module, fill: int, *, top: bool = True) -> nn.Module:
+    """Return a copy of a module: parameters on meta, its buffers on the CPU with one value."""
+    twin = copy.copy(module)
+    own = vars(module)
+    parameters = {
+        name: p if p is None else nn.Parameter(p.detach().to("meta"), requires_grad=False)
+        for name, p in own["_parameters"].items()
+    }
+    buffers = {
+        name: b
+        if b is None
+        else torch.full(b.shape, fill, dtype=b.dtype, device="cpu" if top else "meta")
+        if b.is_meta
+        else b.clone()
+        for name, b in own["_buffers"].items()
+    }
+    children = {
+        name: m if m is None else _twin(m, fill, top=False) for name, m in own["_modules"].items()
+    }
+    vars(twin).update(_parameters=parameters, _buffers=buffers, _modules=children)
+    return twin
 
 
 def _values(

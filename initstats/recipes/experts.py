@@ -70,12 +70,11 @@ def _widths(parents: Sequence[nn.Module], stated: int | None) -> Iterator[set[in
     if stated is not None:
         yield {stated}
     for parent in reversed(parents[:-1]):
-        yield {
-            m.weight.shape[-1]
+        weights = (
+            getattr(m, "weight", None)
             for m in parent.modules()
-            if isinstance(getattr(m, "weight", None), torch.Tensor)
-            and m.weight.dim()
-            and (isinstance(m, nn.Embedding) or _TELLS_WIDTH.search(type(m).__name__))
-        }
+            if isinstance(m, nn.Embedding) or _TELLS_WIDTH.search(type(m).__name__)
+        )
+        yield {int(w.shape[-1]) for w in weights if isinstance(w, torch.Tensor) and w.dim()}
     banks = [p for p in parents[-1].parameters(recurse=False) if p.dim() == _BANK_DIMS]
     yield set.intersection(*(set(p.shape[1:]) for p in banks)) if banks else set()

@@ -146,6 +146,75 @@ def test_only_what_is_on_meta_moves() -> None:
     assert all(bool((p == 1).all()) for p in model.parameters())
 
 
+class Computed(nn.Module):
+    """Buffers that a reset of its own writes, that a reset draws, and that nothing writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("written", torch.empty(4))
+        self.reset_buffers()
+
+    def reset_buffers(self) -> None:
+        self.written.copy_(torch.arange(4.0))
+
+
+class Unwritten(Computed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("drawn", torch.empty(4))
+        self.register_buffer("given", torch.ones(4))
+
+    def reset_buffers(self) -> None:
+        super().reset_buffers()
+        if hasattr(self, "drawn"):
+            self.drawn.normal_()
+
+
+class WithInitWeights(nn.Module):
+    """As transformers has it: the whole model writes what its modules need."""
+
+    class Scaled(nn.Embedding):
+        def __init__(self) -> None:
+            super().__init__(8, 4)
+            self.register_buffer("embed_scale", torch.tensor(2.0), persistent=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens = self.Scaled()
+        self.fc = nn.Linear(4, 4)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, self.Scaled):
+            module.weight.normal_()
+            module.embed_scale.fill_(2.0)
+
+
+def test_buffers_are_made_by_the_code_of_the_model() -> None:
+    model = nn.ModuleDict(
+        {"a": on_meta(Computed), "b": on_meta(WithInitWeights), "c": WithInitWeights()}
+    )
+    kept = model["c"].embed_tokens.weight
+    state = torch.get_rng_state()
+    receipt = init_(model, "mlp", seed=0, device="cpu")
+    assert receipt.buffers == ("a.written", "b.embed_tokens.embed_scale")
+    assert torch.equal(model["a"].written, torch.arange(4.0))
+    assert model["b"].embed_tokens.embed_scale == 2
+    assert model["b"].embed_tokens.weight.std() < 0.1  # by the recipe
+    assert model["c"].embed_tokens.weight is kept
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_buffers_that_no_code_makes_are_all_named_at_once() -> None:
+    model = nn.ModuleList([on_meta(Unwritten), on_meta(Masked)])
+    with pytest.raises(ValueError, match=r"again, got 0\.drawn, 0\.given, 1\.mask on the meta"):
+        init_(model, "mlp", seed=0, device="cpu")
+    assert model[0].written.is_meta
+    given = {"*.drawn": torch.zeros(4), "*.given": torch.ones(4), "*.mask": torch.eye(4)}
+    init_(model, "mlp", seed=0, device="cpu", buffers=given)
+    assert torch.equal(model[0].written, torch.arange(4.0))
+
+
 PEAK = """
 import torch
 from torch import nn
