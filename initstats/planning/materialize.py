@@ -113,12 +113,13 @@ def _buffers(
     unknown = []
     for path, module in model.named_modules():
         empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
-        found = {
+        made = {
             own: _values(f"{path}.{own}" if path else own, own, buffer, module, given)
             for own, buffer in empty.items()
         }
-        if any(values is None for values in found.values()):
-            found = {**_by_model(model, path, module), **_without_none(found)}
+        found = {own: values for own, values in made.items() if values is not None}
+        if len(found) < len(empty):
+            found = {**_by_model(model, path, module), **found}
         for own in empty:
             name = f"{path}.{own}" if path else own
             if own in found:
@@ -131,10 +132,6 @@ def _buffers(
             f"{', '.join(unknown)} on the meta device; give them with buffers="
             "{" + ", ".join(f"{name!r}: ..." for name in unknown) + "}"
         )
-
-
-def _without_none(found: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
-    return {own: values for own, values in found.items() if values is not None}
 
 
 def _by_model(model: nn.Module, path: str, module: nn.Module) -> dict[str, torch.Tensor]:
@@ -151,10 +148,11 @@ def _by_model(model: nn.Module, path: str, module: nn.Module) -> dict[str, torch
     runs = []
     for fill in (0, 1):
         twin = _twin(module, fill)
-        calls = [partial(owner._init_weights, twin)] if owner is not None else []  # noqa: SLF001
+        write: Callable[[nn.Module], object] | None = getattr(owner, "_init_weights", None)
+        calls = [] if write is None else [partial(write, twin)]
         calls += [getattr(twin, name) for name in _RESETS if callable(getattr(twin, name, None))]
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
-            torch.random.default_generator.manual_seed(fill)
+            torch.default_generator.manual_seed(fill)
             for call in calls:
                 with suppress(Exception):  # the model's code; what it wrote is compared below
                     call()

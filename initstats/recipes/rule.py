@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from initstats.recipes.distributions.composite import DISTRIBUTIONS, Distribution, Stacked
 from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 
+MadeBy: TypeAlias = "tuple[Callable[..., Recipe], dict[str, Any], int]"
 Fill: TypeAlias = Distribution | Callable[[Slot], Distribution]
 
 
@@ -66,6 +67,13 @@ class Rule:
         """Say why this rule takes a parameter, or return None when it does not."""
         assert isinstance(self.match, Match)  # __post_init__ made it so
         return self.match.explain(slot)
+
+    def __reduce__(self) -> tuple[Callable[..., Rule], tuple[object, ...]]:
+        """Pickle a rule of a built-in recipe by the call that makes the recipe, others by value."""
+        made_by: MadeBy | None = vars(self).get("_made_by")
+        if made_by is not None and not isinstance(self.fill, DISTRIBUTIONS):
+            return _rule_of, made_by
+        return Rule, (self.match, self.fill, self.label, self.optional)
 
     def names(self, slot: Slot) -> bool:
         """Tell whether the rule is about this parameter by name, not by kind or role."""
@@ -132,6 +140,20 @@ class Recipe:
             if not isinstance(rule, Rule):
                 raise TypeError(f"initstats.Recipe: expected Rule objects, got rules={rule!r}")
 
+    def made_by(self, make: Callable[..., Recipe], options: dict[str, Any]) -> Recipe:
+        """Remember the call that made the recipe, by which its rules pickle, and return it.
+
+        Args:
+            make: An importable function that makes the recipe.
+            options: Its keyword arguments.
+
+        Returns:
+            This recipe.
+        """
+        for index, rule in enumerate(self.rules):
+            vars(rule)["_made_by"] = (make, options, index)
+        return self
+
     def scaled(self, factor: float | Callable[[Slot], float], match: Match | None = None) -> Recipe:
         """Return the recipe with other standard deviations.
 
@@ -157,6 +179,11 @@ class Recipe:
             for rule in self.rules
         ]
         return Recipe(rules, f"{self.name}, scaled", self.source, self.partial)
+
+
+def _rule_of(make: Callable[..., Recipe], options: dict[str, Any], index: int) -> Rule:
+    """Make a recipe again and return one of its rules."""
+    return make(**options).rules[index]
 
 
 class _Scaled:

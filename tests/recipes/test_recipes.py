@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -352,3 +353,31 @@ def test_a_t5_without_its_code_gets_the_width_from_its_q() -> None:
     numbers = promised(model, recipes.by_name("t5(head_width=16)"))
     assert numbers["SelfAttention.relative_attention_bias.weight"] == "N(0, 0.125)"
     assert numbers["SelfAttention.q.weight"] == "N(0, 0.03125)"
+
+
+@pytest.mark.parametrize("name", recipes.available())
+def test_recipes_pickle_and_promise_the_same(name: str) -> None:
+    model = demo_gpt()
+    model.d_model = 16  # t5 needs it stated
+    for recipe in (recipes.by_name(name), recipes.by_name(name).scaled(2.0)):
+        back = pickle.loads(pickle.dumps(recipe))
+        assert [rule.label for rule in back.rules] == [rule.label for rule in recipe.rules]
+        assert promised(model, back) == promised(model, recipe)
+        assert (back.name, back.source, back.partial) == (
+            recipe.name,
+            recipe.source,
+            recipe.partial,
+        )
+
+
+def test_recipes_with_options_and_rules_of_ones_own_pickle() -> None:
+    mine = Recipe([Rule("wpe.weight", Constant(0.5)), *recipes.gpt2(std=0.1, layers=2).rules])
+    back = pickle.loads(pickle.dumps(mine))
+    assert promised(demo_gpt(), back) == promised(demo_gpt(), mine)
+    assert promised(demo_gpt(), back)["h.0.attn.c_proj.weight"] == "N(0, 0.05)"
+
+
+def test_a_plan_pickles_with_its_model() -> None:
+    planned = pickle.loads(pickle.dumps(plan(demo_gpt(), "gpt2", seed=0)))
+    assert planned.to_dict() == plan(demo_gpt(), "gpt2", seed=0).to_dict()
+    assert planned.entries[0].parameter is planned.entries[0].slot.parameter

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -29,9 +30,14 @@ EMBEDDINGS = ("embedding", "position", "token")
 
 
 def built_in(make: RecipeT) -> RecipeT:
-    """Register a function that makes a recipe, under its own name."""
-    RECIPES[make.__name__] = make
-    return make
+    """Register a function that makes a recipe, under its own name; its rules then pickle."""
+
+    @functools.wraps(make)
+    def made(**options: Any) -> Recipe:
+        return make(**options).made_by(made, options)
+
+    RECIPES[make.__name__] = made
+    return cast("RecipeT", made)
 
 
 def norms() -> list[Rule]:
