@@ -271,6 +271,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_pytest(folder: Path, *options: str) -> str:
     command = [sys.executable, "-m", "pytest", "--benchmark-max-time=0.01", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # pytest-benchmark measures nothing in a worker
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
