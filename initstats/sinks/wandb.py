@@ -17,8 +17,9 @@ _MOST_BUCKETS = 512
 class WandB:
     """Log scalars and histograms to a run.
 
-    The step is logged as the metric `initstats/step` and is the x axis of everything here, so that
-    the run's own `log` calls keep their own steps.
+    The step is logged as the metric `initstats/step` and is the x axis of everything here. Each row
+    takes one of the run's own steps: log other values without `step=`, or wandb drops those whose
+    step has passed.
 
     Args:
         run: A run; None for the current one, or a new one in the mode that WANDB_MODE tells.
