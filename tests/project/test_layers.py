@@ -166,6 +166,26 @@ def test_an_operation_has_one_stem_in_every_layer() -> None:
         assert list((ROOT / "benchmarks").glob(f"bench_{stem}*.py")), stem
 
 
+# The file of each operation's public function, and the package of its folder in csrc.
+PYTHON_FILES = {
+    "dirac": "init/constant_fills.py",
+    "fill": "init/random.py",
+    "orthogonal": "init/orthogonal_fills.py",
+    "slice": "statistics/slices.py",
+    "sparse": "init/sparse_fills.py",
+    "stats": "statistics/compute.py",
+}
+
+
+def test_every_operation_has_its_file_in_the_package_of_its_folder() -> None:
+    packages = {"random": "init", "orthogonal": "init", "stats": "statistics"}
+    for path in sources("csrc/cpu", ".cpp"):
+        if path.parent.name != "simd":
+            file = PYTHON_FILES[path.stem.split("_")[0]]
+            assert (ROOT / "initstats" / file).exists(), f"{path.stem}: no {file}"
+            assert file.startswith(f"{packages[path.parent.name]}/"), f"{path.stem}: {file}"
+
+
 def test_an_operation_lives_in_the_same_folder_in_every_layer() -> None:
     places: dict[str, set[str]] = {}
     for layer in ("cpu", "cuda"):
