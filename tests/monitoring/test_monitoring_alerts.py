@@ -11,7 +11,7 @@ from torch import nn
 from initstats.auditing import Finding, NotFinite, UpdateRatio
 from initstats.monitoring import FromAudit, Monitor, Row, Subject
 from initstats.monitoring.alerts import evidence_of
-from monitored import Kept, batch, small_model, train
+from monitored import Kept, batch, small_model, train, wait_for_reader
 
 
 class Heard:
@@ -219,6 +219,7 @@ def test_a_spike_is_found_though_the_set_of_gradients_changes() -> None:
             scale = 1e4 if i == 100 else 1.0
             for chosen in {i % 4, (i // 5) % 4}:
                 (model[chosen](batch(i)).square().mean() * scale).backward()
+            wait_for_reader(monitor)
             monitor.step()
     spikes = [(step, f) for step, f in heard.findings if f.rule == "gradient-spike"]
     assert [step for step, _ in spikes] == [102]

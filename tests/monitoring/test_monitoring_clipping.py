@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_  # bound before any monitor
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring import Monitor, Row
 from initstats.sinks import JsonLines, read_rows
-from monitored import Kept, batch, small_model
+from monitored import Kept, batch, small_model, wait_for_reader
 
 CLOSE = 1e-5
 
@@ -89,6 +89,7 @@ def test_a_spike_that_is_clipped_is_told() -> None:
                 expected = norm_of(model.parameters())
             clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            wait_for_reader(monitor)
             monitor.step()
     spikes = [alert for alert in heard if alert[1] == "gradient-spike"]
     assert spikes == [(31, "gradient-spike", "all parameters", pytest.approx(expected, rel=CLOSE))]
