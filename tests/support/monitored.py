@@ -45,6 +45,6 @@ def train(
 
 
 def wait_for_reader(monitor: Monitor) -> None:
-    """Wait until the next window closes at its size: a reader that is behind makes windows longer."""
+    """Wait until the next window closes at its size: behind a slow reader windows grow."""
     while monitor._delivery.is_behind:
         time.sleep(1e-3)
