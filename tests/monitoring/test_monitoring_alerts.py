@@ -11,7 +11,7 @@ from torch import nn
 from initstats.auditing import Finding, NotFinite, UpdateRatio
 from initstats.monitoring import FromAudit, Monitor, Row, Subject
 from initstats.monitoring.alerts import evidence_of
-from monitored import Kept, batch, small_model, train, wait_for_reader
+from monitored import Kept, batch, small_model, train, wait_for
 
 
 class Heard:
@@ -196,15 +196,16 @@ def test_an_adapter_that_stays_at_zero_is_dead() -> None:
 @pytest.mark.parametrize("steps", [10, 200])
 def test_a_warm_up_from_zero_raises_nothing_and_a_rate_that_stays_small_does(steps: int) -> None:
     for warm in (True, False):
-        heard, model = Heard(), small_model()
+        heard, kept, model = Heard(), Kept(), small_model()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3 if warm else 1e-8)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda i, warm=warm: min(1.0, i / steps) if warm else 1.0
         )
-        with Monitor(model, optimizer=optimizer, every=1, on_alert=heard) as monitor:
-            for _ in range(60):
+        with Monitor(model, optimizer=optimizer, every=1, on_alert=heard, sinks=[kept]) as monitor:
+            for i in range(60):
                 train(model, optimizer, monitor, 1)
                 schedule.step()
+                wait_for(kept, i + 1)
         assert heard.rules == ([] if warm else ["update-ratio"])
 
 
@@ -219,8 +220,8 @@ def test_a_spike_is_found_though_the_set_of_gradients_changes() -> None:
             scale = 1e4 if i == 100 else 1.0
             for chosen in {i % 4, (i // 5) % 4}:
                 (model[chosen](batch(i)).square().mean() * scale).backward()
-            wait_for_reader(monitor)
             monitor.step()
+            wait_for(kept, (i + 1) // 2)
     spikes = [(step, f) for step, f in heard.findings if f.rule == "gradient-spike"]
     assert [step for step, _ in spikes] == [102]
     assert spikes[0][1].where == "all parameters"

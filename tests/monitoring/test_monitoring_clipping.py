@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_  # bound before any monitor
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring import Monitor, Row
 from initstats.sinks import JsonLines, read_rows
-from monitored import Kept, batch, small_model, wait_for_reader
+from monitored import Kept, batch, small_model, wait_for
 
 CLOSE = 1e-5
 
@@ -75,13 +75,13 @@ def test_parts_that_are_clipped_apart_or_not_or_with_others_make_one_norm() -> N
 
 
 def test_a_spike_that_is_clipped_is_told() -> None:
-    model, heard = small_model(), []
+    model, kept, heard = small_model(), Kept(), []
 
     def hear(finding: Finding, row: Row) -> None:
         heard.append((row.step, finding.rule, finding.where, finding.value))
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with Monitor(model, optimizer=optimizer, every=1, on_alert=hear) as monitor:
+    with Monitor(model, optimizer=optimizer, every=1, on_alert=hear, sinks=[kept]) as monitor:
         for i in range(40):
             optimizer.zero_grad()
             (model(batch(i)).square().mean() * (1000 if i == 30 else 20)).backward()
@@ -89,8 +89,8 @@ def test_a_spike_that_is_clipped_is_told() -> None:
                 expected = norm_of(model.parameters())
             clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            wait_for_reader(monitor)
             monitor.step()
+            wait_for(kept, i + 1)
     spikes = [alert for alert in heard if alert[1] == "gradient-spike"]
     assert spikes == [(31, "gradient-spike", "all parameters", pytest.approx(expected, rel=CLOSE))]
 

@@ -44,7 +44,8 @@ def train(
         monitor.step()
 
 
-def wait_for_reader(monitor: Monitor) -> None:
-    """Wait until the next window closes at its size: behind a slow reader windows grow."""
-    while monitor._delivery.is_behind:
-        time.sleep(1e-3)
+def wait_for(kept: Kept, rows: int) -> None:
+    """Wait until so many rows have come: when the reader is behind, a row covers more steps."""
+    until = time.monotonic() + 10
+    while len(kept.rows) < rows and time.monotonic() < until:
+        time.sleep(1e-4)
