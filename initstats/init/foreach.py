@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from types import FunctionType
-from typing import Literal, ParamSpec
+from typing import Literal
 
 import torch
 
 from initstats.init._dispatch import Numbers, fill
 from initstats.init.fans import Fans, Mode, TorchMode, fans_of
 from initstats.init.gains import Function
+from initstats.init.random import foreach_form
 from initstats.init.variance_scaling import variance_scaling_std
 from initstats.init.xavier_kaiming import (
     Distribution,
@@ -22,51 +22,13 @@ from initstats.init.xavier_kaiming import (
     xavier_std,
 )
 
-_Arguments = ParamSpec("_Arguments")
-_OF_FANS = ("groups", "transposed", "packed")
-_OWN = {
-    "generator": "As in `uniform_`; one draw per tensor, in order.",
-    "seed": "As in `uniform_`.",
-    "names": "With seed, one per tensor; without names the key comes from the tensor's position.",
-    **dict.fromkeys(_OF_FANS, "As in `calculate_fan_in_and_fan_out`, for all tensors."),
-    "gain": "One for all tensors or one per tensor.",
-}
 _LECUN = """
 LeCun's are `foreach_variance_scaling_(tensors, 1.0, "fan_in", "truncated_normal")` and the same
 with "uniform".
 """
 
 
-def _foreach_form(
-    one: str, note: str = ""
-) -> Callable[[Callable[_Arguments, None]], Callable[_Arguments, None]]:
-    """Complete the docstring of a form for many tensors from its first line and its signature."""
-
-    def documented(function: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-        assert isinstance(function, FunctionType)
-        code = function.__code__
-        parameters = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-        described = "".join(
-            f"    {p}: {_OWN.get(p, f'As in `{one}`, for all tensors.')}\n" for p in parameters
-        )
-        function.__doc__ = f"""{function.__doc__}
-{note}
-Args:
-    tensors: As in `foreach_uniform_`, each as in `{one}`.
-{described}
-Raises:
-    TypeError: as `{one}`.
-    ValueError: as `{one}` and `foreach_uniform_`.
-
-Determinism: bitwise; the bits are those of one call per tensor with the same key.
-Source: as `{one}`.
-"""
-        return function
-
-    return documented
-
-
-@_foreach_form("xavier_uniform_")
+@foreach_form("xavier_uniform_", ("gain",))
 def foreach_xavier_uniform_(
     tensors: Iterable[torch.Tensor],
     gain: Numbers = 1.0,
@@ -84,7 +46,7 @@ def foreach_xavier_uniform_(
     _fill_xavier(function, "uniform", tensors, gain, fans, generator, seed, names)
 
 
-@_foreach_form("xavier_normal_")
+@foreach_form("xavier_normal_", ("gain",))
 def foreach_xavier_normal_(
     tensors: Iterable[torch.Tensor],
     gain: Numbers = 1.0,
@@ -102,7 +64,7 @@ def foreach_xavier_normal_(
     _fill_xavier(function, "normal", tensors, gain, fans, generator, seed, names)
 
 
-@_foreach_form("kaiming_uniform_")
+@foreach_form("kaiming_uniform_")
 def foreach_kaiming_uniform_(
     tensors: Iterable[torch.Tensor],
     a: float = 0,
@@ -123,7 +85,7 @@ def foreach_kaiming_uniform_(
     _fill_scaled(function, "uniform", tensors, std, fans, generator, seed, names)
 
 
-@_foreach_form("kaiming_normal_")
+@foreach_form("kaiming_normal_")
 def foreach_kaiming_normal_(
     tensors: Iterable[torch.Tensor],
     a: float = 0,
@@ -144,7 +106,7 @@ def foreach_kaiming_normal_(
     _fill_scaled(function, "normal", tensors, std, fans, generator, seed, names)
 
 
-@_foreach_form("variance_scaling_", _LECUN)
+@foreach_form("variance_scaling_", note=_LECUN)
 def foreach_variance_scaling_(
     tensors: Iterable[torch.Tensor],
     scale: float = 1.0,

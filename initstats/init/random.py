@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import ParamSpec
 
 import torch
 
 from initstats.init._dispatch import Numbers, fill, fill_one
-from initstats.init._distributions import NORMAL, TRUNC_NORMAL, UNIFORM, Family
+from initstats.init._distributions import NORMAL, TRUNC_NORMAL, UNIFORM
 from initstats.init._overrides import overridable
 
 _Arguments = ParamSpec("_Arguments")
@@ -153,35 +154,55 @@ def trunc_normal_(
     return fill_one("trunc_normal_", TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)
 
 
-def _foreach_form(
-    family: Family,
+_COMMON = {
+    "generator": "As in `uniform_`; one draw per tensor, in order.",
+    "seed": "As in `uniform_`.",
+    "names": "With seed, one per tensor; without names the key comes from the tensor's position.",
+    **dict.fromkeys(
+        ("groups", "transposed", "packed"), "As in `calculate_fan_in_and_fan_out`, for all tensors."
+    ),
+}
+
+
+def foreach_form(
+    one: str, each: Sequence[str] = (), note: str = ""
 ) -> Callable[[Callable[_Arguments, None]], Callable[_Arguments, None]]:
-    """Complete the docstring of a form for many tensors from its first line."""
+    """Complete the docstring of a form for many tensors from its first line and its signature.
+
+    Args:
+        one: Name of the form for one tensor.
+        each: Parameters that may be one per tensor.
+        note: Paragraph before the arguments.
+    """
+
+    def described(parameter: str) -> str:
+        if parameter in each:
+            return f"One for all tensors or one per tensor, otherwise as in `{one}`."
+        return _COMMON.get(parameter, f"As in `{one}`, for all tensors.")
 
     def documented(function: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-        one = "One for all tensors or one per tensor, otherwise as in"
-        parameters = "".join(f"    {p}: {one} `{family.name}`.\n" for p in family.parameters)
+        assert isinstance(function, FunctionType)
+        code = function.__code__
+        parameters = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+        lines = "".join(f"    {parameter}: {described(parameter)}\n" for parameter in parameters)
         function.__doc__ = f"""{function.__doc__}
-
+{note}
 Args:
-    tensors: As in `uniform_`, of any devices and dtypes; nothing is written unless all are fit.
-{parameters}    generator: As in `uniform_`; one draw per tensor, in order.
-    seed: As in `uniform_`.
-    names: With seed, one per tensor; without names the key comes from the tensor's position.
-
+    tensors: As in `{one}`, of any devices and dtypes; nothing is written unless all are fit.
+{lines}
 Raises:
-    ValueError: lists of the wrong length, a tensor that occurs twice; otherwise as
-        `{family.name}`.
+    TypeError: as `{one}`.
+    ValueError: lists of the wrong length, a tensor that occurs twice; otherwise as `{one}`.
 
 Determinism: bitwise; the bits are those of one call per tensor with the same key.
-Source: as `{family.name}`.
+Source: as `{one}`.
 """
         return function
 
     return documented
 
 
-@_foreach_form(UNIFORM)
+@foreach_form(UNIFORM.name, UNIFORM.parameters)
 def foreach_uniform_(
     tensors: Iterable[torch.Tensor],
     a: Numbers = 0.0,
@@ -195,7 +216,7 @@ def foreach_uniform_(
     fill("foreach_uniform_", UNIFORM, tensors, (a, b), generator, seed, names)
 
 
-@_foreach_form(NORMAL)
+@foreach_form(NORMAL.name, NORMAL.parameters)
 def foreach_normal_(
     tensors: Iterable[torch.Tensor],
     mean: Numbers = 0.0,
@@ -209,7 +230,7 @@ def foreach_normal_(
     fill("foreach_normal_", NORMAL, tensors, (mean, std), generator, seed, names)
 
 
-@_foreach_form(TRUNC_NORMAL)
+@foreach_form(TRUNC_NORMAL.name, TRUNC_NORMAL.parameters)
 def foreach_trunc_normal_(
     tensors: Iterable[torch.Tensor],
     mean: Numbers = 0.0,

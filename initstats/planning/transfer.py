@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from initstats.checkpoints import CHECKPOINT_KEYS
+from initstats.init._validate import fillable_dtype
 from initstats.planning.initialize import initialise_plan, seed_or_draw
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
@@ -19,7 +20,6 @@ from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
 from initstats.statistics.compute import stats, why_no_statistics
 
-_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _MATRIX_DIMS = 2
 _LISTED = 3
 # Modules that wrappers put into the path of a name.
@@ -338,7 +338,7 @@ def lora_from_weight_(
 def _check_lora(weight: Any, lora_a: Any, lora_b: Any) -> None:
     """Refuse tensors that are no matrices of floating-point numbers to write to."""
     for name, x in (("weight", weight), ("lora_a", lora_a), ("lora_b", lora_b)):
-        if not isinstance(x, torch.Tensor) or x.dtype not in _FLOATS:
+        if not isinstance(x, torch.Tensor) or not fillable_dtype(x.dtype):
             got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
             raise TypeError(
                 "initstats.lora_from_weight_: expected a tensor of float16, bfloat16, float32 or "

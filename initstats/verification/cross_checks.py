@@ -77,13 +77,13 @@ def relations(
             )
         for piece in entry.pieces:
             if fingerprints:
-                yield from _zeros(entry, piece, records)
+                yield from _padding(entry, piece, records)
                 yield from _duplicates(piece, records, seen)
                 if piece.name in records:
                     yield from _repeats(entry, piece, records[piece.name])
 
 
-def _zeros(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
+def _padding(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
     """Find padding rows that are not zero."""
     padding = records.get(f"{entry.name}@padding")
     if padding is not None and padding.zero != padding.count:
