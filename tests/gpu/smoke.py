@@ -38,8 +38,47 @@ def statistics() -> None:
             assert a.fingerprint == b.fingerprint
 
 
+def other_fills() -> None:
+    """Make matrices with structure, in every kernel that does: small, large, batched, sparse."""
+    for dtype in DTYPES:
+        for fill, shape, arguments in (
+            (initstats.sparse_, (70, 33), {"sparsity": 0.3, "seed": 4, "name": "x"}),
+            (initstats.dirac_, (12, 4, 3, 3), {"groups": 2}),
+            (initstats.eye_, (33, 17), {}),
+        ):
+            ours = fill(torch.empty(shape, dtype=dtype, device="cuda"), **arguments)
+            assert torch.equal(ours.cpu(), fill(torch.empty(shape, dtype=dtype), **arguments))
+    for shape in ((3, 64, 64), (5, 33, 20), (2, 128, 100), (1, 300, 200), (1, 150, 400)):
+        for dtype in (torch.float32, torch.float64):
+            w = torch.empty(shape, dtype=dtype, device="cuda")
+            initstats.orthogonal_(w, batch_dims=1, seed=5)
+            tall = w if shape[1] >= shape[2] else w.mT
+            eye = torch.eye(tall.shape[-1], dtype=dtype, device="cuda")
+            assert (tall.mT @ tall - eye).abs().max() < 1e-5, f"{shape} {dtype}"
+
+
+def other_statistics() -> None:
+    """Statistics of slices, of differences, at every scale, and of types of one byte."""
+    for dtype in (*DTYPES, torch.float8_e4m3fn, torch.int8, torch.bool, torch.int64):
+        x = (torch.randn(70, 130) * 3).to(dtype)
+        for dim in (0, 1):
+            ours, expected = (initstats.stats(t, dim=dim).mean for t in (x.cuda(), x))
+            assert torch.equal(ours.cpu(), expected), f"{dtype} dim={dim}"
+        for scale in (0, 1, 2):
+            ours, expected = (
+                initstats.stats(t, scale=scale, fingerprint=True) for t in (x.cuda(), x)
+            )
+            assert ours.fingerprint == expected.fingerprint, f"{dtype} scale={scale}"
+            assert ours.mean == expected.mean or dtype == torch.int64
+    x, y = torch.randn(5000), torch.randn(5000)
+    ours, expected = (initstats.stats(a, minus=b).std for a, b in ((x.cuda(), y.cuda()), (x, y)))
+    assert ours == expected
+
+
 if __name__ == "__main__":
     fills()
+    other_fills()
     statistics()
+    other_statistics()
     torch.cuda.synchronize()
     print("smoke test passed")
