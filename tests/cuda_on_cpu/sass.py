@@ -101,6 +101,24 @@ class Listing:
         """Return the loops that contain no other loop."""
         return [loop for loop in self.loops() if len(loop.loops()) == 1]
 
+    def common_path(self) -> Listing:
+        """Return the listing without what a vote of the warp skips.
+
+        That is what lies between a vote and the target of the next branch forward: compilers leave
+        such a block where the source has it. The instructions that remain are the issue slots that
+        a warp takes when it skips them all: each instruction takes one, whatever unit executes it.
+        """
+        kept: list[SassInstruction] = []
+        voted, resume = False, 0
+        for i in self.instructions:
+            if i.address < resume:
+                continue
+            kept.append(i)
+            voted = voted or i.opcode.startswith("VOTE")
+            if voted and i.opcode.startswith("BRA") and (i.target or 0) > i.address:
+                voted, resume = False, i.target or 0
+        return Listing(self.name, tuple(kept))
+
     def main_loop(self) -> Listing:
         """Return the smallest loop around a widest access to global memory.
 

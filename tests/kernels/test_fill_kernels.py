@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cuda_on_cpu import build, ptx
+from cuda_on_cpu.sass import Listing
 from cuda_on_cpu.toolkit import REPOSITORY
 from initstats.init._distributions import DISTRIBUTIONS, Family
 
@@ -18,7 +19,7 @@ CSRC = REPOSITORY / "csrc"
 NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/random/fill.cu"
 KEY = 0x0123456789ABCDEF
-THREADS, UNROLL = 256, 4
+THREADS, CHUNKS_PER_THREAD = 256, 4
 
 FLOAT32, BFLOAT16 = "StoreFloat32", "RoundBFloat16"
 EXAMPLES = [
@@ -48,10 +49,10 @@ def kernel(module: ptx.Module, *parts: str) -> str:
 def run_batch(
     out: np.ndarray[Any, Any], first_index: int, count: int, aligned: bool, dist: bytes
 ) -> bytes:
-    """Return Batch<RunTask<Dist>, 4> with one task, as fill.cu lays it out."""
+    """Return TaskBatch<RunHead, RunTask<Dist>, 4> with one task, as fill.cu lays it out."""
     task = struct.pack("<QQqqI?3x", out.ctypes.data, KEY, first_index, count, 0, aligned) + dist
     task += bytes(-len(task) % 8)
-    return struct.pack("<i4x", 1) + task + bytes(3 * len(task))
+    return struct.pack("<ii", CHUNKS_PER_THREAD, 1) + task + bytes(3 * len(task))
 
 
 def parameters_of(name: str, dtype: torch.dtype, numbers: Sequence[float]) -> bytes:
@@ -88,7 +89,14 @@ def test_executed_fill_kernels_give_the_bits_of_the_cpu_in_three_orders(
 @pytest.mark.parametrize("order", ptx.ORDERS)
 @pytest.mark.parametrize("family", DISTRIBUTIONS, ids=lambda family: family.name)
 @pytest.mark.parametrize("store", [FLOAT32, BFLOAT16])
-@pytest.mark.parametrize(("count", "first_index", "aligned"), [(9003, 0, True), (5000, 6, False)])
+@pytest.mark.parametrize(
+    ("count", "first_index", "aligned"),
+    [
+        (9003, 0, True),
+        (9003, (1 << 34) - 4096, True),  # the quads' numbers outgrow 32 bits inside of a block
+        (5000, 6, False),
+    ],
+)
 def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
     module: ptx.Module,
     order: ptx.Order,
@@ -105,7 +113,7 @@ def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
     out = ptx.aligned(count, bits)
     out[:] = 0xDEAD
     batch = run_batch(out, first_index, count, aligned, parameters)
-    blocks = -(-count // (chunk * THREADS * UNROLL))
+    blocks = -(-count // (chunk * THREADS * CHUNKS_PER_THREAD))
     report = module.launch(
         kernel(module, mangled(family), store), blocks, THREADS, [batch], visible=[out], order=order
     )
@@ -125,6 +133,36 @@ def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
         ]
         assert sum(a.lanes for a in wide) == count // chunk  # all but the last few elements
         assert sum(a.sectors for a in wide) == -(-(count // chunk) // 2)  # the ideal number
+
+
+# Of full rows, on sm_90, per element; how: docs/explanation/cuda_without_gpu.md.
+# With Philox alone a word takes 9 of them: 17 products and 18 exclusive ors per quad.
+ISSUE_SLOTS = {
+    ("7Uniform", FLOAT32): 20,
+    ("7Uniform", BFLOAT16): 19,
+    ("6Normal", FLOAT32): 50,
+    ("6Normal", BFLOAT16): 48,
+}
+
+
+@pytest.mark.parametrize(("dist", "store"), ISSUE_SLOTS)
+def test_fills_take_few_issue_slots(dist: str, store: str) -> None:
+    loops = rows_of(build.extension_cubin(KERNELS, architecture="90"), dist, store)
+    assert len(loops) == 2  # the two sizes of batch
+    for loop in loops:
+        slots = len(loop.common_path()) / (16 / (4 if store == FLOAT32 else 2))
+        assert slots <= ISSUE_SLOTS[dist, store], (loop.name, slots)
+
+
+def rows_of(cubin: build.Cubin, dist: str, store: str) -> list[Listing]:
+    """Return the loops over full rows: no store in them is narrower than 16 bytes."""
+    return [
+        loop
+        for name, listing in cubin.sass.items()
+        if "fill_run_kernel" in name and f"{dist}If" in name and store in name
+        for loop in listing.loops()
+        if set(loop.widths("STG")) == {128}
+    ]
 
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)

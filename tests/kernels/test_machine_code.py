@@ -90,6 +90,32 @@ def test_loops_are_what_lies_between_a_label_and_a_branch_back_to_it() -> None:
     assert len(sass.parse_sass(SASS.replace("LDG.E.128", "LDG.E.U8"))["_Z3foov"].main_loop()) == 3
 
 
+VOTING = """
+        .section        .text._Z3foov,"ax",@progbits
+.text._Z3foov:
+.L_x_0:
+        /*0010*/                   VOTE.ANY P0, P0 ;
+        /*0020*/                   FADD R4, R4, R4 ;
+        /*0030*/              @!P0 BRA `(.L_x_2) ;
+        /*0040*/                   VOTE.ANY P1, P1 ;
+        /*0050*/              @!P1 BRA `(.L_x_1) ;
+        /*0060*/                   FMUL R4, R4, R4 ;
+.L_x_1:
+        /*0070*/                   FMUL R4, R4, R4 ;
+.L_x_2:
+        /*0080*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0090*/              @!P2 BRA `(.L_x_0) ;
+        /*00a0*/                   EXIT ;
+"""
+
+
+def test_what_a_vote_skips_is_not_on_the_common_path() -> None:
+    (loop,) = sass.parse_sass(VOTING)["_Z3foov"].loops()
+    assert len(loop) == 9
+    assert list(loop.common_path().opcodes) == ["VOTE.ANY", "FADD", "BRA", "STG.E.128"]
+    assert len(loop.common_path()) == 5
+
+
 def test_a_kernel_is_found_by_its_identifier_or_by_part_of_its_mangled_name() -> None:
     names = ["_Z13normal_kernelPf", "_Z19trunc_normal_kernelPf", "_Z4fillIfEvPf", "_Z4fillIdEvPd"]
     assert find_kernel(names, "normal_kernel") == names[0]

@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kReflectorThreads)
       store_quad(out + (j - task.first), Real(0), Real(0), Real(0), Real(0));
       continue;
     }
-    const Quad<Real> q = StoreReal<Real>::template quad<Normal<Real>>(
-        dist, task.key, stream_quad + static_cast<uint64_t>(quad));
+    const Quad<Real> q = StoreReal<Real>::template quad<Scalar32>(
+        dist, RunningKeys(task.key), stream_quad + static_cast<uint64_t>(quad));
     Real x[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {

@@ -25,8 +25,8 @@ __device__ __forceinline__ Reflection<Real> make_reflector(uint64_t key, uint64_
   const int lane = static_cast<int>(threadIdx.x) % kWarp, j = 4 * lane;
   Quad<Real> q{};
   if (j + 3 >= r && j < m) {
-    q = StoreReal<Real>::template quad<Normal<Real>>(dist, key,
-                                                     stream_quad + static_cast<uint64_t>(lane));
+    q = StoreReal<Real>::template quad<Scalar32>(dist, RunningKeys(key),
+                                                 stream_quad + static_cast<uint64_t>(lane));
   }
   double chain[4];
 #pragma unroll

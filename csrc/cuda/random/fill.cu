@@ -9,7 +9,11 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kUnroll = 4;  // chunks per thread
+
+// What all tasks of a run kernel share.
+struct RunHead {
+  int32_t chunks_per_thread;
+};
 
 // A contiguous tensor, or contiguous rows of a logical tensor.
 template <class Dist>
@@ -34,33 +38,63 @@ struct BoxTask {
   Dist dist;
 };
 
-template <class Task, int kCapacity>
-using Batch = TaskBatch<NoHead, Task, kCapacity>;
 constexpr int kBoxBatch = 16;  // boxes are rare: one size of batch is enough
+
+// Chunks that all threads of the block write side by side, `rows` times; `out` is the thread's
+// first. Counters of the stream grow in their low word alone.
+template <class Dist, class Store>
+__device__ __forceinline__ void fill_rows(const Dist& dist, uint64_t key, uint64_t first_quad,
+                                          typename Store::Item* out, int rows) {
+  const auto keys = Store::row_keys(key);
+  const uint64_t high = first_quad >> 32 << 32;
+  uint32_t low = static_cast<uint32_t>(first_quad);
+#pragma unroll 1
+  for (int row = 0; row < rows; ++row) {
+    Store::template store_chunk<SampleLanes<Dist>>(dist, keys, high | low, out);
+    low += kThreads * (Store::kChunk / 4);
+    out += kThreads * Store::kChunk;
+  }
+}
 
 template <class Dist, class Store, int kCapacity>
 __global__ void __launch_bounds__(kThreads)
-    fill_run_kernel(INITSTATS_GRID_CONSTANT(Batch<RunTask<Dist>, kCapacity>) batch) {
+    fill_run_kernel(INITSTATS_GRID_CONSTANT(TaskBatch<RunHead, RunTask<Dist>, kCapacity>) batch) {
+  constexpr int kQuads = Store::kChunk / 4;  // of a chunk
   const RunTask<Dist>& task = task_of(batch, blockIdx.x);
   auto* const out = static_cast<typename Store::Item*>(task.data);
   const int64_t chunks = (task.count + Store::kChunk - 1) / Store::kChunk;
-  int64_t chunk =
-      static_cast<int64_t>(blockIdx.x - task.first_block) * (kThreads * kUnroll) + threadIdx.x;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x - task.first_block) *
+                        (static_cast<int64_t>(kThreads) * batch.chunks_per_thread);
+  int row = 0;
+  if (task.aligned) {
+    const uint64_t quad = static_cast<uint64_t>(task.first_index) / 4 + begin * kQuads;
+    const int64_t full = (task.count / Store::kChunk - begin) / kThreads;
+    const int rows =
+        full < batch.chunks_per_thread ? static_cast<int>(full) : batch.chunks_per_thread;
+    // One block in 2^32 quads counts past the low word: it takes the way of the edges.
+    if (static_cast<uint32_t>(quad) <= 0u - kThreads * kQuads * batch.chunks_per_thread) {
+      fill_rows<Dist, Store>(task.dist, task.key, quad + threadIdx.x * kQuads,
+                             out + (begin + threadIdx.x) * Store::kChunk, rows);
+      row = rows;
+    }
+  }
+  // Edges, and runs that start off a quad or off 16 bytes.
 #pragma unroll 1
-  for (int k = 0; k < kUnroll; ++k, chunk += kThreads) {
-    if (chunk >= chunks) return;
-    const int64_t at = chunk * Store::kChunk;
+  for (; row < batch.chunks_per_thread; ++row) {
+    const int64_t at = (begin + row * kThreads + threadIdx.x) * Store::kChunk;
+    if (at >= task.count) return;
+    const RunningKeys keys(task.key);
     if (task.aligned && at + Store::kChunk <= task.count) {
-      Store::template store_chunk<Dist>(task.dist, task.key,
-                                        static_cast<uint64_t>(task.first_index + at), out + at);
+      Store::template store_chunk<Scalar32>(
+          task.dist, keys, static_cast<uint64_t>(task.first_index + at) / 4, out + at);
       continue;
     }
-    // Edges, and runs that start off a quad or off 16 bytes: the quads that hold the chunk's
-    // elements, one by one.
+    // The quads that hold the chunk's elements, one by one.
     const int64_t end = at + Store::kChunk < task.count ? at + Store::kChunk : task.count;
+#pragma unroll 1
     for (int64_t i = at; i < end;) {
       const uint64_t index = static_cast<uint64_t>(task.first_index + i);
-      const auto quad = Store::template quad<Dist>(task.dist, task.key, index / 4);
+      const auto quad = Store::template quad<Scalar32>(task.dist, keys, index / 4);
       for (int j = static_cast<int>(index % 4); j < 4 && i < end; ++j, ++i) out[i] = quad.pick(j);
     }
   }
@@ -68,7 +102,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Dist, class Store, int kCapacity>
 __global__ void __launch_bounds__(kThreads)
-    fill_box_kernel(INITSTATS_GRID_CONSTANT(Batch<BoxTask<Dist>, kCapacity>) batch) {
+    fill_box_kernel(INITSTATS_GRID_CONSTANT(TaskBatch<NoHead, BoxTask<Dist>, kCapacity>) batch) {
   const BoxTask<Dist>& task = task_of(batch, blockIdx.x);
   auto* const out = static_cast<typename Store::Item*>(task.data);
   const int64_t unit = static_cast<int64_t>(blockIdx.x - task.first_block) * kThreads + threadIdx.x;
@@ -76,7 +110,7 @@ __global__ void __launch_bounds__(kThreads)
   if (task.quads_per_row == 0) {
     const Layout::Place place = task.layout.place(unit);
     const uint64_t index = static_cast<uint64_t>(place.index);
-    out[place.offset] = Store::template quad<Dist>(task.dist, task.key, index / 4)
+    out[place.offset] = Store::template quad<Scalar32>(task.dist, RunningKeys(task.key), index / 4)
                             .pick(static_cast<int>(index % 4));
     return;
   }
@@ -85,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
   const Layout::Place place = task.layout.place(row * size);  // of the row's first element
   const uint64_t first = static_cast<uint64_t>(place.index);
   const uint64_t quad_index = first / 4 + static_cast<uint64_t>(unit - row * task.quads_per_row);
-  const auto quad = Store::template quad<Dist>(task.dist, task.key, quad_index);
+  const auto quad = Store::template quad<Scalar32>(task.dist, RunningKeys(task.key), quad_index);
   for (int j = 0; j < 4; ++j) {
     const int64_t i = static_cast<int64_t>(quad_index * 4 + static_cast<uint64_t>(j) - first);
     if (i >= 0 && i < size) out[place.offset + i * task.layout.stride[inner]] = quad.pick(j);
@@ -94,7 +128,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Dist, class Store>
 struct RunKernel {
-  using Head = NoHead;
+  using Head = RunHead;
   using Task = RunTask<Dist>;
   static constexpr unsigned kThreads = cuda::kThreads;
   static constexpr int kCapacity = kFullBatch<Head, Task>, kSmall = kSmallBatch;
@@ -112,11 +146,26 @@ struct BoxKernel {
   static constexpr auto kernel = fill_box_kernel<Dist, Store, kTasks>;
 };
 
+// Blocks should be many enough to fill a large GPU several times over, and threads long enough to
+// make their round keys worthwhile.
+template <class Dist>
+RunHead run_head(DType dtype, const FillTarget<Dist>* targets, int64_t count, int chunk) {
+  constexpr int64_t kManyBlocks = 2048, kLongest = 16;
+  int64_t elements = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (targets[i].dtype == dtype && targets[i].layout.is_one_run())
+      elements += targets[i].layout.count;
+  }
+  const int64_t wanted = elements / (chunk * kThreads * kManyBlocks);
+  return {static_cast<int32_t>(wanted < 1 ? 1 : wanted > kLongest ? kLongest : wanted)};
+}
+
 // The tensors of one storage type.
 template <class Dist, class Store>
 cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t count,
                            cudaStream_t cuda_stream) {
-  TaskLauncher<RunKernel<Dist, Store>> runs({}, cuda_stream);
+  const RunHead head = run_head(dtype, targets, count, Store::kChunk);
+  TaskLauncher<RunKernel<Dist, Store>> runs(head, cuda_stream);
   TaskLauncher<BoxKernel<Dist, Store>> boxes({}, cuda_stream);
   for (int64_t i = 0; i < count; ++i) {
     const FillTarget<Dist>& t = targets[i];
@@ -127,7 +176,7 @@ cudaError_t launch_fill_of(DType dtype, const FillTarget<Dist>* targets, int64_t
           t.layout.first_index % 4 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
       const int64_t chunks = divide_up(t.layout.count, Store::kChunk);
       status = runs.add({t.data, t.key, t.layout.first_index, t.layout.count, 0, aligned, t.dist},
-                        divide_up(chunks, kThreads * kUnroll));
+                        divide_up(chunks, static_cast<int64_t>(kThreads) * head.chunks_per_thread));
     } else {
       const int inner = t.layout.dims - 1;
       const int64_t size = t.layout.size[inner];

@@ -54,7 +54,8 @@ struct Uniform {
     Uniform u;
     u.a = static_cast<Real>(a);
     u.width = static_cast<Real>(b - a);
-    u.bottom = static_cast<Real>(a < b ? smallest_at_least(dtype, a) : nearest_in(dtype, a));
+    // + 0.0: a bound of one value is +0 rather than -0, as the values below are.
+    u.bottom = static_cast<Real>(a < b ? smallest_at_least(dtype, a) : nearest_in(dtype, a) + 0.0);
     u.top = a < b ? static_cast<Real>(largest_below(dtype, b)) : u.bottom;
     return u;
   }

@@ -14,9 +14,14 @@ namespace initstats {
 // "[stream]" in CHANGELOG.md and new golden values (tests/vectors).
 enum class Purpose : uint32_t { fill = 0, fill_low = 1, sparse = 2, sparse_low = 3 };
 
+template <class L, class Keys>
+INITSTATS_HD Words<L> stream_words(const Keys& keys, uint64_t first_quad, Purpose purpose) {
+  return philox_words<L>(keys, first_quad, static_cast<uint32_t>(purpose));
+}
+
 template <class L>
 INITSTATS_HD Words<L> stream_words(uint64_t key, uint64_t first_quad, Purpose purpose) {
-  return philox4x32_10<L>(key, first_quad, static_cast<uint32_t>(purpose));
+  return stream_words<L>(RunningKeys(key), first_quad, purpose);
 }
 
 // The 64-bit words of the quad: high halves first.
@@ -24,9 +29,10 @@ struct WideWords {
   uint64_t v[4];
 };
 
-INITSTATS_HD WideWords stream_wide_words(uint64_t key, uint64_t quad) {
-  const Words<Scalar32> high = stream_words<Scalar32>(key, quad, Purpose::fill);
-  const Words<Scalar32> low = stream_words<Scalar32>(key, quad, Purpose::fill_low);
+template <class Keys>
+INITSTATS_HD WideWords stream_wide_words(const Keys& keys, uint64_t quad) {
+  const Words<Scalar32> high = stream_words<Scalar32>(keys, quad, Purpose::fill);
+  const Words<Scalar32> low = stream_words<Scalar32>(keys, quad, Purpose::fill_low);
   WideWords words;
   for (int j = 0; j < 4; ++j) words.v[j] = static_cast<uint64_t>(high.v[j]) << 32 | low.v[j];
   return words;

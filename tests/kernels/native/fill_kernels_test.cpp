@@ -93,7 +93,8 @@ void compare_all(const char* name, CpuKernel<Dist<float>> narrow, CpuKernel<Dist
   constexpr std::make_index_sequence<kCount> kOrder;
   std::vector<Layout> layouts;
   for (const int64_t n : {0, 1, 3, 4, 5, 8, 31, 1023, 4097}) {
-    for (const int64_t first : {int64_t{0}, int64_t{4}, int64_t{7}, (int64_t{1} << 34) - 6}) {
+    constexpr int64_t kQuads32 = int64_t{1} << 34;  // the first element whose quad takes 33 bits
+    for (const int64_t first : {int64_t{0}, int64_t{4}, int64_t{7}, kQuads32 - 6, kQuads32 - 256}) {
       layouts.push_back(one_run(n, first));
     }
   }
