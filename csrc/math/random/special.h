@@ -45,11 +45,13 @@ INITSTATS_HD void negative_logs(const typename L::F (&t)[M], typename L::F (&w)[
                                0.25017601251602173f,  -0.19726130366325378f, 0.16266755759716034f,
                                -0.17469163239002228f, 0.16079764068126678f};
   constexpr float kLn2 = 0.693147182464599609375f;
+  constexpr float kTwoMinus23 = 1.1920928955078125e-7f;
   F f[M], rest[M];
   for (int j = 0; j < M; ++j) {
-    const U n = (kTwoThirds + 0x7FFFFFu - L::bits(t[j])) >> 23;
-    f[j] = L::from_bits(L::bits(t[j]) + (n << 23)) - 1.0f;
-    w[j] = L::from_int(n) * kLn2;
+    // n 2^23, which the exponent takes as it is: the product's factor makes up for it exactly.
+    const U n = (kTwoThirds + 0x7FFFFFu - L::bits(t[j])) & 0xFF800000u;
+    f[j] = L::from_bits(L::bits(t[j]) + n) - 1.0f;
+    w[j] = L::from_int(n) * (kLn2 * kTwoMinus23);
   }
   polynomials<L>(f, kLog1p, rest);
   for (int j = 0; j < M; ++j) w[j] = L::fma(f[j], rest[j], w[j]);
@@ -97,8 +99,10 @@ INITSTATS_HD void normal_ratios(const typename L::F (&t)[N], typename L::F (&rat
     F largest = w[0];
     for (int j = 1; j < N; ++j) largest = L::max(largest, w[j]);
     if (!L::any(largest > kCentreEnd)) return;
-    for (int j = 0; j < N; ++j)
+    for (int j = 0; j < N; ++j) {
+      if (L::kWidth == 1 && !L::any(w[j] > kCentreEnd)) continue;  // vectors do without the branch
       ratio[j] = L::select(w[j] > kCentreEnd, polynomial<L>(w[j] - 20.0f, kTail), ratio[j]);
+    }
   }
 }
 
