@@ -43,6 +43,12 @@ __device__ __forceinline__ Held scatter_sums(F (&v)[n], int lane) {
   return held;
 }
 
+// Whether all lanes hold equally many sums after scatter_sums.
+template <int kMask, int n>
+INITSTATS_HD constexpr bool hold_alike() {
+  return n % (kWarp / kMask) == 0;
+}
+
 // How many sums a lane holds at most after scatter_sums.
 template <int kMask, int n>
 INITSTATS_HD constexpr int held_sums() {
@@ -59,6 +65,36 @@ __device__ __forceinline__ T warp_reduce(T value, Combine combine) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2)
     value = combine(value, __shfl_xor_sync(kAllLanes, value, mask));
   return value;
+}
+
+// The smallest, the largest and the sum of the lanes' numbers: one instruction where the GPU has
+// it.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+__device__ __forceinline__ uint32_t warp_min(uint32_t value) {
+  return __reduce_min_sync(kAllLanes, value);
+}
+__device__ __forceinline__ uint32_t warp_max(uint32_t value) {
+  return __reduce_max_sync(kAllLanes, value);
+}
+__device__ __forceinline__ uint32_t warp_sum(uint32_t value) {
+  return __reduce_add_sync(kAllLanes, value);
+}
+#else
+__device__ __forceinline__ uint32_t warp_min(uint32_t value) {
+  return warp_reduce(value, [](uint32_t a, uint32_t b) { return b < a ? b : a; });
+}
+__device__ __forceinline__ uint32_t warp_max(uint32_t value) {
+  return warp_reduce(value, [](uint32_t a, uint32_t b) { return b > a ? b : a; });
+}
+__device__ __forceinline__ uint32_t warp_sum(uint32_t value) {
+  return warp_reduce(value, [](uint32_t a, uint32_t b) { return a + b; });
+}
+#endif
+__device__ __forceinline__ uint64_t warp_min(uint64_t value) {
+  return warp_reduce(value, [](uint64_t a, uint64_t b) { return b < a ? b : a; });
+}
+__device__ __forceinline__ uint64_t warp_max(uint64_t value) {
+  return warp_reduce(value, [](uint64_t a, uint64_t b) { return b > a ? b : a; });
 }
 
 }  // namespace initstats::cuda

@@ -59,11 +59,13 @@ __global__ void __launch_bounds__(kTileThreads, Loader::kBlocksPerProcessor)
   for (int tile = begin; tile < end; ++tile) {
     typename Loader::Tile x;
     const int missing = Loader::load(task, tile, groups.fingerprint, x, fingerprint, loader_shared);
+    bool in_buckets = false;  // all elements: none is zero or not finite
     if (groups.moments) {
       const TileSums<F> sums = tile_sums(x, missing, shared);
       if (threadIdx.x == 0) records[tile].sums = sums;
+      in_buckets = sums.finite == kTile && sums.zero == 0;
     }
-    if (groups.histogram) count_tile(x, groups.scale, counters);
+    if (groups.histogram) count_tile(x, groups.scale, in_buckets, counters);
   }
   if (groups.fingerprint) {
     fingerprint = warp_reduce(fingerprint, [](uint64_t a, uint64_t b) { return a + b; });

@@ -51,12 +51,6 @@ __device__ __forceinline__ int element_of(int step, int item) {
   return warp * kQuarter + step * 32 * kItems + lane * kItems + item;
 }
 
-// fingerprint_position(first + offset) from that of first.
-__device__ __forceinline__ uint32_t advance(uint32_t position, uint64_t first, uint32_t offset) {
-  const uint32_t low = static_cast<uint32_t>(first);
-  return position + offset * kPositionLow + (low + offset < low ? kPositionHigh : 0u);
-}
-
 // A tensor that is one run in memory and in the logical tensor, aligned to 16 bytes.
 struct RunTask {
   const void* data;
@@ -133,73 +127,102 @@ struct RunLoader {
 
   static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
                                              Tile& x, uint64_t& sum, Shared&) {
-    const Stored* data = static_cast<const Stored*>(task.data) + tile * kTile;
+    const Stored* const data = static_cast<const Stored*>(task.data) + tile * kTile;
     const int64_t left = task.count - tile * kTile;
-    Vector raw[Tile::kSteps];
-    read(data, left, raw);
-    if (!kDifference && fingerprint)
-      add_fingerprint(raw, static_cast<uint64_t>(task.first_index + tile * kTile), left, sum);
-#pragma unroll
-    for (int step = 0; step < Tile::kSteps; ++step) {
-#pragma unroll
-      for (int k = 0; k < kItems; ++k) {
-        const Value value = Items::value(raw[step].item[k]);
-        x.v[step][k] = element_of<kItems>(step, k) < left ? value : missing_value<Value>();
+    const uint64_t index = static_cast<uint64_t>(task.first_index + tile * kTile) * kWords;
+    // Inside of a full tile nothing asks for bounds, nor whether positions outgrow 32 bits.
+    const bool counts_on = static_cast<uint32_t>(index) <= 0u - kTile * kWords;
+    if (left >= kTile && (counts_on || kDifference || !fingerprint)) {
+      Vector raw[Tile::kSteps];
+      read(data, raw);
+      if (!kDifference && fingerprint) add_fingerprint(raw, index, sum);
+      values(raw, x);
+      if constexpr (kDifference) {
+        forget_terms(x);  // or both tensors are on their way at once, more than registers hold
+        read(static_cast<const Stored*>(task.minus) + tile * kTile, raw);
+        Tile minus;
+        values(raw, minus);
+        subtract(minus, x);
       }
-    }
-    if constexpr (kDifference) {
-      forget_terms(x);  // or both tensors are on their way at once, more than registers hold
-      read(static_cast<const Stored*>(task.minus) + tile * kTile, left, raw);
-#pragma unroll
-      for (int step = 0; step < Tile::kSteps; ++step) {
-#pragma unroll
-        for (int k = 0; k < kItems; ++k)
-          x.v[step][k] = x.v[step][k] - Items::value(raw[step].item[k]);
+    } else {
+      load_edge(data, left, index, fingerprint, x, sum);
+      if constexpr (kDifference) {
+        forget_terms(x);
+        Tile minus;
+        load_edge(static_cast<const Stored*>(task.minus) + tile * kTile, left, index, false, minus,
+                  sum);
+        subtract(minus, x);
       }
     }
     forget_terms(x);
     return missing_of(left);
   }
 
-  // The thread's items of a tile, of which `left` are there; zeros beyond them.
-  static __device__ __forceinline__ void read(const Stored* data, int64_t left,
-                                              Vector (&raw)[Tile::kSteps]) {
-    if (left >= kTile) {
+ private:
+  static constexpr uint32_t kWords = sizeof(Stored) == 8 ? 2 : 1;  // 32-bit elements per item
+
+  static __device__ __forceinline__ void read(const Stored* data, Vector (&raw)[Tile::kSteps]) {
 #pragma unroll
-      for (int step = 0; step < Tile::kSteps; ++step) {
-        raw[step] =
-            bit_cast<Vector>(*reinterpret_cast<const uint4*>(data + element_of<kItems>(step, 0)));
-      }
-    } else {
+    for (int step = 0; step < Tile::kSteps; ++step)
+      raw[step] =
+          bit_cast<Vector>(*reinterpret_cast<const uint4*>(data + element_of<kItems>(step, 0)));
+  }
+
+  static __device__ __forceinline__ void values(const Vector (&raw)[Tile::kSteps], Tile& x) {
 #pragma unroll
-      for (int step = 0; step < Tile::kSteps; ++step) {
+    for (int step = 0; step < Tile::kSteps; ++step) {
 #pragma unroll
-        for (int k = 0; k < kItems; ++k) {
-          const int i = element_of<kItems>(step, k);
-          raw[step].item[k] = i < left ? data[i] : Stored{0};
-        }
-      }
+      for (int k = 0; k < kItems; ++k) x.v[step][k] = Items::value(raw[step].item[k]);
     }
   }
 
+  static __device__ __forceinline__ void subtract(const Tile& minus, Tile& x) {
+#pragma unroll
+    for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) x.v[step][k] = x.v[step][k] - minus.v[step][k];
+    }
+  }
+
+  static __device__ __forceinline__ uint64_t mix(Stored bits, uint32_t position,
+                                                 uint32_t next_position, uint64_t sum) {
+    sum = fingerprint_add(static_cast<uint32_t>(bits), position, sum);
+    if constexpr (kWords == 2)
+      sum = fingerprint_add(static_cast<uint32_t>(bits >> 32), next_position, sum);
+    return sum;
+  }
+
   static __device__ __forceinline__ void add_fingerprint(const Vector (&raw)[Tile::kSteps],
-                                                         uint64_t tile_index, int64_t left,
-                                                         uint64_t& sum) {
-    constexpr uint32_t kWords = sizeof(Stored) == 8 ? 2 : 1;  // 32-bit elements per item
-    const uint64_t first = (tile_index + static_cast<uint64_t>(element_of<kItems>(0, 0))) * kWords;
-    const uint32_t position = fingerprint_position(first);
+                                                         uint64_t index, uint64_t& sum) {
+    const uint32_t position =
+        fingerprint_position(index) +
+        static_cast<uint32_t>(element_of<kItems>(0, 0)) * kWords * kPositionLow;
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step) {
 #pragma unroll
       for (int k = 0; k < kItems; ++k) {
-        if (element_of<kItems>(step, k) >= left) continue;
         const uint32_t offset = static_cast<uint32_t>(step * 32 * kItems + k) * kWords;
-        const Stored bits = raw[step].item[k];
-        sum += fingerprint_mix(static_cast<uint32_t>(bits), advance(position, first, offset));
-        if constexpr (kWords == 2) {
-          sum += fingerprint_mix(static_cast<uint32_t>(bits >> 32),
-                                 advance(position, first, offset + 1));
-        }
+        sum = mix(raw[step].item[k], position + offset * kPositionLow,
+                  position + (offset + 1) * kPositionLow, sum);
+      }
+    }
+  }
+
+  // The items of a tile of which `left` are there, one by one; the others are missing.
+  static __device__ __forceinline__ void load_edge(const Stored* data, int64_t left, uint64_t index,
+                                                   bool fingerprint, Tile& x, uint64_t& sum) {
+#pragma unroll
+    for (int step = 0; step < Tile::kSteps; ++step) {
+#pragma unroll
+      for (int k = 0; k < kItems; ++k) {
+        const int i = element_of<kItems>(step, k);
+        x.v[step][k] = missing_value<Value>();
+        if (i >= left) continue;
+        const Stored bits = data[i];
+        x.v[step][k] = Items::value(bits);
+        const uint64_t at = index + static_cast<uint32_t>(i) * kWords;
+        if (fingerprint)
+          sum = mix(bits, fingerprint_position(at), fingerprint_position(at + 1), sum);
       }
     }
   }

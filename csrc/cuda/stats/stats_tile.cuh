@@ -9,12 +9,13 @@
 namespace initstats::cuda {
 
 template <class F>
-struct TileShared {
+struct alignas(16) TileShared {
+  using Bits = ItemBits<F>;
   F sum[kTileQuarters][2 * kTileColumns];
-  F powers[kTileQuarters][5 * kTileColumns];
-  F min[kTileQuarters], max[kTileQuarters];
-  ItemBits<F> min_abs[kTileQuarters];
-  uint32_t kinds[kTileQuarters][2];
+  F powers[kTileQuarters][6 * kTileColumns];
+  Bits min[kTileQuarters], max[kTileQuarters];  // ordered_bits
+  Bits min_abs[kTileQuarters], min_nonzero[kTileQuarters];
+  uint32_t kinds[kTileQuarters][2], zeros[kTileQuarters];
 };
 
 template <class F>
@@ -30,6 +31,40 @@ template <class F>
 __device__ __forceinline__ bool is_finite(F x) {
   return magnitude_bits(x) < infinity_bits<F>();
 }
+
+// Bits that compare as unsigned numbers like the values themselves, -0 below +0, and back.
+template <class F>
+__device__ __forceinline__ ItemBits<F> ordered_bits(F x) {
+  using U = ItemBits<F>;
+  using S = std::make_signed_t<U>;
+  constexpr U kSign = ~(~U{0} >> 1);
+  const U bits = bit_cast<U>(x);
+  return bits ^ (static_cast<U>(static_cast<S>(bits) >> (8 * sizeof(F) - 1)) | kSign);
+}
+template <class F>
+__device__ __forceinline__ F from_ordered_bits(ItemBits<F> ordered) {
+  using U = ItemBits<F>;
+  constexpr U kSign = ~(~U{0} >> 1);
+  return bit_cast<F>(ordered ^ ((ordered & kSign) != 0 ? kSign : ~U{0}));
+}
+
+// The lesser and the greater of two numbers, neither of them NaN; of two zeros either.
+__device__ __forceinline__ float lesser(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return fminf(a, b);
+#else
+  return b < a ? b : a;
+#endif
+}
+__device__ __forceinline__ float greater(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return fmaxf(a, b);
+#else
+  return b > a ? b : a;
+#endif
+}
+__device__ __forceinline__ double lesser(double a, double b) { return b < a ? b : a; }
+__device__ __forceinline__ double greater(double a, double b) { return b > a ? b : a; }
 
 __device__ __forceinline__ float fused(float a, float b, float c) { return Scalar32::fma(a, b, c); }
 __device__ __forceinline__ double fused(double a, double b, double c) {
@@ -50,48 +85,60 @@ __device__ __forceinline__ void fold_lane_rows(F (&v)[kCount * kItems], F* out) 
 #pragma unroll
   for (int k = 0; k < kMost; ++k) {
     const int j = held.first + k;
-    if (j < held.end) out[j / kItems * kTileColumns + lane % kMask * kItems + j % kItems] = v[k];
+    if (hold_alike<kMask, kCount * kItems>() || j < held.end)
+      out[j / kItems * kTileColumns + lane % kMask * kItems + j % kItems] = v[k];
   }
 }
 
-// Steps 3 and 4: every lane gets the sum over `quarters`, [kTileQuarters] rows that lie `stride`
-// apart.
+// Steps 3 and 4 for two sums at once, a half of the lanes each: lanes 0 to 15 get the sum over
+// `quarters`, [kTileQuarters] rows that lie `stride` apart, the others that over the rows beside
+// them, kTileColumns further.
 template <class F>
 __device__ __forceinline__ F fold_quarters(const F* quarters, int stride) {
-  const F* p = quarters + lane_number() % kTileColumns;
+  const F* p = quarters + lane_number();
   F sum = (p[0] + p[stride]) + (p[2 * stride] + p[3 * stride]);
 #pragma unroll
   for (int half = kTileColumns / 2; half > 0; half /= 2)
     sum = sum + __shfl_xor_sync(kAllLanes, sum, half);
   return sum;
 }
+template <class F>
+__device__ __forceinline__ F of_second_half(F sum) {
+  return __shfl_sync(kAllLanes, sum, kTileColumns);
+}
 
 // Exchanges the extrema of the block through shared memory. Followed by a barrier and read_extrema.
 template <class F>
-__device__ __forceinline__ void write_extrema(F min, F max, ItemBits<F> min_abs,
-                                              TileShared<F>& shared) {
-  min = warp_reduce(min, [](F a, F b) { return b < a ? b : a; });
-  max = warp_reduce(max, [](F a, F b) { return b > a ? b : a; });
-  min_abs = warp_reduce(min_abs, [](ItemBits<F> a, ItemBits<F> b) { return b < a ? b : a; });
+__device__ __forceinline__ void write_extrema(F min, F max, F min_abs, TileShared<F>& shared) {
+  const ItemBits<F> least = warp_min(ordered_bits(min)), most = warp_max(ordered_bits(max)),
+                    least_size = warp_min(bit_cast<ItemBits<F>>(min_abs));
   if (lane_number() == 0) {
-    shared.min[warp_number()] = min;
-    shared.max[warp_number()] = max;
-    shared.min_abs[warp_number()] = min_abs;
+    shared.min[warp_number()] = least;
+    shared.max[warp_number()] = most;
+    shared.min_abs[warp_number()] = least_size;
   }
+}
+
+template <class U>
+__device__ __forceinline__ U least_of(const U (&quarters)[kTileQuarters]) {
+  U least = quarters[0];
+#pragma unroll
+  for (int q = 1; q < kTileQuarters; ++q) least = quarters[q] < least ? quarters[q] : least;
+  return least;
+}
+template <class U>
+__device__ __forceinline__ U most_of(const U (&quarters)[kTileQuarters]) {
+  U most = quarters[0];
+#pragma unroll
+  for (int q = 1; q < kTileQuarters; ++q) most = quarters[q] > most ? quarters[q] : most;
+  return most;
 }
 
 template <class F>
 __device__ __forceinline__ void read_extrema(const TileShared<F>& shared, TileSums<F>& t) {
-  t.min = shared.min[0];
-  t.max = shared.max[0];
-  ItemBits<F> min_abs = shared.min_abs[0];
-#pragma unroll
-  for (int q = 1; q < kTileQuarters; ++q) {
-    t.min = shared.min[q] < t.min ? shared.min[q] : t.min;
-    t.max = shared.max[q] > t.max ? shared.max[q] : t.max;
-    min_abs = shared.min_abs[q] < min_abs ? shared.min_abs[q] : min_abs;
-  }
-  t.min_abs = bit_cast<F>(min_abs);
+  t.min = from_ordered_bits<F>(least_of(shared.min));
+  t.max = from_ordered_bits<F>(most_of(shared.max));
+  t.min_abs = bit_cast<F>(least_of(shared.min_abs));
 }
 
 template <class F>
@@ -104,8 +151,7 @@ template <class F, int kItems>
 __device__ __forceinline__ PlainSums<F> first_pass(const ThreadTile<F, kItems>& x,
                                                    TileShared<F>& shared, TileSums<F>& t) {
   F sums[2 * kItems];
-  F min = x.v[0][0], max = min;
-  ItemBits<F> min_abs = magnitude_bits(min);
+  F min = x.v[0][0], max = min, min_abs = bit_cast<F>(magnitude_bits(min));
 #pragma unroll
   for (int step = 0; step < x.kSteps; ++step) {
 #pragma unroll
@@ -114,17 +160,48 @@ __device__ __forceinline__ PlainSums<F> first_pass(const ThreadTile<F, kItems>& 
       const F size = bit_cast<F>(magnitude_bits(v));
       sums[k] = step == 0 ? v : sums[k] + v;
       sums[kItems + k] = step == 0 ? size : sums[kItems + k] + size;
-      min = v < min ? v : min;
-      max = v > max ? v : max;
-      min_abs = magnitude_bits(v) < min_abs ? magnitude_bits(v) : min_abs;
+      min = lesser(min, v);
+      max = greater(max, v);
+      min_abs = lesser(min_abs, size);
     }
   }
   fold_lane_rows<kItems, 2>(sums, shared.sum[warp_number()]);
   write_extrema(min, max, min_abs, shared);
   __syncthreads();
   read_extrema(shared, t);
-  return {fold_quarters(shared.sum[0], 2 * kTileColumns),
-          fold_quarters(shared.sum[0] + kTileColumns, 2 * kTileColumns)};
+  const F sum = fold_quarters(shared.sum[0], 2 * kTileColumns);
+  return {__shfl_sync(kAllLanes, sum, 0), of_second_half(sum)};
+}
+
+// The count of zeros and the smallest size beside them, where all elements are finite: the tile of
+// a ReLU's output needs no more than this.
+template <class F, int kItems>
+__device__ __forceinline__ void count_zeros(const ThreadTile<F, kItems>& x, TileShared<F>& shared,
+                                            TileSums<F>& t) {
+  F min_nonzero = static_cast<F>(kInfinity);
+  uint32_t zeros = 0;
+#pragma unroll
+  for (int step = 0; step < x.kSteps; ++step) {
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) {
+      const F v = x.v[step][k];
+      if (v == F{0}) {
+        ++zeros;
+      } else {
+        min_nonzero = lesser(min_nonzero, bit_cast<F>(magnitude_bits(v)));
+      }
+    }
+  }
+  zeros = warp_sum(zeros);
+  const ItemBits<F> least = warp_min(bit_cast<ItemBits<F>>(min_nonzero));
+  if (lane_number() == 0) {
+    shared.zeros[warp_number()] = zeros;
+    shared.min_nonzero[warp_number()] = least;
+  }
+  __syncthreads();
+  t.zero = static_cast<uint16_t>((shared.zeros[0] + shared.zeros[1]) +
+                                 (shared.zeros[2] + shared.zeros[3]));
+  t.min_abs = bit_cast<F>(least_of(shared.min_nonzero));
 }
 
 // Counts of every kind, the extrema of the finite elements and the sum of them times
@@ -134,8 +211,7 @@ __device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, i
                                                TileShared<F>& shared, TileSums<F>& t) {
   const ItemBits<F> infinity = infinity_bits<F>();
   F sums[kItems];
-  F min = static_cast<F>(kInfinity), max = -min;
-  ItemBits<F> min_abs = infinity;
+  F min = static_cast<F>(kInfinity), max = -min, min_abs = min;
   uint32_t nan_zero = 0, infinities = 0;  // two counts of 16 bits each
 #pragma unroll
   for (int step = 0; step < x.kSteps; ++step) {
@@ -148,16 +224,17 @@ __device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, i
       sums[k] = step == 0 ? term : sums[k] + term;
       min = finite && v < min ? v : min;
       max = finite && v > max ? v : max;
-      min_abs = magnitude != 0 && magnitude < min_abs ? magnitude : min_abs;
+      min_abs = magnitude != 0 && magnitude < bit_cast<ItemBits<F>>(min_abs)
+                    ? bit_cast<F>(magnitude)
+                    : min_abs;
       nan_zero += magnitude > infinity ? 1u : magnitude == 0 ? 1u << 16 : 0u;
       infinities += magnitude != infinity                  ? 0u
                     : bit_cast<ItemBits<F>>(v) == infinity ? 1u
                                                            : 1u << 16;
     }
   }
-  const auto add = [](uint32_t a, uint32_t b) { return a + b; };
-  nan_zero = warp_reduce(nan_zero, add);
-  infinities = warp_reduce(infinities, add);
+  nan_zero = warp_sum(nan_zero);
+  infinities = warp_sum(infinities);
   __syncthreads();  // the results of the first pass have been read
   if (lane_number() == 0) {
     shared.kinds[warp_number()][0] = nan_zero;
@@ -178,16 +255,22 @@ __device__ __forceinline__ F masked_first_pass(const ThreadTile<F, kItems>& x, i
   t.neg_inf = static_cast<uint16_t>(infinities >> 16);
   t.finite = static_cast<uint16_t>(kTile - (nan_zero & 0xFFFF) - t.pos_inf - t.neg_inf);
   t.nan = static_cast<uint16_t>((nan_zero & 0xFFFF) - static_cast<uint32_t>(missing));
-  return fold_quarters(shared.sum[0], 2 * kTileColumns);
+  return __shfl_sync(kAllLanes, fold_quarters(shared.sum[0], 2 * kTileColumns), 0);
 }
 
-// The sums about the pivot, valid in warp 0; with masking also that of sizes, which the first pass
-// could not take.
-template <bool kMasked, class F, int kItems>
+// What the second pass meets: finite elements of usual sizes, scaled by 1; finite ones that have to
+// be scaled; elements some of which are missing or not finite.
+enum class Elements { usual, scaled, masked };
+
+// The sums about the pivot, valid in thread 0; with masking also that of sizes, which the first
+// pass could not take.
+template <Elements kElements, class F, int kItems>
 __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, TileShared<F>& shared,
                                             TileSums<F>& t) {
+  constexpr bool kMasked = kElements == Elements::masked;
   constexpr int kSums = kMasked ? 5 : 4;
-  const F scale = tile_scale(t), scaled_pivot = t.pivot * scale;
+  const F scale = kElements == Elements::usual ? F{1} : tile_scale(t);
+  const F scaled_pivot = t.pivot * scale;
   F sums[kSums * kItems];
 #pragma unroll
   for (int step = 0; step < x.kSteps; ++step) {
@@ -211,16 +294,16 @@ __device__ __forceinline__ void second_pass(const ThreadTile<F, kItems>& x, Tile
   fold_lane_rows<kItems, kSums>(sums, shared.powers[warp_number()]);
   __syncthreads();
   if (warp_number() == 0) {
-    constexpr int kStride = 5 * kTileColumns;
+    constexpr int kStride = 6 * kTileColumns;
     t.s1 = fold_quarters(shared.powers[0], kStride);
-    t.s2 = fold_quarters(shared.powers[0] + kTileColumns, kStride);
     t.s3 = fold_quarters(shared.powers[0] + 2 * kTileColumns, kStride);
-    t.s4 = fold_quarters(shared.powers[0] + 3 * kTileColumns, kStride);
+    t.s2 = of_second_half(t.s1);
+    t.s4 = of_second_half(t.s3);
     if constexpr (kMasked) t.l1 = fold_quarters(shared.powers[0] + 4 * kTileColumns, kStride);
   }
 }
 
-// The sums of a tile, as tile_sums of csrc/cpu/stats/stats_moments.h; valid in warp 0.
+// The sums of a tile, as tile_sums of csrc/cpu/stats/stats_moments.h; valid in thread 0.
 template <class F, int kItems>
 __device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int missing,
                                                  TileShared<F>& shared) {
@@ -231,14 +314,21 @@ __device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int m
   t.nan = t.pos_inf = t.neg_inf = t.zero = 0;
   F masked_sum = F{0};
   forget_terms(x);
-  if (!plain || t.min_abs == F{0}) masked_sum = masked_first_pass(x, missing, shared, t);
+  if (!plain) {
+    masked_sum = masked_first_pass(x, missing, shared, t);
+  } else if (t.min_abs == F{0}) {
+    count_zeros(x, shared, t);
+  }
   forget_terms(x);
   set_pivot(t, plain ? sums.x * static_cast<F>(1.0 / kTile) : masked_mean(masked_sum, t.finite));
-  if (plain) {
-    second_pass<false>(x, shared, t);
+  if (!plain) {
+    second_pass<Elements::masked>(x, shared, t);
+  } else if (t.exponent != 0) {
+    second_pass<Elements::scaled>(x, shared, t);
     t.l1 = sums.size * tile_scale(t);
   } else {
-    second_pass<true>(x, shared, t);
+    second_pass<Elements::usual>(x, shared, t);
+    t.l1 = sums.size;
   }
   forget_terms(x);
   return t;
@@ -248,29 +338,61 @@ __device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int m
 // by the lanes.
 constexpr int kHistogramWords = histogram_places(kMaxScale);
 
-template <class F, int kItems, class Place>
+// A counter of the block's histogram by its address: one addition on the way instead of a generic
+// address, and nothing comes back.
+class Counters {
+ public:
+  __device__ __forceinline__ explicit Counters(uint32_t* first)
+#if defined(__CUDA_ARCH__)
+      : first_(static_cast<uint32_t>(__cvta_generic_to_shared(first))){}
+#else
+      : first_(first) {
+  }
+#endif
+        __device__ __forceinline__ void add_one(uint32_t index) const {
+#if defined(__CUDA_ARCH__)
+    asm volatile("red.shared.add.u32 [%0], 1;" ::"r"(first_ + index * 4) : "memory");
+#else
+    atomicAdd(first_ + index, 1u);
+#endif
+  }
+
+ private:
+#if defined(__CUDA_ARCH__)
+  uint32_t first_;
+#else
+  uint32_t* first_;
+#endif
+};
+
+// kAll: all elements have a bucket.
+template <bool kAll, class F, int kItems, class Place>
 __device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int copies_log2,
                                            uint32_t* counters, Place place) {
-  const uint32_t copy = threadIdx.x & ((1u << copies_log2) - 1);
+  const Counters mine(counters + (threadIdx.x & ((1u << copies_log2) - 1)));
 #pragma unroll
   for (int step = 0; step < x.kSteps; ++step) {
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
       const ItemBits<F> bits = bit_cast<ItemBits<F>>(x.v[step][k]);
-      if (has_bucket(bits)) atomicAdd(counters + ((place(bits) << copies_log2) | copy), 1u);
+      if (kAll || has_bucket(bits)) mine.add_one(place(bits) << copies_log2);
     }
   }
 }
 
 template <class F, int kItems>
-__device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int scale,
+__device__ __forceinline__ void count_tile(const ThreadTile<F, kItems>& x, int scale, bool all,
                                            uint32_t* counters) {
   if (sizeof(F) == 4 && scale == 0) {
-    count_tile(x, kMaxScale, counters,
-               [](ItemBits<F> bits) { return static_cast<uint32_t>((bits - 1) >> 23); });
+    const auto place = [](ItemBits<F> bits) { return static_cast<uint32_t>((bits - 1) >> 23); };
+    if (all) {
+      count_tile<true>(x, kMaxScale, counters, place);
+    } else {
+      count_tile<false>(x, kMaxScale, counters, place);
+    }
   } else {
-    count_tile(x, kMaxScale - scale, counters,
-               [scale](ItemBits<F> bits) { return bucket_place(bits, scale); });
+    count_tile<false>(x, kMaxScale - scale, counters,
+                      [scale](ItemBits<F> bits) { return bucket_place(bits, scale); });
   }
 }
 

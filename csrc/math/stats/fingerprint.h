@@ -22,10 +22,21 @@ INITSTATS_HD uint32_t fingerprint_position(uint64_t index) {
          static_cast<uint32_t>(index >> 32) * kPositionHigh;
 }
 
-INITSTATS_HD uint64_t fingerprint_mix(uint32_t bits, uint32_t position) {
+// sum + fingerprint_mix(bits, position).
+INITSTATS_HD uint64_t fingerprint_add(uint32_t bits, uint32_t position, uint64_t sum) {
   uint32_t a = (bits ^ position) * kMixMultiplier;
   a ^= a >> 15;
-  return static_cast<uint64_t>(a) * ((position ^ kMixOffset) | 1u);
+  const uint32_t b = (position ^ kMixOffset) | 1u;
+#if defined(__CUDA_ARCH__)
+  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(sum) : "r"(a), "r"(b), "l"(sum));
+  return sum;
+#else
+  return sum + static_cast<uint64_t>(a) * b;
+#endif
+}
+
+INITSTATS_HD uint64_t fingerprint_mix(uint32_t bits, uint32_t position) {
+  return fingerprint_add(bits, position, 0);
 }
 
 }  // namespace initstats
