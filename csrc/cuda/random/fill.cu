@@ -9,6 +9,9 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
+// At least so many blocks per processor, which bounds the registers: 64, and 80 for float64.
+template <class Dist>
+constexpr int kBlocksPerProcessor = sizeof(typename Dist::Value) == 8 ? 3 : 4;
 
 // What all tasks of a run kernel share.
 struct RunHead {
@@ -57,7 +60,7 @@ __device__ __forceinline__ void fill_rows(const Dist& dist, uint64_t key, uint64
 }
 
 template <class Dist, class Store, int kCapacity>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<Dist>)
     fill_run_kernel(INITSTATS_GRID_CONSTANT(TaskBatch<RunHead, RunTask<Dist>, kCapacity>) batch) {
   constexpr int kQuads = Store::kChunk / 4;  // of a chunk
   const RunTask<Dist>& task = task_of(batch, blockIdx.x);
