@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from .toolkit import require_nvdisasm
 
 SECTION = re.compile(r"\s*\.section\s+\.text\.([\w$]+)")
 LABEL = re.compile(r"(\.L_\w+):")
-INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
+INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
+PREDICATE_OPERAND = re.compile(r"BRA\S*\s+!?U?P\w+,")
 BRANCH_TARGET = re.compile(r"`\((\.L_\w+)\)")
 GLOBAL_ACCESS = r"(LDG|STG)\b"
 FP64 = re.compile(r"(DADD|DMUL|DFMA|DSETP|DMNMX)\b|\w.*\.F64\b|MUFU\..*64")
@@ -26,6 +28,7 @@ class SassInstruction:
     opcode: str  # with its modifiers, such as LDG.E.128.CONSTANT
     text: str
     target: int | None = None  # of a branch
+    conditional: bool = False  # runs where a predicate holds
 
     @property
     def width_bits(self) -> int:
@@ -119,6 +122,37 @@ class Listing:
                 voted, resume = False, i.target or 0
         return Listing(self.name, tuple(kept))
 
+    def cheapest_pass(self, *through: str) -> Listing:
+        """Return the fewest instructions of a pass through the loop that this listing is.
+
+        Each takes one issue slot. Branches may go either way, as long as every pattern of `through`
+        is found in the text of some instruction on the way: the patterns name what must not be left
+        out, such as the widest loads (a full tile) or a store that one thread makes for all.
+
+        Raises:
+            ValueError: There is no such pass.
+        """
+        code = self.instructions
+        index = {i.address: k for k, i in enumerate(code)}
+        met = [frozenset(p for p in through if re.search(p, i.text)) for i in code]
+        start = (0, met[0])
+        before: dict[_Place, _Place | None] = {start: None}
+        frontier = [start]
+        while frontier:  # breadth first: every instruction costs the same
+            reached: list[_Place] = []
+            for place in frontier:
+                for address in _successors(code, place[0]):
+                    if address == code[0].address and len(place[1]) == len(set(through)):
+                        return Listing(self.name, tuple(code[k] for k, _ in _way(before, place)))
+                    if address == code[0].address or address not in index:
+                        continue
+                    following = (index[address], place[1] | met[index[address]])
+                    if following not in before:
+                        before[following] = place
+                        reached.append(following)
+            frontier = reached
+        raise ValueError(f"{self.name} has no pass through {through}")
+
     def main_loop(self) -> Listing:
         """Return the smallest loop around a widest access to global memory.
 
@@ -161,6 +195,30 @@ class Listing:
         return {name: n for name, n in counts.items() if n}
 
 
+# Where a pass through a loop stands: the number of the instruction, and the patterns met so far.
+_Place = tuple[int, frozenset[str]]
+
+
+def _successors(code: Sequence[SassInstruction], at: int) -> Iterator[int]:
+    """Yield the addresses that may come after an instruction."""
+    i = code[at]
+    leaves = i.opcode.startswith(("BRA", "EXIT", "RET", "BRX"))
+    if at + 1 < len(code) and (i.conditional or not leaves):
+        yield code[at + 1].address
+    if i.opcode.startswith("BRA") and i.target is not None:
+        yield i.target
+
+
+def _way(before: dict[_Place, _Place | None], end: _Place) -> list[_Place]:
+    """Return the places from the first one to `end`."""
+    way: list[_Place] = []
+    place: _Place | None = end
+    while place is not None:
+        way.append(place)
+        place = before[place]
+    return way[::-1]
+
+
 def read_sass(cubin: Path) -> dict[str, Listing]:
     """Return the listing of each kernel of a cubin, by mangled name."""
     text = subprocess.run(
@@ -171,7 +229,7 @@ def read_sass(cubin: Path) -> dict[str, Listing]:
 
 def parse_sass(text: str) -> dict[str, Listing]:
     """Return the listing of each kernel in the output of `nvdisasm -c`."""
-    raw: dict[str, list[tuple[int, str, str]]] = {}
+    raw: dict[str, list[tuple[int, str, str, bool]]] = {}
     labels: dict[str, tuple[str, int]] = {}
     name = ""
     pending: list[str] = []
@@ -185,16 +243,21 @@ def parse_sass(text: str) -> dict[str, Listing]:
             address = int(match[1], 16)
             labels.update(dict.fromkeys(pending, (name, address)))
             pending = []
-            raw[name].append((address, match[2], (match[2] + match[3]).rstrip(" ;")))
+            code = (match[3] + match[4]).rstrip(" ;")
+            # BRA P0 branches where a predicate holds, BRA.DIV where threads have diverged.
+            has_operand = PREDICATE_OPERAND.match(code) or code.startswith("BRA.DIV")
+            raw[name].append((address, match[3], code, bool(match[2] or has_operand)))
     listings = {}
     for kernel, rows in raw.items():
         instructions = []
-        for address, opcode, code in rows:
+        for address, opcode, code, conditional in rows:
             target = BRANCH_TARGET.search(code)
             place = labels.get(target[1]) if target else None
             is_here = place is not None and place[0] == kernel
             instructions.append(
-                SassInstruction(address, opcode, code, place[1] if place and is_here else None)
+                SassInstruction(
+                    address, opcode, code, place[1] if place and is_here else None, conditional
+                )
             )
         listings[kernel] = Listing(kernel, tuple(instructions))
     return listings

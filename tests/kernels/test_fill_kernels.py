@@ -138,10 +138,10 @@ def test_fill_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
 # Of full rows, on sm_90, per element; how: docs/explanation/cuda_without_gpu.md.
 # With Philox alone a word takes 9 of them: 17 products and 18 exclusive ors per quad.
 ISSUE_SLOTS = {
-    ("7Uniform", FLOAT32): 20,
-    ("7Uniform", BFLOAT16): 19,
-    ("6Normal", FLOAT32): 50,
-    ("6Normal", BFLOAT16): 48,
+    ("7Uniform", FLOAT32): 18,
+    ("7Uniform", BFLOAT16): 18,
+    ("6Normal", FLOAT32): 48,
+    ("6Normal", BFLOAT16): 47,
 }
 
 

@@ -112,8 +112,17 @@ VOTING = """
 def test_what_a_vote_skips_is_not_on_the_common_path() -> None:
     (loop,) = sass.parse_sass(VOTING)["_Z3foov"].loops()
     assert len(loop) == 9
-    assert list(loop.common_path().opcodes) == ["VOTE.ANY", "FADD", "BRA", "STG.E.128"]
-    assert len(loop.common_path()) == 5
+    opcodes = [i.opcode for i in loop.common_path().instructions]
+    assert opcodes == ["VOTE.ANY", "FADD", "BRA", "STG.E.128", "BRA"]
+
+
+def test_the_cheapest_pass_meets_what_is_asked_for() -> None:
+    (loop,) = sass.parse_sass(VOTING)["_Z3foov"].loops()
+    assert loop.cheapest_pass() == loop.common_path()
+    opcodes = [i.opcode for i in loop.cheapest_pass("VOTE.ANY P1", "FMUL").instructions]
+    assert opcodes == ["VOTE.ANY", "FADD", "BRA", "VOTE.ANY", "BRA", "FMUL", "STG.E.128", "BRA"]
+    with pytest.raises(ValueError, match="has no pass through"):
+        loop.cheapest_pass("ATOMS")
 
 
 def test_a_kernel_is_found_by_its_identifier_or_by_part_of_its_mangled_name() -> None:

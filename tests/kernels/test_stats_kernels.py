@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cuda_on_cpu import build, ptx
+from cuda_on_cpu.sass import Listing
 from cuda_on_cpu.toolkit import REPOSITORY
 from initstats import _ops
 
@@ -165,6 +166,42 @@ def tile_batch(
         batch = PAIRS
     head = struct.pack("<3Bxiii", True, True, fingerprint, 0, 2, 1)  # groups, tiles, tasks
     return head + task + bytes((batch - 1) * len(task))
+
+
+# Of a full tile on sm_90, per element; how: docs/explanation/cuda_without_gpu.md. What the groups
+# and a tile with zeros take is in addition to the moments.
+FULL_TILE = (r"LDG\.E\.128", r"STG\.E\.128")  # its loads, and its record
+GROUPS = {
+    "histogram": (r"ATOMS",),
+    "fingerprint": (r"IMAD.*-0x3361d2af",),  # kMixMultiplier
+    "zeros": (r"REDUX\.SUM",),  # their count
+}
+ISSUE_SLOTS = {
+    "Float32Items": {"moments": 20, "histogram": 5.5, "fingerprint": 8.5, "zeros": 4},
+    "BFloat16Items": {"moments": 24, "histogram": 5.5, "fingerprint": 9, "zeros": 4},
+}
+
+
+@pytest.mark.parametrize("items", ISSUE_SLOTS)
+def test_statistics_take_few_issue_slots(items: str) -> None:
+    cubin = build.extension_cubin(KERNELS, architecture="90")
+    loops = [listing.main_loop() for name, listing in cubin.sass.items() if f"{items}ELb0E" in name]
+    assert len(loops) == 2  # the two sizes of batch
+    for loop in loops:
+        slots = slots_per_element(loop)
+        bounds = ISSUE_SLOTS[items]
+        assert slots.keys() == bounds.keys()
+        assert all(slots[part] <= bounds[part] for part in bounds), (loop.name, slots)
+
+
+def slots_per_element(loop: Listing) -> dict[str, float]:
+    """Return the issue slots of a full tile's moments, and what each group adds to them."""
+    elements = TILE / THREADS
+    moments = len(loop.cheapest_pass(*FULL_TILE)) / elements
+    return {"moments": moments} | {
+        group: len(loop.cheapest_pass(*FULL_TILE, *patterns)) / elements - moments
+        for group, patterns in GROUPS.items()
+    }
 
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)

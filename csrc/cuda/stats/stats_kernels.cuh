@@ -136,20 +136,25 @@ __global__ void __launch_bounds__(kMergeThreads)
   const auto* children = static_cast<const Child*>(task.children);
   const int64_t block = static_cast<int64_t>(blockIdx.x - task.first_block);
   const int64_t first = block * kChildrenPerBlock + thread * kChildrenPerThread;
-  const auto child = [&](int64_t i) {
-    return i < task.count ? to_node(children, i, task.count, batch) : empty_node();
-  };
+  const auto child = [&](int64_t i) { return to_node(children, i, task.count, batch); };
+  // A merge with an empty node changes nothing: it is left out.
   Node node = empty_node();
   if (first < task.count) {
-    node = merge_nodes(child(first), child(first + 1));
-    if (first + 2 < task.count)
-      node = merge_nodes(node, merge_nodes(child(first + 2), child(first + 3)));
+    node = child(first);
+    if (first + 1 < task.count) node = merge_nodes(node, child(first + 1));
+    if (first + 2 < task.count) {
+      Node upper = child(first + 2);
+      if (first + 3 < task.count) upper = merge_nodes(upper, child(first + 3));
+      node = merge_nodes(node, upper);
+    }
   }
   nodes[thread] = node;
+  const int64_t left = divide_up(task.count - block * kChildrenPerBlock, kChildrenPerThread);
+  const int filled = left < kMergeThreads ? static_cast<int>(left) : kMergeThreads;
 #pragma unroll 1
-  for (int stride = 1; stride < kMergeThreads; stride *= 2) {
+  for (int stride = 1; stride < filled; stride *= 2) {
     __syncthreads();
-    if (thread % (2 * stride) == 0)
+    if (thread % (2 * stride) == 0 && thread + stride < filled)
       nodes[thread] = merge_nodes(nodes[thread], nodes[thread + stride]);
   }
   if (thread != 0) return;

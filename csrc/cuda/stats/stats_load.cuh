@@ -211,11 +211,16 @@ struct RunLoader {
   // The items of a tile of which `left` are there, one by one; the others are missing.
   static __device__ __forceinline__ void load_edge(const Stored* data, int64_t left, uint64_t index,
                                                    bool fingerprint, Tile& x, uint64_t& sum) {
+    int first = element_of<kItems>(0, 0);
+#if defined(__CUDA_ARCH__)
+    // Takes it as new, or terms of 32 elements would wait in registers for this rare tile.
+    asm volatile("" : "+r"(first));
+#endif
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step) {
 #pragma unroll
       for (int k = 0; k < kItems; ++k) {
-        const int i = element_of<kItems>(step, k);
+        const int i = first + step * 32 * kItems + k;
         x.v[step][k] = missing_value<Value>();
         if (i >= left) continue;
         const Stored bits = data[i];

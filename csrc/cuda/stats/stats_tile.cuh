@@ -323,7 +323,7 @@ __device__ __forceinline__ TileSums<F> tile_sums(ThreadTile<F, kItems>& x, int m
   set_pivot(t, plain ? sums.x * static_cast<F>(1.0 / kTile) : masked_mean(masked_sum, t.finite));
   if (!plain) {
     second_pass<Elements::masked>(x, shared, t);
-  } else if (t.exponent != 0) {
+  } else if (sizeof(F) == 8 || t.exponent != 0) {  // registers hold no third pass of doubles
     second_pass<Elements::scaled>(x, shared, t);
     t.l1 = sums.size * tile_scale(t);
   } else {

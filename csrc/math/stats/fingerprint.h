@@ -26,12 +26,13 @@ INITSTATS_HD uint32_t fingerprint_position(uint64_t index) {
 INITSTATS_HD uint64_t fingerprint_add(uint32_t bits, uint32_t position, uint64_t sum) {
   uint32_t a = (bits ^ position) * kMixMultiplier;
   a ^= a >> 15;
-  const uint32_t b = (position ^ kMixOffset) | 1u;
 #if defined(__CUDA_ARCH__)
+  uint32_t b;  // one instruction of three operands, where the compiler makes two of an immediate
+  asm("lop3.b32 %0, %1, %2, %3, 0xBE;" : "=r"(b) : "r"(position), "r"(kMixOffset), "r"(1u));
   asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(sum) : "r"(a), "r"(b), "l"(sum));
   return sum;
 #else
-  return sum + static_cast<uint64_t>(a) * b;
+  return sum + static_cast<uint64_t>(a) * ((position ^ kMixOffset) | 1u);
 #endif
 }
 
