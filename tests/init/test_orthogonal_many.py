@@ -65,7 +65,10 @@ def test_each_matrix_of_a_batch_is_orthonormal_and_its_own(
         if matrix.numel() > 1:
             assert all(not torch.equal(matrix, other) for other in matrices[:i])
     alone = initstats.orthogonal_(torch.empty(shape[batch_dims:], dtype=dtype), seed=4)
-    assert torch.equal(matrices[0], alone)
+    if device.type == "cuda" and max(shape[batch_dims:]) > 128:  # the GPU's own matrix products
+        torch.testing.assert_close(matrices[0], alone, rtol=0, atol=bound)
+    else:
+        assert torch.equal(matrices[0], alone)
 
 
 @pytest.mark.parametrize(("m", "n"), [(20, 13), (140, 30)])
