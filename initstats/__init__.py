@@ -12,6 +12,7 @@ from initstats import init
 from initstats._public import LATE
 from initstats.init import *  # noqa: F403
 from initstats.init import _calculate_fan_in_and_fan_out  # noqa: F401  # much user code calls it
+from initstats.sharding import Box
 from initstats.statistics import SliceStats, Stats, StatsTable, stats
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "AccelerationReport",
     "AuditReport",
     "AuditRule",
+    "Box",
     "FastInit",
     "Finding",
     "LsuvReport",

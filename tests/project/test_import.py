@@ -60,7 +60,7 @@ def test_import_loads_fills_and_statistics_and_nothing_heavier(
 ) -> None:
     modules, _ = fresh
     ours = {name.split(".")[1] for name in modules if name.startswith("initstats.")}
-    assert ours == {"_C", "_ops", "_public", "init", "statistics", "text"}
+    assert ours == {"_C", "_ops", "_public", "init", "sharding", "statistics", "text"}
     assert [name for name in modules if name in LATER or name.split(".")[0] in LATER] == []
 
 

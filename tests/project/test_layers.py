@@ -226,6 +226,7 @@ def test_few_modules_stand_outside_a_package() -> None:
 ORDER = (
     ("_public",),
     ("_ops", "text", "checkpoints"),
+    ("sharding",),
     ("init", "statistics"),
     ("patch", "recipes"),
     ("planning",),
