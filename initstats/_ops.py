@@ -38,6 +38,7 @@ if not _GIVEN and Path(str(_C.__file__)).resolve().parent != _HERE:
 
 SMALL_SIDE = 128  # kSmallSide of csrc/math/orthogonal/reflectors.h
 
+_UNKNOWN = 2**63 - 1  # bytes of a storage that torch does not show
 Box = tuple[Sequence[int], Sequence[int]]  # offsets and full sizes, one number per dimension
 
 
@@ -58,7 +59,29 @@ def smallest_at_least(dtype: torch.dtype, x: float) -> float:
 
 def check_memory(function: str, tensor: torch.Tensor) -> None:
     """Raise RuntimeError unless a fill can write the tensor: what the ops refuse, before any op."""
-    _C.check_memory(function, tensor.shape, tensor.stride())
+    place = tensor.element_size(), int(tensor.storage_offset())
+    _C.check_memory(function, tensor.shape, tensor.stride(), _storage_bytes(tensor), *place)
+
+
+def _storage_bytes(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().nbytes()
+    except NotImplementedError:  # sparse, or a wrapper of torch.func's transforms
+        return _UNKNOWN
+
+
+def check_storage(function: str, tensor: torch.Tensor) -> None:
+    """Raise RuntimeError unless the tensor's storage holds its elements, as the ops check it.
+
+    For code that hands the tensor to torch, which writes past the end of a storage that was freed.
+    """
+    storage = _storage_bytes(tensor)
+    if storage == _UNKNOWN:
+        return
+    size, offset = tensor.element_size(), int(tensor.storage_offset())
+    if tensor.is_contiguous() and storage >= offset * size + tensor.nbytes:
+        return
+    _C.check_storage(function, tensor.shape, tensor.stride(), storage, size, offset)
 
 
 def flat_box(boxes: Sequence[Box] | None) -> list[int]:
@@ -147,10 +170,16 @@ def panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
 
 
 def small_orthogonal_(
-    matrices: Sequence[torch.Tensor], keys: Sequence[int], gain: Sequence[float]
+    matrices: Sequence[torch.Tensor],
+    keys: Sequence[int],
+    gain: Sequence[float],
+    first: Sequence[int] = (),
 ) -> None:
-    """Fill [rows, columns] or [batch, rows, columns]; sides of at most SMALL_SIDE."""
-    torch.ops.initstats.small_orthogonal_(matrices, keys, gain)
+    """Fill [rows, columns] or [batch, rows, columns]; sides of at most SMALL_SIDE.
+
+    With first, each tensor's first matrix has that number in a larger batch.
+    """
+    torch.ops.initstats.small_orthogonal_(matrices, keys, gain, first)
 
 
 # Fake kernels. Ops that only write their arguments need none.

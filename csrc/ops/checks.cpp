@@ -1,6 +1,8 @@
 // Checks of tensor arguments.
 #include "ops/checks.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
@@ -81,6 +83,7 @@ Boxes::Boxes(const std::string& op, const std::vector<Tensor>& tensors,
 
 Layout Boxes::layout(size_t i) const {
   const Tensor& tensor = tensors_[i];
+  check_storage(op_, tensor);
   const int64_t dims = tensor.dim();
   const int64_t* offset = start_.empty() ? nullptr : box_.data() + start_[i];
   return layout_of(op_, dims, tensor.sizes().data(), tensor.strides().data(), offset,
@@ -179,6 +182,28 @@ void check_no_overlap(const std::string& op, const Layout& layout) {
     }
     reach += (layout.size[d] - 1) * stride;
   }
+}
+
+void check_storage(const std::string& op, int64_t storage_bytes, int64_t item_bytes, int64_t offset,
+                   int64_t dims, const int64_t* sizes, const int64_t* strides) {
+  int64_t last = offset;  // of the elements
+  for (int64_t d = 0; d < dims; ++d) {
+    if (sizes[d] == 0) return;
+    last += (sizes[d] - 1) * strides[d];
+  }
+  const int64_t needed = (last + 1) * item_bytes;
+  if (storage_bytes < needed) {
+    fail(op, "a tensor whose storage holds its elements, " + std::to_string(needed) + " bytes",
+         std::to_string(storage_bytes) +
+             " (it was freed or resized, as FSDP2 frees unsharded parameters; call reshard())");
+  }
+}
+
+void check_storage(const std::string& op, const Tensor& tensor) {
+  int64_t storage_bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &storage_bytes));
+  check_storage(op, storage_bytes, tensor.element_size(), tensor.storage_offset(), tensor.dim(),
+                tensor.sizes().data(), tensor.strides().data());
 }
 
 void check_one_device(const std::string& op, const std::vector<Tensor>& tensors) {

@@ -43,7 +43,7 @@ class Boxes {
  public:
   Boxes(const std::string& op, const std::vector<Tensor>& tensors, const std::vector<int64_t>& box);
 
-  // The layout of tensors[i].
+  // The layout of tensors[i]; fails where its storage does not hold it.
   Layout layout(size_t i) const;
 
  private:
@@ -55,6 +55,14 @@ class Boxes {
 
 // Fails if elements of the layout may share memory (expanded tensors, overlapping windows).
 void check_no_overlap(const std::string& op, const Layout& layout);
+
+// Fails unless the tensor's storage holds every element: one that was freed or resized under a
+// view, as FSDP2 does, would be read or written past its end.
+void check_storage(const std::string& op, const Tensor& tensor);
+
+// The same from numbers: bytes of the storage and of an element, offset, sizes and strides.
+void check_storage(const std::string& op, int64_t storage_bytes, int64_t item_bytes, int64_t offset,
+                   int64_t dims, const int64_t* sizes, const int64_t* strides);
 
 // Fails unless all tensors are on one device.
 void check_one_device(const std::string& op, const std::vector<Tensor>& tensors);

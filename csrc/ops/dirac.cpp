@@ -55,6 +55,7 @@ std::vector<Job> jobs_of(const std::vector<Tensor>& tensors, const std::vector<i
     if (!dtype) fail(kOp, "dtype float16, bfloat16, float32 or float64", "another dtype");
     if (t.dim() < 2) fail(kOp, "at least 2 dimensions", std::to_string(t.dim()));
     if (!t.is_contiguous()) fail(kOp, "a contiguous tensor", "another one");
+    check_storage(kOp, t);
     if (t.size(0) > UINT32_MAX) fail(kOp, "less than 2^32 channels", std::to_string(t.size(0)));
     if (groups[i] < 1 || t.size(0) % groups[i] != 0)
       fail(kOp, "groups to divide the channels, " + std::to_string(t.size(0)),

@@ -34,10 +34,11 @@ STABLE_TORCH_LIBRARY(initstats, m) {
   m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
   // Orthogonal matrices, csrc/math/orthogonal/reflectors.h. vectors [r, at least size - first],
   // squares and diagonal [r]; gram [panels, k, k], squares [panels, k]; matrices [rows, columns] or
-  // [batch, rows, columns] each.
+  // [batch, rows, columns] each; first: none, or the number of each tensor's first matrix in a
+  // larger batch.
   m.def(
       "reflectors_(Tensor(a!) vectors, Tensor(b!) squares, Tensor(c!) diagonal, int key, "
       "int stream_row, int first, int size) -> ()");
   m.def("panel_factors(Tensor gram, Tensor squares) -> Tensor");
-  m.def("small_orthogonal_(Tensor(a!)[] matrices, int[] keys, float[] gain) -> ()");
+  m.def("small_orthogonal_(Tensor(a!)[] matrices, int[] keys, float[] gain, int[] first=[]) -> ()");
 }

@@ -67,12 +67,26 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "check_memory",
       [](const std::string& op, const std::vector<int64_t>& sizes,
-         const std::vector<int64_t>& strides) {
+         const std::vector<int64_t>& strides, int64_t storage_bytes, int64_t item_bytes,
+         int64_t offset) {
         using namespace initstats::ops;
         const auto dims = static_cast<int64_t>(sizes.size());
+        check_storage(op, storage_bytes, item_bytes, offset, dims, sizes.data(), strides.data());
         check_no_overlap(op, layout_of(op, dims, sizes.data(), strides.data(), nullptr, nullptr));
       },
-      "Raises RuntimeError unless a fill can write a tensor of these sizes and strides.");
+      "Raises RuntimeError unless a fill can write a tensor of these sizes and strides in a "
+      "storage "
+      "of so many bytes.");
+  m.def(
+      "check_storage",
+      [](const std::string& op, const std::vector<int64_t>& sizes,
+         const std::vector<int64_t>& strides, int64_t storage_bytes, int64_t item_bytes,
+         int64_t offset) {
+        initstats::ops::check_storage(op, storage_bytes, item_bytes, offset,
+                                      static_cast<int64_t>(sizes.size()), sizes.data(),
+                                      strides.data());
+      },
+      "Raises RuntimeError unless a storage of so many bytes holds such a tensor.");
   m.def(
       "philox4x32_10",
       [](uint64_t key, uint64_t counter, uint32_t word2, uint32_t word3) {

@@ -160,14 +160,19 @@ struct SmallBatch {
   int64_t batch_stride, row_stride, column_stride;
   uint64_t key;
   double gain;
+  int64_t first;  // number of its first matrix in the whole batch
 };
 
 std::vector<SmallBatch> small_batches(const std::string& op, const std::vector<Tensor>& tensors,
                                       const std::vector<int64_t>& keys,
-                                      const std::vector<double>& gain) {
+                                      const std::vector<double>& gain,
+                                      const std::vector<int64_t>& first) {
   if (keys.size() != tensors.size() || (gain.size() != 1 && gain.size() != tensors.size()))
     fail(op, "one key and one gain per tensor, " + std::to_string(tensors.size()),
          std::to_string(keys.size()) + " and " + std::to_string(gain.size()));
+  if (!first.empty() && first.size() != tensors.size())
+    fail(op, "no numbers of first matrices or one per tensor, " + std::to_string(tensors.size()),
+         std::to_string(first.size()));
   check_one_device(op, tensors);
   std::vector<SmallBatch> batches;
   batches.reserve(tensors.size());
@@ -181,6 +186,7 @@ std::vector<SmallBatch> small_batches(const std::string& op, const std::vector<T
            "[rows, columns] or [batch, rows, columns] with sides of at most " +
                std::to_string(kSmallSide),
            "other sizes");
+    check_storage(op, tensor);
     check_no_overlap(
         op, layout_of(op, dims, tensor.sizes().data(), tensor.strides().data(), nullptr, nullptr));
     const int64_t rows = dims - 2, columns = dims - 1;
@@ -189,8 +195,12 @@ std::vector<SmallBatch> small_batches(const std::string& op, const std::vector<T
     batches.push_back({nullptr, *dtype, dims == 3 ? tensor.size(0) : 1, tensor.size(longer),
                        tensor.size(shorter), dims == 3 ? tensor.stride(0) : 0,
                        tensor.stride(longer), tensor.stride(shorter),
-                       static_cast<uint64_t>(keys[i]), gain[gain.size() == 1 ? 0 : i]});
+                       static_cast<uint64_t>(keys[i]), gain[gain.size() == 1 ? 0 : i],
+                       first.empty() ? 0 : first[i]});
     if (batches.back().n == 0) batches.back().count = 0;
+    if (batches.back().first < 0 || batches.back().first + batches.back().count > UINT32_MAX)
+      fail(op, "the number of a matrix in its batch to be from 0 to 2^32 - 2",
+           std::to_string(batches.back().first));
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (batches[i].count > 0) batches[i].data = tensors[i].mutable_data_ptr();
@@ -213,9 +223,15 @@ void make_small(OnCpu, const std::string& /*op*/, const std::vector<Tensor>& /*t
       char* const data = static_cast<char*>(t.data) + b * t.batch_stride * item_bytes(t.dtype);
       const auto matrix = [&](auto real) {
         using Real = decltype(real);
-        return cpu::SmallMatrix<Real>{data,  t.dtype,      t.m,
-                                      t.n,   t.row_stride, t.column_stride,
-                                      t.key, b * t.n,      static_cast<Real>(t.gain)};
+        return cpu::SmallMatrix<Real>{data,
+                                      t.dtype,
+                                      t.m,
+                                      t.n,
+                                      t.row_stride,
+                                      t.column_stride,
+                                      t.key,
+                                      (t.first + b) * t.n,
+                                      static_cast<Real>(t.gain)};
       };
       if (t.dtype == DType::float64) {
         kernels.matrix_float64(matrix(0.0));
@@ -235,7 +251,8 @@ void make_small(OnCuda, const std::string& op, const std::vector<Tensor>& tensor
   tasks.reserve(batches.size());
   for (const SmallBatch& t : batches) {
     tasks.push_back({t.data, t.dtype, t.count, t.batch_stride, t.row_stride, t.column_stride, t.key,
-                     t.gain, static_cast<int32_t>(t.m), static_cast<int32_t>(t.n), 0});
+                     t.gain, static_cast<int32_t>(t.m), static_cast<int32_t>(t.n),
+                     static_cast<uint32_t>(t.first), 0});
   }
   check_cuda(op, cuda::launch_small_orthogonal(tasks.data(), static_cast<int64_t>(tasks.size()),
                                                scope.cuda_stream()));
@@ -244,9 +261,9 @@ void make_small(OnCuda, const std::string& op, const std::vector<Tensor>& tensor
 
 template <class Device>
 void small_orthogonal(std::vector<Tensor> tensors, std::vector<int64_t> keys,
-                      std::vector<double> gain) {
+                      std::vector<double> gain, std::vector<int64_t> first) {
   const std::string op = "small_orthogonal_";
-  const std::vector<SmallBatch> batches = small_batches(op, tensors, keys, gain);
+  const std::vector<SmallBatch> batches = small_batches(op, tensors, keys, gain, first);
   make_small(Device{}, op, tensors, batches);
 }
 

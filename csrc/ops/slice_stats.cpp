@@ -31,6 +31,7 @@ Call prepare(const Tensor& tensor, int64_t kept) {
   const int64_t dims = tensor.dim();
   if (kept < 0 || kept > dims)
     fail(kOp, "kept to be from 0 to the number of dimensions", "kept=" + std::to_string(kept));
+  check_storage(kOp, tensor);
   const int64_t *sizes = tensor.sizes().data(), *strides = tensor.strides().data();
   Call call{tensor.const_data_ptr(),
             item_type(kOp, tensor),

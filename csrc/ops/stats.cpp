@@ -90,6 +90,7 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
   call.minus_layouts.reserve(minus.size());
   for (size_t i = 0; i < minus.size(); ++i) {
     const Tensor& y = minus[i];
+    check_storage(kOp, y);
     call.minus_layouts.push_back(
         layout_of(kOp, y.dim(), y.sizes().data(), y.strides().data(), nullptr, nullptr));
     call.jobs[i].minus = y.const_data_ptr();

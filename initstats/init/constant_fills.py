@@ -29,6 +29,7 @@ def constant_(tensor: torch.Tensor, val: float) -> torch.Tensor:
     Determinism: bitwise.
     Source: the signature is torch.nn.init.constant_.
     """
+    _check_storage("constant_", tensor)
     with torch.no_grad():
         return tensor.fill_(val)
 
@@ -45,6 +46,7 @@ def ones_(tensor: torch.Tensor) -> torch.Tensor:
     Determinism: bitwise.
     Source: the signature is torch.nn.init.ones_.
     """
+    _check_storage("ones_", tensor)
     with torch.no_grad():
         return tensor.fill_(1.0)
 
@@ -61,6 +63,7 @@ def zeros_(tensor: torch.Tensor) -> torch.Tensor:
     Determinism: bitwise.
     Source: the signature is torch.nn.init.zeros_.
     """
+    _check_storage("zeros_", tensor)
     with torch.no_grad():
         return tensor.zero_()
 
@@ -82,6 +85,7 @@ def eye_(tensor: torch.Tensor) -> torch.Tensor:
     """
     if tensor.ndimension() != 2:  # noqa: PLR2004  # torch's rule and torch's words
         raise ValueError("Only tensors with 2 dimensions are supported")
+    _check_storage("eye_", tensor)
     with torch.no_grad():
         tensor.zero_().diagonal().fill_(1)
     return tensor
@@ -117,7 +121,7 @@ def dirac_(tensor: torch.Tensor, groups: int = 1) -> torch.Tensor:
     if groups < 0:
         raise ValueError(f"initstats.dirac_: expected groups >= 1, got groups={groups}")
     if not tensor.is_meta:
-        _fill_dirac(tensor, 1.0, groups)
+        _fill_dirac("dirac_", tensor, 1.0, groups)
     return tensor
 
 
@@ -160,11 +164,17 @@ def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> to
             f"initstats.identity_: expected groups=1 with a matrix, got groups={groups}"
         )
     if not tensor.is_meta:
-        _fill_dirac(tensor, gain, groups)
+        _fill_dirac("identity_", tensor, gain, groups)
     return tensor
 
 
-def _fill_dirac(tensor: torch.Tensor, value: float, groups: int) -> None:
+def _check_storage(function: str, tensor: torch.Tensor) -> None:
+    """Raise RuntimeError for memory that torch's fills would write although it was freed."""
+    if not torch.compiler.is_compiling():
+        _ops.check_storage(function, tensor)
+
+
+def _fill_dirac(function: str, tensor: torch.Tensor, value: float, groups: int) -> None:
     """Write the value to (g * out + d, d, centre) for every group g and channel d, else 0."""
     plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
     plain = plain and (torch.compiler.is_compiling() or not transformed())
@@ -178,6 +188,7 @@ def _fill_dirac(tensor: torch.Tensor, value: float, groups: int) -> None:
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(tensor)
         return
+    _check_storage(function, tensor)
     with torch.no_grad():
         tensor.zero_()
         if 0 in tensor.shape[:2]:

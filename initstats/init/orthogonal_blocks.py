@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 
@@ -83,7 +84,7 @@ def orthogonal_block_(
         )
     first = _two_integers(function, "offset", offset)
     whole = _two_integers(function, "size", size)
-    shape = (tensor.shape[0], tensor[0].numel() if tensor.shape[0] else 0)
+    shape = (tensor.shape[0], math.prod(tensor.shape[1:]) if tensor.shape[0] else 0)
     if any(a < 0 or a + n > full for a, n, full in zip(first, shape, whole, strict=True)):
         raise ValueError(
             f"initstats.{function}: expected a block inside the matrix of size={whole},"

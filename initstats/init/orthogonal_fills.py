@@ -267,8 +267,9 @@ def _check(function: str, tensors: Sequence[torch.Tensor], batch_dims: int) -> N
                 f"initstats.{function}: Only tensors with 2 or more dimensions{after} are"
                 f" supported, got shape={tuple(tensor.shape)}"
             )
-        if not tensor.is_contiguous() and has_memory(tensor):
-            _ops.check_memory(function, tensor)
+        if has_memory(tensor):
+            check = _ops.check_storage if tensor.is_contiguous() else _ops.check_memory
+            check(function, tensor)
 
 
 def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int, float]]) -> None:

@@ -145,6 +145,7 @@ def _stats_of_slices(x: object, dim: int | Sequence[int]) -> SliceStats:
     reduced = _reduced_dims(x, [dim] if isinstance(dim, int) else list(dim))
     kept = [d for d in range(x.dim()) if d not in reduced]
     with torch.no_grad():
+        _ops.check_storage("stats", x)
         moments, counts = _ops.slice_stats(x.permute(*kept, *reduced), len(kept))
     return SliceStats(moments, counts, tuple(x.shape[d] for d in kept))
 

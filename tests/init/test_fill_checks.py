@@ -244,12 +244,12 @@ def test_nothing_is_written_on_any_device_when_one_tensor_is_refused(device: tor
 
 
 def test_check_memory_refuses_what_the_ops_refuse() -> None:
-    _C.check_memory("f", (3, 4), (4, 1))
-    _C.check_memory("f", (3, 4), (1, 3))
-    _C.check_memory("f", (), ())
+    _C.check_memory("f", (3, 4), (4, 1), 48, 4, 0)
+    _C.check_memory("f", (3, 4), (1, 3), 48, 4, 0)
+    _C.check_memory("f", (), (), 4, 4, 0)
     for sizes, strides in (((3, 4), (0, 1)), ((3, 3), (1, 1)), ((2, 3), (2, 1))):
         with pytest.raises(RuntimeError, match=r"initstats.f: expected a tensor whose elements"):
-            _C.check_memory("f", sizes, strides)
+            _C.check_memory("f", sizes, strides, 48, 4, 0)
 
 
 def test_many_dimensions_that_merge_are_fine(device: torch.device) -> None:

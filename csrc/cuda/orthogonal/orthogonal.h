@@ -44,7 +44,8 @@ struct SmallTask {
   uint64_t key;
   double gain;
   int32_t m, n;
-  uint32_t first_block;  // set by the launcher
+  uint32_t first_matrix;  // its number in the whole batch
+  uint32_t first_block;   // set by the launcher
 };
 
 // All matrices of all tasks, at most two launches per hundred tasks: one for float64, one for the

@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<Real>)
   const int first_column = static_cast<int>(block % chunks) * kColumns;
   const int column = first_column + lane;
   const uint64_t pitch_quads = static_cast<uint64_t>(reflector_pitch(m) / 4);
-  const uint64_t first_row = static_cast<uint64_t>(matrix) * static_cast<uint64_t>(n);
+  const uint64_t first_row =
+      (static_cast<uint64_t>(matrix) + task.first_matrix) * static_cast<uint64_t>(n);
 
   for (int i = warp; i < m; i += kSmallPanel) c[i][lane] = 0;
   // Reflections beyond the block's columns leave them as they are.
