@@ -179,7 +179,7 @@ def small_orthogonal_(
 
     With first, each tensor's first matrix has that number in a larger batch.
     """
-    torch.ops.initstats.small_orthogonal_(matrices, keys, gain, first)
+    torch.ops.initstats.small_orthogonal_(matrices, keys, first, gain)
 
 
 # Fake kernels. Ops that only write their arguments need none.

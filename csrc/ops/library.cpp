@@ -40,5 +40,5 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "reflectors_(Tensor(a!) vectors, Tensor(b!) squares, Tensor(c!) diagonal, int key, "
       "int stream_row, int first, int size) -> ()");
   m.def("panel_factors(Tensor gram, Tensor squares) -> Tensor");
-  m.def("small_orthogonal_(Tensor(a!)[] matrices, int[] keys, float[] gain, int[] first=[]) -> ()");
+  m.def("small_orthogonal_(Tensor(a!)[] matrices, int[] keys, int[] first, float[] gain) -> ()");
 }

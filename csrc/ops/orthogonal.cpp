@@ -261,7 +261,7 @@ void make_small(OnCuda, const std::string& op, const std::vector<Tensor>& tensor
 
 template <class Device>
 void small_orthogonal(std::vector<Tensor> tensors, std::vector<int64_t> keys,
-                      std::vector<double> gain, std::vector<int64_t> first) {
+                      std::vector<int64_t> first, std::vector<double> gain) {
   const std::string op = "small_orthogonal_";
   const std::vector<SmallBatch> batches = small_batches(op, tensors, keys, gain, first);
   make_small(Device{}, op, tensors, batches);

@@ -13,8 +13,10 @@ import torch
 from torch.autograd import forward_ad
 
 from initstats import _ops
+from initstats._ops import flat_box
 from initstats.init._distributions import FAMILIES, Family
 from initstats.init._errors import as_torch
+from initstats.init._shards import agreed_keys, has_shards, shards_of, wholes_of
 from initstats.init._transforms import (
     fill_examples,
     forget_tangents,
@@ -22,6 +24,7 @@ from initstats.init._transforms import (
     transform_level,
 )
 from initstats.init._validate import (
+    PLAIN_TYPES,
     check_separate,
     has_memory,
     number,
@@ -31,6 +34,7 @@ from initstats.init._validate import (
     tensors_to_fill,
 )
 from initstats.init.keys import draw_key, draw_keys
+from initstats.sharding import Box, Piece, is_dtensor
 
 _DEVICE = attrgetter("device")
 Numbers: TypeAlias = float | Sequence[float]
@@ -44,16 +48,18 @@ def fill_one(
     generator: torch.Generator | None,
     seed: int | None,
     name: str | None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill one tensor: what `fill` does, with as little as possible around the op."""
     if torch.compiler.is_compiling():
         names = None if name is None else [name]
-        fill(function, family, [tensor], values, generator, seed, names)
+        boxes = None if box is None else [box]
+        fill(function, family, [tensor], values, generator, seed, names, boxes)
         return tensor
     if transform_level() is not None and fill_examples(
         function,
         tensor,
-        lambda example: fill_one(function, family, example, values, generator, seed, name),
+        lambda example: fill_one(function, family, example, values, generator, seed, name, box),
         drawn=seed is None,
     ):
         return tensor
@@ -66,6 +72,20 @@ def fill_one(
         family.check(function, tensor.dtype, *numbers)
     except (TypeError, ValueError) as error:
         raise as_torch(error, tensor, family.name, numbers) from None
+    if box is not None or (type(tensor) not in PLAIN_TYPES and is_dtensor(tensor)):
+        lists = [[number] for number in numbers]
+        names, boxes = None if name is None else [name], None if box is None else [box]
+        _write(
+            function,
+            family.op,
+            [tensor],
+            lists,
+            generator=generator,
+            seed=seed,
+            names=names,
+            boxes=boxes,
+        )
+        return tensor
     real = has_memory(tensor)
     if not real and seed is None:
         draw_keys(function, 0, generator=generator, names=None if name is None else [name])
@@ -93,6 +113,7 @@ def fill(
     generator: torch.Generator | None,
     seed: int | None,
     names: Sequence[str | None] | None,
+    boxes: Sequence[Box | None] | None = None,
 ) -> None:
     """Fill the tensors, or raise before anything is written and before any generator moves.
 
@@ -104,8 +125,11 @@ def fill(
         generator: See `draw_keys`.
         seed: See `draw_keys`.
         names: See `draw_keys`; one per tensor.
+        boxes: Of each, where it lies in a whole tensor; None for one that is whole or a DTensor.
     """
     if torch.compiler.is_compiling():
+        if boxes is not None:
+            raise ValueError(f"initstats.{function}: expected no box inside torch.compile, got one")
         fill_in_graph(function, family, list(tensors), values, generator, seed, names)
         return
     todo = tensors_to_fill(function, tensors)
@@ -116,6 +140,7 @@ def fill(
         raise ValueError(
             f"initstats.{function}: expected one name per tensor, {n}, got {len(names)}"
         )
+    wholes_of(function, todo, boxes)
     if n > 1 and len(set(map(id, todo))) != n:
         raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
     lists = [
@@ -131,7 +156,16 @@ def fill(
         for i, tensor in enumerate(todo):
             family.check(function, tensor.dtype, *[numbers[i % len(numbers)] for numbers in lists])
 
-    _write(function, family.op, todo, lists, generator=generator, seed=seed, names=names)
+    _write(
+        function,
+        family.op,
+        todo,
+        lists,
+        generator=generator,
+        seed=seed,
+        names=names,
+        boxes=boxes,
+    )
 
 
 def _write(
@@ -143,25 +177,29 @@ def _write(
     generator: torch.Generator | None,
     seed: int | None,
     names: Sequence[str | None] | None,
+    boxes: Sequence[Box | None] | None,
 ) -> None:
-    """Draw the keys and call the op once per device: everything is checked."""
+    """Draw the keys and call the op once per device: everything else is checked."""
     n = len(todo)
+    given, pieces = todo, None
+    if boxes is not None or has_shards(todo):
+        todo, pieces = shards_of(function, todo, boxes)
     real = places_with_memory(todo)
     if n > 1:
         check_separate(function, todo if len(real) == n else [todo[i] for i in real])
     keys = keys_by_place(function, real, n, generator=generator, seed=seed, names=names)
-    by_device: dict[torch.device, Sequence[int]]
-    devices = list(map(_DEVICE, todo))
-    if len(real) == n and len(set(devices)) == 1:
-        by_device = {devices[0]: real}
-    else:
-        kept = {devices[i] for i in real}
-        by_device = {device: [i for i in real if devices[i] == device] for device in kept}
+    if pieces is not None and seed is None:
+        keys = agreed_keys(function, given, keys)
+    by_device = _places_by_device(todo, real)
     if len(by_device) > 1:  # what one op would refuse, before another one has written
         for i in real:
             _ops.check_memory(function, todo[i])
     if forward_ad._current_level >= 0:  # noqa: SLF001
         forget_tangents(function, [todo[i] for i in real])
+    if pieces is not None:
+        for here in by_device.values():
+            _write_pieces(op, given, todo, pieces, here, keys, lists)
+        return
     with torch.no_grad():
         for here in by_device.values():
             filled = [todo[i] for i in here]
@@ -169,6 +207,39 @@ def _write(
             op(filled, [keys[i] for i in here], *arguments)
             # The op writes through raw pointers: tell autograd, so that it notices stale tensors.
             torch.autograd.graph.increment_version(filled)
+
+
+def _places_by_device(
+    tensors: Sequence[torch.Tensor], real: Sequence[int]
+) -> dict[torch.device, Sequence[int]]:
+    """Return by device the places of the tensors there, among those at the places `real`."""
+    devices = list(map(_DEVICE, tensors))
+    if len(real) == len(tensors) and len(set(devices)) == 1:
+        return {devices[0]: real}
+    kept = {devices[i] for i in real}
+    return {device: [i for i in real if devices[i] == device] for device in kept}
+
+
+def _write_pieces(
+    op: Callable[..., None],
+    given: Sequence[torch.Tensor],
+    local: Sequence[torch.Tensor],
+    pieces: Sequence[Sequence[Piece]],
+    here: Sequence[int],
+    keys: dict[int, int],
+    lists: list[list[float]],
+) -> None:
+    """Call the op for every piece of the tensors at the places `here`, which one device has."""
+    with torch.no_grad():
+        places = [i for i in here for _ in pieces[i]]
+        parts = [piece for i in here for piece in pieces[i]]
+        views = [local[i][part.slices] for i, part in zip(places, parts, strict=True)]
+        arguments = [v if len(v) == 1 else [v[i] for i in places] for v in lists]
+        box = flat_box([(part.box.offset, part.box.size) for part in parts])
+        if parts:
+            op(views, [keys[i] for i in places], *arguments, box)
+        written = {id(t): t for i in here for t in (given[i], local[i])}
+        torch.autograd.graph.increment_version(list(written.values()))
 
 
 def keys_by_place(

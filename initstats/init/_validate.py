@@ -11,10 +11,12 @@ from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from initstats import _ops
+from initstats.sharding import engine_loaded, refuse_managed, refuse_subclass
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
-_KIND = attrgetter("dtype", "layout", "is_leaf")
+PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
+_DEVICES = {"cpu", "cuda", "meta"}  # where there are kernels, and where nothing happens
+_KIND = attrgetter("dtype", "layout", "is_leaf", "device.type")
 _STORAGE = torch.Tensor.untyped_storage
 
 
@@ -22,8 +24,8 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor if a fill can write it.
 
     Raises:
-        TypeError: not a tensor, a subclass that does not own its memory, sparse, quantised, or of
-            another dtype.
+        TypeError: not a tensor, a subclass that does not own its memory, sparse, quantised, of
+            another dtype, on another device, or managed by an engine (`refuse_managed`).
         ValueError: in the middle of an autograd graph.
     """
     if not isinstance(tensor, torch.Tensor):
@@ -40,11 +42,12 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
             f"initstats.{function}: expected dtype float16, bfloat16, float32 or float64,"
             f" got {kind}"
         )
-    if type(tensor) not in _PLAIN_TYPES and type(tensor).__name__ == "DTensor":
-        raise TypeError(
-            f"initstats.{function}: expected a local tensor, got a DTensor"
-            " (sharded fills are not there yet)"
-        )
+    if not tensor.is_cpu:
+        _check_device(function, tensor)
+    if type(tensor) is not torch.Tensor:
+        if type(tensor) is not torch.nn.Parameter:
+            refuse_subclass(function, tensor)
+        refuse_managed(function, tensor)
     if tensor.requires_grad and not tensor.is_leaf and not _is_part_of_a_parameter(tensor):
         raise ValueError(
             f"initstats.{function}: expected a tensor outside the autograd graph, got one with"
@@ -63,14 +66,25 @@ def tensors_to_fill(function: str, tensors: Iterable[torch.Tensor]) -> list[torc
         ValueError: as `tensor_to_fill`.
     """
     todo = list(tensors)
-    common = set(map(type, todo)) <= _PLAIN_TYPES and all(
-        dtype in _DTYPES and layout is torch.strided and is_leaf
-        for dtype, layout, is_leaf in set(map(_KIND, todo))
+    common = set(map(type, todo)) <= PLAIN_TYPES and all(
+        dtype in _DTYPES and layout is torch.strided and is_leaf and device in _DEVICES
+        for dtype, layout, is_leaf, device in set(map(_KIND, todo))
     )
     if not common:
         for tensor in todo:
             tensor_to_fill(function, tensor)
+    elif engine_loaded():
+        refuse_managed(function, *todo)
     return todo
+
+
+def _check_device(function: str, tensor: torch.Tensor) -> None:
+    device = tensor.device.type
+    if device not in _DEVICES:
+        raise TypeError(
+            f"initstats.{function}: expected a tensor on the CPU, on CUDA or on meta, got"
+            f" device={device} (fill one on the CPU with the same seed, then copy it)"
+        )
 
 
 def check_separate(function: str, tensors: Sequence[torch.Tensor]) -> None:
@@ -140,14 +154,14 @@ def _is_part_of_a_parameter(tensor: torch.Tensor) -> bool:
 
 def has_memory(tensor: torch.Tensor) -> bool:
     """Whether there is something to write: not on meta, and not for torch's fake tensors."""
-    if type(tensor) in _PLAIN_TYPES:
+    if type(tensor) in PLAIN_TYPES:
         return not tensor.is_meta
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def places_with_memory(tensors: Sequence[torch.Tensor]) -> list[int]:
     """Return the places of the tensors for which `has_memory` holds."""
-    plain = set(map(type, tensors)) <= _PLAIN_TYPES
+    plain = set(map(type, tensors)) <= PLAIN_TYPES
     if plain and True not in {tensor.is_meta for tensor in tensors}:
         return list(range(len(tensors)))
     return [i for i, tensor in enumerate(tensors) if has_memory(tensor)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from initstats import _ops
+from initstats.init._shards import shards_of, whole_of
 from initstats.init._transforms import transformed
-from initstats.init._validate import fillable_dtype, number
+from initstats.init._validate import PLAIN_TYPES, fillable_dtype, has_memory, number
+from initstats.sharding import Box, Piece, is_dtensor, refuse_managed, refuse_subclass
 
 _CONVOLUTIONS = (3, 4, 5)  # dimensions of the weights of 1-d, 2-d and 3-d convolutions
 
@@ -29,9 +32,7 @@ def constant_(tensor: torch.Tensor, val: float) -> torch.Tensor:
     Determinism: bitwise.
     Source: the signature is torch.nn.init.constant_.
     """
-    _check_storage("constant_", tensor)
-    with torch.no_grad():
-        return tensor.fill_(val)
+    return _fill("constant_", tensor, lambda local: local.fill_(val))
 
 
 def ones_(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,9 +47,7 @@ def ones_(tensor: torch.Tensor) -> torch.Tensor:
     Determinism: bitwise.
     Source: the signature is torch.nn.init.ones_.
     """
-    _check_storage("ones_", tensor)
-    with torch.no_grad():
-        return tensor.fill_(1.0)
+    return _fill("ones_", tensor, lambda local: local.fill_(1.0))
 
 
 def zeros_(tensor: torch.Tensor) -> torch.Tensor:
@@ -63,9 +62,7 @@ def zeros_(tensor: torch.Tensor) -> torch.Tensor:
     Determinism: bitwise.
     Source: the signature is torch.nn.init.zeros_.
     """
-    _check_storage("zeros_", tensor)
-    with torch.no_grad():
-        return tensor.zero_()
+    return _fill("zeros_", tensor, torch.Tensor.zero_)
 
 
 def eye_(tensor: torch.Tensor) -> torch.Tensor:
@@ -85,7 +82,9 @@ def eye_(tensor: torch.Tensor) -> torch.Tensor:
     """
     if tensor.ndimension() != 2:  # noqa: PLR2004  # torch's rule and torch's words
         raise ValueError("Only tensors with 2 dimensions are supported")
-    _check_storage("eye_", tensor)
+    if _has_place(tensor):
+        return _fill_diagonal("eye_", tensor, 1.0, 1, None)
+    _check_memory("eye_", tensor)
     with torch.no_grad():
         tensor.zero_().diagonal().fill_(1)
     return tensor
@@ -120,12 +119,16 @@ def dirac_(tensor: torch.Tensor, groups: int = 1) -> torch.Tensor:
         raise ValueError("dim 0 must be divisible by groups")
     if groups < 0:
         raise ValueError(f"initstats.dirac_: expected groups >= 1, got groups={groups}")
+    if _has_place(tensor):
+        return _fill_diagonal("dirac_", tensor, 1.0, groups, None)
     if not tensor.is_meta:
         _fill_dirac("dirac_", tensor, 1.0, groups)
     return tensor
 
 
-def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> torch.Tensor:
+def identity_(
+    tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1, box: Box | None = None
+) -> torch.Tensor:
     """Fill the weight of a linear layer or a convolution with gain times its identity, in place.
 
     A matrix becomes gain * I (cut off or padded with zeros if it is not square), a convolution's
@@ -136,6 +139,7 @@ def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> to
             strides and device.
         gain: The value on the diagonal.
         groups: Of the convolution, a divisor of the first dimension, >= 1; 1 for a matrix.
+        box: As in `uniform_`; eye_ and dirac_ of a plain shard are this function with gain 1.
 
     Returns:
         The tensor.
@@ -149,29 +153,96 @@ def identity_(tensor: torch.Tensor, gain: float = 1.0, *, groups: int = 1) -> to
         keras.initializers.Identity.
     """
     gain = number("identity_", "gain", gain)
-    dimensions = tensor.dim()
+    shape = whole_of("identity_", tensor, box).shape
+    dimensions = len(shape)
     if dimensions != 2 and dimensions not in _CONVOLUTIONS:  # noqa: PLR2004
         raise ValueError(
-            f"initstats.identity_: expected 2 to 5 dimensions, got shape={list(tensor.shape)}"
+            f"initstats.identity_: expected 2 to 5 dimensions, got shape={list(shape)}"
         )
-    if groups < 1 or tensor.size(0) % groups:
+    if groups < 1 or shape[0] % groups:
         raise ValueError(
             "initstats.identity_: expected groups to divide the first dimension,"
-            f" {tensor.size(0)}, got groups={groups}"
+            f" {shape[0]}, got groups={groups}"
         )
     if dimensions == 2 and groups != 1:  # noqa: PLR2004
         raise ValueError(
             f"initstats.identity_: expected groups=1 with a matrix, got groups={groups}"
         )
+    if _has_place(tensor, box):
+        return _fill_diagonal("identity_", tensor, gain, groups, box)
     if not tensor.is_meta:
         _fill_dirac("identity_", tensor, gain, groups)
     return tensor
 
 
-def _check_storage(function: str, tensor: torch.Tensor) -> None:
-    """Raise RuntimeError for memory that torch's fills would write although it was freed."""
+def _has_place(tensor: torch.Tensor, box: Box | None = None) -> bool:
+    """Whether the tensor is a shard, of which this rank may hold any part."""
+    if torch.compiler.is_compiling():
+        return False
+    return box is not None or (type(tensor) not in PLAIN_TYPES and is_dtensor(tensor))
+
+
+def _check_memory(function: str, tensor: torch.Tensor) -> None:
+    """Raise for memory that torch's fills would write although an engine freed it."""
     if not torch.compiler.is_compiling():
+        if type(tensor) is not torch.Tensor:
+            refuse_managed(function, tensor)
         _ops.check_storage(function, tensor)
+
+
+def _local(
+    function: str, tensor: torch.Tensor, box: Box | None
+) -> tuple[torch.Tensor, tuple[Piece, ...]]:
+    """Return the memory of a shard and its pieces, or raise for what is no shard to write."""
+    refuse_subclass(function, tensor)
+    refuse_managed(function, tensor)
+    (local,), (pieces,) = shards_of(function, [tensor], [box])
+    _ops.check_storage(function, local)
+    return local, pieces
+
+
+def _fill(
+    function: str, tensor: torch.Tensor, write: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Call a fill of torch for the memory of the tensor; ranks without any raise as the others."""
+    if not _has_place(tensor):
+        _check_memory(function, tensor)
+        with torch.no_grad():
+            return write(tensor)
+    local, _ = _local(function, tensor, None)
+    with torch.no_grad():
+        write(torch.empty(2, dtype=tensor.dtype, device="cpu"))
+        write(local)
+    torch.autograd.graph.increment_version(tensor)
+    return tensor
+
+
+def _fill_diagonal(
+    function: str, tensor: torch.Tensor, value: float, groups: int, box: Box | None
+) -> torch.Tensor:
+    """Write a shard of what `_fill_dirac` writes, by the indices in the whole tensor."""
+    local, pieces = _local(function, tensor, box)
+    with torch.no_grad():
+        torch.empty(2, dtype=tensor.dtype, device="cpu").fill_(value)
+        local.zero_()
+        if has_memory(local):
+            for slices, place in pieces:
+                _write_diagonal(local[slices], place, value, groups)
+    torch.autograd.graph.increment_version(tensor)
+    return tensor
+
+
+def _write_diagonal(view: torch.Tensor, box: Box, value: float, groups: int) -> None:
+    """Write the value to the elements of a block that are (g * out + d, d, centre)."""
+    for size, first in zip(box.size[2:], box.offset[2:], strict=True):
+        centre = size // 2 - first
+        if not 0 <= centre < view.shape[2]:
+            return
+        view = view.select(2, centre)
+    rows = torch.arange(view.shape[0], device="cpu")
+    columns = (rows + box.offset[0]) % (box.size[0] // groups) - box.offset[1]
+    inside = (columns >= 0) & (columns < view.shape[1])
+    view[rows[inside], columns[inside]] = value
 
 
 def _fill_dirac(function: str, tensor: torch.Tensor, value: float, groups: int) -> None:
@@ -188,7 +259,7 @@ def _fill_dirac(function: str, tensor: torch.Tensor, value: float, groups: int) 
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(tensor)
         return
-    _check_storage(function, tensor)
+    _check_memory(function, tensor)
     with torch.no_grad():
         tensor.zero_()
         if 0 in tensor.shape[:2]:

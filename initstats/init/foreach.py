@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from initstats.init._dispatch import Numbers, fill
+from initstats.init._shards import wholes_of
 from initstats.init.fans import Fans, Mode, TorchMode, fans_of
 from initstats.init.gains import Function
 from initstats.init.random import foreach_form
@@ -21,6 +22,7 @@ from initstats.init.xavier_kaiming import (
     kaiming_std,
     xavier_std,
 )
+from initstats.sharding import Box
 
 _LECUN = """
 LeCun's are `foreach_variance_scaling_(tensors, 1.0, "fan_in", "truncated_normal")` and the same
@@ -36,6 +38,7 @@ def foreach_xavier_uniform_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -43,7 +46,7 @@ def foreach_xavier_uniform_(
     """Fill many tensors as `xavier_uniform_` does, in one launch per device and dtype."""
     function = "foreach_xavier_uniform_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
-    _fill_xavier(function, "uniform", tensors, gain, fans, generator, seed, names)
+    _fill_xavier(function, "uniform", tensors, gain, fans, generator, seed, names, boxes)
 
 
 @foreach_form("xavier_normal_", ("gain",))
@@ -54,6 +57,7 @@ def foreach_xavier_normal_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -61,7 +65,7 @@ def foreach_xavier_normal_(
     """Fill many tensors as `xavier_normal_` does, in one launch per device and dtype."""
     function = "foreach_xavier_normal_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
-    _fill_xavier(function, "normal", tensors, gain, fans, generator, seed, names)
+    _fill_xavier(function, "normal", tensors, gain, fans, generator, seed, names, boxes)
 
 
 @foreach_form("kaiming_uniform_")
@@ -74,6 +78,7 @@ def foreach_kaiming_uniform_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -82,7 +87,7 @@ def foreach_kaiming_uniform_(
     function = "foreach_kaiming_uniform_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
     std = partial(kaiming_std, a=a, mode=mode, nonlinearity=nonlinearity)
-    _fill_scaled(function, "uniform", tensors, std, fans, generator, seed, names)
+    _fill_scaled(function, "uniform", tensors, std, fans, generator, seed, names, boxes)
 
 
 @foreach_form("kaiming_normal_")
@@ -95,6 +100,7 @@ def foreach_kaiming_normal_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -103,7 +109,7 @@ def foreach_kaiming_normal_(
     function = "foreach_kaiming_normal_"
     fans = partial(fans_of, function, groups=groups, transposed=transposed, packed=packed)
     std = partial(kaiming_std, a=a, mode=mode, nonlinearity=nonlinearity)
-    _fill_scaled(function, "normal", tensors, std, fans, generator, seed, names)
+    _fill_scaled(function, "normal", tensors, std, fans, generator, seed, names, boxes)
 
 
 @foreach_form("variance_scaling_", note=_LECUN)
@@ -116,6 +122,7 @@ def foreach_variance_scaling_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -127,7 +134,7 @@ def foreach_variance_scaling_(
     def std(of: Fans) -> float:
         return variance_scaling_std(function, of, scale, mode, distribution)
 
-    _fill_scaled(function, distribution, tensors, std, fans, generator, seed, names)
+    _fill_scaled(function, distribution, tensors, std, fans, generator, seed, names, boxes)
 
 
 def _fill_xavier(
@@ -139,6 +146,7 @@ def _fill_xavier(
     generator: torch.Generator | None,
     seed: int | None,
     names: Sequence[str | None] | None,
+    boxes: Sequence[Box | None] | None,
 ) -> None:
     """Fill with one gain for all tensors or one each; a tensor without elements has fans too."""
     todo = list(tensors)
@@ -147,13 +155,13 @@ def _fill_xavier(
         raise ValueError(
             f"initstats.{function}: expected one gain per tensor, {len(todo)}, got {len(gains)}"
         )
-    found = [fans(tensor) for tensor in todo]
+    found = [fans(whole) for whole in wholes_of(function, todo, boxes)]
     stds = [
         xavier_std(function, tensor, f"{distribution}_", one, of)
         for tensor, one, of in zip(todo, gains, found, strict=True)
     ]
     family, values = family_of_std(distribution, stds)
-    fill(function, family, todo, values, generator, seed, names)
+    fill(function, family, todo, values, generator, seed, names, boxes)
 
 
 def _fill_scaled(
@@ -165,15 +173,16 @@ def _fill_scaled(
     generator: torch.Generator | None,
     seed: int | None,
     names: Sequence[str | None] | None,
+    boxes: Sequence[Box | None] | None,
 ) -> None:
     """Fill with stds that depend on the fans alone; warn for each tensor without elements."""
     todo = list(tensors)
     found: list[Fans | None] = []
-    for tensor in todo:
-        if is_empty(tensor):
+    for whole in wholes_of(function, todo, boxes):
+        if is_empty(whole):
             warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
             found.append(None)
         else:
-            found.append(fans(tensor))
+            found.append(fans(whole))
     family, values = family_of_std(distribution, [0.0 if of is None else std(of) for of in found])
-    fill(function, family, todo, values, generator, seed, names)
+    fill(function, family, todo, values, generator, seed, names, boxes)

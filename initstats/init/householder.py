@@ -22,6 +22,8 @@ _WIDE, _NARROW = 128, 64
 _SMALLEST_FOR_WIDE = 256
 # Panels whose vectors are drawn in one call, and at most which share of the vectors.
 _MOST_PANELS, _SHARE = 8, 4
+# Columns or rows of a part of a block, at least: drawing must not take longer than applying.
+_THINNEST = 64
 _PRECISION = threading.RLock()  # whoever holds it may change torch's precision of products
 
 
@@ -189,3 +191,34 @@ def write_rows(matrix: Matrix, first: int, out: torch.Tensor, gain: float) -> No
         projected = torch.mm(out[:, begin:], panel.vectors.t())
         out[:, begin:].addmm_(torch.mm(projected, panel.factor), panel.vectors, alpha=-1)
         out[:, begin:end].mul_(panel.diagonal * gain)
+
+
+def write_block(
+    block: torch.Tensor,
+    first: tuple[int, int],
+    whole: tuple[int, int],
+    key: int,
+    gain: float,
+    number: int = 0,
+) -> None:
+    """Write a block, [rows, columns], of the matrix with that number in its batch."""
+    if whole[0] < whole[1]:
+        block, first, whole = block.t(), first[::-1], whole[::-1]
+    dtype = torch.float64 if block.dtype is torch.float64 else torch.float32
+    (m, n), (rows, columns) = whole, block.shape
+    # Parts are columns or rows of the matrix, m long, that hold as much as the block.
+    fitting = max(_THINNEST, rows * columns // m)
+    most_panels = max(1, fitting // _WIDE)
+    matrix = Matrix(m, n, key, dtype, block.device, number, most_panels)
+    if columns <= rows:
+        for j in range(0, columns, fitting):
+            part = block[:, j : j + fitting]
+            out = torch.empty(m, part.shape[1], dtype=dtype, device=block.device)
+            write_columns(matrix, first[1] + j, out, gain)
+            part.copy_(out[first[0] : first[0] + rows])
+    else:
+        for i in range(0, rows, fitting):
+            part = block[i : i + fitting]
+            out = torch.empty(part.shape[0], m, dtype=dtype, device=block.device)
+            write_rows(matrix, first[0] + i, out, gain)
+            part.copy_(out[:, first[1] : first[1] + columns])

@@ -12,14 +12,11 @@ from initstats import _ops
 from initstats.init._overrides import overridable
 from initstats.init._transforms import fill_examples, transform_level
 from initstats.init._validate import has_memory, tensor_to_fill
-from initstats.init.householder import Matrix, full_precision, write_columns, write_rows
+from initstats.init.householder import full_precision, write_block
 from initstats.init.keys import draw_key
 from initstats.init.orthogonal_fills import finite_gain
 
 _MATRIX_DIMS = 2
-# Columns or rows of a part of a block, at least: drawing must not take longer than applying.
-_THINNEST = 64
-_PANEL = 128  # reflections in the widest panel
 
 
 @overridable
@@ -100,37 +97,11 @@ def orthogonal_block_(
             block, copied = tensor.view(shape), False
         except RuntimeError:  # strides that no view can flatten
             block, copied = torch.empty(shape, dtype=tensor.dtype, device=tensor.device), True
-        if whole[0] < whole[1]:
-            _write_block(block.t(), first[::-1], whole[::-1], key, scale)
-        else:
-            _write_block(block, first, whole, key, scale)
+        write_block(block, first, whole, key, scale)
         if copied:
             tensor.copy_(block.view(tensor.shape))
         torch.autograd.graph.increment_version(tensor)
     return tensor
-
-
-def _write_block(
-    block: torch.Tensor, first: tuple[int, int], whole: tuple[int, int], key: int, gain: float
-) -> None:
-    """Write a block of a matrix with at least as many rows as columns."""
-    dtype = torch.float64 if block.dtype is torch.float64 else torch.float32
-    (m, n), (rows, columns) = whole, block.shape
-    # Parts are columns or rows of the matrix, m long, that hold as much as the block.
-    fitting = max(_THINNEST, rows * columns // m)
-    matrix = Matrix(m, n, key, dtype, block.device, most_panels=max(1, fitting // _PANEL))
-    if columns <= rows:
-        for j in range(0, columns, fitting):
-            part = block[:, j : j + fitting]
-            out = torch.empty(m, part.shape[1], dtype=dtype, device=block.device)
-            write_columns(matrix, first[1] + j, out, gain)
-            part.copy_(out[first[0] : first[0] + rows])
-    else:
-        for i in range(0, rows, fitting):
-            part = block[i : i + fitting]
-            out = torch.empty(part.shape[0], m, dtype=dtype, device=block.device)
-            write_rows(matrix, first[0] + i, out, gain)
-            part.copy_(out[:, first[1] : first[1] + columns])
 
 
 def _two_integers(function: str, name: str, value: Sequence[int]) -> tuple[int, int]:

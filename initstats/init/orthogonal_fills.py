@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 
@@ -12,6 +12,7 @@ from initstats import _ops
 from initstats.init._compiled import EAGER, orthogonal_in_graph
 from initstats.init._dispatch import keys_by_place
 from initstats.init._overrides import overridable
+from initstats.init._shards import agreed_keys, shards_of
 from initstats.init._transforms import (
     fill_examples,
     forget_tangents,
@@ -30,6 +31,8 @@ from initstats.init._validate import (
 )
 from initstats.init.householder import write_batch
 from initstats.init.keys import draw_key
+from initstats.init.orthogonal_shards import write_delta_orthogonal_piece, write_orthogonal_piece
+from initstats.sharding import Box
 
 _MATRIX_DIMS = 2
 
@@ -43,6 +46,7 @@ def orthogonal_(
     batch_dims: int = 0,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor: ...
 
 
@@ -55,6 +59,7 @@ def orthogonal_(
     batch_dims: int = 0,
     seed: int | None = None,
     name: Sequence[str | None] | None = None,
+    box: Sequence[Box | None] | None = None,
 ) -> list[torch.Tensor]: ...
 
 
@@ -67,6 +72,7 @@ def orthogonal_(
     batch_dims: int = 0,
     seed: int | None = None,
     name: str | Sequence[str | None] | None = None,
+    box: Box | Sequence[Box | None] | None = None,
 ) -> torch.Tensor | list[torch.Tensor]:
     """Fill the tensor, or many, with random (semi-)orthogonal matrices times gain, in place.
 
@@ -87,6 +93,7 @@ def orthogonal_(
             `orthogonal_(lstm.weight_hh_l0.detach().unflatten(0, (4, -1)), batch_dims=1)`.
         seed: As in `uniform_`.
         name: As in `uniform_`; for several tensors, one name each.
+        box: As in `uniform_`; for several tensors, one each.
 
     Returns:
         The tensor, or the list of tensors.
@@ -99,7 +106,8 @@ def orthogonal_(
 
     Determinism: run_to_run. The reflections are bitwise the same on any device and for any number
         of threads; their product is rounded as torch's matrix product rounds, which depends on
-        device, library and threads. Where both sides are at most 128: bitwise.
+        device, library, threads and the sizes of a shard. Where both sides are at most 128:
+        bitwise, shards included.
     Source: Stewart 1980, SIAM J. Numer. Anal. 17, "The efficient generation of random orthogonal
         matrices with an application to condition estimators"; panels by the UT transform, Joffrain
         et al. 2006, "Accumulating Householder transformations, revisited". The signature is
@@ -109,47 +117,35 @@ def orthogonal_(
     one = isinstance(tensor, torch.Tensor) or not isinstance(tensor, Iterable)
     tensors: list[torch.Tensor] = [tensor] if one else list(tensor)  # type: ignore[list-item]
     if torch.compiler.is_compiling():
+        if box is not None:
+            raise ValueError(f"initstats.{function}: expected no box inside torch.compile, got one")
         orthogonal_in_graph(tensors, gain, generator, batch_dims, seed, name, one=one)
         return tensors[0] if one else tensors
     if transform_level() is not None:
         if one and fill_examples(
             function,
             tensors[0],
-            lambda example: orthogonal_(
+            lambda example: EAGER["orthogonal_"](
                 example,
                 gain,
                 generator,
                 batch_dims=batch_dims,
                 seed=seed,
                 name=name,
+                box=box,
             ),
             drawn=seed is None,
         ):
             return tensors[0]
         refuse_examples(function, tensors)
     _check_batch_dims(function, batch_dims)
-    _check(function, tensors_to_fill(function, tensors), batch_dims)
-    if isinstance(gain, (list, tuple)) and not one:
-        gains = [
-            finite_gain(function, g) for g in numbers_for(function, "gain", gain, len(tensors))
-        ]
-    else:
-        gains = [finite_gain(function, gain)] * len(tensors)
-    names = None if name is None else [name] if isinstance(name, str) else list(name)
-    if names is not None and len(names) != len(tensors):
-        raise ValueError(
-            f"initstats.{function}: expected one name per tensor, {len(tensors)}, got {len(names)}"
-        )
+    tensors_to_fill(function, tensors)
+    boxes: list[Any] = [box] * len(tensors) if one or box is None else _each("box", box, tensors)
+    gains = _gains(function, gain, len(tensors), one=one)
+    names = None if name is None else _each("name", name, tensors)
     if len(set(map(id, tensors))) != len(tensors):
         raise ValueError(f"initstats.{function}: expected every tensor once, got one tensor twice")
-    real = [i for i in places_with_memory(tensors) if tensors[i].numel() > 0]
-    if len(real) > 1:
-        check_separate(function, [tensors[i] for i in real])
-    keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
-    if transformed():
-        forget_tangents(function, [tensors[i] for i in real])
-    with torch.no_grad():
-        write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in real])
+    _fill_all(function, tensors, gains, batch_dims, boxes, generator, seed, names)
     return tensors[0] if one else tensors
 
 
@@ -165,6 +161,7 @@ def delta_orthogonal_(
     groups: int = 1,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill the weight of a convolution with zeros and an orthogonal matrix at its centre, in place.
 
@@ -180,6 +177,7 @@ def delta_orthogonal_(
         groups: Of the convolution: each gets an orthogonal matrix of its own.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -198,7 +196,7 @@ def delta_orthogonal_(
         function,
         tensor,
         lambda example: delta_orthogonal_(
-            example, gain, generator, groups=groups, seed=seed, name=name
+            example, gain, generator, groups=groups, seed=seed, name=name, box=box
         ),
         drawn=seed is None,
     ):
@@ -213,7 +211,8 @@ def delta_orthogonal_(
         raise TypeError(
             f"initstats.{function}: expected groups to be an integer, got groups={groups!r}"
         )
-    outputs, inputs = tensor.shape[:2]
+    (local,), (pieces,) = shards_of(function, [tensor], [box])
+    outputs, inputs = (tensor.shape if box is None else box.size)[:2]
     if groups < 1 or outputs % groups != 0:
         raise ValueError(
             f"initstats.{function}: expected groups >= 1 that divides out_channels={outputs},"
@@ -225,18 +224,28 @@ def delta_orthogonal_(
             f" got in={inputs}, out={outputs // groups}"
         )
     scale = finite_gain(function, gain)
-    if not has_memory(tensor) or tensor.numel() == 0:
+    if not has_memory(local) or not _is_any(tensor, box):
         return tensor
-    _ops.check_memory(function, tensor)
-    key = draw_key(function, generator=generator, seed=seed, name=name)
+    _ops.check_memory(function, local)
+    keys = {0: draw_key(function, generator=generator, seed=seed, name=name)}
+    key = keys[0] if seed is not None else agreed_keys(function, [tensor], keys)[0]
     with torch.no_grad():
-        tensor.zero_()
-        centre = tensor
-        for k in tensor.shape[2:]:
-            centre = centre.select(2, (k - 1) // 2)
-        centre = centre.view(groups, outputs // groups, inputs)
-        write_matrices([(centre, 1, key, scale)])
+        if local is tensor and box is None:
+            _write_centre(tensor, groups, key, scale)
+        for slices, place in pieces if local is not tensor or box is not None else ():
+            write_delta_orthogonal_piece(local[slices], place, groups, key, scale)
+        torch.autograd.graph.increment_version(list({tensor, local}))
     return tensor
+
+
+def _write_centre(tensor: torch.Tensor, groups: int, key: int, gain: float) -> None:
+    """Write a whole weight of `delta_orthogonal_`."""
+    outputs, inputs = tensor.shape[:2]
+    tensor.zero_()
+    centre = tensor
+    for k in tensor.shape[2:]:
+        centre = centre.select(2, (k - 1) // 2)
+    write_matrices([(centre.view(groups, outputs // groups, inputs), 1, key, gain)])
 
 
 def finite_gain(function: str, gain: object) -> float:
@@ -259,17 +268,72 @@ def _check_batch_dims(function: str, batch_dims: int) -> None:
         )
 
 
-def _check(function: str, tensors: Sequence[torch.Tensor], batch_dims: int) -> None:
-    for tensor in tensors:
+def _fill_all(
+    function: str,
+    tensors: list[torch.Tensor],
+    gains: list[float],
+    batch_dims: int,
+    boxes: list[Box | None],
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: list[str | None] | None,
+) -> None:
+    """Draw the keys and write what this rank holds."""
+    local, pieces = shards_of(function, tensors, boxes)
+    _check(function, tensors, local, batch_dims)
+    real = [i for i in places_with_memory(local) if _is_any(tensors[i], boxes[i])]
+    if len(real) > 1:
+        check_separate(function, [local[i] for i in real])
+    keys = keys_by_place(function, real, len(tensors), generator=generator, seed=seed, names=names)
+    if seed is None:
+        keys = agreed_keys(function, tensors, keys)
+    if transformed():
+        forget_tangents(function, [local[i] for i in real])
+    whole = [i for i in real if local[i] is tensors[i] and boxes[i] is None]
+    with torch.no_grad():
+        write_matrices([(tensors[i], batch_dims, keys[i], gains[i]) for i in whole])
+        for i in sorted({*real} - {*whole}):
+            for slices, place in pieces[i]:
+                write_orthogonal_piece(local[i][slices], place, batch_dims, keys[i], gains[i])
+            torch.autograd.graph.increment_version(list({tensors[i], local[i]}))
+
+
+def _each(name: str, value: Any, tensors: Sequence[object]) -> list[Any]:
+    """Return one value per tensor from one value or a sequence."""
+    values = [value] if isinstance(value, str) else list(value)
+    if len(values) != len(tensors):
+        raise ValueError(
+            f"initstats.orthogonal_: expected one {name} per tensor, {len(tensors)},"
+            f" got {len(values)}"
+        )
+    return values
+
+
+def _gains(function: str, gain: float | Sequence[float], tensors: int, *, one: bool) -> list[float]:
+    """Return one finite gain per tensor."""
+    if isinstance(gain, (list, tuple)) and not one:
+        return [finite_gain(function, g) for g in numbers_for(function, "gain", gain, tensors)]
+    return [finite_gain(function, gain)] * tensors
+
+
+def _is_any(tensor: torch.Tensor, box: Box | None) -> bool:
+    """Whether the whole tensor has elements: then every rank draws."""
+    return tensor.numel() > 0 if box is None else 0 not in box.size
+
+
+def _check(
+    function: str, tensors: Sequence[torch.Tensor], local: Sequence[torch.Tensor], batch_dims: int
+) -> None:
+    for tensor, memory in zip(tensors, local, strict=True):
         if tensor.dim() < _MATRIX_DIMS + batch_dims:
             after = f" after batch_dims={batch_dims}" if batch_dims else ""
             raise ValueError(
                 f"initstats.{function}: Only tensors with 2 or more dimensions{after} are"
                 f" supported, got shape={tuple(tensor.shape)}"
             )
-        if has_memory(tensor):
-            check = _ops.check_storage if tensor.is_contiguous() else _ops.check_memory
-            check(function, tensor)
+        if has_memory(memory):
+            check = _ops.check_storage if memory.is_contiguous() else _ops.check_memory
+            check(function, memory)
 
 
 def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int, float]]) -> None:

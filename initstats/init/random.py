@@ -13,6 +13,7 @@ import torch
 from initstats.init._dispatch import Numbers, fill, fill_one
 from initstats.init._distributions import NORMAL, TRUNC_NORMAL, UNIFORM
 from initstats.init._overrides import overridable
+from initstats.sharding import Box
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -41,6 +42,7 @@ def uniform_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill the tensor with uniform numbers in [a, b), in place.
 
@@ -54,6 +56,8 @@ def uniform_(
             generator.
         seed: Integer in [-2**63, 2**64) to take the key from instead; no generator moves then.
         name: With seed, usually the parameter's name: other names give independent numbers.
+        box: Where the tensor lies in a larger one that it is a block of: it gets the bits that the
+            larger one has there. Of no use with DTensors, which say it themselves.
 
     Returns:
         The tensor.
@@ -70,7 +74,7 @@ def uniform_(
     Source: the signature is torch.nn.init.uniform_; the stream is Philox4x32-10 (Salmon et al.
         2011).
     """
-    return fill_one("uniform_", UNIFORM, tensor, (a, b), generator, seed, name)
+    return fill_one("uniform_", UNIFORM, tensor, (a, b), generator, seed, name, box)
 
 
 @overridable
@@ -82,6 +86,7 @@ def normal_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill the tensor with normal numbers of the given mean and standard deviation, in place.
 
@@ -92,6 +97,7 @@ def normal_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -104,7 +110,7 @@ def normal_(
     Source: the signature is torch.nn.init.normal_; inverse CDF after Giles 2010 (float64: Wichura
         1988, AS 241).
     """
-    return fill_one("normal_", NORMAL, tensor, (mean, std), generator, seed, name)
+    return fill_one("normal_", NORMAL, tensor, (mean, std), generator, seed, name, box)
 
 
 @overridable
@@ -118,6 +124,7 @@ def trunc_normal_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill the tensor with normal numbers truncated to [a, b], in place.
 
@@ -137,6 +144,7 @@ def trunc_normal_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -151,13 +159,16 @@ def trunc_normal_(
     """
     if seed is None and is_far(mean, std, a, b):
         warnings.warn(FAR, stacklevel=3)
-    return fill_one("trunc_normal_", TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)
+    return fill_one(
+        "trunc_normal_", TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name, box
+    )
 
 
 _COMMON = {
     "generator": "As in `uniform_`; one draw per tensor, in order.",
     "seed": "As in `uniform_`.",
     "names": "With seed, one per tensor; without names the key comes from the tensor's position.",
+    "boxes": "One per tensor, None for those that are whole: `box` of `uniform_`.",
     **dict.fromkeys(
         ("groups", "transposed", "packed"), "As in `calculate_fan_in_and_fan_out`, for all tensors."
     ),
@@ -211,9 +222,10 @@ def foreach_uniform_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
 ) -> None:
     """Fill many tensors with uniform numbers in [a, b) in one launch per device and dtype."""
-    fill("foreach_uniform_", UNIFORM, tensors, (a, b), generator, seed, names)
+    fill("foreach_uniform_", UNIFORM, tensors, (a, b), generator, seed, names, boxes)
 
 
 @foreach_form(NORMAL.name, NORMAL.parameters)
@@ -225,9 +237,10 @@ def foreach_normal_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
 ) -> None:
     """Fill many tensors with normal numbers in one launch per device and dtype."""
-    fill("foreach_normal_", NORMAL, tensors, (mean, std), generator, seed, names)
+    fill("foreach_normal_", NORMAL, tensors, (mean, std), generator, seed, names, boxes)
 
 
 @foreach_form(TRUNC_NORMAL.name, TRUNC_NORMAL.parameters)
@@ -241,7 +254,8 @@ def foreach_trunc_normal_(
     generator: torch.Generator | None = None,
     seed: int | None = None,
     names: Sequence[str | None] | None = None,
+    boxes: Sequence[Box | None] | None = None,
 ) -> None:
     """Fill many tensors with truncated normal numbers in one launch per device and dtype."""
     values = (mean, std, a, b)
-    fill("foreach_trunc_normal_", TRUNC_NORMAL, tensors, values, generator, seed, names)
+    fill("foreach_trunc_normal_", TRUNC_NORMAL, tensors, values, generator, seed, names, boxes)

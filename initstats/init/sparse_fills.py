@@ -9,7 +9,9 @@ import torch
 from initstats.init._dispatch import fill_one
 from initstats.init._distributions import SPARSE
 from initstats.init._overrides import overridable
+from initstats.init._shards import whole_of
 from initstats.init._validate import number
+from initstats.sharding import Box
 
 _MATRIX_DIMS = 2
 
@@ -23,6 +25,7 @@ def sparse_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill a matrix with normals and ceil(sparsity * rows) zeros in each column, in place.
 
@@ -37,6 +40,7 @@ def sparse_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -51,10 +55,11 @@ def sparse_(
         torch.nn.init.sparse_. The rows are chosen by selection sampling (Knuth, TAOCP volume 2,
         section 3.4.2, algorithm S).
     """
-    if tensor.ndimension() != _MATRIX_DIMS:
+    whole = tensor if box is None else whole_of("sparse_", tensor, box)
+    if whole.ndimension() != _MATRIX_DIMS:
         raise ValueError("Only tensors with 2 dimensions are supported")
     share = number("sparse_", "sparsity", sparsity)
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"initstats.sparse_: expected sparsity in [0, 1], got sparsity={sparsity}")
-    zeros = float(math.ceil(share * tensor.shape[0]))
-    return fill_one("sparse_", SPARSE, tensor, (std, zeros), generator, seed, name)
+    zeros = float(math.ceil(share * whole.shape[0]))
+    return fill_one("sparse_", SPARSE, tensor, (std, zeros), generator, seed, name, box)

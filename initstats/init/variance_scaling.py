@@ -11,9 +11,11 @@ import torch
 from initstats.init._dispatch import fill_one
 from initstats.init._distributions import TRUNC_NORMAL, check_normal
 from initstats.init._overrides import overridable
+from initstats.init._shards import whole_of
 from initstats.init._validate import number, tensor_to_fill
 from initstats.init.fans import Fans, Mode, fan_for_mode, fans_of
 from initstats.init.xavier_kaiming import Distribution, fill_of_std, is_empty
+from initstats.sharding import Box
 
 
 @overridable
@@ -26,6 +28,7 @@ def variance_scaling_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -51,6 +54,7 @@ def variance_scaling_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -68,12 +72,13 @@ def variance_scaling_(
     Source: jax.nn.initializers.variance_scaling and keras.initializers.VarianceScaling.
     """
     function = "variance_scaling_"
-    if is_empty(tensor):
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    if is_empty(whole):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = variance_scaling_std(function, fans, scale, mode, distribution)
-    return fill_of_std(function, tensor, distribution, std, generator, seed, name)
+    return fill_of_std(function, tensor, distribution, std, generator, seed, name, box)
 
 
 def variance_scaling_std(
@@ -102,6 +107,7 @@ def lecun_normal_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -117,6 +123,7 @@ def lecun_normal_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -131,12 +138,13 @@ def lecun_normal_(
     Source: LeCun et al. 1998, "Efficient BackProp", eq. 16; jax.nn.initializers.lecun_normal.
     """
     function = "lecun_normal_"
-    if is_empty(tensor):
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    if is_empty(whole):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = 1.0 / math.sqrt(fans.fan_in)
-    return fill_of_std(function, tensor, "truncated_normal", std, generator, seed, name)
+    return fill_of_std(function, tensor, "truncated_normal", std, generator, seed, name, box)
 
 
 @overridable
@@ -146,6 +154,7 @@ def lecun_uniform_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -159,6 +168,7 @@ def lecun_uniform_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -173,12 +183,13 @@ def lecun_uniform_(
     Source: LeCun et al. 1998, "Efficient BackProp", eq. 16; jax.nn.initializers.lecun_uniform.
     """
     function = "lecun_uniform_"
-    if is_empty(tensor):
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    if is_empty(whole):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = 1.0 / math.sqrt(fans.fan_in)
-    return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
+    return fill_of_std(function, tensor, "uniform", std, generator, seed, name, box)
 
 
 @overridable
@@ -192,6 +203,7 @@ def truncated_normal_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
 ) -> torch.Tensor:
     """Fill with normals truncated to [mean + low * std, mean + high * std], in place.
 
@@ -209,6 +221,7 @@ def truncated_normal_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
 
     Returns:
         The tensor.
@@ -231,4 +244,4 @@ def truncated_normal_(
         raise ValueError(f"initstats.{function}: expected low <= high, got low={low}, high={high}")
     # Without a spread every bound is the mean; 0 * inf would be NaN.
     a, b = (mean + low * std, mean + high * std) if std else (mean, mean)
-    return fill_one(function, TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name)
+    return fill_one(function, TRUNC_NORMAL, tensor, (mean, std, a, b), generator, seed, name, box)

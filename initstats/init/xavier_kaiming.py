@@ -13,9 +13,11 @@ from initstats.init._dispatch import fill_one
 from initstats.init._distributions import NORMAL, TRUNC_NORMAL, UNIFORM, Family
 from initstats.init._errors import as_torch
 from initstats.init._overrides import overridable
+from initstats.init._shards import whole_of
 from initstats.init._validate import number
 from initstats.init.fans import Fans, TorchMode, fans_of, torch_mode
 from initstats.init.gains import Function, calculate_gain
+from initstats.sharding import Box
 
 Distribution = Literal["normal", "truncated_normal", "uniform"]
 
@@ -32,6 +34,7 @@ def xavier_uniform_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -46,6 +49,7 @@ def xavier_uniform_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -62,9 +66,10 @@ def xavier_uniform_(
     Source: Glorot and Bengio 2010, eq. 16; the signature is torch.nn.init.xavier_uniform_.
     """
     function = "xavier_uniform_"
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = xavier_std(function, tensor, "uniform_", gain, fans)
-    return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
+    return fill_of_std(function, tensor, "uniform", std, generator, seed, name, box)
 
 
 @overridable
@@ -75,6 +80,7 @@ def xavier_normal_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -87,6 +93,7 @@ def xavier_normal_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -102,9 +109,10 @@ def xavier_normal_(
     Source: Glorot and Bengio 2010, eq. 12; the signature is torch.nn.init.xavier_normal_.
     """
     function = "xavier_normal_"
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = xavier_std(function, tensor, "normal_", gain, fans)
-    return fill_of_std(function, tensor, "normal", std, generator, seed, name)
+    return fill_of_std(function, tensor, "normal", std, generator, seed, name, box)
 
 
 @overridable
@@ -117,6 +125,7 @@ def kaiming_uniform_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -133,6 +142,7 @@ def kaiming_uniform_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -148,13 +158,14 @@ def kaiming_uniform_(
     Source: He et al. 2015, eq. 10 and 14; the signature is torch.nn.init.kaiming_uniform_.
     """
     function = "kaiming_uniform_"
-    if is_empty(tensor):
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    if is_empty(whole):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     mode = torch_mode(mode)  # torch's order of errors: mode, dimensions, nonlinearity
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = kaiming_std(fans, a, mode, nonlinearity)
-    return fill_of_std(function, tensor, "uniform", std, generator, seed, name)
+    return fill_of_std(function, tensor, "uniform", std, generator, seed, name, box)
 
 
 @overridable
@@ -167,6 +178,7 @@ def kaiming_normal_(
     *,
     seed: int | None = None,
     name: str | None = None,
+    box: Box | None = None,
     groups: int = 1,
     transposed: bool = False,
     packed: int = 1,
@@ -183,6 +195,7 @@ def kaiming_normal_(
         generator: As in `uniform_`.
         seed: As in `uniform_`.
         name: As in `uniform_`.
+        box: As in `uniform_`.
         groups: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         transposed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
         packed: As in `calculate_fan_in_and_fan_out`; the default is torch's rule.
@@ -197,13 +210,14 @@ def kaiming_normal_(
     Source: He et al. 2015, eq. 10 and 14; the signature is torch.nn.init.kaiming_normal_.
     """
     function = "kaiming_normal_"
-    if is_empty(tensor):
+    whole = tensor if box is None else whole_of(function, tensor, box)
+    if is_empty(whole):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return tensor
     mode = torch_mode(mode)  # torch's order of errors: mode, dimensions, nonlinearity
-    fans = fans_of(function, tensor, groups=groups, transposed=transposed, packed=packed)
+    fans = fans_of(function, whole, groups=groups, transposed=transposed, packed=packed)
     std = kaiming_std(fans, a, mode, nonlinearity)
-    return fill_of_std(function, tensor, "normal", std, generator, seed, name)
+    return fill_of_std(function, tensor, "normal", std, generator, seed, name, box)
 
 
 def is_empty(tensor: object) -> bool:
@@ -237,11 +251,12 @@ def fill_of_std(
     generator: torch.Generator | None,
     seed: int | None,
     name: str | None,
+    box: Box | None,
 ) -> torch.Tensor:
     """Fill with numbers of mean 0 and the std; the truncated normal has it after truncation."""
     family, lists = family_of_std(distribution, [std])
     values = tuple(numbers[0] for numbers in lists)
-    return fill_one(function, family, tensor, values, generator, seed, name)
+    return fill_one(function, family, tensor, values, generator, seed, name, box)
 
 
 def xavier_std(function: str, tensor: torch.Tensor, kind: str, gain: float, fans: Fans) -> float:

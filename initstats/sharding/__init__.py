@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from initstats._public import claim_classes
+from initstats.sharding.agreement import agreed
 from initstats.sharding.box import Box, Piece, Run, pieces_of
 from initstats.sharding.dtensor import (
     is_dtensor,
@@ -11,16 +12,27 @@ from initstats.sharding.dtensor import (
     local_tensor,
 )
 from initstats.sharding.placements import runs_of
+from initstats.sharding.refusals import (
+    engine_loaded,
+    refuse_managed,
+    refuse_subclass,
+    reshard,
+)
 
 __all__ = [
     "Box",
     "Piece",
     "Run",
+    "agreed",
+    "engine_loaded",
     "is_dtensor",
     "local_boxes",
     "local_runs",
     "local_tensor",
     "pieces_of",
+    "refuse_managed",
+    "refuse_subclass",
+    "reshard",
     "runs_of",
 ]
 

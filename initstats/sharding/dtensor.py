@@ -14,7 +14,6 @@ from initstats.sharding.placements import runs_of
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor.placement_types import Placement
 
 _PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
 _Runs = tuple[tuple[Run, ...], ...]
@@ -55,9 +54,8 @@ def local_runs(function: str, tensor: DTensor) -> _Runs:
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the mesh
         return ((),) * tensor.dim()
-    place = tuple(mesh.shape), tuple(coordinate), tuple(tensor.placements)
     try:
-        runs = _runs(tuple(tensor.shape), *place)
+        runs = runs_of(tensor.shape, mesh.shape, coordinate, tensor.placements)
     except TypeError as error:
         raise TypeError(f"initstats.{function}: {error}") from None
     _check(function, tensor, runs)
@@ -106,17 +104,6 @@ def _check(function: str, tensor: DTensor, runs: _Runs) -> None:
 def _described(tensor: DTensor) -> str:
     mesh = tuple(tensor.device_mesh.shape)
     return f"shape={tuple(tensor.shape)}, mesh={mesh}, placements={tensor.placements}"
-
-
-# A model repeats few shapes and placements.
-@functools.lru_cache(maxsize=4096)
-def _runs(
-    shape: tuple[int, ...],
-    mesh_shape: tuple[int, ...],
-    coordinate: tuple[int, ...],
-    placements: tuple[Placement, ...],
-) -> _Runs:
-    return runs_of(shape, mesh_shape, coordinate, placements)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,20 +36,40 @@ def runs_of(
     Raises:
         TypeError: a placement that is none of these, such as `Partial`.
     """
+    return _runs(tuple(shape), tuple(mesh_shape), tuple(coordinate), tuple(map(_cut, placements)))
+
+
+def _cut(placement: Placement) -> tuple[int, int]:
+    """Return the dimension that a placement cuts, -1 for none, and into how many parts first.
+
+    Placements themselves are no keys of a cache: in some versions of torch a `_StridedShard` equals
+    the `Shard` of its dimension.
+    """
     from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
 
+    if type(placement) is Replicate:
+        return -1, 1
+    if type(placement) is Shard:
+        return placement.dim, 1
+    if type(placement) is _StridedShard:
+        return placement.dim, int(placement.split_factor)
+    raise TypeError(
+        f"expected the placements Shard, Replicate and _StridedShard, got {placement!r}"
+    )
+
+
+# A model repeats few shapes and placements.
+@functools.lru_cache(maxsize=4096)
+def _runs(
+    shape: tuple[int, ...],
+    mesh_shape: tuple[int, ...],
+    coordinate: tuple[int, ...],
+    cuts: tuple[tuple[int, int], ...],
+) -> tuple[tuple[Run, ...], ...]:
     runs = [[Run(0, n)] if n else [] for n in shape]
-    for ranks, at, placement in zip(mesh_shape, coordinate, placements, strict=True):
-        if type(placement) is Replicate:
+    for ranks, at, (dim, parts) in zip(mesh_shape, coordinate, cuts, strict=True):
+        if dim < 0:
             continue
-        if type(placement) is Shard:
-            parts, dim = 1, placement.dim
-        elif type(placement) is _StridedShard:
-            parts, dim = int(placement.split_factor), placement.dim
-        else:
-            raise TypeError(
-                f"expected the placements Shard, Replicate and _StridedShard, got {placement}"
-            )
         owned = runs[dim]
         total = sum(length for _, length in owned)
         taken: list[Run] = []

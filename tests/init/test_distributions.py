@@ -19,7 +19,7 @@ from initstats.patch import bodies
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = [(family, label) for family in DISTRIBUTIONS for label in family.examples]
-KEYWORDS = ("generator", "seed", "name", "names")
+KEYWORDS = ("generator", "seed", "name", "names", "box", "boxes")
 
 
 def native() -> dict[str, tuple[str, ...]]:

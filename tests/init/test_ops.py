@@ -48,7 +48,7 @@ def test_orthogonal_ops_pass_opcheck(device: torch.device) -> None:
         (torch.ones(2, 3, 3, device=device), torch.ones(6, dtype=torch.float64, device=device)),
     )
     matrices = [torch.zeros(2, 4, 3, device=device), torch.zeros(1, 3, 5, device=device)]
-    torch.library.opcheck(ops.small_orthogonal_.default, (matrices, [1, 2], [1.0]))
+    torch.library.opcheck(ops.small_orthogonal_.default, (matrices, [1, 2], [0, 3], [1.0]))
 
 
 @pytest.mark.parametrize("groups", range(1, 8))

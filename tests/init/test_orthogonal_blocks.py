@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import initstats
-from initstats.init import householder, orthogonal_blocks
+from initstats.init import householder
 from initstats.init.householder import Matrix, write_columns, write_rows
 
 BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
@@ -126,7 +126,7 @@ def test_a_block_of_a_tall_matrix_needs_memory_of_its_own_size(
 
 def test_a_block_made_in_parts_is_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = initstats.orthogonal_(torch.empty(260, 90).double(), 2.0, seed=3)
-    monkeypatch.setattr(orthogonal_blocks, "_THINNEST", 8)
+    monkeypatch.setattr(householder, "_THINNEST", 8)
     for rows, columns in (((30, 71), (5, 90)), ((100, 260), (20, 33)), ((255, 260), (0, 90))):
         block = torch.empty(rows[1] - rows[0], columns[1] - columns[0]).double()
         offset = rows[0], columns[0]

@@ -32,7 +32,7 @@ def test_signature_begins_with_torchs_and_the_rest_is_by_keyword(name: str) -> N
     torchs = [(p.name, p.kind, p.default) for p in theirs.parameters.values()]
     assert parameters[: len(torchs)] == torchs
     added = list(ours.parameters.values())[len(torchs) :]
-    assert [p.name for p in added] == ["seed", "name", "groups", "transposed", "packed"]
+    assert [p.name for p in added] == ["seed", "name", "box", "groups", "transposed", "packed"]
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
 
 

@@ -122,6 +122,12 @@ def test_the_boxes_of_a_dtensor_are_those_of_its_rank(
             assert torch.equal(x.to_local(), local)  # the local tensor is the DTensor's memory
 
 
+def test_strided_shards_are_told_from_shards() -> None:
+    strided, plain = _StridedShard(0, split_factor=2), Shard(0)
+    assert runs_of([8], [2], [0], [plain]) == ((Run(0, 4),),)
+    assert runs_of([8], [2], [0], [strided]) == ((Run(0, 2), Run(4, 2)),)
+
+
 def test_a_rank_outside_of_the_mesh_owns_nothing() -> None:
     with fake_mesh((4,), 3):
         mesh = torch.distributed.device_mesh.DeviceMesh("cpu", [0, 1])

@@ -17,7 +17,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 @contextmanager
 def fake_mesh(shape: Sequence[int], rank: int) -> Iterator[DeviceMesh]:
-    """Be one rank of a mesh; collectives return at once and send nothing."""
+    """Be one rank of a mesh; collectives return at once and send nothing.
+
+    torch remembers the result of an operation on DTensors with the mesh of its first call, whose
+    coordinate is that of another rank when the process is the next one: no such operation, nor
+    `torch.nn.Parameter` of a DTensor, where one process is several ranks.
+    """
     dist.init_process_group("fake", rank=rank, world_size=math.prod(shape), store=FakeStore())
     try:
         names = tuple(f"d{i}" for i in range(len(shape)))
