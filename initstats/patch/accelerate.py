@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from initstats import _ops
 from initstats.init import orthogonal_fills, random, sparse_fills, xavier_kaiming
 from initstats.init._distributions import DISTRIBUTIONS
 from initstats.init._validate import fillable_dtype
 from initstats.init.constant_fills import dirac_
 from initstats.patch.report import AccelerationReport
+from initstats.sharding import is_dtensor, local_tensor
 
 Fill = Callable[..., torch.Tensor]
 
@@ -70,13 +72,16 @@ def accelerate(
     if reason is None and not THREAD.blocks[-1][1] and _has_generator(args, kwargs):
         reason = "an explicit generator"
     if reason is None:
+        assert isinstance(tensor, torch.Tensor)
+        memory = local_tensor(tensor) if is_dtensor(tensor) else tensor
+        _ops.check_storage(name, memory)  # torch would write a storage that was freed
         try:
-            result: torch.Tensor = fill(*args, **(kwargs if words is None else words))
+            result = fill(*args, **(kwargs if words is None else words))
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
             reason = "arguments left to torch"
         else:
             for report in _reports():
-                report.add(name, result.numel())
+                report.add(name, memory.numel())
             return result
     for report in _reports():
         report.leave(name, reason)
@@ -100,7 +105,7 @@ def _has_generator(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def _why_not(tensor: object) -> str | None:
     """Return why our fills leave the tensor to torch, or nothing if they take it."""
     kind = type(tensor)
-    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter and not is_dtensor(tensor):
         return f"a {kind.__name__}"
     assert isinstance(tensor, torch.Tensor)
     if not fillable_dtype(tensor.dtype):

@@ -91,10 +91,13 @@ def fast_init(*, generators: bool = False) -> FastInit:
     `functools.partial`. Guards of the callers, such as transformers' for weights that are loaded,
     stay in force. Functions that create tensors, such as `torch.randn`, are left alone.
 
-    Left to torch, and counted in the report: tensors on meta, fake tensors, DTensors and other
-    subclasses, other dtypes and devices, and arguments that only torch takes or that it refuses.
-    So are calls with an explicit generator, which promise its numbers: peft makes the frozen
-    projections of VeRA again from a seed when it loads a checkpoint.
+    DTensors are filled as the whole tensor would be, each rank its own shard; torch's own fills of
+    a DTensor depend on the mesh, and on the CPU give every rank the same numbers.
+
+    Left to torch, and counted in the report: tensors on meta, fake tensors, other subclasses, other
+    dtypes and devices, and arguments that only torch takes or that it refuses. So are calls with an
+    explicit generator, which promise its numbers: peft makes the frozen projections of VeRA again
+    from a seed when it loads a checkpoint.
 
     It holds for the thread that is inside, blocks nest, and everything is restored at the end, also
     after an exception. As a decorator, `@initstats.fast_init()`, it is a block around each call.

@@ -11,7 +11,7 @@ class AccelerationReport:
 
     Attributes:
         accelerated: Calls that ran here, by the name of the function.
-        elements: How many elements they wrote, by the name of the function.
+        elements: How many elements they wrote, on this rank, by the name of the function.
         left: Calls that torch did itself, by the name of the function and the reason.
     """
 

@@ -6,16 +6,19 @@ import functools
 import threading
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import Shard
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 import initstats
 from initstats.patch import accelerate
+from sharded import fake_mesh, owned, sharded_like
 
 # References as other modules keep them.
 from torch.nn.init import kaiming_normal_, orthogonal_, sparse_, trunc_normal_  # isort: skip
@@ -224,22 +227,36 @@ def test_fake_tensors_are_left_to_torch() -> None:
     assert {reason for _, reason in fast.report.left} == {"a FakeTensor"}
 
 
-@pytest.mark.filterwarnings("ignore:DTensor random operators may not have")
-def test_dtensors_are_left_to_torch(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from torch import distributed
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
+def test_dtensors_get_their_shard_of_the_whole() -> None:
+    whole = {name: torch.empty(8, 4) for name in ("normal_", "xavier_uniform_", "method")}
+    torch.manual_seed(0)
+    with initstats.fast_init():
+        fill_three(whole)
+    for rank in range(3):
+        with fake_mesh((3,), rank) as mesh:
+            shards = {name: sharded_like(x, mesh, [Shard(0)]) for name, x in whole.items()}
+            torch.manual_seed(0)
+            with initstats.fast_init() as fast:
+                fill_three(shards)
+            assert not fast.report.left
+            for name, x in shards.items():
+                assert torch.equal(x.to_local(), owned(whole[name], (3,), (rank,), [Shard(0)]))
+            assert fast.report.elements["xavier_uniform_"] == x.to_local().numel()
 
-    store = (tmp_path / "store").as_uri()
-    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    try:
-        x = distribute_tensor(torch.zeros(8, 4), init_device_mesh("cpu", (1,)), [Shard(0)])
-        with initstats.fast_init() as fast:
-            init.normal_(x)
-        assert fast.report.left == {("normal_", "a DTensor"): 1}
-        assert bool(x.to_local().any())
-    finally:
-        distributed.destroy_process_group()
+
+def fill_three(tensors: dict[str, Any]) -> None:
+    """Call two functions of torch.nn.init and a method."""
+    init.normal_(tensors["normal_"], std=0.02)
+    init.xavier_uniform_(tensors["xavier_uniform_"])
+    tensors["method"].normal_(0.0, 0.5)
+
+
+def test_a_freed_storage_is_not_left_to_torch() -> None:
+    x = torch.empty(4, 4)
+    x.untyped_storage().resize_(0)
+    with initstats.fast_init() as fast, pytest.raises(RuntimeError, match="storage holds its elem"):
+        init.normal_(x)
+    assert not fast.report.left
 
 
 def test_what_torch_refuses_is_refused_in_its_words() -> None:

@@ -1,0 +1,114 @@
+"""Tensors that fills leave alone, each with one sentence: other engines, subclasses, devices."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed._local_tensor import LocalTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+import initstats
+from sharded import fake_mesh
+
+FILLS: dict[str, Callable[..., Any]] = {
+    "normal_": initstats.normal_,
+    "kaiming_uniform_": initstats.kaiming_uniform_,
+    "orthogonal_": initstats.orthogonal_,
+    "foreach_normal_": lambda x: initstats.foreach_normal_([x]),
+}
+every_fill = pytest.mark.parametrize("fill", FILLS)
+
+
+class Wrapper(torch.Tensor):
+    """What a tensor of torchao looks like: memory elsewhere, a dtype that it would have."""
+
+    @staticmethod
+    def __new__(
+        cls: type[Wrapper], inner: torch.Tensor, device: torch.device | str = "cpu"
+    ) -> Wrapper:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=torch.bfloat16, device=device
+        )
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types, kwargs
+        if func is torch.ops.aten.view.default:  # for DTensor.from_local
+            return args[0]
+        raise NotImplementedError(str(func))
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return "Wrapper()"
+
+
+class WithMethods(torch.Tensor):
+    """A subclass whose memory is its own."""
+
+
+@every_fill
+def test_subclasses_without_memory_of_their_own_are_refused(fill: str) -> None:
+    inner = torch.zeros(4, 4, dtype=torch.int8)
+    state = torch.get_rng_state()
+    message = rf"initstats\.{fill}: expected a tensor with memory of its own, got Wrapper \(fill a"
+    with pytest.raises(TypeError, match=message):
+        FILLS[fill](Wrapper(inner))
+    assert not inner.any()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dtensors_of_such_subclasses_are_refused() -> None:
+    with fake_mesh((1,), 0) as mesh:
+        x = DTensor.from_local(Wrapper(torch.zeros(4, 4)), mesh, [Shard(0)], run_check=False)
+        with pytest.raises(TypeError, match="memory of its own, got Wrapper"):
+            initstats.normal_(x)
+
+
+def test_subclasses_with_memory_of_their_own_are_filled() -> None:
+    x = torch.zeros(4, 4).as_subclass(WithMethods)
+    initstats.normal_(x, seed=1)
+    assert torch.equal(x.as_subclass(torch.Tensor), initstats.normal_(torch.zeros(4, 4), seed=1))
+
+
+@every_fill
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_other_devices_are_refused(fill: str, device: str) -> None:
+    # Neither is in this build of torch: a wrapper says that it is there.
+    state = torch.get_rng_state()
+    message = rf"{fill}: expected a tensor on the CPU, on CUDA or on meta, got device={device} \(fi"
+    with pytest.raises(TypeError, match=message):
+        FILLS[fill](Wrapper(torch.zeros(4, 4), device=device))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_fill
+def test_parameters_of_zero_3_are_refused(fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
+    x = torch.nn.Parameter(torch.zeros(4, 4))
+    x.ds_id = 3
+    message = rf"{fill}: expected a tensor whose shape is its own, got a ZeRO-3 parameter \(initi"
+    with pytest.raises(TypeError, match=message):
+        FILLS[fill](x)
+    assert not x.any()
+    with pytest.raises(TypeError, match="got a ZeRO-3 parameter"):
+        initstats.ones_(x)
+
+
+@every_fill
+def test_simulated_ranks_are_refused(fill: str) -> None:
+    # Each of them would get the same bits.
+    with fake_mesh((2,), 0), LocalTensorMode(2):
+        mesh = init_device_mesh("cpu", (2,))
+        x = distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)])
+        message = rf"{fill}: expected the local tensor of one rank, got those of all ranks from Loc"
+        with pytest.raises(TypeError, match=message):
+            FILLS[fill](x)
+        with pytest.raises(TypeError, match="LocalTensorMode"):
+            initstats.eye_(x)
