@@ -27,7 +27,7 @@ DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARC
 # The folders of tests, one per package: make test-init, make test-statistics, ...
 PACKAGES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
-.PHONY: help venv demo test $(PACKAGES:%=test-%) lint format cuda golden bench instructions gpu clean
+.PHONY: help venv demo test $(PACKAGES:%=test-%) lint format cuda golden bench instructions scale gpu clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+(-init)?):.*## (.*)/make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 16
@@ -89,6 +89,10 @@ bench: $(VENV)/build.stamp ## All benchmarks on this CPU, into benchmarks/result
 
 instructions: $(VENV)/build.stamp ## Count instructions per element anew, where a kernel or a small call changed on purpose
 	$(BIN)/python tests/support/instruction_counts.py
+
+scale: $(VENV)/build.stamp ## Fill one rank of 1,024 of a Llama with 405 billion parameters (1 GB of memory)
+	PYTHONPATH='$(HERE):$(HERE)/tests/support' $(BIN)/python tests/support/models_at_scale.py 405b 0
+	PYTHONPATH='$(HERE):$(HERE)/tests/support' $(BIN)/python tests/support/models_at_scale.py 405b 1023
 
 gpu: ## Build, test and measure on a GPU, with what PYTHON has; installs nothing
 	NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$(or $(GPU_ARCH),90) $(PYTHON) csrc/build/compile.py

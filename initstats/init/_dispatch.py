@@ -72,7 +72,8 @@ def fill_one(
         family.check(function, tensor.dtype, *numbers)
     except (TypeError, ValueError) as error:
         raise as_torch(error, tensor, family.name, numbers) from None
-    if box is not None or (type(tensor) not in PLAIN_TYPES and is_dtensor(tensor)):
+    plain = type(tensor) in PLAIN_TYPES
+    if box is not None or (not plain and is_dtensor(tensor)):
         lists = [[number] for number in numbers]
         names, boxes = None if name is None else [name], None if box is None else [box]
         _write(
@@ -86,7 +87,7 @@ def fill_one(
             boxes=boxes,
         )
         return tensor
-    real = has_memory(tensor)
+    real = not tensor.is_meta if plain else has_memory(tensor)
     if not real and seed is None:
         draw_keys(function, 0, generator=generator, names=None if name is None else [name])
         return tensor

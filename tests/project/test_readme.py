@@ -15,7 +15,7 @@ from benchmarks.readme_table import BLOCK, NOT_MEASURED, README, README_ROWS, RO
 TEXT = README.read_text()
 GUIDES = {
     name: (ROOT / f"docs/guides/{name}.md").read_text()
-    for name in ("initialise", "recipes", "statistics")
+    for name in ("initialise", "recipes", "sharded_models", "statistics")
 }
 
 

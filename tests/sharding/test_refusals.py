@@ -42,7 +42,7 @@ class Wrapper(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types, kwargs
         if func is torch.ops.aten.view.default:  # for DTensor.from_local
-            return args[0]
+            return Wrapper(args[0].inner)
         raise NotImplementedError(str(func))
 
     def __repr__(self) -> str:  # type: ignore[override]

@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.distributed.tensor.placement_types import Placement
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import initstats
@@ -315,17 +316,23 @@ def fast_init_of_a_sharded_model() -> None:
     assert_shards_of(model, whole)
 
 
-def torchs_fills_of_a_cpu_mesh_repeat_themselves() -> None:
-    """What fast_init replaces: every rank of a CPU mesh gets the same numbers from torch."""
-    x = distribute_tensor(torch.zeros(8, 5), mesh_of(4), [Shard(0)])
-    torch.manual_seed(0)
-    with caught():
-        nn.init.normal_(x)
-    full = x.full_tensor()
-    assert all(torch.equal(full[:2], part) for part in full.split(2))
-    initstats.normal_(x, seed=0)
-    full = x.full_tensor()
-    assert not any(torch.equal(full[:2], part) for part in full.split(2)[1:])
+def torchs_fills_depend_on_the_mesh() -> None:
+    """What fast_init replaces: torch's numbers depend on the placement, and ranks repeat them."""
+    layouts: list[Placement] = [Shard(0), Shard(1)]
+    shards = [distribute_tensor(torch.zeros(8, 8), mesh_of(4), [layout]) for layout in layouts]
+    for x in shards:
+        torch.manual_seed(0)
+        with caught():
+            nn.init.normal_(x)
+    rows, columns = (x.full_tensor() for x in shards)
+    assert not torch.equal(rows, columns)
+    assert all(torch.equal(rows[:2], part) for part in rows.split(2))
+    for x in shards:
+        torch.manual_seed(0)
+        initstats.normal_(x)
+    rows, columns = (x.full_tensor() for x in shards)
+    assert torch.equal(rows, columns)
+    assert not any(torch.equal(rows[:2], part) for part in rows.split(2)[1:])
 
 
 CHECKS: list[Check] = [
@@ -343,5 +350,5 @@ CHECKS: list[Check] = [
     local_tensors_are_taken_afresh,
     fsdp1_parameters_are_refused,
     fast_init_of_a_sharded_model,
-    torchs_fills_of_a_cpu_mesh_repeat_themselves,
+    torchs_fills_depend_on_the_mesh,
 ]
