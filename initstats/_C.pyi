@@ -1,6 +1,18 @@
 # The compiled module: csrc/ops/module.cpp.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
+
+def bind_torch(
+    tensor: type[torch.Tensor],
+    parameter: type[torch.Tensor],
+    storage: type[torch.UntypedStorage],
+    exchange: object,
+    seen: tuple[Callable[[], object], ...],
+    draw: Callable[[int, torch.Generator | None], torch.Tensor],
+    increment_version: Callable[[torch.Tensor | list[torch.Tensor]], None],
+    /,
+) -> bool: ...
 def build_info() -> dict[str, str]: ...
 def check_storage(
     op: str,
@@ -18,6 +30,21 @@ def check_memory(
     item_bytes: int,
     offset: int,
 ) -> None: ...
+def fill_directly(
+    op: str,
+    check: Callable[..., None],
+    function: str,
+    tensors: torch.Tensor | list[torch.Tensor],
+    values: tuple[object, ...],
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: str | list[str | None] | None,
+    /,
+) -> bool: ...
+def key_of(seed: int, name: str | None, /) -> int: ...
 def largest_below(dtype: str, x: float) -> float: ...
 def philox4x32_10(key: int, counter: int, word2: int, word3: int) -> list[int]: ...
 def smallest_at_least(dtype: str, x: float) -> float: ...
+def stats_directly(
+    tensors: torch.Tensor | list[torch.Tensor], groups: int, scale: int, /
+) -> tuple[bytes, bytes, bytes] | None: ...

@@ -42,12 +42,39 @@ _UNKNOWN = 2**63 - 1  # bytes of a storage that torch does not show
 Box = tuple[Sequence[int], Sequence[int]]  # offsets and full sizes, one number per dimension
 
 
+# Direct calls, Note [Direct calls] of csrc/ops/direct.cpp: what is plain goes past the dispatcher.
+
+fill_directly = _C.fill_directly
+stats_directly = _C.stats_directly
+key_of = _C.key_of
+
+
+def allow_direct_calls(draw: Callable[[int, torch.Generator | None], torch.Tensor]) -> bool:
+    """Let calls go past torch's dispatcher where nobody would notice; return whether any will.
+
+    Args:
+        draw: Takes a count and a CPU generator, or None for torch's default one; returns so many
+            draws of 64 bits, int64 on the CPU.
+    """
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # DLPack 1.3
+    seen = (  # true where others are to see ops, or torch.func transforms them
+        torch._C._len_torch_dispatch_stack,  # noqa: SLF001
+        torch._C._len_torch_function_stack,  # noqa: SLF001
+        torch._C._functorch.maybe_current_level,  # noqa: SLF001
+        torch._C._autograd._profiler_enabled,  # noqa: SLF001
+        torch._C._get_tracing_state,  # noqa: SLF001
+    )
+    classes = torch.Tensor, torch.nn.Parameter, torch.UntypedStorage
+    return _C.bind_torch(*classes, exchange, seen, draw, torch.autograd.graph.increment_version)
+
+
 def build_info() -> dict[str, str | list[str]]:
     """Return what was built, what was chosen on this machine, and why (see `initstats doctor`)."""
     info: dict[str, str | list[str]] = {"torch": torch.__version__, "module": str(_C.__file__)}
     info |= _C.build_info()
     info["cuda_archs"] = [arch for arch in str(info["cuda_archs"]).split(";") if arch]
     info["cpu_capabilities"] = str(info["cpu_capabilities"]).split()
+    info["direct_calls"] = "yes" if _C.stats_directly(torch.zeros(1), 1, 0) else "no"
     info["threads"] = str(torch.get_num_threads())
     return info
 

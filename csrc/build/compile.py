@@ -52,6 +52,7 @@ NVCC = (
     "-std=c++17 -O3 -fmad=false --expt-relaxed-constexpr -Werror all-warnings"
     " -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin -compress-all -Xptxas -v"
 )
+PYTHON = ("direct.cpp", "module.cpp")  # the sources that need Python's symbols
 RULES = """ninja_required_version = 1.5
 rule cxx
   description = g++ $out
@@ -66,7 +67,7 @@ rule nvcc
 rule link
   description = link $out
   command = rm -f $out && $compiler -shared -Wl,--exclude-libs,ALL $in -o $out $libs
-# Only Python defines the symbols that a module may lack, so this is everything but ops/module.cpp.
+# Only Python defines the symbols that a module may lack, so this is everything but PYTHON.
 rule link_all_defined
   description = link $out: every symbol has a definition
   command = $compiler -shared -Wl,-z,defs $in -o $out $libs
@@ -206,7 +207,7 @@ class Description:
         """Return the text of build.ninja."""
         units = [*self.cpu(), *self.kernels(), *self.ops()]
         objects = [unit.object for unit in units]
-        without_python = [unit.object for unit in units if unit.source.name != "module.cpp"]
+        without_python = [unit.object for unit in units if unit.source.name not in PYTHON]
         defined = f"defined{self.suffix}.so"
         lines = [
             f"libs = {self.libraries()}",

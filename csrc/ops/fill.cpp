@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <iterator>
 #include <utility>
 
 #include "math/random/distributions.h"
 #include "ops/checks.h"
 #include "ops/cuda_stream.h"
+#include "ops/direct.h"
 #include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/random/fill.h"
@@ -26,22 +28,15 @@ using Integers = std::vector<int64_t>;
 // Elements per task below which another thread does not pay.
 constexpr int64_t kGrain = 65536;
 
-struct Target {
-  void* data;
-  DType dtype;
-  Layout layout;
-  uint64_t key;
-};
-
 // Checks everything before anything is written.
-std::vector<Target> targets_of(const std::string& op, const std::vector<Tensor>& tensors,
-                               const Integers& keys, const Integers& box) {
+std::vector<FillTarget> targets_of(const std::string& op, const std::vector<Tensor>& tensors,
+                                   const Integers& keys, const Integers& box) {
   if (keys.size() != tensors.size()) {
     fail(op, "one key per tensor, " + std::to_string(tensors.size()), std::to_string(keys.size()));
   }
   check_one_device(op, tensors);
   const Boxes boxes(op, tensors, box);
-  std::vector<Target> targets;
+  std::vector<FillTarget> targets;
   targets.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const std::optional<DType> dtype = fill_dtype(tensors[i].scalar_type());
@@ -85,6 +80,37 @@ struct PerTensor {
 INITSTATS_DISTRIBUTIONS(INITSTATS_ENTRY)
 #undef INITSTATS_ENTRY
 
+// What `make` made of the latest parameters: that of a truncated normal takes longer than a small
+// fill. One per thread; a place is taken by its latest parameters.
+template <class Dist, size_t kParameters>
+class Prepared {
+ public:
+  template <class Make>
+  const Dist& operator()(DType dtype, const std::array<double, kParameters>& numbers,
+                         const Make& make) {
+    uint64_t hash = static_cast<uint64_t>(dtype) + 1;
+    for (const double number : numbers)
+      hash = (hash ^ bit_cast<uint64_t>(number)) * 0x9E3779B97F4A7C15;
+    Entry& entry = entries_[hash >> (64 - kBits)];
+    // By bits: 0 is not -0, and NaN is equal to itself.
+    if (!entry.holds || entry.dtype != dtype ||
+        memcmp(entry.numbers.data(), numbers.data(), sizeof(numbers)) != 0) {
+      entry = {true, dtype, numbers, make()};
+    }
+    return entry.dist;
+  }
+
+ private:
+  static constexpr int kBits = 4;
+  struct Entry {
+    bool holds = false;
+    DType dtype{};
+    std::array<double, kParameters> numbers{};
+    Dist dist{};
+  };
+  Entry entries_[1 << kBits];
+};
+
 template <class Entry>
 using Order = std::make_index_sequence<std::size(Entry::kParameters)>;  // of the parameters
 
@@ -101,18 +127,25 @@ struct Family : Entry {
  private:
   template <class Real, size_t... J>
   auto make(DType dtype, size_t i, std::index_sequence<J...>) const {
-    return Entry::template Dist<Real>::make(dtype, parameters[J][i]...);
+    using Dist = typename Entry::template Dist<Real>;
+    thread_local Prepared<Dist, sizeof...(J)> prepared;
+    const std::array<double, sizeof...(J)> numbers{parameters[J][i]...};
+    return prepared(dtype, numbers, [&] { return Dist::make(dtype, numbers[J]...); });
   }
 };
 
 // Fills the tensors of storage width Real, side by side on torch's threads, cut anywhere.
 template <class Real, class Family>
-void fill_width_cpu(const std::vector<Target>& targets, const Family& family) {
+void fill_width_cpu(const std::vector<FillTarget>& targets, const Family& family) {
   using Dist = typename Family::template Dist<Real>;
   const auto kernel = Family::kernel(INITSTATS_CHOOSE(fill_kernels), Real{});
   std::vector<Dist> dists;
-  std::vector<const Target*> chosen;
-  Integers first{0};  // of each tensor in the concatenation of all
+  std::vector<const FillTarget*> chosen;
+  Integers first;  // of each tensor in the concatenation of all
+  dists.reserve(targets.size());
+  chosen.reserve(targets.size());
+  first.reserve(targets.size() + 1);
+  first.push_back(0);
   for (size_t i = 0; i < targets.size(); ++i) {
     if ((targets[i].dtype == DType::float64) != (sizeof(Real) == 8) || targets[i].layout.count == 0)
       continue;
@@ -120,34 +153,39 @@ void fill_width_cpu(const std::vector<Target>& targets, const Family& family) {
     chosen.push_back(&targets[i]);
     first.push_back(first.back() + targets[i].layout.count);
   }
-  torch::stable::parallel_for(0, first.back(), kGrain, [&](int64_t begin, int64_t end) {
+  const auto work = [&](int64_t begin, int64_t end) {
     size_t i = static_cast<size_t>(std::upper_bound(first.begin(), first.end(), begin) -
                                    first.begin() - 1);
     for (; begin < end; ++i) {
       const int64_t stop = std::min(end, first[i + 1]);
-      const Target& t = *chosen[i];
+      const FillTarget& t = *chosen[i];
       kernel(dists[i],
              cpu::FillRange{t.data, t.dtype, &t.layout, t.key, begin - first[i], stop - first[i]});
       begin = stop;
     }
-  });
+  };
+  if (first.back() <= kGrain) {
+    work(0, first.back());
+  } else {
+    torch::stable::parallel_for(0, first.back(), kGrain, work);
+  }
 }
 
 template <class Family>
 void run(OnCpu, const std::string& /*op*/, const std::vector<Tensor>& /*tensors*/,
-         const std::vector<Target>& targets, const Family& family) {
+         const std::vector<FillTarget>& targets, const Family& family) {
   fill_width_cpu<float>(targets, family);
   fill_width_cpu<double>(targets, family);
 }
 
 #if defined(INITSTATS_WITH_CUDA)
 template <class Real, class Family>
-void fill_width_cuda(const std::string& op, const std::vector<Target>& targets,
+void fill_width_cuda(const std::string& op, const std::vector<FillTarget>& targets,
                      const Family& family, cudaStream_t cuda_stream) {
   using Dist = typename Family::template Dist<Real>;
   std::vector<cuda::FillTarget<Dist>> launched;
   for (size_t i = 0; i < targets.size(); ++i) {
-    const Target& t = targets[i];
+    const FillTarget& t = targets[i];
     if ((t.dtype == DType::float64) != (sizeof(Real) == 8)) continue;
     launched.push_back({t.data, t.dtype, t.layout, t.key, family.template make<Real>(t.dtype, i)});
   }
@@ -157,7 +195,7 @@ void fill_width_cuda(const std::string& op, const std::vector<Target>& targets,
 
 template <class Family>
 void run(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
-         const std::vector<Target>& targets, const Family& family) {
+         const std::vector<FillTarget>& targets, const Family& family) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
   fill_width_cuda<float>(op, targets, family, scope.cuda_stream());
@@ -168,7 +206,7 @@ void run(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
 template <class Device, class Family>
 void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
           const Integers& box, const Family& family) {
-  const std::vector<Target> targets = targets_of(op, tensors, keys, box);
+  const std::vector<FillTarget> targets = targets_of(op, tensors, keys, box);
   run(Device{}, op, tensors, targets, family);
 }
 
@@ -187,6 +225,13 @@ struct Op<Device, Entry, std::index_sequence<J...>> {
                                {{{Entry::kOp, Entry::kParameters[J], numbers, tensors.size()}...}}};
     fill<Device>(Entry::kOp, tensors, keys, box, family);
   }
+
+  // See DirectFill.
+  static void direct(const std::vector<FillTarget>& targets, const std::vector<Numbers>& numbers) {
+    const Family<Entry> family{
+        {}, {{{Entry::kOp, Entry::kParameters[J], numbers[J], targets.size()}...}}};
+    run(OnCpu{}, Entry::kOp, {}, targets, family);
+  }
 };
 
 #define INITSTATS_IMPLEMENT(name, Dist, ...) \
@@ -200,5 +245,13 @@ void implement(Library& m) {
 INITSTATS_REGISTER(implement)
 
 }  // namespace
+
+const std::vector<DirectFill>& direct_fills() {
+#define INITSTATS_DIRECT(name, Dist, ...) \
+  {name##_entry::kOp, std::size(name##_entry::kParameters), &Op<OnCpu, name##_entry>::direct},
+  static const std::vector<DirectFill> fills{INITSTATS_DISTRIBUTIONS(INITSTATS_DIRECT)};
+#undef INITSTATS_DIRECT
+  return fills;
+}
 
 }  // namespace initstats::ops

@@ -12,6 +12,7 @@
 #include "math/core/bounds.h"
 #include "math/random/philox.h"
 #include "ops/checks.h"
+#include "ops/python_methods.h"
 
 namespace {
 
@@ -95,6 +96,8 @@ PYBIND11_MODULE(_C, m) {
         return std::array<uint32_t, 4>{words.v[0], words.v[1], words.v[2], words.v[3]};
       },
       "The four words of Philox4x32-10 for the counter (lo counter, hi counter, word2, word3).");
+  if (PyModule_AddFunctions(m.ptr(), initstats::ops::python_methods()) != 0)
+    throw pybind11::error_already_set();
   initstats::cpu::chosen_capability();  // an unknown INITSTATS_CPU_CAPABILITY is an ImportError
                                         // here, not later
 }

@@ -9,6 +9,7 @@
 #include "math/stats/buckets.h"
 #include "ops/checks.h"
 #include "ops/cuda_stream.h"
+#include "ops/direct.h"
 #include "ops/register.h"
 #if defined(INITSTATS_WITH_CUDA)
 #include "cuda/stats/stats.h"
@@ -30,12 +31,11 @@ struct Job {
   int64_t tiles() const { return (layout.count + kTile - 1) / kTile; }
 };
 
-struct Call {
+// The jobs, and where their records go.
+struct Work {
   std::vector<Job> jobs;
-  std::vector<Layout> minus_layouts;
   StatsGroups groups;
-  Tensor moments, counts, histogram;
-  double* moments_data;  // of the tensors: asking one for it takes as long as a small record
+  double* moments_data;
   int64_t *counts_data, *histogram_data;
   double* moments_row(size_t i) { return moments_data + i * kMomentColumns; }
   int64_t* counts_row(size_t i) { return counts_data + i * kCountColumns; }
@@ -44,6 +44,11 @@ struct Call {
                ? histogram_data + i * static_cast<size_t>(histogram_places(groups.scale))
                : nullptr;
   }
+};
+
+struct Call : Work {
+  std::vector<Layout> minus_layouts;
+  Tensor moments, counts, histogram;
 };
 
 void check_pairs(const std::vector<Tensor>& tensors, const std::vector<Tensor>& minus,
@@ -116,7 +121,7 @@ struct Piece {
   int64_t begin, end;  // tiles
 };
 
-void run(OnCpu, Call& call) {
+void run(OnCpu, Work& call) {
   std::vector<Piece> pieces;
   pieces.reserve(call.jobs.size());
   int64_t cost = 0;  // in elements
@@ -193,5 +198,14 @@ void implement(Library& m) {
 INITSTATS_REGISTER(implement)
 
 }  // namespace
+
+void direct_stats(const std::vector<StatsSource>& sources, const StatsGroups& groups,
+                  double* moments, int64_t* counts, int64_t* histogram) {
+  Work work{{}, groups, moments, counts, histogram};
+  work.jobs.reserve(sources.size());
+  for (const StatsSource& source : sources)
+    work.jobs.push_back({source.data, source.type, source.layout, nullptr, nullptr});
+  run(OnCpu{}, work);
+}
 
 }  // namespace initstats::ops

@@ -56,6 +56,8 @@ def fill_one(
         boxes = None if box is None else [box]
         fill(function, family, [tensor], values, generator, seed, names, boxes)
         return tensor
+    if box is None and _directly(function, family, tensor, values, generator, seed, name):
+        return tensor
     if transform_level() is not None and fill_examples(
         function,
         tensor,
@@ -106,6 +108,28 @@ def fill_one(
     return tensor
 
 
+def _directly(
+    function: str,
+    family: Family,
+    tensors: torch.Tensor | list[torch.Tensor],
+    values: tuple[Numbers, ...],
+    generator: torch.Generator | None,
+    seed: int | None,
+    names: str | list[str | None] | None,
+) -> bool:
+    """Fill what is plain in one call of the native module; return False if anything is not.
+
+    Nothing has happened then, errors included: what follows finds them, and has the words for them.
+    """
+    if forward_ad._current_level >= 0 or not (  # noqa: SLF001
+        generator is None or (type(generator) is torch.Generator and generator.device.type == "cpu")
+    ):
+        return False
+    return _ops.fill_directly(
+        family.name, family.check, function, tensors, values, generator, seed, names
+    )
+
+
 def fill(
     function: str,
     family: Family,
@@ -133,7 +157,11 @@ def fill(
             raise ValueError(f"initstats.{function}: expected no box inside torch.compile, got one")
         fill_in_graph(function, family, list(tensors), values, generator, seed, names)
         return
-    todo = tensors_to_fill(function, tensors)
+    given = list(tensors)
+    named = None if names is None else list(names)
+    if boxes is None and _directly(function, family, given, tuple(values), generator, seed, named):
+        return
+    todo = tensors_to_fill(function, given)
     n = len(todo)
     if transform_level() is not None:
         refuse_examples(function, todo)

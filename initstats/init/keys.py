@@ -5,14 +5,14 @@ A key and the number of an element decide every bit of a fill: docs/explanation/
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import threading
 from collections.abc import Sequence
 
 import torch
 
-_DOMAIN = b"initstats key v1"  # domain tag: part of the stream, never changes
+from initstats import _ops
+
 _UINT64 = 1 << 64
 _OF_THREAD = threading.local()
 
@@ -43,9 +43,7 @@ def _key_of(seed: int, name: str | None) -> int:
         raise TypeError(
             f"initstats.key_of: expected name to be a string or None, got name={name!r}"
         )
-    message = _DOMAIN + (seed % _UINT64).to_bytes(8, "little")
-    message += b"\0" if name is None else b"\1" + name.encode()
-    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
+    return _ops.key_of(seed, name)
 
 
 def draw_keys(
@@ -93,12 +91,7 @@ def draw_keys(
     if generator.device.type == "cpu":
         if count == 0:
             return []
-        # random_() over the full range gives 64 random bits per element, one engine draw of 64 bits
-        # each.
-        draws = torch.empty(count, dtype=torch.int64, device="cpu").random_(
-            -(2**63), None, generator=generator
-        )
-        drawn: list[int] = draws.tolist()
+        drawn: list[int] = _draw(count, generator).tolist()
         return drawn
     keys = []
     for _ in range(count):
@@ -119,10 +112,19 @@ def draw_key(
     if seed is None and name is None:
         known = generator is None
         if known or getattr(getattr(generator, "device", None), "type", None) == "cpu":
-            draw = _buffer().random_(-(2**63), None, generator=generator)
-            return int(draw.item())
+            return int(_draw(1, generator).item())
     names = None if name is None else [name]
     return draw_keys(function, 1, generator=generator, seed=seed, names=names)[0]
+
+
+def _draw(count: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Return so many draws from a CPU generator, int64; one alone until the thread's next."""
+    draws = _buffer() if count == 1 else torch.empty(count, dtype=torch.int64, device="cpu")
+    # Over the full range these are 64 random bits per element, one engine draw of 64 bits each.
+    return draws.random_(-(2**63), None, generator=generator)
+
+
+_ops.allow_direct_calls(_draw)
 
 
 def _buffer() -> torch.Tensor:

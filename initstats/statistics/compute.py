@@ -128,10 +128,15 @@ def stats(
         msg = f"initstats.stats: expected scale to be 0, 1 or 2, got scale={scale}"
         raise ValueError(msg)
     if isinstance(x, Tensor):
+        if minus is None and (rows := _directly(x, groups, scale)) is not None:
+            return Stats(Batch(rows, groups, scale))
         _check(x)
         others = [] if minus is None else [subtrahend(x, minus, groups)]
         return Stats(_launch([x], groups, scale, others))
     tensors = _named(x)
+    if minus is None and (rows := _directly(list(tensors.values()), groups, scale)) is not None:
+        places = dict(zip(tensors, range(len(tensors)), strict=True))
+        return StatsTable.of_batches(tensors, [(Batch(rows, groups, scale), places)])
     _check_many(list(tensors.values()))
     named = None if minus is None else subtrahends(tensors, minus, groups, _named)
     return _stats_of_many(tensors, groups, scale, named)
@@ -182,7 +187,14 @@ def _stats_of_many(
 
 def _launch(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor]) -> Batch:
     with torch.no_grad():
-        return Batch(*_ops.stats(tensors, groups, scale, minus=minus), groups, scale)
+        return Batch(_ops.stats(tensors, groups, scale, minus=minus), groups, scale)
+
+
+def _directly(
+    tensors: Tensor | list[Tensor], groups: int, scale: int
+) -> tuple[bytes, bytes, bytes] | None:
+    """Take the records of what is plain in one call of the native module; else return None."""
+    return None if torch.compiler.is_compiling() else _ops.stats_directly(tensors, groups, scale)
 
 
 def _named(x: _Many) -> dict[str, Tensor]:

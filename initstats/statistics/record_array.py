@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ COUNT, NAN, POS_INF, NEG_INF, ZERO, FINGERPRINT = range(6)
 MOMENT_NAMES = ("mean", "m2", "m3", "m4", "l1", "min", "max", "min_abs")
 COUNT_NAMES = ("count", "nan", "pos_inf", "neg_inf", "zero")
 _COLUMNS = 8
+_MOMENTS, _COUNTS = Struct(f"={_COLUMNS}d"), Struct(f"={_COLUMNS}q")  # a row, as bytes
 
 
 class Groups:
@@ -190,31 +192,47 @@ class RecordRow:
 
 
 class Batch:
-    """The records of one launch, on the device of their tensors until somebody reads one."""
+    """The records of one launch, on the device of their tensors until somebody reads one.
+
+    Args:
+        rows: Moments float64 `[n, 8]`, counts int64 `[n, 8]` and, with that group, histogram int64
+            `[n, 512 << scale]`; as tensors, or as the bytes of a direct call.
+        groups: Sum of `Groups`.
+        scale: Of the histogram.
+    """
+
+    __slots__ = ("_counts", "_moments", "_places", "_unread", "groups", "scale")
 
     def __init__(
         self,
-        moments: torch.Tensor,
-        counts: torch.Tensor,
-        histogram: torch.Tensor,
+        rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | tuple[bytes, bytes, bytes],
         groups: int,
         scale: int,
     ) -> None:
         self.groups = groups
         self.scale = scale
-        self._device_rows: tuple[torch.Tensor, ...] | None = (moments, counts, histogram)
-        self._moments: list[list[float]] = []
-        self._counts: list[list[int]] = []
+        self._unread: tuple[Any, Any, Any] | None = rows
+        self._moments: Sequence[Sequence[float]] = ()
+        self._counts: Sequence[Sequence[int]] = ()
         self._places: Integers | None = None
+
+    def _read(self, rows: tuple[Any, Any, Any]) -> None:
+        moments, counts, places = rows
+        if not isinstance(moments, bytes):
+            moments, counts, places = moments.cpu(), counts.cpu(), places.cpu().numpy()
+            self._moments, self._counts = moments.tolist(), counts.tolist()
+        else:
+            self._moments = list(_MOMENTS.iter_unpack(moments))
+            self._counts = list(_COUNTS.iter_unpack(counts))
+            places = np.frombuffer(places, np.int64).reshape(len(self._counts), -1)
+        if self.groups & Groups.HISTOGRAM:
+            self._places = places
+        self._unread = None
 
     def row(self, i: int) -> RecordRow:
         """Read row i; the first call transfers all rows."""
-        if self._device_rows is not None:
-            moments, counts, places = (rows.cpu() for rows in self._device_rows)
-            self._moments, self._counts = moments.tolist(), counts.tolist()
-            if self.groups & Groups.HISTOGRAM:
-                self._places = places.numpy()
-            self._device_rows = None
+        if self._unread is not None:
+            self._read(self._unread)
         places_of_row = None if self._places is None else self._places[i]
         return RecordRow(self._moments[i], self._counts[i], places_of_row, self.scale)
 

@@ -56,7 +56,7 @@ class SliceStats:
             row = row * size + number % size
         rows = self.moment_rows[row : row + 1], self.count_rows[row : row + 1]
         no_histogram = torch.empty(0, 0, dtype=torch.int64, device=self.count_rows.device)
-        return Stats(Batch(*rows, no_histogram, Groups.MOMENTS, 0))
+        return Stats(Batch((*rows, no_histogram), Groups.MOMENTS, 0))
 
     def _number(self, column: int) -> Tensor:
         return self.count_rows[:, column].reshape(self.shape)

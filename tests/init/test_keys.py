@@ -22,6 +22,12 @@ def test_key_is_blake2b_of_domain_seed_and_name(seed: int, name: str | None) -> 
     assert initstats.key_of(seed, name) == model.key_of(seed, name)
 
 
+def test_names_of_any_length_make_keys() -> None:
+    # Tag, seed and mark are 25 bytes, a block of the hash is 128.
+    for length in (1, 102, 103, 104, 230, 231, 232, 1000):
+        assert initstats.key_of(7, "n" * length) == model.key_of(7, "n" * length)
+
+
 def test_key_bits_are_the_golden_ones() -> None:
     assert initstats.key_of(0) == 0xE3577B659B062D7B
     assert initstats.key_of(2026, "golden") == 0xF8BBF83C896063D5
