@@ -10,6 +10,8 @@ from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
+_ROUNDING = 1e-5  # std / size of a unit that is constant up to rounding
+
 
 @dataclass(frozen=True)
 class NormIdentity(AuditRule):
@@ -61,7 +63,11 @@ class NormIdentity(AuditRule):
                     severe,
                     f"gains of {number(mean)}: it returns an rms of {number(output)}",
                 )
-            elif mean == 0 and p.block is None and output == 0 and zeros <= gains / 2:
+            elif (
+                (mean == 0 and p.block is None and output == 0 and zeros <= gains / 2)
+                # Of a stage with one block no stack tells that there is a residual path.
+                and not _varies_after(evidence, p.layer)
+            ):
                 bad[p.name] = True, "gains of 0 outside a residual branch: nothing passes"
         if not bad:
             return
@@ -79,3 +85,11 @@ class NormIdentity(AuditRule):
             "that fills every parameter",
             also=tuple(name for name in bad if name != where),
         )
+
+
+def _varies_after(evidence: Evidence, place: str) -> bool:
+    """Tell whether outputs behind a layer depend on the examples: another path is around it."""
+    names = list(evidence.layers)
+    later = names[names.index(place) + 1 :] if place in evidence.layers else []
+    units = [units for name in later for units in evidence.layers[name].units]
+    return any(bool((u.std > _ROUNDING * u.max.abs()).any()) for u in units)

@@ -18,7 +18,10 @@ from initstats.text import number
 
 @dataclass(frozen=True)
 class NotFinite(AuditRule):
-    """NaN or infinity in weights, activations or gradients; names where it begins."""
+    """NaN or infinity in weights, activations or gradients; names where it begins.
+
+    Scores that a mask sets to -inf are no finding while nothing else is infinite or NaN.
+    """
 
     id: ClassVar[str] = "not-finite"
     source: ClassVar[str] = "transformers DebugUnderflowOverflow: name the first layer"
@@ -42,7 +45,8 @@ class NotFinite(AuditRule):
             ("gradients", gradients, gradient_fix),
         ):
             bad = [(name, record) for name, record in records if _not_finite(record)]
-            if bad:
+            masks = what == "activations" and _only_masks(evidence, bad, gradients)
+            if bad and not masks:
                 name, record = bad[0]
                 cause = (
                     f"{what}: {record.nan} NaN and {record.pos_inf + record.neg_inf} infinite of "
@@ -266,6 +270,18 @@ class GradientGrowth(DepthGrowth):
         """Return the first layer, and the gradients of the last and of the first output."""
         first, last = (evidence.layers[series.layers[i]] for i in (0, -1))
         return first, last.output_gradient, first.output_gradient
+
+
+def _only_masks(
+    evidence: Evidence, bad: list[tuple[str, Stats]], gradients: list[tuple[str, Stats]]
+) -> bool:
+    """Tell whether all that is not finite are activations of -inf, which do no harm."""
+    softmax = [x for x in evidence.layers.values() if x.kind.lower() in {"softmax", "logsoftmax"}]
+    taken = any(x.input is not None and x.input.neg_inf for x in softmax)
+    scored = any(x.scores is not None and x.scores.neg_inf for x in evidence.loss.calls)
+    harmless = all(record.nan + record.pos_inf == 0 for _, record in bad)
+    reached = any(_not_finite(record) for _, record in gradients)
+    return harmless and (taken or scored) and not reached and math.isfinite(evidence.loss.values[0])
 
 
 def _not_finite(record: Stats) -> int:

@@ -147,8 +147,11 @@ class BlockStructure(AuditRule):
             kind, times = usual[name]
             if len(where) > self.share * len(blocks) or times <= len(blocks) / 2:
                 continue
+            starts = [stack[0] for stack in stacks.values()]
+            if "Norm" in kind and all(_starts_normalised(evidence, b, starts) for b in where):
+                continue
             yield self.finding(
-                "error" if "Norm" in kind else "warning",
+                "error" if "Norm" in kind and not set(where) <= set(starts) else "warning",
                 f"{where[0]}.{name}" if name in blocks[where[0]] else where[0],
                 float(len(where)),
                 0.0,
@@ -257,3 +260,14 @@ def _is_non_linear(kind: str) -> bool:
     """Tell a non-linearity by its class name."""
     kind = kind.lower().removesuffix("activation")
     return kind in {"relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "elu", "leakyrelu", "mish"}
+
+
+def _starts_normalised(evidence: Evidence, block: str, starts: list[str]) -> bool:
+    """Tell whether a norm makes the input of a block that begins a stack, as in ModernBERT."""
+    layer = evidence.layers.get(block)
+    makers = [] if layer is None else [evidence.layers.get(name) for name in layer.producers]
+    return (
+        block in starts
+        and bool(makers)
+        and all(maker is not None and "Norm" in maker.kind for maker in makers)
+    )

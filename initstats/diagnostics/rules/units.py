@@ -12,12 +12,15 @@ from torch import Tensor
 from initstats.diagnostics.evidence import Evidence, LayerReport
 from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.diagnostics.unit_records import UnitRecords
+from initstats.statistics.record import Stats
 from initstats.text import number
 
 _RECTIFIERS = ("relu", "relu6")
-# Below this size on a whole batch a smooth rectifier passes neither values nor gradients on.
+# A smooth rectifier passes nothing on where its input is far below 0 and its output this small. At
+# 0 it passes half of a change on, however small its output is.
 _SMOOTH = ("gelu", "silu", "swish", "newgelu", "mish")
 _NOTHING = 1e-3
+_FAR_BELOW = -2.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class DeadUnits(AuditRule):
     """Units behind a rectifier that are 0 on the whole batch, so that nothing trains them.
 
     Deep plain ReLU networks map all inputs to one direction, and then up to half of the units are 0
-    for every example without being dead for good; hence the high thresholds.
+    for every example without being dead for good; hence the high thresholds. Units whose layer gets
+    zeros only wait for a branch that starts at 0, such as the squeeze and excitation of a block
+    whose last norm does; if they wait in vain, zero-gradient tells.
 
     Attributes:
         share: Share of dead units in a layer that is a finding.
@@ -45,9 +50,9 @@ class DeadUnits(AuditRule):
         shares = {}
         for layer in evidence.layers.values():
             judged = [units for units in layer.units if units.count >= self.fewest]
-            if _is(layer, _RECTIFIERS) or _is(layer, _SMOOTH):
+            if (_is(layer, _RECTIFIERS) or _is(layer, _SMOOTH)) and not _waits(evidence, layer):
                 dead = [float(_dead(layer, units).float().mean()) for units in judged]
-                if dead and max(dead) > self.share:
+                if dead and max(dead) > self.share and _can_be_dead(layer, max(dead)):
                     shares[layer.name] = max(dead)
         if not shares:
             return
@@ -230,8 +235,29 @@ def _is(layer: LayerReport, kinds: tuple[str, ...]) -> bool:
     return kind in kinds
 
 
+def _waits(evidence: Evidence, layer: LayerReport) -> bool:
+    """Tell whether nothing but zeros enters a non-linearity, or the layers that make its input."""
+    makers = [evidence.layers[name] for name in layer.producers if name in evidence.layers]
+    inputs = [maker.input for maker in makers if maker.input is not None]
+    behind = bool(inputs) and len(inputs) == len(layer.producers)
+    return _is_zero(layer.input) or (behind and all(_is_zero(record) for record in inputs))
+
+
+def _is_zero(record: Stats | None) -> bool:
+    """Tell whether all values of a record are 0."""
+    return record is not None and record.count > 0 and record.zero == record.count
+
+
+def _can_be_dead(layer: LayerReport, share: float) -> bool:
+    """Tell whether enough inputs are where a rectifier is flat for a share of its units."""
+    if _is(layer, _RECTIFIERS) or layer.input is None:
+        return True
+    makers = max(1, len(layer.units))  # the units of one of them may be dead
+    return layer.input.quantile(share / makers) <= _FAR_BELOW
+
+
 def _dead(layer: LayerReport, units: UnitRecords) -> Tensor:
     """Tell which units are dead, [units]."""
     if _is(layer, _RECTIFIERS):
         return units.zero == 1
-    return (units.min.abs() < _NOTHING) & (units.max.abs() < _NOTHING)
+    return (units.min > -_NOTHING) & (units.max <= 0)

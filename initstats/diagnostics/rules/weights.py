@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.findings import AuditRule, Finding
+from initstats.statistics.record import Stats
 from initstats.text import number
 from initstats.verification.verifier import VerifyEntry
 
@@ -106,7 +107,9 @@ class Symmetry(AuditRule):
                 also=tuple(name for name in bad if name != where),
             )
         copies = [
-            p for p in evidence.parameters.values() if p.copy_of and p.trained and p.role != "other"
+            p
+            for p in evidence.parameters.values()
+            if p.copy_of and p.trained and p.role != "other" and not _is_pattern(p.weight)
         ]
         if copies:
             first = copies[0]
@@ -120,3 +123,11 @@ class Symmetry(AuditRule):
                 fix="initialise each of them on its own",
                 also=(*(p.name for p in copies[1:]), first.copy_of),
             )
+
+
+def _is_pattern(record: Stats) -> bool:
+    """Tell zeros with one other value, as identity matrices and dirac kernels: no draw is equal."""
+    others = record.count - record.zero
+    extreme = record.max if record.min == 0 else record.min
+    same = record.min * record.max == 0 and math.isclose(record.l1, others * abs(extreme))
+    return record.zero > others and same
