@@ -34,15 +34,7 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
         TypeError: If no loss is found, or it is no tensor.
         ValueError: If the loss is not a scalar, or does not depend on any parameter.
     """
-    if isinstance(batch, Mapping):
-        output = model(**batch)
-        target: Any = batch
-    elif isinstance(batch, (tuple, list)):
-        inputs, target = (batch[:-1], batch[-1]) if loss_fn is not None else (batch, None)
-        output = model(*inputs)
-    else:
-        output, target = model(batch), batch
-    loss = loss_fn(output, target) if loss_fn is not None else _own_loss(output)
+    _, loss = forward(model, batch, loss_fn)
     if not isinstance(loss, Tensor):
         raise TypeError(
             f"initstats.audit: expected loss_fn to return a tensor, got loss={type(loss).__name__}"
@@ -58,6 +50,33 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
             "got loss.requires_grad=False; do not detach it or compute it under no_grad"
         )
     return loss
+
+
+def forward(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> tuple[Any, Any]:
+    """Run a model on a batch, and return its output and what is taken for the loss.
+
+    Args:
+        model: The model.
+        batch: As for `forward_loss`.
+        loss_fn: As for `forward_loss`.
+
+    Raises:
+        TypeError: If no loss is found.
+    """
+    inputs = inputs_of(batch, loss_fn)
+    if isinstance(batch, Mapping):
+        output, target = model(**inputs), batch
+    elif isinstance(batch, (tuple, list)):
+        output, target = model(*inputs), batch[-1]
+    else:
+        output, target = model(inputs), batch
+    return output, loss_fn(output, target) if loss_fn is not None else _own_loss(output)
+
+
+def inputs_of(batch: Any, loss_fn: LossFunction | None) -> Any:
+    """Return what the model gets of a batch: all but the last item when that is the target."""
+    is_pair = isinstance(batch, (tuple, list)) and loss_fn is not None
+    return batch[:-1] if is_pair else batch
 
 
 def require_batch(batch: Any) -> None:

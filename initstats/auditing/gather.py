@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
+from initstats.auditing.loss_mode import LossInputs
 from initstats.auditing.steps import FirstSteps
+from initstats.diagnostics.dataflow import LossInputReport
 from initstats.diagnostics.depth import depth_series, has_normalisation
 from initstats.diagnostics.evidence import (
     Carried,
@@ -27,6 +29,7 @@ from initstats.verification.verifier import compare
 
 _MATRIX_DIMS = 2
 _FEWEST_BLOCKS = 3
+_GATING = {"sigmoid", "hardsigmoid", "tanh", "softplus", "silu", "gelu"}
 
 
 def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
@@ -47,6 +50,8 @@ def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
         weights = {e.name: parameters[id(e.parameter)].weight for e in planned}
         verification = compare(planned, weights)
     named = dict(model.named_modules())
+    operations = run.operations
+    own = {id(p) for p in model.parameters()}
     return Evidence(
         layers=layers,
         parameters={report.name: report for report in parameters.values()},
@@ -60,6 +65,39 @@ def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
             for name, module in named.items()
             if name and name not in run.flows and next(module.children(), None) is None
         ),
+        strangers=sum(1 for p in _held(run) if id(p) not in own),
+        batch=run.examples,
+        loss_inputs=(
+            *(_loss_input(inputs) for inputs in run.loss_inputs),
+            *(
+                LossInputReport("a difference", *shapes, 0, alike=False, value=math.nan)
+                for shapes in ([] if operations is None else operations.outer[:1])
+            ),
+        ),
+        axes=() if operations is None else tuple(operations.axes),
+        norm_modes={} if operations is None else operations.norms,
+        tables={} if operations is None else operations.tables,
+        dependence=run.dependence,
+    )
+
+
+def _held(run: FirstSteps) -> list[Tensor]:
+    """Return what the optimizer steps."""
+    return [p for group in run.optimizer.param_groups for p in group["params"]]
+
+
+def _loss_input(inputs: LossInputs) -> LossInputReport:
+    """Read what entered a loss function."""
+    count, low, high = (x.item() for x in inputs.counted)
+    return LossInputReport(
+        name=inputs.name,
+        shape=inputs.shape,
+        target_shape=inputs.target_shape,
+        targets=int(count),
+        alike=count > 0 and low == high,
+        value=float(low) if low == high else math.nan,
+        scores=inputs.scores,
+        target=inputs.target,
     )
 
 
@@ -69,6 +107,7 @@ def _parameters(
     """Return one report per parameter, by its identity: tied names share one."""
     promised = {} if planned is None else {id(e.parameter): e for e in planned if not e.keep}
     places = {id(slot.parameter): slot for group in slots(model) for slot in reversed(group)}
+    held = {id(p) for p in _held(run)}
     reports = {}
     for name, parameter in model.named_parameters():
         entry = promised.get(id(parameter))
@@ -91,6 +130,7 @@ def _parameters(
             fan_out=_fans(slot)[1],
             rows=run.rows.get(name),
             copy_of=run.copies.get(name, ""),
+            held=id(parameter) in held,
         )
     return reports
 
@@ -108,6 +148,7 @@ def _layers(
     """Return one report per module that was called, in order."""
     blocks = {b for m in model.modules() for b in stack_blocks(m).values()}
     modules = dict(model.named_modules())
+    gates = _gates(run)
     layers = {}
     for name, flow in run.flows.items():
         module = modules.get(name)
@@ -131,8 +172,26 @@ def _layers(
                 dtype=flow.dtype,
                 carried=_carried(flow),
                 logits=_logits(flow),
+                is_gate=name in gates,
+                epsilon=_epsilon(module) if "Norm" in flow.kind else None,
             )
     return layers
+
+
+def _gates(run: FirstSteps) -> set[str]:
+    """Return the layers whose output, or a non-linearity of it, multiplies other activations."""
+    factors = set() if run.operations is None else run.operations.gates
+    found = set(factors)
+    for name in factors & run.flows.keys():
+        if run.flows[name].kind.lower() in _GATING:
+            found.update(run.flows[name].producers)
+    return found - {""}
+
+
+def _epsilon(module: nn.Module | None) -> float | None:
+    """Return what a norm adds to the variance, under the names that libraries give it."""
+    values = (getattr(module, name, None) for name in ("eps", "epsilon", "variance_epsilon"))
+    return next((float(value) for value in values if isinstance(value, float)), None)
 
 
 def _carried(flow: Flow) -> Carried | None:

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initstats.auditing.function_mode import ActivationFunctions
+from initstats.auditing.operations import Operations
 from initstats.diagnostics.layer_records import (
     Flow,
     Logits,
@@ -20,6 +21,7 @@ from initstats.diagnostics.layer_records import (
     floating_tensors,
     unit_axis,
 )
+from initstats.diagnostics.nested import nested_tensors
 from initstats.diagnostics.unit_records import unit_records
 from initstats.recipes.parameters import stack_blocks
 from initstats.statistics.compute import stats
@@ -119,6 +121,24 @@ class Collector:
     def functions(self) -> ActivationFunctions:
         """Return a context manager inside which functions are recorded too."""
         return ActivationFunctions(self._on_function_input, self._on_function)
+
+    def operations(self, batch: Any = None) -> Operations:
+        """Return a context manager inside which operations between modules are noted.
+
+        Args:
+            batch: The batch, to know its tensors in the loss.
+        """
+        return Operations(self._producer, self._innermost, nested_tensors(batch))
+
+    def _innermost(self) -> str:
+        """Return the module that is running, "" in the model itself and in the loss."""
+        return self.running[-1] if self.running else ""
+
+    def _producer(self, tensor: Tensor) -> str:
+        """Return the module or function that made a tensor, "" when none did."""
+        key = _whole(tensor)
+        known: _Known | None = self._known.get(key)  # type: ignore[no-untyped-call]
+        return "" if known is None or known.version != _version(key) else known.producer
 
     def _watch(self, name: str, module: nn.Module) -> None:
         """Hook one module."""

@@ -15,7 +15,7 @@ from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
 
 _CLASSIFIERS: tuple[Any, ...] = (functional.cross_entropy, functional.nll_loss)
-_NAMES: dict[Any, str] = {
+LOSS_NAMES: dict[Any, str] = {
     functional.cross_entropy: "cross_entropy",
     functional.nll_loss: "nll_loss",
     functional.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
@@ -25,6 +25,7 @@ _NAMES: dict[Any, str] = {
     functional.smooth_l1_loss: "smooth_l1_loss",
     functional.huber_loss: "huber_loss",
     functional.kl_div: "kl_div",
+    functional.poisson_nll_loss: "poisson_nll_loss",
 }
 _LOG_SOFTMAX: tuple[Any, ...] = (functional.log_softmax, torch.log_softmax, Tensor.log_softmax)
 _TAKE_SCORES: tuple[Any, ...] = (
@@ -54,6 +55,28 @@ class LossCall:
     scores: Stats | None
 
 
+@dataclass(frozen=True)
+class LossInputs:
+    """What entered a loss function of torch.
+
+    Attributes:
+        name: Name of the function.
+        shape: Shape of the scores or predictions.
+        target_shape: Shape of the targets.
+        scores: Record of the scores or predictions.
+        target: Record of the targets, None for classes.
+        counted: The targets that are not ignored: their number, and the smallest and largest one; a
+            target that is a vector counts once, and both are nan where two such vectors differ.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    scores: Stats
+    target: Stats | None
+    counted: tuple[Tensor, Tensor, Tensor]
+
+
 class LossWatch(TorchFunctionMode):
     """Context manager that notes the scalar losses a model and its loss compute.
 
@@ -61,7 +84,8 @@ class LossWatch(TorchFunctionMode):
         with_scores: Take a record of the input of a cross-entropy.
 
     Attributes:
-        calls: One per call, in order.
+        calls: One per call that returns a scalar, in order.
+        inputs: What entered every call, whatever it returns; only with scores.
         log_softmaxes: Number of classes of every log_softmax that ran.
     """
 
@@ -69,6 +93,7 @@ class LossWatch(TorchFunctionMode):
         super().__init__()
         self.calls: list[LossCall] = []
         self.log_softmaxes: list[int] = []
+        self.inputs: list[LossInputs] = []
         self._with_scores = with_scores
 
     def __torch_function__(
@@ -77,21 +102,31 @@ class LossWatch(TorchFunctionMode):
         """Run the function, and note it when it is a loss."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        name = _NAMES.get(func)
-        if name is not None and isinstance(result, Tensor) and result.dim() == 0:
-            self._note(func, name, args, kwargs, result)
+        name = LOSS_NAMES.get(func)
+        if name is not None and isinstance(result, Tensor):
+            given = inspect.signature(func).bind(*args, **kwargs)
+            given.apply_defaults()
+            inputs = None
+            if self._with_scores:
+                inputs = loss_inputs(func, name, given.arguments)
+                self.inputs.append(inputs)
+            if result.dim() == 0:
+                self._note(func, name, given.arguments, result, inputs)
         elif func in _LOG_SOFTMAX:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             self.log_softmaxes.append(result.shape[-1 if dim is None else dim])
         return result
 
     def _note(
-        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, result: Tensor
+        self,
+        func: Any,
+        name: str,
+        given: dict[str, Any],
+        result: Tensor,
+        inputs: LossInputs | None,
     ) -> None:
         """Keep the values of a call that rules read."""
-        given = inspect.signature(func).bind(*args, **kwargs)
-        given.apply_defaults()
-        scores, target = given.arguments["input"], given.arguments["target"]
+        scores, target = given["input"], given["target"]
         classes = None
         targets = torch.tensor(target.numel())
         if func in _CLASSIFIERS:
@@ -99,15 +134,47 @@ class LossWatch(TorchFunctionMode):
             if target.is_floating_point():  # probabilities
                 targets = torch.tensor(target.numel() // classes)
             else:
-                targets = (target != given.arguments["ignore_index"]).sum()
+                targets = (target != given["ignore_index"]).sum()
         elif name.startswith("binary"):
             classes = 2
-        reduction = given.arguments["reduction"]
-        if False in (given.arguments["size_average"], given.arguments["reduce"]):
+        reduction = given["reduction"]
+        if False in (given.get("size_average"), given.get("reduce")):
             reduction = "sum"  # the old way to say so; reduce=False has no scalar result
-        record = None
-        if self._with_scores and func in _TAKE_SCORES:
-            record = stats(scores.detach(), histogram=False)
+        record = inputs.scores if inputs is not None and func in _TAKE_SCORES else None
         self.calls.append(
             LossCall(name, reduction, classes, result.detach(), targets.detach(), record)
         )
+
+
+def loss_inputs(func: Any, name: str, given: dict[str, Any]) -> LossInputs:
+    """Record what enters a loss function. Asynchronous.
+
+    Args:
+        func: The function.
+        name: Its name.
+        given: Its arguments by name.
+
+    Returns:
+        The records.
+    """
+    scores, target = given["input"].detach(), given["target"].detach()
+    return LossInputs(
+        name,
+        tuple(scores.shape),
+        tuple(target.shape),
+        stats(scores, histogram=False),
+        stats(target, histogram=False) if target.is_floating_point() else None,
+        _counted(func, given, target),
+    )
+
+
+def _counted(func: Any, given: dict[str, Any], target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return number, minimum and maximum of the targets that are not ignored."""
+    if func in _CLASSIFIERS and target.is_floating_point() and target.dim() > 1:  # probabilities
+        differ = (target != target[:1]).any()
+        value = torch.where(differ, torch.nan, 0.0)
+        return torch.tensor(target.numel() // target.shape[1]), value, value
+    valid = target if func not in _CLASSIFIERS else target[target != given["ignore_index"]]
+    if not valid.numel():
+        return torch.tensor(0), torch.tensor(torch.nan), torch.tensor(torch.nan)
+    return torch.tensor(valid.numel()), *torch.aminmax(valid)

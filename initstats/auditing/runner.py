@@ -147,6 +147,8 @@ def _audit(
         run.finish()
         before.restore_inputs()
         run.compare_halves()
+        before.restore_inputs()
+        run.probe()
     evidence = gather(model, run, planned)
     findings = by_severity([finding for rule in rules for finding in rule.check(evidence)])
     settings = {

@@ -11,7 +11,10 @@ from torch.optim import Optimizer
 
 from initstats.auditing.batch import LossFunction, forward_loss, halves
 from initstats.auditing.hooks import Collector, parameter_records
-from initstats.auditing.loss_mode import LossCall, LossWatch
+from initstats.auditing.loss_mode import LossCall, LossInputs, LossWatch
+from initstats.auditing.operations import Operations
+from initstats.auditing.probing import batch_report, dependence
+from initstats.diagnostics.dataflow import BatchReport, DependenceReport
 from initstats.diagnostics.layer_records import Flow
 from initstats.diagnostics.weight_rows import RowReport, equal_weights, row_report
 from initstats.statistics.compute import stats
@@ -35,6 +38,11 @@ class FirstSteps:
         half_losses: Loss of the batch and of its halves after the steps, or empty.
         half_error: Why the halves could not run, or empty.
         log_softmaxes: Number of classes of every log_softmax of the first step.
+        loss_inputs: What entered the loss functions of the first step.
+        operations: What happened between modules in the first step.
+        examples: The examples of the batch.
+        dependence: Which outputs depend on which inputs.
+        probe_error: Why this could not be measured, or empty.
     """
 
     model: nn.Module
@@ -53,6 +61,11 @@ class FirstSteps:
     half_losses: list[Tensor] = field(default_factory=list)
     half_error: str = ""
     log_softmaxes: list[int] = field(default_factory=list)
+    loss_inputs: list[LossInputs] = field(default_factory=list)
+    operations: Operations | None = None
+    examples: BatchReport = field(default_factory=BatchReport)
+    dependence: DependenceReport = field(default_factory=DependenceReport)
+    probe_error: str = ""
 
     def first_step(self, before: Mapping[str, Tensor]) -> None:
         """Run one step with hooks.
@@ -68,12 +81,14 @@ class FirstSteps:
         with Collector(self.model) as collector:
             self.flows = collector.flows  # also for the note on an exception
             watch = LossWatch(with_scores=True)
-            with collector.functions(), watch:
+            self.operations = collector.operations(self.batch)
+            with self.operations, collector.functions(), watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)
             collector.in_backward = True
             loss.backward()  # type: ignore[no-untyped-call]
         self.calls.append(watch.calls)
         self.log_softmaxes = watch.log_softmaxes
+        self.loss_inputs = watch.inputs
         self.gradients = self._gradients()
         self.optimizer.step()
         self.losses.append(loss.detach())
@@ -120,6 +135,17 @@ class FirstSteps:
             self.half_error = f"{type(error).__name__}: {error}"
         else:
             self.half_losses = losses
+
+    def probe(self) -> None:
+        """Change parts of the batch, and see which outputs move.
+
+        Not when the model cannot run in eval mode, without gradients or on a part of the batch.
+        """
+        self.examples = batch_report(self.batch, self.loss_fn)
+        try:
+            self.dependence = dependence(self.model, self.batch, self.loss_fn)
+        except Exception as error:  # noqa: BLE001  # the first steps have run: this may be unwanted
+            self.probe_error = f"{type(error).__name__}: {error}"
 
     def _gradients(self) -> dict[str, Stats]:
         """Return the records of the gradients that arrived."""

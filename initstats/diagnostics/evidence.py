@@ -6,6 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from initstats.diagnostics.dataflow import (
+    AxisReport,
+    BatchReport,
+    DependenceReport,
+    LossInputReport,
+    NormMode,
+    TableReport,
+)
 from initstats.diagnostics.depth import Series
 from initstats.diagnostics.unit_records import UnitRecords
 from initstats.diagnostics.weight_rows import RowReport
@@ -35,6 +43,7 @@ class ParameterReport:
         fan_out: Number of outputs of one input, 0 for a vector.
         rows: How its rows differ, None for a vector.
         copy_of: Name of an earlier parameter with the same values, or empty.
+        held: True when the optimizer holds it.
     """
 
     name: str
@@ -54,6 +63,7 @@ class ParameterReport:
     fan_out: float = 0.0
     rows: RowReport | None = None
     copy_of: str = ""
+    held: bool = True
 
     @property
     def is_matrix(self) -> bool:
@@ -93,6 +103,9 @@ class LayerReport:
         dtype: Type of the output, without "torch.".
         carried: How much of the input of a block is in its output, None for other modules.
         logits: Attention logits, None elsewhere.
+        is_gate: True when other activations are multiplied by its output, or by a non-linearity of
+            it.
+        epsilon: What a norm adds to the variance, None elsewhere.
     """
 
     name: str
@@ -110,6 +123,8 @@ class LayerReport:
     dtype: str = ""
     carried: Carried | None = None
     logits: LogitReport | None = None
+    is_gate: bool = False
+    epsilon: float | None = None
 
     @property
     def matrix(self) -> ParameterReport | None:
@@ -241,6 +256,13 @@ class Evidence:
         stacks: Names and classes of the modules inside each block, by path of the block, by class
             of the blocks (by path of the stack where they are plain containers).
         idle: Modules that were not called.
+        strangers: Number of tensors of the optimizer that are no parameters of the model.
+        batch: The examples of the batch.
+        loss_inputs: What entered the loss functions of torch in the first forward pass.
+        axes: Softmaxes over a wrong axis.
+        norm_modes: Norms that do not use or keep statistics of the batch, by name.
+        tables: Tables of vectors that were read, by name.
+        dependence: Which outputs depend on which inputs.
     """
 
     layers: Mapping[str, LayerReport]
@@ -251,3 +273,10 @@ class Evidence:
     verification: VerifyReport | None = field(default=None)
     stacks: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     idle: frozenset[str] = frozenset()
+    strangers: int = 0
+    batch: BatchReport = field(default_factory=BatchReport)
+    loss_inputs: tuple[LossInputReport, ...] = ()
+    axes: tuple[AxisReport, ...] = ()
+    norm_modes: Mapping[str, NormMode] = field(default_factory=dict)
+    tables: Mapping[str, TableReport] = field(default_factory=dict)
+    dependence: DependenceReport = field(default_factory=DependenceReport)

@@ -20,10 +20,14 @@ from initstats.auditing.hooks import Collector
 def test_activations_are_those_that_flow_through_the_model() -> None:
     model, data = demo_gpt(), demo_batch()
     seen: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
+    handles = [
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+        for name, module in model.named_modules()
+    ]
     with torch.no_grad():
         model(*data)
+    for handle in handles:
+        handle.remove()  # the audit runs the model more than once
     report = audit(model, data, steps=1)
     assert {layer.name for layer in report.layers} >= {"wte", "h.0.mlp.gelu", "h.2", "lm_head"}
     for layer in (layer for layer in report.layers if not layer.is_function):

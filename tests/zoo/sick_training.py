@@ -169,5 +169,5 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         "not-finite",
         "2 4 6 8 10 12",
     ),
-    fault("optimizer of the head alone", "mlp_relu", _only_head, f"{RATE} missing-gradient"),
+    fault("optimizer of the head alone", "mlp_relu", _only_head, "optimizer-parameters"),
 )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initstats.diagnostics.evidence import Evidence
+from initstats.diagnostics.evidence import Evidence, LayerReport
 from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
+# Without parameters these normalise; classes of other names may scale vectors to length 1.
+_TORCH_NORMS = frozenset(
+    {f"{kind}Norm{n}d" for kind in ("Batch", "Instance") for n in (1, 2, 3)}
+    | {"LayerNorm", "GroupNorm", "RMSNorm"}
+)
 _ROUNDING = 1e-5  # std / size of a unit that is constant up to rounding
 
 
@@ -85,6 +91,111 @@ class NormIdentity(AuditRule):
             "that fills every parameter",
             also=tuple(name for name in bad if name != where),
         )
+
+
+@dataclass(frozen=True)
+class NormEpsilon(AuditRule):
+    """A norm that returns much less than its gain, because epsilon drowns the variance.
+
+    Attributes:
+        output: Rms of the output / gain below which the input is not normalised.
+        severe: The same for an error, where epsilon is known to be the reason.
+        around: Distance of the gains from 1 within which a norm is judged.
+        zeros: Share of zeros in the output above which it is not: padding and masked places.
+    """
+
+    output: float = 0.5
+    severe: float = 0.2
+    around: float = 0.1
+    zeros: float = 0.3
+
+    id: ClassVar[str] = "norm-epsilon"
+    source: ClassVar[str] = (
+        "Ba et al. 2016, eq. 4; epsilon of 1e-5 in torch, 1e-12 to 1e-3 elsewhere"
+    )
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """Compare the output of every norm with its gain."""
+        bad = {
+            layer.name: layer.activation.rms
+            for layer in evidence.layers.values()
+            if self._is_judged(evidence, layer) and layer.activation.rms < self.output
+        }
+        if not bad:
+            return
+        where = min(bad, key=lambda name: bad[name])
+        layer = evidence.layers[where]
+        assert layer.input is not None
+        known = layer.epsilon is not None and layer.epsilon > layer.input.var
+        epsilon = "" if layer.epsilon is None else f", and epsilon is {number(layer.epsilon)}"
+        yield self.finding(
+            "error" if known and bad[where] < self.severe else "warning",
+            where,
+            bad[where],
+            self.output,
+            cause=f"{where} returns an rms of {number(bad[where])} with gains of 1: its input has "
+            f"std {number(layer.input.std)}{epsilon}",
+            fix="give it an epsilon far below the variance of its input, as 1e-5, or raise the std "
+            "of what comes before it",
+            also=tuple(name for name in bad if name != where),
+        )
+
+    def _is_judged(self, evidence: Evidence, layer: LayerReport) -> bool:
+        """Tell whether a layer should return an rms of 1, of an input that is not constant."""
+        if "Norm" not in layer.kind or layer.name in evidence.norm_modes or layer.is_block:
+            return False
+        record, x = layer.activation, layer.input
+        if x is None or not 0 < x.std < math.inf or record.zero > self.zeros * record.count:
+            return False
+        gains = [p.weight for p in layer.parameters if not p.is_bias]
+        biases = [p.weight for p in layer.parameters if p.is_bias]
+        if not gains:
+            return layer.kind in _TORCH_NORMS
+        usual = all(
+            g.abs_max <= 1 + self.around and g.min >= 1 - self.around and g.count > 1 for g in gains
+        )
+        return usual and len(gains) == 1 and all(b.abs_max == 0 for b in biases)
+
+
+@dataclass(frozen=True)
+class NormInEval(AuditRule):
+    """A batch norm that trains with running statistics that nothing has filled, or keeps none.
+
+    The model is in train mode, and the norm is not: it subtracts a mean of 0 and divides by a
+    variance of 1. Statistics that were loaded are no finding: fine-tuning freezes them.
+    """
+
+    id: ClassVar[str] = "norm-mode"
+    source: ClassVar[str] = "Ioffe and Szegedy 2015, algorithm 1: statistics of the mini-batch"
+
+    def check(self, evidence: Evidence) -> Iterator[Finding]:
+        """List the norms of each kind."""
+        modes = evidence.norm_modes
+        stuck = [name for name, mode in modes.items() if mode == "eval"]
+        if stuck:
+            yield self.finding(
+                "warning",
+                stuck[0],
+                float(len(stuck)),
+                0.0,
+                cause=f"{stuck[0]} is in eval mode while the model trains, with a running mean of "
+                "0 and a running variance of 1: it normalises nothing",
+                fix="look for eval() and an own train() in the code of the model; freeze a norm "
+                "only after loading its statistics",
+                also=tuple(stuck[1:]),
+            )
+        forgetful = [name for name, mode in modes.items() if mode == "forgets"]
+        if forgetful:
+            yield self.finding(
+                "warning",
+                forgetful[0],
+                float(len(forgetful)),
+                0.0,
+                cause=f"{forgetful[0]} has a momentum of 0: its running statistics never change, "
+                "and eval mode uses them",
+                fix="give it the default momentum of 0.1",
+                also=tuple(forgetful[1:]),
+            )
 
 
 def _varies_after(evidence: Evidence, place: str) -> bool:

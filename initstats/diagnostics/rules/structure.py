@@ -45,6 +45,10 @@ class ResidualPath(AuditRule):
             carried = {x.name: x.carried for x in layers if x is not None and x.carried is not None}
             lost = [name for name, value in carried.items() if not self._passes(value)]
             yield from self._multiplied(evidence, carried)
+            flipped = [name for name in lost if self._flips(carried[name])]
+            if flipped and len(flipped) > len(carried) / 2:
+                yield self._subtracted(carried, flipped)
+                continue
             if not lost or len(carried) < 2:  # noqa: PLR2004  # nothing to compare with
                 continue
             attends = any("ttention" in kind for kind in blocks[lost[0]].values())
@@ -87,6 +91,24 @@ class ResidualPath(AuditRule):
                 fix="add the branch to the input, and scale the branch, not the sum",
                 also=tuple(name for name in big if name != where),
             )
+
+    def _subtracted(self, carried: Mapping[str, Carried], flipped: list[str]) -> Finding:
+        """Report blocks that subtract their input from what they make of it."""
+        value = carried[flipped[0]]
+        return self.finding(
+            "error",
+            flipped[0],
+            value.slope,
+            -self.slope,
+            cause=f"the output of {flipped[0]} holds its input times {number(value.slope)}, and so "
+            f"do {len(flipped) - 1} of {len(carried) - 1} other blocks: the input is subtracted",
+            fix="add the input of the block to its output: x = x + f(x)",
+            also=tuple(flipped[1:]),
+        )
+
+    def _flips(self, value: Carried) -> bool:
+        """Tell whether the input is found in the output with the other sign."""
+        return value.slope < -self.slope and value.cosine < -self.cosine
 
     def _passes(self, value: Carried) -> bool:
         """Tell whether the input is found in the output, with its sign."""

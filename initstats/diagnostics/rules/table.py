@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from initstats.diagnostics.findings import AuditRule
+from initstats.diagnostics.rules.batch import ConstantBatch, ConstantTargets
+from initstats.diagnostics.rules.dependence import FutureInputs, MixedExamples, SoftmaxAxis
 from initstats.diagnostics.rules.inputs import DropoutShare, FirstLayer, InputScale
 from initstats.diagnostics.rules.loss import (
     DoubleSoftmax,
@@ -11,9 +13,10 @@ from initstats.diagnostics.rules.loss import (
     LossSign,
     LossTrajectory,
 )
-from initstats.diagnostics.rules.norm import NormIdentity
+from initstats.diagnostics.rules.norm import NormEpsilon, NormIdentity, NormInEval
 from initstats.diagnostics.rules.peers import WeightPeers
 from initstats.diagnostics.rules.precision import LostUpdate, Underflow
+from initstats.diagnostics.rules.scores import BroadcastLoss, ScoreActivation
 from initstats.diagnostics.rules.seeds import SeedSpread
 from initstats.diagnostics.rules.signal import (
     ActivationGrowth,
@@ -30,6 +33,7 @@ from initstats.diagnostics.rules.structure import (
 )
 from initstats.diagnostics.rules.training import GradientRatio, GradientSpread, UpdateRatio
 from initstats.diagnostics.rules.units import BiasScale, DeadUnits, SaturatedUnits
+from initstats.diagnostics.rules.untrained import FrozenRandom, UnheldParameters
 from initstats.diagnostics.rules.weights import (
     Symmetry,
     WeightsAgainstRecipe,
@@ -42,10 +46,15 @@ __all__ = [
     "ActivationStd",
     "BiasScale",
     "BlockStructure",
+    "BroadcastLoss",
+    "ConstantBatch",
+    "ConstantTargets",
     "DeadUnits",
     "DoubleSoftmax",
     "DropoutShare",
     "FirstLayer",
+    "FrozenRandom",
+    "FutureInputs",
     "GradientGrowth",
     "GradientRatio",
     "GradientSpread",
@@ -56,13 +65,19 @@ __all__ = [
     "LossTrajectory",
     "LostUpdate",
     "MissingGradient",
+    "MixedExamples",
+    "NormEpsilon",
     "NormIdentity",
+    "NormInEval",
     "NotFinite",
     "ResidualPath",
     "SaturatedUnits",
+    "ScoreActivation",
     "SeedSpread",
+    "SoftmaxAxis",
     "Symmetry",
     "Underflow",
+    "UnheldParameters",
     "UpdateRatio",
     "WeightPeers",
     "WeightsAgainstRecipe",
@@ -72,14 +87,25 @@ __all__ = [
 DEFAULT_RULES: tuple[AuditRule, ...] = (
     NotFinite(),
     InputScale(),
+    ConstantBatch(),
+    ConstantTargets(),
+    BroadcastLoss(),
     WeightsAgainstRecipe(),
     Symmetry(),
     NormIdentity(),
+    NormInEval(),
+    NormEpsilon(),
     BlockStructure(),
     ResidualPath(),
     LossSign(),
     LossReduction(),
     DoubleSoftmax(),
+    ScoreActivation(),
+    SoftmaxAxis(),
+    FutureInputs(),
+    MixedExamples(),
+    UnheldParameters(),
+    FrozenRandom(),
     WeightPeers(),
     BiasScale(),
     DropoutShare(),

@@ -66,6 +66,7 @@ class GradientRatio(AuditRule):
 class UpdateRatio(AuditRule):
     """Size of the first update relative to the weights, for matrices.
 
+    Matrices that the optimizer does not hold are the business of optimizer-parameters.
     Matrices with a gradient of 0 are not judged: behind a head or a gate that starts at 0 by design
     the first update is weight decay alone. A single matrix is a finding only when it also stands
     apart from the median matrix: small weights next to large ones are normal (std
@@ -87,7 +88,7 @@ class UpdateRatio(AuditRule):
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Judge all matrices together, or those that stand apart."""
-        matrices = [p for p in evidence.parameters.values() if p.is_matrix]
+        matrices = [p for p in evidence.parameters.values() if p.is_matrix and p.held]
         reached = [p for p in matrices if p.gradient is not None and p.gradient.rms > 0]
         ratios = {p.name: p.update_ratio for p in reached}
         known = {name: r for name, r in ratios.items() if r is not None and math.isfinite(r)}

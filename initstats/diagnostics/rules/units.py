@@ -172,13 +172,14 @@ class BiasScale(AuditRule):
     """Biases larger than the contribution of the weights: all inputs look alike behind them.
 
     The last layer is left out (its bias may hold the frequencies of the classes); in recurrent
-    layers only what shuts a gate is a finding (a forget bias of 1 is usual).
+    layers, and in those whose output multiplies others, only what shuts a gate is a finding (a
+    forget bias of 1 is usual, and so is the bias of 1 that opens the spatial gate of a gMLP).
 
     Attributes:
         ratio: Rms of a bias / rms over units of the std over examples that is a finding.
         least: Rms of a bias below which nothing is found.
         severe: Ratio, or multiple of `gate`, that is an error.
-        gate: Size of a bias of a recurrent layer that shuts or opens a gate for good (chrono
+        gate: Size of a bias of such a layer that shuts or opens a gate for good (chrono
             initialisation reaches ln(3000) for sequences of 3000).
     """
 
@@ -198,12 +199,15 @@ class BiasScale(AuditRule):
         gates = {
             p.name: p.weight.abs_max
             for p in evidence.parameters.values()
-            if p.is_bias and p.role == "recurrent" and self.gate < p.weight.abs_max < math.inf
+            if p.is_bias and self.gate < p.weight.abs_max < math.inf
+            if p.role == "recurrent" or _is_gate(evidence, p.layer)
         }
         ratios = {name: size / self.gate for name, size in gates.items()}
         for layer in layers[:-1]:
             bias = next((p for p in layer.parameters if p.is_bias), None)
             if bias is None or not layer.units or bias.role in {"recurrent", "gate"}:
+                continue
+            if layer.is_gate:
                 continue
             spread = float(layer.units[0].std.double().square().mean().sqrt())
             if bias.weight.rms > self.least and bias.weight.rms > self.ratio * spread:
@@ -233,6 +237,12 @@ def _is(layer: LayerReport, kinds: tuple[str, ...]) -> bool:
     """Tell whether a layer is a non-linearity of one of these kinds."""
     kind = layer.kind.lower().removesuffix("activation")
     return kind in kinds
+
+
+def _is_gate(evidence: Evidence, name: str) -> bool:
+    """Tell whether the output of a layer multiplies other activations."""
+    layer = evidence.layers.get(name)
+    return layer is not None and layer.is_gate
 
 
 def _waits(evidence: Evidence, layer: LayerReport) -> bool:
