@@ -190,6 +190,10 @@ def test_an_activation_on_scores_is_a_warning(model: Callable[[], nn.Module]) ->
 
 def test_scores_without_one_or_with_a_cap_above_them_are_none() -> None:
     assert severity("score-activation", classifier(), labelled(32, 8)) == ""
+    head = classifier()
+    nn.init.zeros_(head[2].weight)
+    nn.init.zeros_(head[2].bias)
+    assert severity("score-activation", head, labelled(32, 8)) == ""
     capped = AsFunction(lambda x: 30 * torch.tanh(x / 30))
     assert severity("score-activation", capped, labelled(32, 8)) == ""
 

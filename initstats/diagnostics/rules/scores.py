@@ -64,8 +64,8 @@ class ScoreActivation(AuditRule):
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Compare what enters the loss with the outputs of activations."""
         for call in evidence.loss_inputs:
-            if call.scores is None or not call.scores.count:
-                continue
+            if call.scores is None or not call.scores.count or call.scores.min == call.scores.max:
+                continue  # a head that starts at 0
             layer = _activation_of(evidence, call.scores)
             if call.name in _TAKE_SCORES:
                 yield from self._judge_scores(call, call.scores, layer)
