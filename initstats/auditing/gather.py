@@ -29,7 +29,7 @@ from initstats.verification.verifier import compare
 
 _MATRIX_DIMS = 2
 _FEWEST_BLOCKS = 3
-_GATING = {"sigmoid", "hardsigmoid", "tanh", "softplus", "silu", "gelu"}
+_GATING = {"sigmoid", "hardsigmoid", "tanh", "softplus", "silu", "gelu", "softmax"}
 
 
 def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
@@ -56,7 +56,11 @@ def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
         layers=layers,
         parameters={report.name: report for report in parameters.values()},
         loss=_losses(run),
-        series=depth_series(model, [name for name in layers if name in named]),
+        series=depth_series(
+            model,
+            [name for name in layers if name in named],
+            frozenset(name for name, layer in layers.items() if layer.is_gate),
+        ),
         normalised=has_normalisation(model),
         verification=verification,
         stacks=_stacks(named),
@@ -189,9 +193,10 @@ def _gates(run: FirstSteps) -> set[str]:
 
 
 def _epsilon(module: nn.Module | None) -> float | None:
-    """Return what a norm adds to the variance, under the names that libraries give it."""
-    values = (getattr(module, name, None) for name in ("eps", "epsilon", "variance_epsilon"))
-    return next((float(value) for value in values if isinstance(value, float)), None)
+    """Return what a norm adds to the variance: the number that its name tells."""
+    held = {} if module is None else vars(module)
+    values = (held[name] for name in held if "eps" in name.lower())
+    return next((float(value) for value in values if isinstance(value, (int, float))), None)
 
 
 def _carried(flow: Flow) -> Carried | None:

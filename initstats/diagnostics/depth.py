@@ -32,18 +32,21 @@ _BESIDE = frozenset(
 )
 
 
-def depth_series(model: nn.Module, called: Sequence[str]) -> tuple[Series, ...]:
+def depth_series(
+    model: nn.Module, called: Sequence[str], gates: frozenset[str] = frozenset()
+) -> tuple[Series, ...]:
     """Find the layers along which scales can be compared by depth.
 
     Args:
         model: The model.
         called: Names of the modules that were called, in order.
+        gates: Those whose output multiplies that of others.
 
     Returns:
         One series per stack of at least three blocks that is not inside a block of another stack.
         Without one, the modules that own a weight of two or more dimensions and pass the signal
-        on with it, without the last (a head has a scale of its own); none when there are fewer
-        than three.
+        on with it, without gates and the last (a head has a scale of its own); none when there are
+        fewer than three.
     """
     order = {name: i for i, name in enumerate(called)}
     series: list[Series] = []
@@ -67,7 +70,8 @@ def depth_series(model: nn.Module, called: Sequence[str]) -> tuple[Series, ...]:
     weighted = [
         name
         for name in called
-        if any(id(p) in passing for p in modules[name].parameters(recurse=False))
+        if name not in gates
+        and any(id(p) in passing for p in modules[name].parameters(recurse=False))
     ][:-1]
     return (Series("layers", tuple(weighted)),) if len(weighted) >= SHORTEST_SERIES else ()
 

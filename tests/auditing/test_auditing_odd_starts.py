@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -176,3 +177,28 @@ def test_a_table_of_twenty_thousand_ids_is_no_error(width: int) -> None:
     model = nn.Sequential(nn.Embedding(20_000, width), nn.Flatten(1), nn.Linear(4 * width, 10))
     batch = torch.randint(20_000, (32, 4)), torch.randint(10, (32,))
     assert errors(audit(model, batch, loss_fn=cross_entropy)) == {}
+
+
+class Reparametrised(nn.Module):
+    """A block of a RepVGG: a norm on the identity, where there is one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, stride=1 + (inputs != outputs))
+        self.norm = nn.BatchNorm2d(outputs)
+        self.identity = nn.BatchNorm2d(outputs) if inputs == outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(x))
+        return functional.relu(out if self.identity is None else out + self.identity(x))
+
+
+def test_a_block_that_changes_the_size_has_no_identity_to_normalise() -> None:
+    widths = [16, 16, 16, 16, 32, 32, 32]
+    blocks = nn.Sequential(*(Reparametrised(a, b) for a, b in itertools.pairwise(widths)))
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    report = audited(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), blocks, pool), 32, 3, 8, 8)
+    assert "block-structure" not in {finding.rule for finding in report.findings}
+    blocks[1].norm = nn.Identity()  # of the same size as its siblings
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), blocks, pool)
+    assert errors(audited(model, 32, 3, 8, 8))["block-structure"] == "1.1.norm"

@@ -256,6 +256,9 @@ def test_an_epsilon_above_the_variance_is_an_error(norm: Callable[[float], nn.Mo
         return nn.Sequential(first, norm(eps), nn.Tanh(), nn.Linear(32, 4))
 
     assert severity("norm-epsilon", model(1.0), labelled(32, 8)) == "error"
+    with_small_input = model(1e-5)
+    nn.init.normal_(with_small_input[0].weight, std=1e-5)
+    assert severity("norm-epsilon", with_small_input, labelled(32, 8)) == "info"
     assert severity("norm-epsilon", model(1e-5), labelled(32, 8)) == ""
 
 

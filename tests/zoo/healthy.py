@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo import convolutional, language, mixtures, perceptrons, recurrent, unets, vision
+from zoo import convolutional, families, language, mixtures, perceptrons, recurrent, unets, vision
 from zoo.specimens import Builder
 
 HEALTHY: dict[str, Builder] = {
@@ -13,4 +13,5 @@ HEALTHY: dict[str, Builder] = {
     **unets.MODELS,
     **vision.MODELS,
     **language.MODELS,
+    **families.MODELS,
 }

@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 
+from zoo.families import TIMM, timm_family
 from zoo.healthy import HEALTHY
 from zoo.recorded import healthy_findings
 
-LEAST = 28
+LEAST = 85
 
 
 @pytest.mark.long
@@ -23,3 +24,11 @@ def test_healthy_models_have_no_error_and_at_most_one_warning_each_on_average() 
     assert len(HEALTHY) >= LEAST
     assert errors == []
     assert severities["warning"] <= len(HEALTHY)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", TIMM)
+def test_families_of_timm_have_no_error(name: str) -> None:
+    pytest.importorskip("timm", reason="timm needs another torch than .venv has")
+    report = timm_family(name).audited(steps=3)
+    assert [(f.rule, f.where) for f in report.findings if f.severity == "error"] == []

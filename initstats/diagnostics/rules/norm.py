@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from initstats.diagnostics.evidence import Evidence, LayerReport
-from initstats.diagnostics.findings import AuditRule, Finding
+from initstats.diagnostics.findings import AuditRule, Finding, Severity
 from initstats.text import number
 
 # Without parameters these normalise; classes of other names may scale vectors to length 1.
@@ -97,15 +97,20 @@ class NormIdentity(AuditRule):
 class NormEpsilon(AuditRule):
     """A norm that returns much less than its gain, because epsilon drowns the variance.
 
+    With an epsilon of a usual size it is the input that is small, which is only noted: the norms
+    behind the branches of OLMo 2 start so, and the embedding of RWKV does.
+
     Attributes:
         output: Rms of the output / gain below which the input is not normalised.
-        severe: The same for an error, where epsilon is known to be the reason.
+        severe: The same for an error.
+        usual: Largest epsilon of published models (batch norms of TensorFlow).
         around: Distance of the gains from 1 within which a norm is judged.
         zeros: Share of zeros in the output above which it is not: padding and masked places.
     """
 
     output: float = 0.5
     severe: float = 0.2
+    usual: float = 1e-3
     around: float = 0.1
     zeros: float = 0.3
 
@@ -123,28 +128,36 @@ class NormEpsilon(AuditRule):
         }
         if not bad:
             return
-        where = min(bad, key=lambda name: bad[name])
+        large = {name: rms for name, rms in bad.items() if self._is_large(evidence.layers[name])}
+        where = min(large or bad, key=lambda name: bad[name])
         layer = evidence.layers[where]
         assert layer.input is not None
-        known = layer.epsilon is not None and layer.epsilon > layer.input.var
-        epsilon = "" if layer.epsilon is None else f", and epsilon is {number(layer.epsilon)}"
+        assert layer.epsilon is not None
+        severity: Severity = "error" if bad[where] < self.severe else "warning"
         yield self.finding(
-            "error" if known and bad[where] < self.severe else "warning",
+            severity if large else "info",
             where,
             bad[where],
             self.output,
             cause=f"{where} returns an rms of {number(bad[where])} with gains of 1: its input has "
-            f"std {number(layer.input.std)}{epsilon}",
-            fix="give it an epsilon far below the variance of its input, as 1e-5, or raise the std "
-            "of what comes before it",
+            f"std {number(layer.input.std)}, and epsilon is {number(layer.epsilon)}",
+            fix="give it an epsilon far below the variance of its input, as 1e-5"
+            if large
+            else "raise the std of what comes before it, if this is not meant",
             also=tuple(name for name in bad if name != where),
         )
+
+    def _is_large(self, layer: LayerReport) -> bool:
+        """Tell whether a norm has an epsilon that no published model has."""
+        return layer.epsilon is not None and layer.epsilon > self.usual
 
     def _is_judged(self, evidence: Evidence, layer: LayerReport) -> bool:
         """Tell whether a layer should return an rms of 1, of an input that is not constant."""
         if "Norm" not in layer.kind or layer.name in evidence.norm_modes or layer.is_block:
             return False
         record, x = layer.activation, layer.input
+        if layer.epsilon is None:
+            return False  # a norm in name only, such as the NoNorm of MobileBERT
         if x is None or not 0 < x.std < math.inf or record.zero > self.zeros * record.count:
             return False
         gains = [p.weight for p in layer.parameters if not p.is_bias]

@@ -155,9 +155,12 @@ class BlockStructure(AuditRule):
         for block in blocks:
             stacks.setdefault(block.rpartition(".")[0], []).append(block)
         ends = {block for stack in stacks.values() for block in (stack[0], stack[-1])}
+        factor = Counter(_factor(evidence, block) for block in blocks).most_common(1)[0][0]
         odd: dict[str, list[str]] = {}
         for block, modules in ran.items():
             differs = [n for n in names if modules.get(n, "nothing") != usual[n][0]]
+            if _factor(evidence, block) != factor:
+                continue  # it widens or samples down: no norm on the identity path of a RepVGG
             # Of another make (it widens, or samples down) when more than this differs; the last
             # non-linearity often comes after the sum.
             if all("Norm" in usual[n][0] for n in differs) or (
@@ -293,3 +296,11 @@ def _starts_normalised(evidence: Evidence, block: str, starts: list[str]) -> boo
         and bool(makers)
         and all(maker is not None and "Norm" in maker.kind for maker in makers)
     )
+
+
+def _factor(evidence: Evidence, block: str) -> float:
+    """Return number of outputs / number of inputs of a block."""
+    layer = evidence.layers.get(block)
+    if layer is None or layer.input is None or not layer.input.count:
+        return 1.0
+    return layer.activation.count / layer.input.count
