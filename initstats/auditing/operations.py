@@ -82,6 +82,9 @@ class Operations(TorchFunctionMode):
             **dict.fromkeys((*_SOFTMAX, *_LOG_SOFTMAX), self._on_softmax),
             **dict.fromkeys(_KEEPING, self._on_kept),
             **dict.fromkeys(_NORMS, self._on_norm),
+            functional.glu: self._on_gated,
+            torch.lerp: self._on_mixed,
+            Tensor.lerp: self._on_mixed,
             functional.embedding: self._on_table,
             functional.nll_loss: self._on_likelihood,
             torch.einsum: self._on_einsum,
@@ -108,6 +111,18 @@ class Operations(TorchFunctionMode):
             computed = other.requires_grad and not isinstance(other, nn.Parameter)
             if computed and 1 < one.numel() <= other.numel():
                 self.gates.add(self._producer(one))
+
+    def _on_gated(self, args: tuple[Any, ...], kwargs: Any, _output: Any) -> None:
+        """Note the input of a gated linear unit, half of which is a gate."""
+        x = args[0] if args else kwargs.get("input")
+        if isinstance(x, Tensor):
+            self.gates.add(self._producer(x))
+
+    def _on_mixed(self, args: tuple[Any, ...], kwargs: Any, _output: Any) -> None:
+        """Note the weight of an interpolation."""
+        weight = args[2] if len(args) > 2 else kwargs.get("weight")  # noqa: PLR2004
+        if isinstance(weight, Tensor):
+            self.gates.add(self._producer(weight))
 
     def _on_difference(self, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         """Note a difference [n, n] of predictions [n, 1] and targets [n], in any order."""

@@ -28,7 +28,8 @@ _ROUNDING = 1e-4
 _LOW_ROUNDING = 0.0625
 _SIZES = (4, 6, 8, 2)  # examples that are run; the first that is no other size of the inputs
 _FEWEST_MATCHES = 8
-_MATCHING = 0.95  # share of targets that are the next input
+_MATCHING = 0.95  # share of targets that are the input some positions ahead
+_FARTHEST = 2  # positions
 _ANSWER = re.compile(r"label|target")
 _MATRIX = 2
 
@@ -45,11 +46,7 @@ def batch_report(batch: Any, loss_fn: LossFunction | None) -> BatchReport:
     Returns:
         Their number, and whether all inputs are the same.
     """
-    inputs = inputs_of(batch, loss_fn)
-    if isinstance(inputs, Mapping):
-        inputs = {name: x for name, x in inputs.items() if not _ANSWER.search(str(name))}
-    elif loss_fn is None and isinstance(inputs, (tuple, list)) and len(inputs) > 1:
-        inputs = inputs[:-1]  # the model gets the targets as well
+    inputs = _without_targets(batch, loss_fn)
     tensors = [x for x in nested_tensors(inputs) if x.dim() and x.numel()]
     sizes = {len(x) for x in tensors}
     if len(sizes) != 1 or any(x.layout is not torch.strided for x in tensors):
@@ -211,27 +208,39 @@ class _Probe:
         return found
 
     def positions(self, batch: Any, base: _Run) -> dict[str, Any]:
-        """Change the later positions of inputs whose next positions are the targets."""
-        for name, x in _named_tensors(batch):
+        """Change the later positions of inputs that are the targets, up to a shift."""
+        for name, x in _named_tensors(_without_targets(batch, self._loss_fn)):
             for i, (scores, target) in enumerate(base.losses):
-                steps = _steps_if_next(x, target)
+                steps, ahead = _shifted(x, target)
                 if not steps or _by_position(scores, len(x), steps) is None:
                     continue
-                later = self._shift(batch, base, x, i, steps, later=True)
+                middle = x.shape[1] // 2
+                before, behind = slice(0, middle), slice(middle, None)
+                later = self._shift(batch, base, (x, behind), (i, steps, before))
                 if later is None:
                     return {}
+                if ahead != 1 and not self._shift(batch, base, (x, behind), (i, steps, behind)):
+                    continue  # no input: the targets themselves, under another name
+                found = {"later_at": name, "ahead": ahead}
                 if later <= _limit([scores]) or not self._repeats(batch, base):
-                    return {"later": min(later, _limit([scores])), "later_at": name}
-                earlier = self._shift(batch, base, x, i, steps, later=False)
-                return {"later": later, "earlier": earlier, "later_at": name}
+                    return {"later": min(later, _limit([scores])), **found}
+                earlier = self._shift(batch, base, (x, before), (i, steps, behind))
+                return {"later": later, "earlier": earlier, **found}
         return {}
 
     def _shift(
-        self, batch: Any, base: _Run, x: Tensor, loss: int, steps: int, *, later: bool
+        self, batch: Any, base: _Run, given: tuple[Tensor, slice], seen: tuple[int, int, slice]
     ) -> float | None:
-        """Return by how much scores at one half move when the other half of the inputs changes."""
-        middle = x.shape[1] // 2
-        changed = _changed(x, slice(middle, None) if later else slice(0, middle))
+        """Return by how much scores move when an input changes.
+
+        Args:
+            batch: The batch.
+            base: The pass with this batch.
+            given: The input, and the positions that change.
+            seen: The loss, its number of positions, and those that are compared.
+        """
+        (x, part), (loss, steps, compared) = given, seen
+        changed = _changed(x, part)
         if changed is None:
             return None
 
@@ -242,10 +251,17 @@ class _Probe:
         run = self.run(map_nested(replaced, batch))
         if len(run.losses) != len(base.losses):
             return None
-        both = [_by_position(r.losses[loss][0], len(x), steps) for r in (base, run)]
-        part = slice(0, middle) if later else slice(middle, None)
-        a, b = both
-        return None if a is None or b is None else _difference(a[:, part], b[:, part])
+        a, b = (_by_position(r.losses[loss][0], len(x), steps) for r in (base, run))
+        return None if a is None or b is None else _difference(a[:, compared], b[:, compared])
+
+
+def _without_targets(batch: Any, loss_fn: LossFunction | None) -> Any:
+    """Return what a model gets, without the targets of the loss that it computes itself."""
+    inputs = inputs_of(batch, loss_fn)
+    if isinstance(inputs, Mapping):
+        return {name: x for name, x in inputs.items() if not _ANSWER.search(str(name))}
+    own_loss = loss_fn is None and isinstance(inputs, (tuple, list)) and len(inputs) > 1
+    return inputs[:-1] if own_loss else inputs
 
 
 def _few_examples(batch: Any) -> int | None:
@@ -291,24 +307,34 @@ def _named_tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, x) for name, x in named if x.dim() >= _MATRIX and x.shape[1] > 1)
 
 
-def _steps_if_next(x: Tensor, target: Tensor) -> int:
-    """Return the number of positions of targets that are the next inputs, 0 when they are not."""
-    length = x.shape[1]
-    for steps in (length, length - 1):
-        if target.numel() != x.numel() // length * steps or target.dtype != x.dtype:
-            continue
-        given = target.reshape(len(x), steps, *x.shape[2:])
-        following, now = x[:, 1:], x[:, : length - 1]
-        given = given[:, : length - 1]
-        counts = (
-            given >= 0 if not x.is_floating_point() else torch.ones_like(given, dtype=torch.bool)
-        )
-        total = int(counts.sum())
-        matches = int(((given == following) & counts).sum())
-        copies = int(((given == now) & counts).sum())
-        if total >= _FEWEST_MATCHES and matches > _MATCHING * total and copies < matches:
-            return steps
-    return 0
+def _shifted(x: Tensor, target: Tensor) -> tuple[int, int]:
+    """Tell whether targets are an input some positions ahead.
+
+    Args:
+        x: Input, [examples, positions, ...].
+        target: Targets of a loss, of any shape; negative ones of classes do not count.
+
+    Returns:
+        The number of positions of the targets, 0 when they are something else, and how far they are
+        ahead: 0, 1 or 2.
+    """
+    length, size = x.shape[1], x.numel() // x.shape[1]
+    steps = target.numel() // size if size else 0
+    if not 0 <= length - steps <= _FARTHEST or target.numel() != size * steps:
+        return 0, 0
+    if target.dtype != x.dtype or steps <= _FARTHEST:
+        return 0, 0
+    given = target.reshape(len(x), steps, *x.shape[2:])
+    # Inputs that repeat themselves are ahead by any number: then by the usual one.
+    for ahead in (1, 0, 2):
+        count = min(steps, length - ahead)
+        part, wanted = given[:, :count], x[:, ahead : ahead + count]
+        counted = torch.ones_like(part, dtype=torch.bool) if x.is_floating_point() else part >= 0
+        total = int(counted.sum())
+        matches = int(((part == wanted) & counted).sum())
+        if total >= _FEWEST_MATCHES and matches > _MATCHING * total:
+            return steps, ahead
+    return 0, 0
 
 
 def _by_position(scores: Tensor, examples: int, steps: int) -> Tensor | None:

@@ -111,6 +111,7 @@ class DependenceReport:
         later: Change of scores when later positions of the inputs change.
         earlier: Change of later scores when earlier positions change.
         later_at: Input that was changed.
+        ahead: How many positions the targets are ahead of that input; None where they are not it.
     """
 
     examples: float | None = None
@@ -119,3 +120,4 @@ class DependenceReport:
     later: float | None = None
     earlier: float | None = None
     later_at: str = ""
+    ahead: int | None = None

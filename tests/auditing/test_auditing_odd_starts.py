@@ -162,6 +162,49 @@ def test_a_mask_of_minus_infinity_is_no_finding_and_a_row_of_it_is_an_error() ->
     assert "not-finite" in errors(audited(Masked(Everything()), 8, 6, 8))
 
 
+class Argument(nn.Module):
+    """Attention of torch with a mask that is the output of a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.mask, self.out = nn.Linear(8, 24), Mask(), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        mask = self.mask(torch.zeros(x.shape[1], x.shape[1]))
+        out: Tensor = self.out(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        return out.mean(1)
+
+
+def test_a_mask_may_be_an_argument_of_attention() -> None:
+    assert "not-finite" not in errors(audited(Argument(), 8, 6, 8))
+
+
+class Grouped(nn.Module):
+    """A bottleneck with a grouped convolution, filled as torch counts its fans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=32)
+        self.conv3, self.norm = nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.conv2(functional.relu(self.conv1(x))))
+        return functional.relu(x + self.norm(self.conv3(y)))
+
+
+def test_layers_of_other_kinds_in_a_block_are_no_peers() -> None:
+    stages = [nn.Sequential(*(Grouped() for _ in range(3))) for _ in range(2)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), *stages, *head)
+    assert "weight-peers" not in {f.rule for f in audited(model, 16, 3, 8, 8).findings}
+    with torch.no_grad():
+        stages[1][1].conv2.weight.mul_(10)
+    assert errors(audited(model, 16, 3, 8, 8))["weight-peers"] == "3.1.conv2.weight"
+
+
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
 def test_identity_matrices_are_no_symmetry(act: type[nn.Module]) -> None:
     layers = [layer for _ in range(3) for layer in (nn.Linear(64, 64), act())]

@@ -182,6 +182,7 @@ class AsFunction(nn.Module):
         ),
         *(lambda: classifier(nn.Sigmoid()), lambda: classifier(Clamped())),
         *(lambda: AsFunction(torch.relu), lambda: AsFunction(functional.softplus)),
+        *(lambda: classifier(nn.Softmax(0)), lambda: classifier(nn.LogSigmoid())),
     ],
 )
 def test_an_activation_on_scores_is_a_warning(model: Callable[[], nn.Module]) -> None:
@@ -433,8 +434,15 @@ class Highway(nn.Module):
         return out
 
 
+class Interpolated(Highway):
+    """The same in one function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lerp(x, self.inner(x).tanh(), self.open(x).sigmoid())
+
+
 @pytest.mark.parametrize(("bias", "expected"), [(1.0, ""), (3.0, ""), (20.0, "warning")])
-@pytest.mark.parametrize("gate", [Spatial, Highway])
+@pytest.mark.parametrize("gate", [Spatial, Highway, Interpolated])
 def test_the_bias_of_a_gate_may_be_1(gate: Any, bias: float, expected: str) -> None:
     width = 16 if gate is Spatial else 32
     model = nn.Sequential(nn.Linear(4, 32), gate(bias), nn.Linear(width, 10))
@@ -609,6 +617,36 @@ def test_causal_models_and_targets_that_are_not_the_next_inputs_are_none() -> No
     ids = torch.randint(20, (8, 16))
     tags = torch.randint(20, (8, 16))
     assert severity(rule, Masked(torch.zeros_like), (ids, tags), per_position) == ""
+    assert severity(rule, causal, (ids, tags), per_position) == ""
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0, "warning"), (1, ""), (2, "warning")])
+def test_targets_of_a_causal_model_are_one_position_ahead(ahead: int, expected: str) -> None:
+    ids = torch.randint(20, (8, 18))
+    batch = ids[:, :16], ids[:, ahead : ahead + 16]
+    causal = Masked(lambda pairs: pairs.triu(1))
+    assert severity("future-inputs", causal, batch, per_position) == expected
+
+
+class Teacher(nn.Module):
+    """Gets its targets under a name that does not say so, and returns the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, past: Tensor, future: Tensor) -> Tensor:
+        return functional.mse_loss(self.inner(past), future)
+
+
+def test_targets_among_the_inputs_are_not_their_own_inputs() -> None:
+    batch = {"past": torch.randn(8, 16, 8), "future": torch.randn(8, 16, 8)}
+    assert severity("future-inputs", Teacher(), batch, None) == ""
+
+
+def test_an_autoencoder_may_have_its_inputs_for_targets() -> None:
+    ids = torch.randint(20, (8, 16))
+    assert severity("future-inputs", Masked(torch.zeros_like), (ids, ids), per_position) == ""
 
 
 def test_the_causal_probe_has_measured_the_demo() -> None:

@@ -57,9 +57,11 @@ class MixedExamples(AuditRule):
 
 @dataclass(frozen=True)
 class FutureInputs(AuditRule):
-    """Scores that depend on the inputs they should predict.
+    """Scores that depend on the inputs they should predict, or targets that are not the next ones.
 
-    Judged where the targets of a loss are the next inputs. Measured in eval mode.
+    Judged where the targets of a loss are an input of the model, some positions ahead: an error
+    where scores depend on the inputs that are their targets, and a warning where a model that sees
+    nothing later has its inputs for targets, or those two positions ahead. Measured in eval mode.
 
     Attributes:
         share: Largest change, as a share of the largest score, that rounding explains.
@@ -75,25 +77,40 @@ class FutureInputs(AuditRule):
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Judge what the probe measured."""
         found = evidence.dependence
-        moved = found.later
-        if moved is None or moved <= self.share:
+        moved, ahead = found.later, found.ahead
+        if moved is None or ahead is None:
             return
-        inverted = found.earlier is not None and found.earlier <= self.share
-        why = (
-            "and not when earlier ones do: the mask is inverted"
-            if inverted
-            else "and these are the targets: the mask is missing"
-        )
-        yield self.finding(
-            "error",
-            "loss",
-            moved,
-            self.share,
-            cause=f"the targets are the next positions of {found.later_at}; scores change by "
-            f"{number(moved)} of their size when later positions change, {why}",
-            fix="mask attention to later positions (is_causal=True), and pad convolutions on the "
-            "left only",
-        )
+        if moved > self.share and ahead > 0:
+            inverted = found.earlier is not None and found.earlier <= self.share
+            why = (
+                "and not when earlier ones do: the mask is inverted"
+                if inverted
+                else "and these are the targets: the mask is missing"
+            )
+            yield self.finding(
+                "error",
+                "loss",
+                moved,
+                self.share,
+                cause=f"the targets are the next positions of {found.later_at}; scores change by "
+                f"{number(moved)} of their size when later positions change, {why}",
+                fix="mask attention to later positions (is_causal=True), and pad convolutions on "
+                "the left only",
+            )
+        elif moved <= self.share and ahead != 1:
+            what = (
+                "at the same positions: copying them is right"
+                if ahead == 0
+                else f"{ahead} positions ahead: they were shifted twice"
+            )
+            yield self.finding(
+                "warning",
+                "loss",
+                float(ahead),
+                1.0,
+                cause=f"the targets are {found.later_at} {what}, and the model sees nothing later",
+                fix="shift the targets by one position: in the data, or in the model, not in both",
+            )
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class WeightPeers(AuditRule):
         groups: dict[tuple[object, ...], list[ParameterReport]] = defaultdict(list)
         for p in evidence.parameters.values():
             if p.weight.count > 1 and p.role not in {"norm", "adapter"}:
-                alike = re.sub(r"\d+", "*", p.name), p.role, len(p.shape)
+                alike = _without_numbers(p.name), p.role, len(p.shape)
                 groups[alike].append(p)
         factors: dict[str, tuple[float, float]] = {}
         for peers in groups.values():
@@ -175,6 +175,18 @@ class WeightPeers(AuditRule):
                 found[p.name] = ratio if not math.isnan(ratio) else math.inf, usual
         # Not when they are many: then the median is no norm.
         return found if len(found) <= max(1, len(peers) // 3) else {}
+
+
+def _without_numbers(name: str) -> str:
+    """Replace the numbers of blocks and stages, but not those that tell layers of a block apart.
+
+    conv1 and conv2 of a SENet have other groups, and so other gains.
+    """
+    path, dot, own = name.rpartition(".")
+    outside, inner_dot, layer = path.rpartition(".")
+    if layer.isdigit():
+        layer = "*"
+    return re.sub(r"\d+", "*", outside) + inner_dot + layer + dot + own
 
 
 def _std(parameter: ParameterReport) -> float:

@@ -77,7 +77,11 @@ class ScoreActivation(AuditRule):
     ) -> Iterator[Finding]:
         """Judge scores; softmax and sigmoid are the business of double-softmax."""
         kind = "" if layer is None else layer.kind.lower()
-        again = kind == "softmax" or (kind == "sigmoid" and call.name.startswith("binary"))
+        classes = call.shape[min(1, len(call.shape) - 1)]
+        # Along another axis they do not add up to 1.
+        again = (kind == "softmax" and abs(scores.mean * classes - 1) < _ADDS_UP) or (
+            kind == "sigmoid" and call.name.startswith("binary")
+        )
         rectified = scores.min == 0 and scores.zero > self.zeros * scores.count
         if again or (layer is None and not rectified):
             return
@@ -117,6 +121,7 @@ class ScoreActivation(AuditRule):
 _OWN_SHAPES = frozenset(
     {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 )
+_ADDS_UP = 1e-4  # as in double-softmax
 _TAKE_SCORES = frozenset({"cross_entropy", "binary_cross_entropy_with_logits"})
 _COMPARE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 _RANGES = {
@@ -129,7 +134,7 @@ _RANGES = {
 }
 _ACTIVATIONS = frozenset(
     {*_RANGES, "leaky_relu", "leakyrelu", "elu", "selu", "gelu", "silu", "mish", "hardtanh"}
-    | {"hardsigmoid", "hardswish"}
+    | {"hardsigmoid", "hardswish", "celu", "prelu", "softsign", "logsigmoid", "threshold"}
 )
 
 

@@ -276,8 +276,12 @@ def _only_masks(
     evidence: Evidence, bad: list[tuple[str, Stats]], gradients: list[tuple[str, Stats]]
 ) -> bool:
     """Tell whether all that is not finite are activations of -inf, which do no harm."""
-    softmax = [x for x in evidence.layers.values() if x.kind.lower() in {"softmax", "logsoftmax"}]
-    taken = any(x.input is not None and x.input.neg_inf for x in softmax)
+    layers = evidence.layers.values()
+    softmax = [x for x in layers if x.kind.lower() in {"softmax", "logsoftmax"}]
+    # A mask may be the output of a module and an argument of attention.
+    taken = any(x.input is not None and x.input.neg_inf for x in softmax) or any(
+        "attention" in x.kind.lower() for x in layers
+    )
     scored = any(x.scores is not None and x.scores.neg_inf for x in evidence.loss.calls)
     harmless = all(record.nan + record.pos_inf == 0 for _, record in bad)
     reached = any(_not_finite(record) for _, record in gradients)
