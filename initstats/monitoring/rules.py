@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
-from initstats.diagnostics.rules.signal import NotFinite
+from initstats.diagnostics.rules.signal import OVERFLOWN, NotFinite
 from initstats.diagnostics.rules.training import UpdateRatio
 from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject, evidence_of
 from initstats.monitoring.reader import Measured
@@ -22,7 +22,7 @@ class FirstNotFinite(MonitorRule):
     """NaN or infinity; names the first step and, in it, the first place.
 
     The order is that of a step: weights, inputs and activations as they were called, gradients from
-    the last parameter to the first, updates.
+    the last parameter to the first, updates. A step in which nothing but masks wrote -inf has none.
     """
 
     id: ClassVar[str] = NotFinite.id
@@ -43,11 +43,13 @@ class FirstNotFinite(MonitorRule):
         """Find the earliest step, and the first place in it."""
         del row, subject
         first: tuple[int, str, list[str], int] | None = None
+        bad_steps = {step for kind in self._fixes for step in _not_finite_steps(kind, measured)}
         for kind in self._fixes:
             found = measured.get(kind)
-            if found is None:
+            if found is None or not bad_steps.intersection(found.steps):
                 continue
             counts = found.by_step.counts[..., [NAN, POS_INF, NEG_INF]].sum(axis=2)
+            counts[[step not in bad_steps for step in found.steps]] = 0
             if not counts.any():
                 continue
             k = int(np.flatnonzero(counts.any(axis=1))[0])
@@ -69,6 +71,24 @@ class FirstNotFinite(MonitorRule):
                 fix=self._fixes[kind],
                 also=tuple(names[1:]),
             )
+
+
+def _not_finite_steps(kind: str, measured: Mapping[str, Measured]) -> list[int]:
+    """Return the steps in which a kind is not finite for another reason than a mask."""
+    found = measured.get(kind)
+    if found is None:
+        return []
+    counts = found.by_step.counts
+    bad = counts[..., NAN] + counts[..., POS_INF] > 0
+    infinite = counts[..., NEG_INF] > 0
+    if infinite.any():
+        is_mask = kind in _MASKED and found.by_step.column("abs_max") < OVERFLOWN
+        bad |= infinite & ~np.broadcast_to(is_mask, infinite.shape)
+    return [step for step, is_bad in zip(found.steps, bad.any(axis=1), strict=True) if is_bad]
+
+
+# Kinds that a mask of -inf may be in.
+_MASKED = ("inputs", "activations")
 
 
 class GradientSpike(MonitorRule):

@@ -46,6 +46,45 @@ def test_the_first_layer_with_nan_is_named() -> None:
     assert "4" in finding.also
 
 
+class Scores(nn.Module):
+    """Scores of 8 keys, the later ones masked; `scale` is their size."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        later = torch.ones(x.shape[-1], dtype=torch.bool).cumsum(0) > 4
+        return (x * self.scale).masked_fill(later, -math.inf)
+
+
+@pytest.mark.parametrize(("scale", "found"), [(1.0, False), (1e5, True)])
+def test_a_mask_of_minus_infinity_is_none_beside_scores_that_did_not_overflow(
+    scale: float, found: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(12, 8), Scores(scale), nn.Softmax(-1), nn.Linear(8, 4))
+    report = audit(
+        model,
+        (torch.randn(32, 12), torch.randint(4, (32,))),
+        loss_fn=functional.cross_entropy,
+        steps=1,
+    )
+    assert ("not-finite" in by_rule(report)) is found
+
+
+def test_a_mask_that_leaves_a_row_of_nan_is_named() -> None:
+    model = nn.Sequential(nn.Linear(12, 8), Scores(1.0), nn.LayerNorm(8), nn.Linear(8, 4))
+    report = audit(
+        model,
+        (torch.randn(32, 12), torch.randint(4, (32,))),
+        loss_fn=functional.cross_entropy,
+        steps=1,
+    )
+    finding = by_rule(report)["not-finite"]
+    assert finding.where == "1"
+    assert "2" in finding.also
+
+
 def test_a_gradient_that_is_not_finite_is_named_where_backward_meets_it_first() -> None:
     class RootOfZero(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

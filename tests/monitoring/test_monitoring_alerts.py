@@ -80,6 +80,33 @@ def test_nan_that_begins_in_the_gradients_names_the_last_parameter() -> None:
     assert finding.cause.startswith("gradients: 8 values")
 
 
+@pytest.mark.parametrize(
+    ("scale", "after", "places"), [(1.0, "softmax", 0), (1e5, "softmax", 1), (1.0, "norm", 1)]
+)
+def test_a_mask_of_minus_infinity_is_none_until_something_else_is_not_finite(
+    scale: float, after: str, places: int
+) -> None:
+    class Scores(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * scale).masked_fill(torch.arange(8) > 4, -math.inf)
+
+    heard = Heard()
+    last = nn.Softmax(-1) if after == "softmax" else nn.LayerNorm(8)
+    model = nn.Sequential(nn.Linear(8, 8), Scores(), last, nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with Monitor(
+        model,
+        optimizer=optimizer,
+        every=1,
+        watch=("activations", "inputs", "gradients"),
+        on_alert=heard,
+    ) as monitor:
+        train(model, optimizer, monitor, 2)
+    assert heard.rules.count("not-finite") >= places
+    if not places:
+        assert "not-finite" not in heard.rules
+
+
 def test_a_spike_inside_a_window_is_found() -> None:
     heard = Heard()
     model = small_model()

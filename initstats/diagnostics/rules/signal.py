@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
@@ -20,7 +20,8 @@ from initstats.text import number
 class NotFinite(AuditRule):
     """NaN or infinity in weights, activations or gradients; names where it begins.
 
-    Scores that a mask sets to -inf are no finding while nothing else is infinite or NaN.
+    A mask writes -inf, which the softmax after it turns into 0. So activations of -inf are none
+    while they are all that is not finite, and values beside them are too small for an overflow.
     """
 
     id: ClassVar[str] = "not-finite"
@@ -36,6 +37,10 @@ class NotFinite(AuditRule):
             for layer in reversed(list(evidence.layers.values()))
             if layer.output_gradient is not None
         ]
+        elsewhere = any(_not_finite(record) for _, record in (*weights, *gradients))
+        losses = evidence.loss.values[:1]  # of the same forward pass
+        if not elsewhere and all(map(math.isfinite, losses)) and _only_masks(activations):
+            return
         weight_fix = "initialise this parameter; after to_empty its memory is arbitrary"
         activation_fix = "look at the operation of this layer and at the scale of its input"
         gradient_fix = "look at the operation after this layer: division, sqrt or log at 0"
@@ -45,8 +50,7 @@ class NotFinite(AuditRule):
             ("gradients", gradients, gradient_fix),
         ):
             bad = [(name, record) for name, record in records if _not_finite(record)]
-            masks = what == "activations" and _only_masks(evidence, bad, gradients)
-            if bad and not masks:
+            if bad:
                 name, record = bad[0]
                 cause = (
                     f"{what}: {record.nan} NaN and {record.pos_inf + record.neg_inf} infinite of "
@@ -272,22 +276,20 @@ class GradientGrowth(DepthGrowth):
         return first, last.output_gradient, first.output_gradient
 
 
-def _only_masks(
-    evidence: Evidence, bad: list[tuple[str, Stats]], gradients: list[tuple[str, Stats]]
-) -> bool:
-    """Tell whether all that is not finite are activations of -inf, which do no harm."""
-    layers = evidence.layers.values()
-    softmax = [x for x in layers if x.kind.lower() in {"softmax", "logsoftmax"}]
-    # A mask may be the output of a module and an argument of attention.
-    taken = any(x.input is not None and x.input.neg_inf for x in softmax) or any(
-        "attention" in x.kind.lower() for x in layers
-    )
-    scored = any(x.scores is not None and x.scores.neg_inf for x in evidence.loss.calls)
-    harmless = all(record.nan + record.pos_inf == 0 for _, record in bad)
-    reached = any(_not_finite(record) for _, record in gradients)
-    return harmless and (taken or scored) and not reached and math.isfinite(evidence.loss.values[0])
-
-
 def _not_finite(record: Stats) -> int:
     """Return how many values of a record are NaN or infinite."""
     return int(record.nan + record.pos_inf + record.neg_inf)
+
+
+def _only_masks(records: Iterable[tuple[str, Stats]]) -> bool:
+    """Tell whether all that is not finite is what masks wrote."""
+    return all(
+        record.nan + record.pos_inf == 0 and record.abs_max < OVERFLOWN
+        for _, record in records
+        if _not_finite(record)
+    )
+
+
+# Beside an infinity that was computed there are values near the end of the dtype, 65504 in float16;
+# beside one that was written there are scores: 4096 is 2^-4 of that end.
+OVERFLOWN = 4096.0
