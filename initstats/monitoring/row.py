@@ -171,6 +171,8 @@ class Row:
             before = self.gradient_norm_before_clipping
             found["gradient_norm_before_clipping"] = float(before.mean())
             found["clip_share"] = float((self.gradient_norm < _CLIPPED * before).mean())
+        found["alerts"] = float(len(self.alerts))
+        found["missing"] = float(sum(map(len, self.missing.values())))
         ratios = [r for r in self.update_ratios().values() if math.isfinite(r) and r > 0]
         if ratios:
             found["update_ratio_median"] = float(np.median(ratios))

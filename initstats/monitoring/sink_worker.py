@@ -17,7 +17,11 @@ _STOP = object()
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where rows go. A method `close()` is called at the end if there is one."""
+    """Where rows go. A method `close()` is called at the end if there is one.
+
+    `resume(step)`, if there is one, is called before the first row of a run that goes on after that
+    step: what was written for later steps comes again.
+    """
 
     def write(self, row: Row) -> None:
         """Take one row; called from a thread of its own, row by row, and may raise or block."""

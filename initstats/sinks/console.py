@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.live import Live
 
 from initstats.monitoring.row import Row
+from initstats.sinks.extras import refuse_pickle
 from initstats.sinks.row_table import row_table
 
 
@@ -19,6 +22,7 @@ class Rich:
     """
 
     def __init__(self, console: Console | None = None, most: int = 30) -> None:
+        self._is_default = console is None
         self._console = console or Console(stderr=True)
         self._most = most
         self._live: Live | None = None
@@ -36,3 +40,11 @@ class Rich:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self._is_default:
+            refuse_pickle("sinks.Rich", "a console", "make it in the process that writes")
+        return {"most": self._most}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(most=state["most"])  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, NoReturn
 
 
 def require(module: str, sink: str, extra: str) -> Any:
@@ -29,3 +29,18 @@ def require(module: str, sink: str, extra: str) -> Any:
             f" pip install initstats[{extra}]"
         )
         raise ImportError(msg) from error
+
+
+def refuse_pickle(sink: str, what: str, todo: str) -> NoReturn:
+    """Refuse to pickle or copy a sink that holds what belongs to its process.
+
+    Args:
+        sink: Public name of the sink.
+        what: What it holds.
+        todo: What to do instead.
+
+    Raises:
+        TypeError: Always.
+    """
+    msg = f"initstats.{sink}: expected no pickle or copy of a sink that holds {what}; {todo}"
+    raise TypeError(msg)

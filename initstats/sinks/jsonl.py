@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from initstats.monitoring.row import Row
-from initstats.sinks.row_text import from_lines, to_lines
+from initstats.sinks.row_text import from_lines, step_of_line, to_lines
 
 
 class JsonLines:
     """Write each row as one line of JSON.
 
-    A line is written by one system call; a line cut short by a crash or a full disk is removed by
+    It pickles as its path, so that a process that is spawned opens the file for itself. A line is
+    written by one system call; a line cut short by a crash or a full disk is removed by
     the next write or passed over by `read_rows`. A file that exists is gone on with.
 
     Args:
@@ -40,7 +42,7 @@ class JsonLines:
             if value is not None and value < 1:
                 msg = f"initstats.sinks.JsonLines: expected {name} >= 1, got {name}={value}"
                 raise ValueError(msg)
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # of this folder, wherever the process goes
         self._max_bytes = max_bytes
         self._keep = keep
         self._sync = sync
@@ -78,6 +80,22 @@ class JsonLines:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def resume(self, step: int) -> None:
+        """Cut off the rows that an interrupted run wrote after a step that is gone on from.
+
+        Args:
+            step: The last step that counts; rows of later ones are written again.
+        """
+        self.close()
+        for i in range(self._keep + 1):
+            file = _numbered(self.path, i)
+            if file.is_file():
+                _cut_rows(file, step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle by the path: another process opens the file for itself."""
+        return {**self.__dict__, "_file": -1, "_written": set()}
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +143,18 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
 def _numbered(path: Path, i: int) -> Path:
     return path.with_name(f"{path.name}.{i}") if i else path
+
+
+def _cut_rows(path: Path, step: int) -> None:
+    """Cut a file before the first row of a later step."""
+    with path.open("r+b") as file:
+        at = 0
+        for line in file:
+            found = step_of_line(line)
+            if found is not None and found > step:
+                file.truncate(at)
+                return
+            at += len(line)
 
 
 def _drop_torn_line(path: Path) -> None:

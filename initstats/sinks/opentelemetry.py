@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from initstats.monitoring.row import Row, Table
-from initstats.sinks.extras import require
+from initstats.sinks.extras import refuse_pickle, require
+from initstats.sinks.row_words import missing_groups
 from initstats.statistics.histogram import BIAS
 
 _NANOSECONDS = 1_000_000_000
@@ -15,6 +16,8 @@ class OpenTelemetry:
     """Export exponential histograms, without any loss, and scalars as gauges.
 
     A metric is called `initstats.<kind>` and has one point per tensor, with the attribute `tensor`.
+    `initstats.alert` has a point per new alert (its value; attributes rule, severity, where and
+    cause), `initstats.missing` one per kind and reason (how many names).
     The export runs in the sink's thread, past the periodic reader of the SDK.
 
     Args:
@@ -56,6 +59,7 @@ class OpenTelemetry:
             sdk.Metric(f"initstats.{name}", "", "1", sdk.Gauge([self._gauge(value, end)]))
             for name, value in row.scalars().items()
         ]
+        metrics += self._alerts_and_missing(row, end)
         for kind, table in row.tables.items():
             if table.places is None:
                 continue
@@ -72,8 +76,29 @@ class OpenTelemetry:
         """Shut the exporter down."""
         self._exporter.shutdown()
 
-    def _gauge(self, value: float, end: int) -> Any:
-        return self._sdk.NumberDataPoint({}, end, end, value)
+    def __getstate__(self) -> dict[str, Any]:
+        refuse_pickle("sinks.OpenTelemetry", "an exporter", "make it in the process that writes")
+
+    def _alerts_and_missing(self, row: Row, end: int) -> list[Any]:
+        """Return what else a row has, as gauges."""
+        sdk, step = self._sdk, row.step
+        alerts = []
+        for alert in row.alerts:
+            names = ("rule", "severity", "where", "cause")
+            attributes = {name: getattr(alert, name) for name in names}
+            alerts.append(self._gauge(alert.value, end, step=step, **attributes))
+        missing = [
+            self._gauge(float(len(names)), end, step=step, kind=kind, reason=reason)
+            for (kind, reason), names in missing_groups(row).items()
+        ]
+        return [
+            sdk.Metric(f"initstats.{name}", "", "1", sdk.Gauge(points))
+            for name, points in (("alert", alerts), ("missing", missing))
+            if points
+        ]
+
+    def _gauge(self, value: float, end: int, **attributes: Any) -> Any:
+        return self._sdk.NumberDataPoint(attributes, end, end, value)
 
     def _point(self, table: Table, i: int, end: int, step: int) -> Any:
         """Return one record: bucket k here is bucket k there."""

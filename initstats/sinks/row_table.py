@@ -9,6 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from initstats.monitoring.row import Row
+from initstats.sinks.row_words import alert_text, missing_text
 from initstats.text import number
 
 _PARAMETERS = ("weights", "gradients", "updates")
@@ -16,7 +17,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def row_table(row: Row, most: int = 30) -> Group:
-    """Draw a row: scalars, one line per module or parameter, alerts.
+    """Draw a row: scalars, one line per module or parameter, alerts, what is missing.
 
     Args:
         row: The row.
@@ -57,9 +58,9 @@ def row_table(row: Row, most: int = 30) -> Group:
             largest = float(table.high["abs_max"][table.index[name]])
             grid.add_row(name, number(record.rms), number(largest), f"{share:.1%}")
         parts.append(grid)
-    for finding in row.alerts:
-        text = f"{finding.severity} {finding.rule} at {finding.where}: {finding.cause}"
-        parts.append(Text(text, style=_STYLES[finding.severity]))
+    parts.extend(Text(alert_text(alert), style=_STYLES[alert.severity]) for alert in row.alerts)
+    if missing := missing_text(row):
+        parts.append(Text(missing, style="dim"))
     return Group(*parts)
 
 

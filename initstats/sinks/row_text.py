@@ -81,6 +81,18 @@ def from_lines(lines: Iterable[str]) -> Iterator[Row]:
             yield _row(value, layouts)
 
 
+def step_of_line(line: bytes) -> int | None:
+    """Return the step of a row from its line; None for other lines."""
+    if b'"step"' not in line:
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    is_row = isinstance(value, dict) and value.get("schema") == SCHEMA and "step" in value
+    return int(value["step"]) if is_row else None
+
+
 def _columns(table: Table) -> dict[str, Any]:
     records = table.records
     moments = zip(MOMENT_NAMES, records.moments.T, strict=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from initstats.monitoring.row import Row, Table
-from initstats.sinks.extras import require
+from initstats.sinks.extras import refuse_pickle, require
+from initstats.sinks.row_words import alert_text, missing_text
 
 DEFAULT_FIELDS = ("std", "abs_max")
 
@@ -39,7 +41,9 @@ class TensorBoard:
     ) -> None:
         module = require("torch.utils.tensorboard", "sinks.TensorBoard", "tensorboard")
         self._owns = not hasattr(target, "add_histogram_raw")
-        self._writer = module.SummaryWriter(str(target)) if self._owns else target
+        self._target = Path(target).absolute() if self._owns else target
+        self._writer = module.SummaryWriter(str(self._target)) if self._owns else target
+        self._missing = ""
         self._fields = tuple(fields)
         self._histograms = histograms
         self._prefix = f"{prefix}/" if prefix else ""
@@ -60,14 +64,38 @@ class TensorBoard:
             if self._histograms and table.places is not None:
                 self._write_histograms(kind, table, row)
         for finding in row.alerts:
-            text = f"{finding.severity} {finding.rule} at {finding.where}: {finding.cause}"
+            text = alert_text(finding)
             self._writer.add_text(f"{begin}initstats/alerts", text, row.step, row.time)
+        if (missing := missing_text(row)) != self._missing:
+            self._missing = missing
+            lines = missing.replace("\n", "  \n") or "nothing"  # two spaces: a line of Markdown
+            self._writer.add_text(f"{begin}initstats/missing", lines, row.step, row.time)
         self._writer.flush()
 
     def close(self) -> None:
         """Close the event file if this sink opened it."""
         if self._owns:
             self._writer.close()
+
+    def resume(self, step: int) -> None:
+        """Hide what an interrupted run wrote after a step that is gone on from.
+
+        Args:
+            step: The last step that counts.
+        """
+        if self._owns:
+            self._writer.close()
+            self._writer = type(self._writer)(str(self._target), purge_step=step + 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self._owns:
+            refuse_pickle("sinks.TensorBoard", "a writer", "give it a folder")
+        return {**self.__dict__, "_writer": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        module = require("torch.utils.tensorboard", "sinks.TensorBoard", "tensorboard")
+        self._writer = module.SummaryWriter(str(self._target))
 
     def _write_histograms(self, kind: str, table: Table, row: Row) -> None:
         assert table.places is not None

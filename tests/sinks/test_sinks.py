@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import multiprocessing
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from initstats.monitoring import Monitor, Row
 from initstats.monitoring.reader import read_window
 from initstats.monitoring.window import Window
 from monitored import Kept, batch, small_model, train
+from wandb_files import wandb_history, wandb_records
 
 
 @pytest.fixture(scope="module")
@@ -169,28 +172,160 @@ def test_tensorboard_reads_scalars_and_histograms(rows: list[Row], tmp_path: Pat
     assert list(found.bucket_limit) == sorted(found.bucket_limit)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_wandb_logs_offline(
-    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The real package, which writes into the test's folder and asks no server."""
+    module = pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    module.teardown()  # it reads these once
+    return module
+
+
+def test_a_run_that_the_sink_makes_takes_a_step_per_row_and_is_finished(
+    rows: list[Row], wandb: Any, tmp_path: Path
 ) -> None:
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    sink = sinks.WandB()
-    logged: list[dict[str, Any]] = []
-    original = sink._run.log
-    sink._run.log = lambda values: logged.append(values) or original(values)
+    sink = sinks.WandB(prefix="actor")
     for row in rows:
         sink.write(row)
-    assert sink._run.summary["initstats/step"] == 6
     sink.close()
     assert wandb.run is None
-    assert list(tmp_path.rglob("*.wandb"))
-    histogram = logged[2]["initstats/gradients/0.weight"]
-    record = rows[2].tables["gradients"]["0.weight"]
-    assert sum(histogram.histogram) == record.count
-    assert len(histogram.bins) == len(histogram.histogram) + 1
+    history = wandb_history(tmp_path)
+    assert [line["actor/initstats/step"] for line in history] == [2, 4, 6]
+    assert all(key.startswith(("actor/initstats/", "_")) for line in history for key in line)
+    name = "actor/initstats/gradients/0.weight"
+    values, bins = (history[2][f"{name}.{part}"] for part in ("values", "bins"))
+    assert sum(values) == rows[2].tables["gradients"]["0.weight"].count
+    assert len(bins) == len(values) + 1
+
+
+USER_LOGS: dict[str, Any] = {
+    "with step=": lambda run, i: run.log({"loss": i}, step=i),
+    "without": lambda run, i: run.log({"loss": i}),
+    "twice": lambda run, i: (run.log({"loss": i}, step=i), run.log({"rate": i}, step=i)),
+    "with large steps": lambda run, i: run.log({"loss": i}, step=100 * i),
+    "in parts": lambda run, i: (run.log({"rate": i}, commit=False), run.log({"loss": i})),
+}
+
+
+@pytest.mark.parametrize("how", USER_LOGS)
+@pytest.mark.parametrize("rows_between", [0, 1, 3])
+def test_no_log_of_the_user_is_lost_and_no_step_of_a_row(
+    rows: list[Row], wandb: Any, tmp_path: Path, how: str, rows_between: int
+) -> None:
+    run = wandb.init(project="x")
+    sink = sinks.WandB()
+    step = 0
+    for i in range(6):
+        for _ in range(rows_between):
+            step += 1
+            norms = np.full(1, float(step))
+            sink.write(
+                replace(
+                    rows[0],
+                    step=step,
+                    first_step=step,
+                    steps=(step,),
+                    measured=1,
+                    gradient_norm=norms,
+                )
+            )
+        USER_LOGS[how](run, i)
+    sink.close()
+    run.log({"accuracy": 1.0})
+    assert wandb.run is run  # whose run it is, ends it
+    run.finish()
+    history = wandb_history(tmp_path)
+    assert [line["loss"] for line in history if "loss" in line] == list(range(6))
+    if how in {"twice", "in parts"}:
+        assert [line["rate"] for line in history if "rate" in line] == list(range(6))
+    assert any("accuracy" in line for line in history)
+    ours = [line for line in history if "initstats/step" in line]
+    assert sum(line["initstats/measured"] for line in ours) >= step
+    if step:
+        assert ours[-1]["initstats/step"] == step
+        assert max(line["initstats/gradient_norm_max"] for line in ours) == step
+
+
+def test_a_trainer_that_makes_its_run_after_the_sink_keeps_it(rows: list[Row], wandb: Any) -> None:
+    sink = sinks.WandB()
+    run = wandb.init(project="x")
+    sink.write(rows[0])
+    sink.close()
+    assert wandb.run is run
+    run.finish()
+
+
+def test_merged_rows_hold_what_one_window_would(rows: list[Row]) -> None:
+    from initstats.monitoring.row_merge import merge_rows
+
+    merged = merge_rows(rows[0], rows[1])
+    assert (merged.step, merged.first_step, merged.steps) == (4, 1, (1, 2, 3, 4))
+    assert merged.gradient_norm.tolist() == [*rows[0].gradient_norm, *rows[1].gradient_norm]
+    for kind, table in merged.tables.items():
+        one, two = rows[0].tables[kind], rows[1].tables[kind]
+        for name in table:
+            pooled = one[name].merge(two[name])
+            assert table[name].to_dict() == pooled.to_dict()
+            i, j = one.index[name], two.index[name]
+            k = table.index[name]
+            assert table.high["rms"][k] == max(one.high["rms"][i], two.high["rms"][j])
+            mean = (one.average["l2"][i] + two.average["l2"][j]) / 2
+            assert table.average["l2"][k] == pytest.approx(mean)
+
+
+ALERT = Finding("a-rule", "warning", "w", 1.0, 1.0, cause="why", fix="what", source="s")
+
+
+def told(row: Row) -> Row:
+    """Return the row with an alert and something missing."""
+    return replace(row, alerts=(ALERT,), missing={"gradients": {"head.weight": "no gradient"}})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_alerts_and_missing_values_reach_every_sink(
+    rows: list[Row], wandb: Any, tmp_path: Path
+) -> None:
+    row = told(rows[0])
+    assert row.scalars()["alerts"] == row.scalars()["missing"] == 1.0
+    # JSON lines, watch, the console
+    sink = sinks.JsonLines(tmp_path / "run.jsonl")
+    sink.write(row)
+    sink.close()
+    (back,) = sinks.read_rows(sink.path)
+    assert (back.alerts, back.missing) == (row.alerts, row.missing)
+    shown = CliRunner().invoke(app, ["watch", "--once", str(sink.path)]).output
+    console = Console(file=io.StringIO(), width=120)
+    rich = sinks.Rich(console)
+    rich.write(row)
+    rich.close()
+    for text in (shown, console.file.getvalue()):  # type: ignore[attr-defined]
+        assert "warning a-rule at w: why" in text
+        assert "no gradients of head.weight: no gradient" in text
+    # TensorBoard
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = sinks.TensorBoard(tmp_path / "board")
+    board.write(row)
+    board.write(row)
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "board")).Reload()
+    texts = [
+        [
+            event.tensor_proto.string_val[0].decode()
+            for event in events.Tensors(f"initstats/{tag}/text_summary")
+        ]
+        for tag in ("alerts", "missing")
+    ]
+    assert texts == [["warning a-rule at w: why"] * 2, ["no gradients of head.weight: no gradient"]]
+    # Weights & Biases
+    run = wandb.init(project="x")
+    sinks.WandB(run).write(row)
+    run.finish()
+    (line,) = wandb_history(tmp_path)
+    assert line["initstats/alert_text"] == "warning a-rule at w: why"
+    assert line["initstats/missing_text"] == "no gradients of head.weight: no gradient"
+    (alert,) = wandb_records(tmp_path, "alert")
+    assert (alert.title, alert.level) == ("a-rule at w", "WARN")
 
 
 def test_two_models_share_one_writer_and_one_run(rows: list[Row], tmp_path: Path) -> None:
@@ -210,21 +345,6 @@ def test_two_models_share_one_writer_and_one_run(rows: list[Row], tmp_path: Path
         expected = tags | {f"{model}/{tag}" for model in ("actor", "critic") for tag in tags}
         assert set(events.Tags()[kind]) == expected
     assert len(events.Scalars("actor/initstats/gradient_norm")) == 1
-
-
-def test_keys_of_wandb_begin_with_the_prefix(
-    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb")
-    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    sink = sinks.WandB(prefix="actor")
-    logged: list[dict[str, Any]] = []
-    sink._run.log = logged.append
-    sink.write(rows[0])
-    sink.close()
-    assert all(key.startswith("actor/initstats/") for key in logged[0])
-    assert {"actor/initstats/step", "actor/initstats/gradients/0.weight"} <= set(logged[0])
 
 
 def test_opentelemetry_gets_the_histograms_without_loss(rows: list[Row]) -> None:
@@ -264,11 +384,69 @@ def test_opentelemetry_gets_the_histograms_without_loss(rows: list[Row]) -> None
     assert (point.scale, point.count, point.zero_count) == (0, record.count, record.zero)
     assert point.min == record.min
     json.loads(exporter.data[0].to_json())
+    sink.write(told(rows[0]))
+    gauges = {m.name: m for m in exporter.data[1].resource_metrics[0].scope_metrics[0].metrics}
+    (alert,) = gauges["initstats.alert"].data.data_points
+    assert (alert.attributes["rule"], alert.attributes["cause"]) == ("a-rule", "why")
+    missing = gauges["initstats.missing"].data.data_points
+    assert [(p.attributes.get("reason"), p.value) for p in missing][-1] == ("no gradient", 1.0)
     exporter.result = export.MetricExportResult.FAILURE
     with pytest.raises(RuntimeError, match="expected the export to succeed, got a failure"):
         sink.write(rows[1])
     sink.close()
     assert exporter.data[-1] == "shut down"
+
+
+def _writes(sink: Any, row: Row) -> None:
+    sink.write(row)
+    sink.close()
+
+
+def test_a_sink_in_a_spawned_process_writes_into_its_own_file_and_loses_nothing(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sink = sinks.JsonLines("run.jsonl")
+    sink.write(rows[0])
+    process = multiprocessing.get_context("spawn").Process(target=_writes, args=(sink, rows[1]))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickle.dumps(sink))
+    foreign = (tmp_path / "foreign").open("w")  # takes the number of the descriptor
+    copy.write(rows[2])
+    copy.close()
+    foreign.close()
+    sink.close()
+    assert (tmp_path / "foreign").read_text() == ""
+    path = tmp_path / "run.jsonl"
+    assert [row.step for row in sinks.read_rows(path)] == [2, 4, 6]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_sinks_that_hold_what_belongs_to_a_process_refuse_to_pickle(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    export = pytest.importorskip("opentelemetry.sdk.metrics.export")
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter(str(tmp_path))
+    for sink, what in (
+        (
+            sinks.TensorBoard(writer),
+            "TensorBoard: expected no pickle or copy of a sink that holds a writer",
+        ),
+        (sinks.OpenTelemetry(export.ConsoleMetricExporter()), "OpenTelemetry: .* an exporter"),
+        (sinks.Rich(Console()), "Rich: .* a console"),
+        (sinks.WandB(run=object()), "WandB: .* a run"),
+    ):
+        with pytest.raises(TypeError, match=f"initstats.sinks.{what}"):
+            pickle.dumps(sink)
+    writer.close()
+    board = pickle.loads(pickle.dumps(sinks.TensorBoard(tmp_path / "own")))
+    _writes(board, rows[0])
+    assert list((tmp_path / "own").iterdir())
+    pickle.loads(pickle.dumps(sinks.Rich()))
+    pickle.loads(pickle.dumps(sinks.WandB()))
 
 
 def test_rich_shows_the_last_row(rows: list[Row]) -> None:
