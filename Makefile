@@ -27,7 +27,7 @@ DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARC
 # The folders of tests, one per package: make test-init, make test-statistics, ...
 PACKAGES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
-.PHONY: help venv demo test $(PACKAGES:%=test-%) lint format cuda golden bench instructions scale gpu clean
+.PHONY: help venv demo test $(PACKAGES:%=test-%) docs lint format cuda golden bench instructions scale gpu clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+(-init)?):.*## (.*)/make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,9 @@ test: $(VENV)/build.stamp ## All tests, then those of the ops again with the CUD
 test-init: ## The tests of one package, on the CPU; so for every folder of tests
 $(PACKAGES:%=test-%): test-%: $(VENV)/build.stamp
 	$(BIN)/$(PYTEST) tests/$* $(PYTEST_ARGS)
+
+docs: $(VENV)/build.stamp ## The documentation site, in build/docs; warnings are errors
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 lint: $(VENV)/dev.stamp ## Formatting, ruff, mypy, clang-format
 	$(BIN)/ruff format --check .

@@ -78,7 +78,7 @@ def fast_init(*, generators: bool = False) -> FastInit:
 
     ```python
     with initstats.fast_init() as fast:
-        model = GPT2LMHeadModel(config)
+        model = torch.nn.MultiheadAttention(64, num_heads=4)  # or a model of transformers
     print(fast.report)
     ```
 
