@@ -6,6 +6,7 @@ Fills and statistics are loaded here; everything else at its first use.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from initstats import init
@@ -83,7 +84,9 @@ if not TYPE_CHECKING:  # type checkers refuse unknown names
         if name in LATE:
             return importlib.import_module(f"initstats.{name}")
         if name not in _HOME:
-            raise AttributeError(f"module 'initstats' has no attribute {name!r}")
+            # With these two Python suggests the nearest name.
+            message = f"module 'initstats' has no attribute {name!r}"
+            raise AttributeError(message, name=name, obj=sys.modules[__name__])
         value = getattr(importlib.import_module(f"initstats.{_HOME[name]}"), name)
         globals()[name] = value
         return value

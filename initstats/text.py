@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import html
 import io
 import math
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # rich is imported where it draws: it would double the time of `import initstats`
@@ -33,6 +36,53 @@ def render(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
     console.print(renderable)
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def render_html(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
+    """Return a rich renderable as HTML for a notebook: preformatted text in its colours.
+
+    Args:
+        renderable: A rich table, group, or the like.
+        width: Columns of the text, > 0.
+
+    Returns:
+        The HTML, without a script and without a link.
+    """
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False)
+    console.print(renderable)
+    style = "line-height: normal; overflow-x: auto"
+    form = f'<pre style="{style}"><code>{{code}}</code></pre>'
+    return console.export_html(inline_styles=True, code_format=form)
+
+
+def frame_html(page: str, height: int = 600) -> str:
+    """Return HTML for a notebook that shows a page in a frame, apart from the notebook's own.
+
+    Args:
+        page: The page; its scripts run, and see nothing of the notebook.
+        height: Height of the frame in pixels.
+
+    Returns:
+        The HTML.
+    """
+    style = f"width: 100%; height: {height}px; border: 0"
+    return f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts" style="{style}"></iframe>'
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint on the nearest name for the end of an error message.
+
+    Args:
+        name: What was given.
+        names: What there is.
+
+    Returns:
+        Such as `; the nearest is 'gpt2'`, or nothing where no name is near.
+    """
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; the nearest is {near[0]!r}" if near else ""
 
 
 def plain_table(title: str = "", *, edge: bool = True, **options: Any) -> Table:

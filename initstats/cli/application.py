@@ -15,7 +15,14 @@ from initstats import recipes as known_recipes
 from initstats._ops import build_info
 from initstats.checkpoints import load_checkpoint, not_judged, skeleton
 from initstats.cli.audit_command import add_audit_command
-from initstats.cli.console import make_console, refusals, refuse
+from initstats.cli.console import (
+    AsJson,
+    make_console,
+    print_json,
+    refusals,
+    refuse,
+    working,
+)
 from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
@@ -26,7 +33,6 @@ app = typer.Typer(
     name="initstats",
     help="Initialise models well, and see how they start.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
@@ -48,6 +54,7 @@ def verify(
         bool, typer.Option("--all", help="Show parameters that are as promised, too.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Verify the weights of a model against a recipe.
 
@@ -55,16 +62,22 @@ def verify(
     """
     with refusals():
         known_recipes.by_name(recipe)
-        loaded, left_out = _load(model)
-        report = verify_model(loaded, recipe, allow_unmatched=allow_unmatched or bool(left_out))
+        with working(f"reading {model}"):
+            loaded, left_out = _load(model)
+        with working("measuring"):
+            allowed = allow_unmatched or bool(left_out)
+            report = verify_model(loaded, recipe, allow_unmatched=allowed)
     if output is not None:
         output.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-    console = make_console()
-    console.print(report.table(failures_only=not all_parameters))
-    for name in report.unmatched:
-        console.print(f"no rule takes {name}", soft_wrap=True, highlight=False)
-    for name, reason in left_out.items():
-        console.print(f"not judged: {name}: {reason}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json({**report.to_dict(), "not_judged": left_out})
+    else:
+        console = make_console()
+        console.print(report.table(failures_only=not all_parameters))
+        for name in report.unmatched:
+            console.print(f"no rule takes {name}", soft_wrap=True, highlight=False)
+        for name, reason in left_out.items():
+            console.print(f"not judged: {name}: {reason}", soft_wrap=True, highlight=False)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -95,16 +108,31 @@ def _load(where: str) -> tuple[nn.Module, dict[str, str]]:
 @app.command()
 def recipes(
     names: Annotated[list[str] | None, typer.Argument(help="Some of them; all when empty.")] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """List the recipes with their rules and sources."""
-    console = make_console()
     try:
-        for name in names or ():
-            known_recipes.by_name(name)
+        found = {n: known_recipes.by_name(n) for n in names or known_recipes.available()}
     except ValueError as error:
         refuse(str(error))
-    for name in names or known_recipes.available():
-        recipe = known_recipes.by_name(name)
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": name,
+                    "source": recipe.source,
+                    "rules": [
+                        {"rule": r.label, "takes": r.condition, "values": r.promise}
+                        for r in recipe.rules
+                    ],
+                }
+                for name, recipe in found.items()
+            ]
+        )
+        return
+    console = make_console()
+    for name, recipe in found.items():
         table = plain_table(f"{name} ({recipe.source})")
         for column in ("rule", "takes", "values"):
             table.add_column(column)
@@ -114,8 +142,11 @@ def recipes(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(*, as_json: AsJson = False) -> None:
     """Show the build, the kernels chosen on this machine, and why."""
+    if as_json:
+        print_json(build_info())
+        return
     table = plain_table("initstats")
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -130,4 +161,4 @@ add_commands(app)
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="initstats")

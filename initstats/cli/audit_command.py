@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import os
 import time
 from enum import Enum
@@ -17,7 +16,14 @@ from rich.text import Text
 from initstats import recipes as known_recipes
 from initstats.auditing.report.compare import compare_reports
 from initstats.auditing.report.report import AuditReport
-from initstats.cli.console import FOUND_ERRORS, make_console, refusals, refuse
+from initstats.cli.console import (
+    FOUND_ERRORS,
+    AsJson,
+    make_console,
+    print_json,
+    refusals,
+    refuse,
+)
 from initstats.cli.demo_command import run_demo_command
 from initstats.cli.own_model import OwnModel
 from initstats.diagnostics.rules.table import DEFAULT_RULES
@@ -84,7 +90,7 @@ def audit(
     ),
     output: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("initstats-audit"),
     save: Annotated[bool, typer.Option("--save/--no-save", help="Write the report.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: AsJson = False,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Two reports, folders or audit.json.")
     ] = None,
@@ -104,7 +110,7 @@ def audit(
     only the second report has; 2: the audit could not be carried out.
     """
     if compare is not None:
-        _compare(*compare)
+        _compare(*compare, as_json=as_json)
         return
     if demo:
         run_demo_command(
@@ -115,6 +121,7 @@ def audit(
             output=output,
             layers=layers,
             width=width,
+            as_json=as_json,
         )
         return
     if model is None:
@@ -149,8 +156,8 @@ def audit(
         begin = time.perf_counter()
         report = _run(own)
         files = report.save(output) if save else []
-    if json:
-        typer.echo(json_text.dumps(report.to_dict(), indent=1, allow_nan=False))
+    if as_json:
+        print_json(report.to_dict())
     else:
         console = make_console()
         console.print(report)
@@ -176,11 +183,14 @@ def _run(own: OwnModel) -> AuditReport:
         return own.run(lambda step: progress.update(task, completed=step))
 
 
-def _compare(first: Path, second: Path) -> None:
+def _compare(first: Path, second: Path, *, as_json: bool) -> None:
     """Show how two reports differ; fail when the second has errors that the first has not."""
     with refusals():
         comparison = compare_reports(first, second)
-    make_console().print(comparison)
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        make_console().print(comparison)
     severities = [change.severities for change in comparison.findings]
     if any(before != "error" and after == "error" for before, after in severities):
         raise typer.Exit(FOUND_ERRORS)

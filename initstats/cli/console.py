@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from initstats.auditing.report.schema import strict
 from initstats.text import PLAIN_WIDTH
 
 FOUND_ERRORS = 1
 USAGE_ERROR = 2
+AsJson: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")
+]
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -28,6 +33,27 @@ def make_console(*, stderr: bool = False) -> Console:
     """
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+
+
+def print_json(values: Any, *, indent: int | None = 1) -> None:
+    """Print strict JSON: NaN and infinities are the strings "nan", "inf" and "-inf".
+
+    Args:
+        values: What `json.dumps` can write.
+        indent: As of `json.dumps`; None for one line.
+    """
+    typer.echo(json.dumps(strict(values), indent=indent, allow_nan=False))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes time, on standard error, until it is done.
+
+    Args:
+        what: What is being done.
+    """
+    with make_console(stderr=True).status(Text(what)):
+        yield
 
 
 def refuse(message: str) -> NoReturn:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.progress import (
@@ -25,8 +25,9 @@ from initstats.auditing.demo.broken import BROKEN_CONFIG, FAULTS, run_broken, to
 from initstats.auditing.demo.model import DemoConfig
 from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.auditing.report.text import findings_group, layer_table, loss_table
-from initstats.cli.console import FOUND_ERRORS, make_console, refuse
+from initstats.cli.console import FOUND_ERRORS, make_console, print_json, refuse
 from initstats.drawing.png import require_matplotlib
+from initstats.text import nearest
 
 DEMOS = ("healthy", "broken")
 
@@ -40,6 +41,7 @@ def run_demo_command(
     output: Path,
     layers: int | None,
     width: int | None,
+    as_json: bool,
 ) -> None:
     """Run a demo and print its result.
 
@@ -51,16 +53,16 @@ def run_demo_command(
         output: Folder for the report of the healthy demo.
         layers: Blocks of the model; the demo's default when None.
         width: Width of the model; the demo's default when None.
+        as_json: Print JSON and nothing else on standard output.
 
     Raises:
         typer.Exit: With status 2 for bad usage; with status 1 if the healthy model has an error,
             and always for the broken ones.
     """
     if name not in DEMOS:
-        near = difflib.get_close_matches(name, DEMOS, n=1, cutoff=0.0)
         refuse(
-            f"initstats.audit: expected --demo with one of {', '.join(DEMOS)}, got {name!r}; "
-            f"the nearest is {near[0]!r}"
+            f"initstats.audit: expected --demo with one of {', '.join(DEMOS)}, got {name!r}"
+            f"{nearest(name, DEMOS)}"
         )
     config = BROKEN_CONFIG if name == "broken" else DemoConfig()
     config = replace(config, layers=layers or config.layers, width=width or config.width)
@@ -73,18 +75,19 @@ def run_demo_command(
     except (ImportError, ValueError) as error:
         refuse(str(error))
     if name == "broken":
-        _broken(recipe, steps=steps, seed=seed, config=config)
+        _broken(recipe, steps=steps, seed=seed, config=config, as_json=as_json)
     else:
-        _healthy(recipe, steps=steps, seed=seed, output=output, config=config)
+        _healthy(recipe, steps=steps, seed=seed, output=output, config=config, as_json=as_json)
 
 
-def _healthy(recipe: str, *, steps: int, seed: int, output: Path, config: DemoConfig) -> None:
+def _healthy(
+    recipe: str, *, steps: int, seed: int, output: Path, config: DemoConfig, as_json: bool
+) -> None:
     """Show the same model by recipe and as torch leaves it.
 
     Raises:
         typer.Exit: With status 1, if the model that the recipe initialised has an error.
     """
-    console = make_console()
     begin = time.perf_counter()
     with _bar("training two models on one batch", 2 * steps) as (progress, task):
         reports = run_demo(
@@ -96,6 +99,17 @@ def _healthy(recipe: str, *, steps: int, seed: int, output: Path, config: DemoCo
         )
     files = save_demo(reports, output, seed=seed)
     values = {label: report.to_dict() for label, report in reports.items()}
+    if as_json:
+        print_json({"seed": seed, "reports": values})
+    else:
+        _show(values, files, time.perf_counter() - begin)
+    if not next(iter(values.values()))["ok"]:
+        raise typer.Exit(FOUND_ERRORS)
+
+
+def _show(values: dict[str, dict[str, Any]], files: list[Path], seconds: float) -> None:
+    """Print both reports."""
+    console = make_console()
     for label, report in values.items():
         console.print(layer_table(report, label))
         console.print()
@@ -106,18 +120,15 @@ def _healthy(recipe: str, *, steps: int, seed: int, output: Path, config: DemoCo
         console.print(findings_group(report["findings"]))
         console.print()
     written = " and ".join(str(file) for file in files)
-    console.print(f"[dim]{time.perf_counter() - begin:.1f} s; wrote[/] {written}", soft_wrap=True)
-    if not next(iter(values.values()))["ok"]:
-        raise typer.Exit(FOUND_ERRORS)
+    console.print(f"[dim]{seconds:.1f} s; wrote[/] {written}", soft_wrap=True)
 
 
-def _broken(recipe: str, *, steps: int, seed: int, config: DemoConfig) -> None:
+def _broken(recipe: str, *, steps: int, seed: int, config: DemoConfig, as_json: bool) -> None:
     """Show sick variants of the model being caught.
 
     Raises:
         typer.Exit: Always, with status 1: the models are sick.
     """
-    console = make_console()
     begin = time.perf_counter()
     with _bar("training sick models on one batch", len(FAULTS) * steps) as (progress, task):
         cases = run_broken(
@@ -127,6 +138,15 @@ def _broken(recipe: str, *, steps: int, seed: int, config: DemoConfig) -> None:
             config=config,
             on_step=lambda: progress.advance(task),
         )
+    if as_json:
+        print_json(
+            [
+                {"fault": case.fault.name, "findings": [f.to_dict() for f in case.report.findings]}
+                for case in cases
+            ]
+        )
+        raise typer.Exit(FOUND_ERRORS)
+    console = make_console()
     console.print(tour_group(cases))
     console.print(f"[dim]{time.perf_counter() - begin:.1f} s[/]")
     raise typer.Exit(FOUND_ERRORS)
@@ -141,7 +161,7 @@ def _bar(what: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
         MofNCompleteColumn(),
         TextColumn("steps"),
         TimeElapsedColumn(),
-        console=make_console(),
+        console=make_console(stderr=True),
         transient=True,
     ) as progress:
         yield progress, progress.add_task("steps", total=total)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from initstats.cli.console import AsJson, make_console, print_json, refuse, working
 from initstats.monitoring.heat_map import draw_heat_map
+from initstats.monitoring.row import Row
 from initstats.sinks.jsonl import read_rows
 from initstats.sinks.row_table import row_table
 from initstats.sinks.row_text import from_lines
-from initstats.text import PLAIN_WIDTH
 
-USAGE_ERROR = 2
 _POLL_SECONDS = 0.5
 
 
@@ -37,27 +36,48 @@ def watch(
     *,
     once: Annotated[bool, typer.Option("--once", help="Show the last row and leave.")] = False,
     lines: Annotated[int, typer.Option(min=2, help="Lines per table at most.")] = 30,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON per row instead.")
+    ] = False,
 ) -> None:
     """Show the last row of a run, live; Ctrl-C ends it."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
+    console = make_console()
     if not file.exists():
-        _refuse(f"initstats.watch: expected a file, got file={file}")
+        refuse(f"initstats.watch: expected a file, got file={file}")
     if once:
         last = None
         for row in read_rows(file):
             last = row
         if last is None:
-            _refuse(f"initstats.watch: expected at least one row, got none in {file}")
-        console.print(row_table(last, lines))
+            refuse(f"initstats.watch: expected at least one row, got none in {file}")
+        if as_json:
+            print_json(_values(last), indent=None)
+        else:
+            console.print(row_table(last, lines))
         return
-    with Live(Text("waiting for a row"), console=console, auto_refresh=False) as live:
-        try:
-            for row in from_lines(follow(file)):
-                live.update(row_table(row, lines), refresh=True)
-        except KeyboardInterrupt:
+    rows = from_lines(follow(file))
+    try:
+        if as_json:
+            for row in rows:
+                print_json(_values(row), indent=None)
             return
+        with Live(Text("waiting for a row"), console=console, auto_refresh=False) as live:
+            for row in rows:
+                live.update(row_table(row, lines), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """Return what a row says: its steps, scalars, alerts, and what is missing and why."""
+    return {
+        "step": row.step,
+        "first_step": row.first_step,
+        "time": row.time,
+        "scalars": dict(row.scalars()),
+        "alerts": [finding.to_dict() for finding in row.alerts],
+        "missing": row.missing,
+    }
 
 
 def plot(
@@ -66,18 +86,23 @@ def plot(
     kind: Annotated[str, typer.Option(help="activations, gradients, weights, ...")] = "activations",
     field: Annotated[str, typer.Option(help="Field of Stats, such as rms or abs_max.")] = "rms",
     output: Annotated[Path, typer.Option(help="The PNG file.")] = Path("initstats-run.png"),
+    as_json: AsJson = False,
 ) -> None:
     """Draw scale by depth and time of a run as a heat map."""
     try:
-        rows = list(read_rows(file))
+        with working(f"reading {file}"):
+            rows = list(read_rows(file))
         if not rows:
-            _refuse(f"initstats.plot: expected at least one row, got none in {file}")
+            refuse(f"initstats.plot: expected at least one row, got none in {file}")
         draw_heat_map(rows, output, kind=kind, field=field)
     except FileNotFoundError:
-        _refuse(f"initstats.plot: expected a file, got file={file}")
+        refuse(f"initstats.plot: expected a file, got file={file}")
     except (ImportError, ValueError) as error:
-        _refuse(str(error))
-    typer.echo(f"wrote {output}")
+        refuse(str(error))
+    if as_json:
+        print_json({"wrote": str(output), "rows": len(rows)})
+    else:
+        typer.echo(f"wrote {output}")
 
 
 def follow(path: Path, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:
@@ -105,8 +130,3 @@ def follow(path: Path, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:
                 if path.exists() and path.stat().st_ino != number:
                     break
                 time.sleep(poll_seconds)
-
-
-def _refuse(message: str) -> NoReturn:
-    Console(stderr=True).print(Text(message, style="red"), soft_wrap=True)
-    raise typer.Exit(USAGE_ERROR)

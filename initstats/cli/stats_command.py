@@ -13,7 +13,15 @@ from rich.table import Table
 from torch import Tensor
 
 from initstats.checkpoints import load_checkpoint
-from initstats.cli.console import FOUND_ERRORS, make_console, refusals, refuse
+from initstats.cli.console import (
+    FOUND_ERRORS,
+    AsJson,
+    make_console,
+    print_json,
+    refusals,
+    refuse,
+    working,
+)
 from initstats.statistics.compute import stats, why_no_statistics
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
@@ -45,6 +53,7 @@ def stats_of_checkpoint(
         bool, typer.Option("--require-finite", help="Exit with 1 if a value is NaN or infinite.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the records as JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the statistics of every tensor of a checkpoint, or of the step between two."""
     if minus is not None and fingerprint:
@@ -54,7 +63,7 @@ def stats_of_checkpoint(
         expression = re.compile(match)
     except re.error as error:
         refuse(f"initstats.stats: expected a regular expression, got match={match!r} ({error})")
-    with refusals():
+    with refusals(), working(f"reading {file}"):
         tensors, left_out = _load(file, expression)
         if not tensors and minus is None:
             named = ", ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -71,18 +80,28 @@ def stats_of_checkpoint(
             base = {name: others[name] for name in tensors if name not in not_compared}
             records = stats({name: tensors[name] for name in base}, minus=base)
             shown = _differences(records, stats(base, histogram=False))
-    console = make_console()
-    console.print(shown)
-    for what, names in (("left out", left_out), ("not compared", not_compared)):
-        for name, reason in names.items():
-            console.print(f"{what}: {name}: {reason}", soft_wrap=True, highlight=False)
     if output is not None:
         output.write_text(json.dumps(records.to_dict(), indent=1) + "\n")
     bad = [name for name, record in records.items() if record.nan + _infinite(record) > 0]
-    if bad:
-        console.print(f"not finite: {', '.join(bad)}", soft_wrap=True, highlight=False)
-        if require_finite:
-            raise typer.Exit(FOUND_ERRORS)
+    reasons = {"left out": left_out, "not compared": not_compared}
+    if as_json:
+        not_shown = {what.replace(" ", "_"): names for what, names in reasons.items()}
+        print_json({"tensors": records.to_dict(), **not_shown, "not_finite": bad})
+    else:
+        _show(shown, reasons, bad)
+    if bad and require_finite:
+        raise typer.Exit(FOUND_ERRORS)
+
+
+def _show(table: RenderableType, reasons: dict[str, dict[str, str]], not_finite: list[str]) -> None:
+    """Print the table, what is not in it and why, and what is not finite."""
+    console = make_console()
+    console.print(table)
+    for what, names in reasons.items():
+        for name, reason in names.items():
+            console.print(f"{what}: {name}: {reason}", soft_wrap=True, highlight=False)
+    if not_finite:
+        console.print(f"not finite: {', '.join(not_finite)}", soft_wrap=True, highlight=False)
 
 
 def _load(file: Path, expression: re.Pattern[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

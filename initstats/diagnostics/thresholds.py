@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from initstats.diagnostics.findings import AuditRule
+from initstats.text import nearest
 
 
 def changed_rules(
@@ -52,7 +52,7 @@ def _places(rules: Sequence[AuditRule], rule_id: str, option: str) -> list[int]:
         raise ValueError(
             f"initstats.audit: expected {option} with one of the rules "
             f"{', '.join(rule.id for rule in rules)}, got {rule_id!r}"
-            + _nearest(rule_id, [rule.id for rule in rules])
+            + nearest(rule_id, [rule.id for rule in rules])
         )
     return found
 
@@ -68,7 +68,7 @@ def _parsed(rule: AuditRule, field: str, value: str) -> Any:
         listed = ", ".join(f"{name}={default}" for name, default in known.items()) or "none"
         raise ValueError(
             f"initstats.audit: expected a threshold of {rule.id} ({listed}), got {field!r}"
-            + _nearest(field, list(known))
+            + nearest(field, list(known))
         )
     kind = type(known[field])
     try:
@@ -81,9 +81,3 @@ def _parsed(rule: AuditRule, field: str, value: str) -> Any:
     raise ValueError(
         f"initstats.audit: expected {rule.id}.{field} to be of kind {kind.__name__}, got {value!r}"
     )
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    """Return a hint on the nearest name, or nothing."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; the nearest is {near[0]!r}" if near else ""

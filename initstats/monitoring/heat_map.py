@@ -11,6 +11,7 @@ import numpy as np
 from initstats.drawing.png import require_matplotlib
 from initstats.monitoring.row import Row
 from initstats.statistics.record_array import Floats
+from initstats.text import nearest
 
 _DOTS_PER_INCH = 130
 _INCHES_PER_NAME = 0.22
@@ -37,8 +38,8 @@ def scale_by_depth(rows: Sequence[Row], kind: str, field: str) -> tuple[list[str
     )
     if not names:
         known = sorted({k for row in rows for k in row.tables})
-        msg = f"initstats.plot: expected a kind among {known}, got kind={kind!r}"
-        raise ValueError(msg)
+        hint = nearest(kind, known)
+        raise ValueError(f"initstats.plot: expected a kind among {known}, got kind={kind!r}{hint}")
     index = {name: i for i, name in enumerate(names)}
     values = np.full((len(names), len(rows)), math.nan)
     for k, row in enumerate(rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from initstats.monitoring.sink_worker import Sink
+from initstats.text import nearest
 
 KINDS = ("weights", "gradients", "activations", "inputs", "updates", "moments")
 
@@ -33,6 +34,7 @@ def check_arguments(
     unknown = [kind for kind in watch if kind not in KINDS]
     if unknown or not watch:
         msg = f"initstats.Monitor: expected watch to name some of {KINDS}, got watch={watch}"
+        msg += nearest(unknown[0], KINDS) if unknown else ""
         raise ValueError(msg)
     if "moments" in watch and optimizers == 0:
         msg = "initstats.Monitor: expected an optimizer to watch its moments, got optimizer=None"

@@ -21,7 +21,7 @@ from initstats.recipes import Constant, Recipe, Rule, Slot
 from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
-from initstats.text import block_pattern, plain_table, render
+from initstats.text import block_pattern, plain_table, render, render_html
 
 # Columns of the table as text: names, roles and reasons are long.
 _WIDTH = 160
@@ -131,6 +131,9 @@ class Plan:
         for name in self.unmatched:
             table.add_row(name, "", "", "", verdict)
         return table
+
+    def _repr_html_(self) -> str:
+        return render_html(self, _WIDTH)
 
     def __str__(self) -> str:
         return render(self, _WIDTH)

@@ -19,7 +19,7 @@ from initstats.recipes.distributions.json import distribution_from_dict, distrib
 from initstats.recipes.parameters import Slot, slots
 from initstats.statistics.compute import stats
 from initstats.statistics.table import StatsTable
-from initstats.text import block_pattern, plain_table, render
+from initstats.text import block_pattern, plain_table, render, render_html
 
 RECEIPT_SCHEMA = "initstats.receipt/1"
 
@@ -217,6 +217,9 @@ class Receipt:
         for (names, *rest), members in groups.items():
             table.add_row(names if members == 1 else f"{members} x {names}", *rest)
         return table
+
+    def _repr_html_(self) -> str:
+        return render_html(self)
 
     def __str__(self) -> str:
         return render(self)

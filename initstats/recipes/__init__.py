@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 from typing import Any
 
@@ -42,6 +41,7 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.roles import ROLES
 from initstats.recipes.rule import Recipe, Rule
+from initstats.text import nearest
 
 __all__ = [
     "ROLES",
@@ -100,17 +100,16 @@ def by_name(name: str) -> Recipe:
     """
     function, options = _read_call(name) if "(" in name else (name, {})
     if function not in RECIPES:
-        nearest = difflib.get_close_matches(function, available(), n=1, cutoff=0.0)
         raise ValueError(
-            f"initstats.recipes: expected one of {available()}, got name={function!r}; "
-            f"the nearest is {nearest[0]!r}"
+            f"initstats.recipes: expected one of {available()}, got name={function!r}"
+            f"{nearest(function, available())}"
         )
     known = list(inspect.signature(RECIPES[function]).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(
             f"initstats.recipes: expected options of {function} among {known}, "
-            f"got {unknown[0]}={options[unknown[0]]!r}"
+            f"got {unknown[0]}={options[unknown[0]]!r}{nearest(unknown[0], known)}"
         )
     try:
         return RECIPES[function](**options)

@@ -10,6 +10,7 @@ from torch import nn
 
 from initstats.recipes.parameters import Slot
 from initstats.recipes.roles import ROLES
+from initstats.text import nearest
 
 ModuleKind: TypeAlias = type[nn.Module] | str
 _T = TypeVar("_T")
@@ -53,6 +54,7 @@ class Match:
             if role not in ROLES:
                 raise ValueError(
                     f"initstats.Match: expected roles among {', '.join(ROLES)}, got role={role!r}"
+                    f"{nearest(role, ROLES)}"
                 )
         if self.kind not in {"", "weight", "bias"}:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Batch, Groups
-from initstats.text import number, render
+from initstats.text import number, render, render_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,6 +136,9 @@ class StatsTable(Mapping[str, Stats]):
         for name, record in self.items():
             table.add_row(name, *(_cell(record, column) for column in columns))
         return table
+
+    def _repr_html_(self) -> str:
+        return render_html(self)
 
     def __repr__(self) -> str:
         return render(self) if self else "StatsTable({})"

@@ -20,7 +20,7 @@ from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
 from initstats.statistics.compute import DTYPES, stats
 from initstats.statistics.record import Stats
-from initstats.text import number, plain_table, render
+from initstats.text import nearest, number, plain_table, render, render_html
 from initstats.verification.checks import Judge, not_finite
 from initstats.verification.confidence import Band
 from initstats.verification.cross_checks import padding_rows, relations
@@ -129,6 +129,9 @@ class VerifyReport:
     def __rich__(self) -> Table:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        return render_html(self)
+
     def __str__(self) -> str:
         return render(self)
 
@@ -183,6 +186,7 @@ def verify(
     if unknown:
         raise ValueError(
             f"initstats.verify: expected ignore among {', '.join(KINDS)}, got ignore={unknown}"
+            f"{nearest(unknown[0], KINDS)}"
         )
     promised = [entry for entry in planned if not entry.keep]
     on_meta = next((entry.name for entry in promised if entry.parameter.is_meta), None)

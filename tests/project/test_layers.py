@@ -237,6 +237,7 @@ ORDER = (
     ("sinks",),
     ("integrations",),
     ("cli",),
+    ("__main__",),  # `python -m initstats`
 )
 
 

@@ -15,7 +15,7 @@ from initstats.auditing.report.page import audit_page
 from initstats.auditing.report.report import AuditReport, SavedReport, load_report
 from initstats.auditing.report.schema import as_number, json_text, strict
 from initstats.drawing.template import write_page
-from initstats.text import number, plain_table, render
+from initstats.text import frame_html, number, plain_table, render
 
 COMPARISON_SCHEMA = "initstats.comparison/1"
 _LISTED_NAMES = 8
@@ -136,15 +136,21 @@ class ReportComparison:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         page, data = folder / "index.html", folder / "comparison.json"
-        reports = dict(zip(self.labels, self.reports, strict=True))
-        title = f"{self.labels[0]} → {self.labels[1]}"
-        drawn = audit_page(reports, title=title, template="comparison.html.j2", comparison=self)
-        write_page(page, drawn)
+        write_page(page, self._page())
         data.write_text(json_text(self.to_dict()), encoding="utf-8")
         return [page, data]
 
+    def _page(self) -> str:
+        """Return the page with both audits and their differences."""
+        reports = dict(zip(self.labels, self.reports, strict=True))
+        title = f"{self.labels[0]} → {self.labels[1]}"
+        return audit_page(reports, title=title, template="comparison.html.j2", comparison=self)
+
     def __rich__(self) -> Group:
         return _printed(self)
+
+    def _repr_html_(self) -> str:
+        return frame_html(self._page())
 
     def __str__(self) -> str:
         return render(self)

@@ -18,7 +18,7 @@ from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.seed_spread import Lottery
 from initstats.drawing.png import draw_charts, require_matplotlib
 from initstats.drawing.template import write_page
-from initstats.text import render
+from initstats.text import frame_html, render
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,9 @@ class AuditReport:
     def __rich__(self) -> Group:
         return report_group(self.to_dict())
 
+    def _repr_html_(self) -> str:
+        return frame_html(audit_page({str(self.settings["model"]): self.to_dict()}))
+
     def __str__(self) -> str:
         return render(self)
 
@@ -112,6 +115,9 @@ class SavedReport:
         several = len(self.reports) > 1
         titles = {label: label if several else None for label in self.reports}
         return Group(*(report_group(self.reports[label], title) for label, title in titles.items()))
+
+    def _repr_html_(self) -> str:
+        return frame_html(audit_page(self.reports))
 
     def __str__(self) -> str:
         return render(self)

@@ -17,6 +17,7 @@ from initstats.recipes.match import Match
 from initstats.recipes.norm_scale import neutral_scale
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
+from initstats.text import nearest
 
 RecipeT = TypeVar("RecipeT", bound=Callable[..., Recipe])
 
@@ -115,6 +116,7 @@ def require_choice(recipe: str, name: str, value: str, choices: tuple[str, ...])
     if value not in choices:
         raise ValueError(
             f"initstats.{recipe}: expected {name} among {', '.join(choices)}, got {name}={value!r}"
+            f"{nearest(value, choices)}"
         )
 
 
