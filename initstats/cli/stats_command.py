@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from initstats.checkpoints import load_checkpoint
+from initstats.checkpoints import Checkpoint, load_checkpoint
 from initstats.cli.console import (
     FOUND_ERRORS,
     AsJson,
@@ -22,6 +23,8 @@ from initstats.cli.console import (
     refuse,
     working,
 )
+from initstats.sharding import Box
+from initstats.statistics.blocks import stats_of_blocks
 from initstats.statistics.compute import stats, why_no_statistics
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
@@ -39,7 +42,11 @@ def add_stats_command(app: typer.Typer) -> None:
 
 def stats_of_checkpoint(
     file: Annotated[
-        Path, typer.Argument(help="A checkpoint: .pt, .safetensors, or the index of several files.")
+        Path,
+        typer.Argument(
+            help="A checkpoint: .pt, .safetensors, the index of several files, or a folder of "
+            "torch.distributed.checkpoint."
+        ),
     ],
     *,
     minus: Annotated[
@@ -64,22 +71,22 @@ def stats_of_checkpoint(
     except re.error as error:
         refuse(f"initstats.stats: expected a regular expression, got match={match!r} ({error})")
     with refusals(), working(f"reading {file}"):
-        tensors, left_out = _load(file, expression)
-        if not tensors and minus is None:
+        found, left_out = _load(file, expression)
+        if not found.tensors and minus is None:
             named = ", ".join(f"{name}: {why}" for name, why in left_out.items())
             raise ValueError(
                 f"initstats.stats: expected a tensor with statistics in {str(file)!r}, got {named}"
             )
         if minus is None:
-            records = stats(tensors, fingerprint=fingerprint)
+            records = _records(found, fingerprint=fingerprint)
             shown: RenderableType = records
         else:
             others, also = _load(minus, expression)
             left_out |= also
-            not_compared = _not_comparable(tensors, others)
-            base = {name: others[name] for name in tensors if name not in not_compared}
-            records = stats({name: tensors[name] for name in base}, minus=base)
-            shown = _differences(records, stats(base, histogram=False))
+            not_compared = _not_comparable(found.tensors, others.tensors)
+            both = [name for name in found.tensors if name not in not_compared]
+            records, base = _steps(found, others, both)
+            shown = _differences(records, base)
     if output is not None:
         output.write_text(json.dumps(records.to_dict(), indent=1) + "\n")
     bad = [name for name, record in records.items() if record.nan + _infinite(record) > 0]
@@ -104,14 +111,15 @@ def _show(table: RenderableType, reasons: dict[str, dict[str, str]], not_finite:
         console.print(f"not finite: {', '.join(not_finite)}", soft_wrap=True, highlight=False)
 
 
-def _load(file: Path, expression: re.Pattern[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors that have statistics, and why others have none."""
+def _load(file: Path, expression: re.Pattern[str]) -> tuple[Checkpoint, dict[str, str]]:
+    """Return a checkpoint of the tensors that have statistics, and why others have none."""
     found = load_checkpoint(file, "stats")
     left_out = {name: why for name, why in found.left_out.items() if expression.search(name)}
     tensors = {}
     for name, tensor in found.tensors.items():
         if expression.search(name):
-            why = why_no_statistics(tensor)
+            stored = name in found.stored
+            why = why_no_statistics(tensor.new_empty(0, device="cpu") if stored else tensor)
             if why:
                 left_out[name] = why
             else:
@@ -121,7 +129,43 @@ def _load(file: Path, expression: re.Pattern[str]) -> tuple[dict[str, Tensor], d
             f"initstats.stats: expected a name in which {expression.pattern!r} is found, got none"
             f" in {str(file)!r}"
         )
-    return tensors, left_out
+    return dataclasses.replace(found, tensors=tensors), left_out
+
+
+def _records(found: Checkpoint, *, fingerprint: bool) -> StatsTable:
+    """Return the records of all tensors; what is stored in blocks is read block by block."""
+    if not found.stored:
+        return stats(found.tensors, fingerprint=fingerprint)
+    batches = (
+        [(name, block, Box(offset, tuple(tensor.shape)))]
+        for name, tensor in found.tensors.items()
+        for block, offset in found.blocks(name)
+    )
+    return stats_of_blocks(batches, fingerprint=fingerprint)
+
+
+def _steps(
+    found: Checkpoint, others: Checkpoint, names: list[str]
+) -> tuple[StatsTable, StatsTable]:
+    """Return the records of the differences of two checkpoints, and of what is subtracted."""
+    if not found.stored and not others.stored:
+        base = {name: others.tensors[name] for name in names}
+        records = stats({name: found.tensors[name] for name in names}, minus=base)
+        return records, stats(base, histogram=False)
+    steps: dict[str, Stats] = {}
+    before: dict[str, Stats] = {}
+    for name in names:
+        # A tensor that is not stored in blocks is read in those of the other file.
+        in_blocks = found if name in found.stored else others
+        for offset, size in in_blocks.stored[name]:
+            block, other = (part.block(name, offset, size) for part in (found, others))
+            for records_of, record in (
+                (steps, stats(block, minus=other)),
+                (before, stats(other, histogram=False)),
+            ):
+                known = records_of.get(name)
+                records_of[name] = record if known is None else known.merge(record)
+    return StatsTable(steps), StatsTable(before)
 
 
 def _not_comparable(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, str]:

@@ -1,0 +1,221 @@
+"""The commands on folders of torch.distributed.checkpoint, and on files larger than memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+from distributed_checkpoints import save, save_in_chunks
+from initstats.checkpoints import load_checkpoint
+from initstats.cli import app
+from initstats.statistics.compute import stats
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "300"})
+
+
+def normal(*shape: int, std: float = 0.02, seed: int = 0) -> Tensor:
+    return std * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def some_tensors() -> dict[str, Tensor]:
+    return {
+        "wte.weight": normal(37, 16).bfloat16(),
+        "h.0.attn.weight": normal(48, 16, seed=1),
+        "h.0.attn.bias": torch.arange(48.0),
+        "conv.weight": normal(8, 4, 3, 3, seed=2).double(),
+        "scale": torch.tensor(3.0),
+        "steps": torch.arange(70, dtype=torch.int64),
+        "empty": torch.empty(0, 3),
+    }
+
+
+def records_of(*arguments: str | Path, folder: Path) -> dict[str, dict[str, Any]]:
+    output = folder / "records.json"
+    result = run("stats", *arguments, "--output", output)
+    assert result.exit_code == 0, result.output
+    records: dict[str, dict[str, Any]] = json.loads(output.read_text())
+    return records
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2), (3, 2), (5, 4, 2)])
+def test_records_of_chunks_are_those_of_the_whole_tensors(
+    cuts: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = some_tensors()
+    folder = save_in_chunks(tmp_path / "dcp", tensors, cuts)
+    found = records_of(folder, "--fingerprint", folder=tmp_path)
+    whole = stats(tensors, fingerprint=True).to_dict()
+    assert found.keys() == whole.keys()
+    for name, record in whole.items():
+        rounded = {"mean", "std", "var", "rms", "l1", "l2", "skewness", "kurtosis"}
+        for field, value in record.items():
+            if field in rounded and value is not None:
+                # Other tiles, inside which sums are in float32; the terms of a mean are of the
+                # size of the rms, those of a kurtosis 3 at least.
+                terms = {"mean": record["rms"], "skewness": 1, "kurtosis": 3}.get(field, 0)
+                assert found[name][field] == pytest.approx(value, rel=1e-6, abs=1e-6 * terms), field
+            else:
+                assert found[name][field] == value, (name, field)
+
+
+def test_a_folder_of_a_trainer_gives_the_names_that_its_file_gives(tmp_path: Path) -> None:
+    tensors = some_tensors()
+    state = {"model": tensors, "optim": {"state": {"m": torch.ones(3)}, "lr": 0.1}, "step": 3}
+    folder, file = save(tmp_path / "dcp", state), tmp_path / "a.pt"
+    torch.save(state, file)
+    in_folder = records_of(folder, "--fingerprint", folder=tmp_path)
+    assert in_folder == records_of(file, "--fingerprint", folder=tmp_path)
+    assert in_folder.keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("other", ["chunks", "file"])
+def test_the_step_between_two_checkpoints_may_be_cut_otherwise_in_each(
+    other: str, tmp_path: Path
+) -> None:
+    after = {"a": normal(24, 10), "b": normal(7)}
+    before = {name: x + normal(*x.shape, seed=5) for name, x in after.items()}
+    first = save_in_chunks(tmp_path / "1", after, (2, 5))
+    second = tmp_path / "2.pt"
+    torch.save(before, second)
+    if other == "chunks":
+        second = save_in_chunks(tmp_path / "2", before, (3, 2))
+    for pair in ((first, second), (second, first)):
+        a, b = (after, before) if pair[0] == first else (before, after)
+        found = records_of(pair[0], "--minus", pair[1], folder=tmp_path)
+        expected = stats(a, minus=b).to_dict()
+        for name, record in expected.items():
+            assert found[name]["rms"] == pytest.approx(record["rms"], rel=1e-6)  # other tiles
+            assert found[name]["histogram"] == record["histogram"]
+            assert found[name]["count"] == record["count"]
+
+
+class _Evil:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.mark.parametrize("command", ["stats", "verify"])
+def test_no_code_of_the_metadata_runs(command: str, tmp_path: Path) -> None:
+    folder, made = save(tmp_path / "dcp", some_tensors()), tmp_path / "made"
+    (folder / ".metadata").write_bytes(pickle.dumps(_Evil(made)))
+    options = ["--recipe", "gpt2"] if command == "verify" else []
+    result = run(command, folder, *options)
+    assert result.exit_code == 2
+    assert not made.exists()
+    assert len(result.output.strip().splitlines()) == 1
+    assert "mkdir, and code of a file is not run" in result.output
+
+
+def test_chunks_outside_the_folder_are_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path / "dcp", {"a": normal(4)})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    for info in metadata.storage_data.values():
+        info.relative_path = f"../{info.relative_path}"
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    result = run("stats", folder)
+    assert result.exit_code == 2
+    assert "the chunks lie outside the folder" in result.output
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}q\x00.", pickle.dumps([1])])
+def test_what_is_no_metadata_is_one_line_and_status_2(content: bytes, tmp_path: Path) -> None:
+    folder = save(tmp_path / "dcp", {"a": normal(4)})
+    (folder / ".metadata").write_bytes(content)
+    result = run("stats", folder)
+    assert result.exit_code == 2
+    assert len(result.output.strip().splitlines()) == 1
+    assert "expected a folder that torch.distributed.checkpoint wrote" in result.output
+
+
+def test_missing_and_broken_chunks_are_named(tmp_path: Path) -> None:
+    folder = save_in_chunks(tmp_path / "dcp", {"a": normal(8, 4), "b": normal(8)}, (2,))
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    metadata.state_dict_metadata["b"].chunks.pop()
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    result = run("stats", folder)
+    assert result.exit_code == 0
+    assert "left out: b: its chunks hold 4 elements, not the 8 of shape (8,)" in result.output
+    next((folder / "0-1").glob("*.distcp")).write_bytes(b"nothing")
+    result = run("stats", folder)
+    assert result.exit_code == 2
+    assert "expected chunks of a that torch.load reads" in result.output
+
+
+def test_a_folder_without_metadata_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="or a folder of torch"):
+        load_checkpoint(tmp_path, "stats")
+
+
+# ---- memory
+
+_MIB = 1 << 20
+# Prints how much memory of its own, not of mapped files, the command took at most.
+_MEASURED = """
+import os, sys, threading, time
+import torch
+from initstats.cli.application import app
+import initstats.verification, initstats.statistics.blocks, torch.distributed.checkpoint
+
+def own():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+most = before = own()
+over = False
+
+def watch():
+    global most
+    while not over:
+        most = max(most, own())
+        time.sleep(0.0005)
+
+thread = threading.Thread(target=watch)
+thread.start()
+try:
+    app(sys.argv[1:], standalone_mode=False)
+finally:
+    over = True
+    thread.join()
+    print("MOST", most - before)
+"""
+
+
+def memory_of(*arguments: str | Path) -> int:
+    command = [sys.executable, "-W", "ignore", "-c", _MEASURED, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert "MOST" in result.stdout, result.stderr
+    return int(result.stdout.rpartition("MOST")[2])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["file.pt", "file.safetensors", "folder"])
+@pytest.mark.parametrize("command", ["stats"])
+def test_memory_is_that_of_a_few_chunks(command: str, kind: str, tmp_path: Path) -> None:
+    # 192 MiB in chunks of 8 MiB; of each, the stored bytes and the tensor are held. The rest of the
+    # bound is for what the command imports late, and for the allocator.
+    tensors = {f"h.{i}.attn.c_attn.weight": normal(8192, 1024, seed=i) for i in range(6)}
+    path = tmp_path / kind
+    if kind == "folder":
+        save_in_chunks(path, tensors, (4,))
+    elif kind == "file.pt":
+        torch.save(tensors, path)
+    else:
+        save_file(tensors, path)
+    options = ["--recipe", "gpt2", "--allow-unmatched"] if command == "verify" else []
+    assert memory_of(command, path, *options) < 80 * _MIB
