@@ -13,6 +13,7 @@ from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt, receipt_entry, take_fingerprints
 from initstats.planning.write import check_entries, fill_entries
 from initstats.recipes import Recipe
+from initstats.recipes.stages import Depth, Names
 
 __all__ = ["Receipt", "init_", "initialise_plan", "seed_or_draw"]
 
@@ -25,6 +26,8 @@ def init_(
     device: torch.device | str | None = None,
     allow_unmatched: bool = False,
     roles: Mapping[str, str] | None = None,
+    names: Names | None = None,
+    depth: Depth | None = None,
     buffers: Mapping[str, BufferMaker] | None = None,
     fingerprints: bool = True,
 ) -> Receipt:
@@ -44,6 +47,8 @@ def init_(
             which `Module.to_empty` does not do.
         allow_unmatched: Leave parameters that no rule takes as they are, instead of refusing.
         roles: As in `plan`.
+        names: As in `plan`.
+        depth: As in `plan`.
         buffers: For buffers on the meta device that initstats does not know how to make: tensors,
             or functions from the owner to a tensor, by glob pattern on the name.
         fingerprints: Take a fingerprint of every parameter for the receipt, one read of each.
@@ -61,7 +66,7 @@ def init_(
     Determinism: bitwise. The same seed and names give the same weights on any device; orthogonal
         matrices run_to_run.
     """
-    planned = plan(model, recipe, roles=roles)
+    planned = plan(model, recipe, roles=roles, names=names, depth=depth)
     planned.require_complete("init_", allow_unmatched=allow_unmatched)
     return initialise_plan(
         "init_",

@@ -53,7 +53,7 @@ def materialise(
     """
     empty = [entry for entry in planned if entry.parameter.is_meta]
     left = [entry.name for entry in empty if entry.keep]
-    left += [name for name in planned.unmatched if model.get_parameter(name).is_meta]
+    left += [name for name, parameter in planned.rest.items() if parameter.is_meta]
     if left:
         raise ValueError(
             f"initstats.{function}: expected a rule for every parameter on the meta device, "

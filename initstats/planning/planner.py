@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from initstats.init.keys import integer_seed, key_of
 from initstats.planning.entry import PlanEntry
@@ -21,6 +21,7 @@ from initstats.recipes import Constant, Recipe, Rule, Slot
 from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
+from initstats.recipes.stages import Depth, Names
 from initstats.text import block_pattern, plain_table, render, render_html
 
 # Columns of the table as text: names, roles and reasons are long.
@@ -43,6 +44,7 @@ class Plan:
         unmatched: Names of the parameters that no rule takes.
         unused_rules: Labels of the rules that took nothing.
         seed: The seed whose keys are shown; None shows none.
+        rest: The parameters of `unmatched`, by name.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class Plan:
     unmatched: tuple[str, ...]
     unused_rules: tuple[str, ...]
     seed: int | None = None
+    rest: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[PlanEntry]:
         return iter(self.entries)
@@ -144,6 +147,8 @@ def plan(
     recipe: Recipe | str,
     *,
     roles: Mapping[str, str] | None = None,
+    names: Names | None = None,
+    depth: Depth | None = None,
     seed: int | None = None,
 ) -> Plan:
     """Decide which rule of a recipe takes each parameter. Writes nothing.
@@ -159,6 +164,13 @@ def plan(
         recipe: A recipe, or the name of one in `initstats.recipes.available()`.
         roles: Roles (`initstats.recipes.ROLES`) by glob pattern on the name, for parameters whose
             role is not recognised well; the first pattern that matches decides.
+        names: For a part of a model, such as a pipeline stage: its names in the whole, from which
+            come roles, keys and the numbers of blocks. A mapping from local to global names of
+            parameters or of modules (`{"0": "h.4"}` renames `0.mlp.weight`), or a function.
+        depth: For a part of a model: number of blocks of the whole stack; or such by glob pattern
+            on the path of the stack, for several. A rule that depends on it is refused without,
+            if the model seems to be a part: names are given, blocks are numbered with gaps, or a
+            module states more blocks (`num_hidden_layers`, `n_layers`, ...) than there are.
         seed: Show the key of each parameter that `init_` with this seed takes.
 
     Returns:
@@ -170,7 +182,8 @@ def plan(
             outside [-2**63, 2**64), a parameter
             that a rule takes cannot be filled (lazy and not yet shaped, of size 0, sparse, not
             floating point, or hidden behind a parametrization), two parameters share a part of
-            their memory, or the names of a tied one contradict each other.
+            their memory, the names of a tied one contradict each other, `names` gives two
+            parameters one name, `depth` does not fit the blocks, or it is needed and not given.
 
     Determinism: bitwise. A plan depends on the names, classes and shapes of the model only.
     """
@@ -178,20 +191,20 @@ def plan(
     check_roles("plan", roles)
     if seed is not None:
         seed = integer_seed("plan", seed)
-    groups = slots(model, roles)
+    groups = slots(model, roles, names=names, depth=depth)
     require_separate_memory(groups)
     entries: list[PlanEntry] = []
-    unmatched: list[str] = []
+    rest: dict[str, Tensor] = {}
     used: set[int] = set()
     for group in groups:
         taken = [(slot, matches) for slot in group if (matches := _matches(slot, recipe))]
         if not taken:
-            unmatched.append(group[0].name)
+            rest[group[0].name] = group[0].parameter
             continue
         used.update(matches[0][0] for _, matches in taken)
         entries.append(_entry(group, taken, recipe))
     unused = tuple(rule.label for i, rule in enumerate(recipe.rules) if i not in used)
-    return Plan(recipe, tuple(entries), tuple(unmatched), unused, seed)
+    return Plan(recipe, tuple(entries), tuple(rest), unused, seed, rest)
 
 
 def _matches(slot: Slot, recipe: Recipe) -> list[tuple[int, str]]:

@@ -17,6 +17,7 @@ from initstats.planning.entry import PlanEntry
 from initstats.planning.write import fill_entries
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from initstats.recipes.parameters import Slot, slots
+from initstats.recipes.stages import Names
 from initstats.statistics.compute import stats
 from initstats.statistics.table import StatsTable
 from initstats.text import block_pattern, plain_table, render, render_html
@@ -132,12 +133,13 @@ class Receipt:
         """
         return cls.from_dict(json.loads(Path(path).read_text()))
 
-    def remake_(self, model: nn.Module) -> None:
+    def remake_(self, model: nn.Module, *, names: Names | None = None) -> None:
         """Write the weights of this receipt again. No recipe is needed.
 
         Args:
             model: A model with the parameters of the receipt, on any device but meta; wrappers such
                 as torch.compile's do not matter.
+            names: As in `plan`, for a part of the model.
 
         Raises:
             ValueError: If a parameter is missing, has another shape or dtype, or is on the meta
@@ -145,10 +147,12 @@ class Receipt:
 
         Determinism: bitwise, as `init_`.
         """
-        bound = [bound for bound in self._bind("remake_", model).values() if bound is not None]
+        bound = [
+            bound for bound in self._bind("remake_", model, names).values() if bound is not None
+        ]
         fill_entries("remake_", bound, self.seed)
 
-    def check(self, model: nn.Module) -> dict[str, str]:
+    def check(self, model: nn.Module, *, names: Names | None = None) -> dict[str, str]:
         """Compare a model with the weights that `init_` wrote, by fingerprints.
 
         Tells replicas that differ, weights that were changed or initialised again since, and
@@ -156,6 +160,7 @@ class Receipt:
 
         Args:
             model: The model, on any device.
+            names: As in `plan`, for a part of the model.
 
         Returns:
             What differs in words, by name; empty if every bit of every parameter is the same.
@@ -173,7 +178,7 @@ class Receipt:
                 "initstats.Receipt.check: expected a receipt with fingerprints, got none; "
                 "call init_ with fingerprints=True"
             )
-        bound = self._bind("check", model, allow_missing=True)
+        bound = self._bind("check", model, names, allow_missing=True)
         found = {name: entry.parameter.detach() for name, entry in bound.items() if entry}
         records = stats(found, moments=False, histogram=False, fingerprint=True) if found else {}
         problems = {}
@@ -185,10 +190,16 @@ class Receipt:
         return problems
 
     def _bind(
-        self, function: str, model: nn.Module, *, allow_missing: bool = False
+        self,
+        function: str,
+        model: nn.Module,
+        names: Names | None,
+        *,
+        allow_missing: bool = False,
     ) -> dict[str, PlanEntry | None]:
         """Find the parameters of the receipt in a model."""
-        by_key = {slot.key_name: slot for group in slots(model) for slot in group}
+        groups = slots(model, names=names, function=f"Receipt.{function}")
+        by_key = {slot.key_name: slot for group in groups for slot in group}
         bound: dict[str, PlanEntry | None] = {}
         for name, entry in self.entries.items():
             slot = by_key.get(entry["key_name"])

@@ -18,6 +18,7 @@ from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
+from initstats.recipes.stages import Depth, Names, global_names
 from initstats.statistics.compute import stats, why_no_statistics
 
 _MATRIX_DIMS = 2
@@ -62,6 +63,8 @@ def init_new_(
     *,
     seed: int | None = None,
     roles: Mapping[str, str] | None = None,
+    names: Names | None = None,
+    depth: Depth | None = None,
 ) -> Receipt:
     """Initialise the parameters that are not pretrained, in place, and touch no other.
 
@@ -73,6 +76,8 @@ def init_new_(
             "lora" and "adapter" leave the function of the model unchanged.
         seed: As in `init_`.
         roles: As in `plan`.
+        names: As in `plan`.
+        depth: As in `plan`.
 
     Returns:
         The receipt of the new parameters.
@@ -91,7 +96,9 @@ def init_new_(
             f"got pretrained={pretrained!r}"
         )
     known = set(pretrained)
-    planned = _restricted(plan(model, recipe, roles=roles), model, known)
+    planned = _restricted(
+        plan(model, recipe, roles=roles, names=names, depth=depth), model, known, names
+    )
     if not planned.entries and not planned.unmatched:
         raise ValueError(
             "initstats.init_new_: expected parameters that are not pretrained, got none"
@@ -107,6 +114,8 @@ def warm_start_(
     *,
     seed: int | None = None,
     roles: Mapping[str, str] | None = None,
+    names: Names | None = None,
+    depth: Depth | None = None,
 ) -> WarmStart:
     """Copy parameters of equal name and shape from a checkpoint, and initialise the rest.
 
@@ -122,6 +131,8 @@ def warm_start_(
         recipe: A recipe or its name, for parameters that are not copied.
         seed: As in `init_`.
         roles: As in `plan`.
+        names: As in `plan`.
+        depth: As in `plan`.
 
     Returns:
         What was copied, initialised, did not fit or was not used.
@@ -143,7 +154,9 @@ def warm_start_(
     for key in CHECKPOINT_KEYS:
         if isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
-    targets = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    local = dict(model.named_parameters(remove_duplicate=False))
+    full = global_names("warm_start_", list(local), names)
+    targets = {full[name]: p for name, p in local.items()} | dict(model.named_buffers())
     sources = fitting_names(state_dict, targets)
     if not sources:
         raise ValueError(
@@ -154,7 +167,9 @@ def warm_start_(
     fits = {name: x for name, x in values.items() if x.shape == targets[name].shape}
     _check_copies(fits, targets)
     seed = seed_or_draw("warm_start_", seed)
-    planned = _restricted(plan(model, recipe, roles=roles), model, set(fits))
+    planned = _restricted(
+        plan(model, recipe, roles=roles, names=names, depth=depth), model, set(fits), names
+    )
     receipt = None
     if planned.entries or planned.unmatched:
         planned.require_complete("warm_start_")
@@ -362,12 +377,13 @@ def _check_lora(weight: Any, lora_a: Any, lora_b: Any) -> None:
             )
 
 
-def _restricted(planned: Plan, model: nn.Module, known: set[str]) -> Plan:
+def _restricted(planned: Plan, model: nn.Module, known: set[str], names: Names | None) -> Plan:
     """Return the plan for the parameters that have no name among the known ones."""
-    names = [{slot.name for slot in group} for group in slots(model)]
-    old = {name for group in names if group & known for name in group}
+    groups = [{slot.name for slot in group} for group in slots(model, names=names)]
+    old = {name for group in groups if group & known for name in group}
     return dataclasses.replace(
         planned,
         entries=tuple(entry for entry in planned if entry.name not in old),
         unmatched=tuple(name for name in planned.unmatched if name not in old),
+        rest={name: p for name, p in planned.rest.items() if name not in old},
     )

@@ -106,10 +106,16 @@ class Match:
         return any(pattern.rstrip("*.").endswith(spelt) for pattern in patterns)
 
     def _holds_block(self, slot: Slot) -> bool:
-        """Tell whether a parameter's block lies in the range."""
-        if slot.block is None or slot.blocks is None or self.blocks is None:
+        """Tell whether a parameter's block lies in the range.
+
+        Raises:
+            ValueError: If the place in the whole stack is not known.
+        """
+        if slot.cut and self.blocks is not None and (slot.block is None or min(self.blocks) < 0):
+            slot.require_place("Match")
+        if slot.block is None or self.blocks is None:
             return False
-        first, last = (b + slot.blocks if b < 0 else b for b in self.blocks)
+        first, last = (b + (slot.blocks or 0) if b < 0 else b for b in self.blocks)
         return first <= slot.block <= last
 
     def __str__(self) -> str:

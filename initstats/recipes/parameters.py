@@ -14,6 +14,15 @@ from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.recipes.experts import expert_shape, is_bank
 from initstats.recipes.role_patterns import STATE_SPACE
 from initstats.recipes.roles import Role, recognise
+from initstats.recipes.stages import (
+    Depth,
+    Names,
+    Stack,
+    check_depth,
+    global_names,
+    place,
+    stated_depth,
+)
 
 # Modules that wrap a model put their name into the names of its parameters; keys leave them out.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -37,6 +46,9 @@ class Slot:
         blocks: Number of blocks in that stack, or None outside a stack.
         parents: The modules from the model down to the owner.
         role: The role, with the reason.
+        cut: Why the place in the whole stack is not known, in words: the model seems to be a part
+            of one, such as a pipeline stage. Empty where it is known.
+        depth: Number of blocks of the whole, if it was given.
     """
 
     name: str
@@ -46,10 +58,12 @@ class Slot:
     blocks: int | None = None
     parents: tuple[nn.Module, ...] = ()
     role: Role = _NO_ROLE
+    cut: str = ""
+    depth: Depth | None = None
 
     @property
     def own_name(self) -> str:
-        """Last part of the name, inside the owner."""
+        """Last part of the name."""
         return self.name.rpartition(".")[2]
 
     @property
@@ -151,10 +165,32 @@ class Slot:
 
     @property
     def largest_stack(self) -> int:
-        """The number of blocks of the largest stack in the model; 1 if there is none."""
+        """The number of blocks of the largest stack in the model; 1 if there is none.
+
+        Raises:
+            ValueError: If the model seems to be a part of one whose depth was not given.
+        """
         if not self.parents:
             return 1
+        if self.depth is not None:
+            return max(self.depth.values()) if isinstance(self.depth, Mapping) else self.depth
+        self.require_place("largest_stack")
         return max((len(stack_blocks(m)) for m in self.parents[0].modules()), default=0) or 1
+
+    def require_place(self, function: str) -> None:
+        """Refuse a rule that depends on depth, if the place in the whole stack is not known.
+
+        Args:
+            function: What asks, for the message.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        if self.cut:
+            raise ValueError(
+                f"initstats.{function}: expected depth= of the whole model (and names= where blocks"
+                f" have other numbers in it), got a part of a model: {self.cut} ({self.name})"
+            )
 
     def _stated(self, names: tuple[str, ...]) -> int | None:
         for module in reversed(self.parents):
@@ -165,31 +201,50 @@ class Slot:
         return None
 
 
-def slots(model: nn.Module, roles: Mapping[str, str] | None = None) -> list[tuple[Slot, ...]]:
+def slots(
+    model: nn.Module,
+    roles: Mapping[str, str] | None = None,
+    *,
+    names: Names | None = None,
+    depth: Depth | None = None,
+    function: str = "plan",
+) -> list[tuple[Slot, ...]]:
     """List the parameters of a model, tied names together.
 
     Args:
         model: Any module, also on the meta device.
         roles: Roles by glob pattern on the name, for those that are not recognised well.
+        names: Names in the whole model, of which this one is a part: see `global_names`.
+        depth: Number of blocks of the whole, or such by glob pattern on the path of the stack.
+        function: Public function on whose behalf this is done, for messages.
 
     Returns:
         One tuple per distinct parameter, in the order of `named_parameters()`; each tuple has one
         slot per name of that parameter, so more than one when it is tied. Parameters that are
         views of exactly the same memory are tied too.
+
+    Raises:
+        TypeError: If names or depth is of another kind.
+        ValueError: As `global_names` and `check_depth`, or if the depth does not fit the blocks.
     """
+    check_depth(function, depth)
     modules = dict(model.named_modules(remove_duplicate=False))
-    stacks = _stacks(modules)
     chains: dict[str, tuple[nn.Module, ...]] = {}
-    groups: dict[object, list[Slot]] = {}
+    held: dict[str, tuple[torch.Tensor, str]] = {}
     for path, module in modules.items():
         above = chains[path.rpartition(".")[0]] if path else ()
-        parents = chains[path] = (*above, module)
+        chains[path] = (*above, module)
         for own_name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{path}.{own_name}" if path else own_name
-            block, blocks = _place(name, stacks)
-            role = recognise(name, parameter, parents, roles)
-            slot = Slot(name, parameter, module, block, blocks, parents, role)
-            groups.setdefault(_identity(parameter), []).append(slot)
+            held[f"{path}.{own_name}" if path else own_name] = parameter, path
+    stacks = _stacks(chains)
+    full = global_names(function, list(held), names)
+    groups: dict[object, list[Slot]] = {}
+    for local, (parameter, path) in held.items():
+        name, parents = full[local], chains[path]
+        at = place(local, name, stacks, renamed=names is not None, depth=depth)
+        role = recognise(name, parameter, parents, roles)
+        slot = Slot(name, parameter, parents[-1], at.block, at.blocks, parents, role, at.cut, depth)
+        groups.setdefault(_identity(parameter), []).append(slot)
     return [tuple(group) for group in groups.values()]
 
 
@@ -233,19 +288,12 @@ def _identity(parameter: torch.Tensor) -> object:
     return (str(parameter.device), place, parameter.dtype, *shape)
 
 
-def _stacks(modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
-    """Return the path of every stack with the names of its blocks."""
-    found = ((path, list(stack_blocks(module))) for path, module in modules.items())
-    return {path: blocks for path, blocks in found if blocks}
-
-
-def _place(name: str, stacks: dict[str, list[str]]) -> tuple[int | None, int | None]:
-    """Return (block, blocks) for the outermost stack that holds a parameter's name."""
-    parts = name.split(".")
-    path = ""
-    for part in parts:
-        blocks = stacks.get(path, [])
-        if part in blocks:
-            return blocks.index(part), len(blocks)
-        path = f"{path}.{part}" if path else part
-    return None, None
+def _stacks(chains: Mapping[str, tuple[nn.Module, ...]]) -> dict[str, Stack]:
+    """Return the stacks of a model by path."""
+    found = {}
+    for path, parents in chains.items():
+        blocks = list(stack_blocks(parents[-1]))
+        if blocks:
+            children = list(vars(parents[-1])["_modules"])
+            found[path] = Stack(blocks, children, stated_depth(parents))
+    return found

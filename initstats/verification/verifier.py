@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from initstats.planning.planner import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
+from initstats.recipes.stages import Depth, Names
 from initstats.statistics.compute import DTYPES, stats
 from initstats.statistics.record import Stats
 from initstats.text import nearest, number, plain_table, render, render_html
@@ -143,6 +144,8 @@ def verify(
     false_alarm_rate: float = FALSE_ALARM_RATE,
     allow_unmatched: bool = False,
     roles: Mapping[str, str] | None = None,
+    names: Names | None = None,
+    depth: Depth | None = None,
     ignore: Collection[str] = (),
 ) -> VerifyReport:
     """Measure the weights of a model against a recipe, whoever initialised them. Writes nothing.
@@ -162,6 +165,8 @@ def verify(
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
         allow_unmatched: List parameters that no rule takes, instead of refusing.
         roles: As in `plan`.
+        names: As in `plan`.
+        depth: As in `plan`.
         ignore: Kinds of problems that are none here, such as {"tied"} for shared blocks.
 
     Returns:
@@ -175,7 +180,7 @@ def verify(
 
     Determinism: as the records of `initstats.stats`.
     """
-    planned = plan(model, recipe, roles=roles)
+    planned = plan(model, recipe, roles=roles, names=names, depth=depth)
     planned.require_complete("verify", allow_unmatched=allow_unmatched)
     if not 0 < false_alarm_rate < 1:
         raise ValueError(
@@ -198,7 +203,7 @@ def verify(
     tensors = {piece.name: piece.tensor for entry in promised for piece in entry.pieces}
     for entry in promised:
         tensors |= padding_rows(entry)
-    rest = _without_promise(model, {entry.name for entry in promised})
+    rest = _without_promise(model, planned)
     table = stats(
         {**tensors, **{f"{name}@rest": tensor for name, tensor in rest.items()}}, fingerprint=True
     )
@@ -212,14 +217,14 @@ def verify(
     )
 
 
-def _without_promise(model: nn.Module, promised: set[str]) -> dict[str, Tensor]:
+def _without_promise(model: nn.Module, planned: Plan) -> dict[str, Tensor]:
     """Return the floating parameters and buffers with values that no rule promises anything of."""
-    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    kept = ((entry.name, entry.parameter) for entry in planned if entry.keep)
+    named = itertools.chain(kept, planned.rest.items(), model.named_buffers())
     return {
         name: tensor.detach()
         for name, tensor in named
-        if name not in promised
-        and type(tensor) in {Tensor, nn.Parameter}
+        if type(tensor) in {Tensor, nn.Parameter}
         and tensor.layout is torch.strided
         and tensor.dtype in DTYPES
         and tensor.is_floating_point()

@@ -124,9 +124,12 @@ def depth(recipe: str, slot: Slot, layers: int | None) -> int:
     """Return the number of blocks L of the stack that a parameter is in.
 
     Raises:
-        ValueError: If it is in no stack and `layers` was not given.
+        ValueError: If `layers` was not given and it is in no stack, or the model is a part of one
+            whose depth was not given.
     """
     found = layers if layers is not None else slot.blocks
+    if found is None:
+        slot.require_place(recipe)
     if found is None:
         raise ValueError(
             f"initstats.{recipe}: expected residual projections inside a ModuleList of blocks, "
@@ -139,9 +142,10 @@ def block_number(recipe: str, slot: Slot) -> int:
     """Return l + 1 for the block index l of a parameter.
 
     Raises:
-        ValueError: If it is in no stack.
+        ValueError: If it is in no stack, or in a part of one whose place is not known.
     """
     if slot.block is None:
+        slot.require_place(recipe)
         raise ValueError(
             f"initstats.{recipe}: expected residual projections inside a ModuleList of blocks, "
             f"got name={slot.name!r}"
