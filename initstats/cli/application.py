@@ -27,7 +27,9 @@ from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
 from initstats.text import plain_table
+from initstats.verification.block_values import Blocks
 from initstats.verification.verifier import verify as verify_model
+from initstats.verification.verifier import verify_blocks
 
 app = typer.Typer(
     name="initstats",
@@ -43,7 +45,7 @@ add_stats_command(app)
 @app.command()
 def verify(
     model: Annotated[
-        str, typer.Argument(help="package.module:function, or a checkpoint (.pt, .safetensors).")
+        str, typer.Argument(help="package.module:function, or a checkpoint, as in stats.")
     ],
     *,
     recipe: Annotated[str, typer.Option(help="Recipe to compare with: see initstats recipes.")],
@@ -63,10 +65,13 @@ def verify(
     with refusals():
         known_recipes.by_name(recipe)
         with working(f"reading {model}"):
-            loaded, left_out = _load(model)
+            loaded, left_out, blocks = _load(model)
         with working("measuring"):
-            allowed = allow_unmatched or bool(left_out)
-            report = verify_model(loaded, recipe, allow_unmatched=allowed)
+            lenient = allow_unmatched or bool(left_out)
+            if blocks is None:
+                report = verify_model(loaded, recipe, allow_unmatched=lenient)
+            else:
+                report = verify_blocks(loaded, recipe, blocks, allow_unmatched=lenient)
     if output is not None:
         output.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     if as_json:
@@ -82,8 +87,11 @@ def verify(
         raise typer.Exit(1)
 
 
-def _load(where: str) -> tuple[nn.Module, dict[str, str]]:
-    """Return the model that a function makes, or a skeleton of a file, and what it leaves out."""
+def _load(where: str) -> tuple[nn.Module, dict[str, str], Blocks | None]:
+    """Return the model that a function makes, or a skeleton of a file, and what it leaves out.
+
+    Of a checkpoint that is read in blocks the skeleton is on the meta device, and the blocks come.
+    """
     if ":" not in where or Path(where).exists():
         found = load_checkpoint(Path(where), "verify")
         left_out = {**found.left_out, **not_judged(found.tensors)}
@@ -92,7 +100,9 @@ def _load(where: str) -> tuple[nn.Module, dict[str, str]]:
                 "initstats.verify: expected floating-point parameters, got none in "
                 f"{where!r}: {', '.join(f'{name} is {why}' for name, why in left_out.items())}"
             )
-        return skeleton(found.tensors), left_out
+        blocks: Blocks = lambda name, _: found.blocks(name)  # noqa: E731
+        made = skeleton(found.tensors, found.padding_row)
+        return made, left_out, blocks if found.stored else None
     make = load_object("verify", "model", where)
     model = make if isinstance(make, nn.Module) else None
     if model is None and callable(make):
@@ -102,7 +112,7 @@ def _load(where: str) -> tuple[nn.Module, dict[str, str]]:
             "initstats.verify: expected module:function to name a function that returns a "
             f"torch.nn.Module, got {where!r}"
         )
-    return model, {}
+    return model, {}, None
 
 
 @app.command()

@@ -125,7 +125,7 @@ def initialise_plan(
         entries={entry.name: receipt_entry(entry) for entry in planned},
         buffers=(*made, *norms),
         unmatched=planned.unmatched,
-        _fingerprints=take_fingerprints(written) if fingerprints else None,
+        _fingerprints=take_fingerprints(function, written) if fingerprints else None,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from initstats.planning.planner import Plan
+from initstats.sharding import is_dtensor, reset_sharded_parameters
 
 BufferMaker: TypeAlias = torch.Tensor | Callable[[nn.Module], torch.Tensor]
 
@@ -33,6 +34,7 @@ def materialise(
     """Replace meta parameters and buffers by ones on a device. Parameters get memory, no values.
 
     `Module.to_empty` gives each name of a tied parameter a memory of its own; here they stay tied.
+    DTensors become DTensors that are cut alike: this rank takes memory for its shard alone.
     Buffers get their values: statistics of norms, position numbers, rotary frequencies of
     transformers, what the model's own code (`_init_weights`, `reset_parameters`) writes, and what
     `buffers` makes.
@@ -63,10 +65,10 @@ def materialise(
     new: dict[int, nn.Parameter] = {}
     for entry in empty:
         old = entry.parameter
-        # Not empty_like, which goes through Python for a meta tensor.
-        memory = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
+        memory = _empty(old, device)
         fresh = nn.Parameter(memory, requires_grad=old.requires_grad)
-        fresh.__dict__.update(old.__dict__)
+        own = {name: value for name, value in vars(old).items() if name not in vars(fresh)}
+        fresh.__dict__.update(own)
         new[id(old)] = fresh
         for slot in entry.group:
             slot.module.register_parameter(slot.own_name, fresh)
@@ -76,10 +78,22 @@ def materialise(
             values.to(device),
             persistent=name not in module._non_persistent_buffers_set,  # noqa: SLF001  # there is no public way to ask
         )
+    reset_sharded_parameters(model)
     entries = tuple(
         dataclasses.replace(e, parameter=new.get(id(e.parameter), e.parameter)) for e in planned
     )
     return dataclasses.replace(planned, entries=entries), tuple(made)
+
+
+def _empty(parameter: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor without values like one on meta; of a DTensor a DTensor, cut alike."""
+    if is_dtensor(parameter):
+        like: torch.Tensor = torch.empty_like(parameter.detach(), device=device)
+        return like
+    # Not empty_like, which goes through Python for a meta tensor.
+    return torch.empty_strided(
+        parameter.shape, parameter.stride(), dtype=parameter.dtype, device=device
+    )
 
 
 def reset_norms(model: nn.Module, planned: Plan) -> tuple[str, ...]:

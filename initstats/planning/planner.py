@@ -14,6 +14,7 @@ from initstats.planning.entry import PlanEntry
 from initstats.planning.validate import (
     require_agreeing_ties,
     require_fillable,
+    require_own_memory,
     require_separate_memory,
     resolve,
 )
@@ -22,6 +23,7 @@ from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
 from initstats.recipes.stages import Depth, Names
+from initstats.sharding import reshard
 from initstats.text import block_pattern, plain_table, render, render_html
 
 # Columns of the table as text: names, roles and reasons are long.
@@ -191,7 +193,9 @@ def plan(
     check_roles("plan", roles)
     if seed is not None:
         seed = integer_seed("plan", seed)
+    reshard(model)
     groups = slots(model, roles, names=names, depth=depth)
+    require_own_memory("plan", groups)
     require_separate_memory(groups)
     entries: list[PlanEntry] = []
     rest: dict[str, Tensor] = {}

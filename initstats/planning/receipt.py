@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,16 +14,22 @@ from rich.table import Table
 from torch import nn
 
 from initstats.init.keys import key_of
-from initstats.planning.entry import PlanEntry
+from initstats.planning.entry import Piece, PlanEntry
+from initstats.planning.validate import require_own_memory
 from initstats.planning.write import fill_entries
+from initstats.recipes import Constant
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from initstats.recipes.parameters import Slot, slots
 from initstats.recipes.stages import Names
+from initstats.sharding import Box, Domain, is_dtensor, reshard
+from initstats.statistics.blocks import records_of_blocks
 from initstats.statistics.compute import stats
+from initstats.statistics.record_array import Groups
 from initstats.statistics.table import StatsTable
 from initstats.text import block_pattern, plain_table, render, render_html
 
 RECEIPT_SCHEMA = "initstats.receipt/1"
+_ANY = Constant(0.0)  # of a piece that is not filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +53,35 @@ class Receipt:
     entries: Mapping[str, dict[str, Any]]
     buffers: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
-    _fingerprints: StatsTable | Mapping[str, int] | None = field(default=None, repr=False)
+    _fingerprints: StatsTable | LocalPrints | Mapping[str, int] | None = field(
+        default=None, repr=False
+    )
 
     @property
     def fingerprints(self) -> dict[str, int]:
-        """The 64-bit fingerprint of each parameter as `init_` wrote it; empty if none was taken."""
+        """The 64-bit fingerprint of each parameter as `init_` wrote it; empty if none was taken.
+
+        Raises:
+            ValueError: If they are those of this rank's shards: see `all_merge`.
+        """
+        if isinstance(self._fingerprints, LocalPrints):
+            raise ValueError(  # noqa: TRY004  # the kind is right, the totals are missing
+                "initstats.Receipt: expected fingerprints of whole parameters, got those of this "
+                "rank's shards; call receipt = receipt.all_merge() on every rank first"
+            )
         taken = self._fingerprints or {}
         return {n: v if isinstance(v, int) else v.fingerprint for n, v in taken.items()}
+
+    def all_merge(self) -> Receipt:
+        """Return the receipt with the fingerprints of whole parameters, the same on every rank.
+
+        Collective: every rank of the model's widest mesh calls it. `init_` itself sends nothing, so
+        that it leaves the fingerprints of the rank's shards. Of a model without shards the receipt
+        is returned as it is.
+        """
+        if not isinstance(self._fingerprints, LocalPrints):
+            return self
+        return dataclasses.replace(self, _fingerprints=self._fingerprints.merged())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-able values, with the schema's name and version."""
@@ -156,7 +185,8 @@ class Receipt:
         """Compare a model with the weights that `init_` wrote, by fingerprints.
 
         Tells replicas that differ, weights that were changed or initialised again since, and
-        parameters that are missing.
+        parameters that are missing. Collective if the model has DTensors: every rank of its widest
+        mesh calls it and gets the same answer, also where one replica alone differs.
 
         Args:
             model: The model, on any device.
@@ -172,20 +202,24 @@ class Receipt:
         Determinism: bitwise; orthogonal matrices of more than 128 rows or columns run_to_run, so
             that another machine may give other bits.
         """
-        prints = self.fingerprints
-        if not prints:
+        if not self._fingerprints:
             raise ValueError(
                 "initstats.Receipt.check: expected a receipt with fingerprints, got none; "
                 "call init_ with fingerprints=True"
             )
+        prints = self.all_merge().fingerprints
         bound = self._bind("check", model, names, allow_missing=True)
-        found = {name: entry.parameter.detach() for name, entry in bound.items() if entry}
-        records = stats(found, moments=False, histogram=False, fingerprint=True) if found else {}
+        found = {name: entry.parameter for name, entry in bound.items() if entry}
+        taken = fingerprints_of("check", found)
+        if isinstance(taken, LocalPrints):
+            wrong = taken.differing(prints)
+        else:
+            wrong = {n for n, record in taken.items() if record.fingerprint != prints.get(n)}
         problems = {}
-        for name, mark in prints.items():
-            if name not in records:
+        for name in prints:
+            if name not in found:
                 problems[name] = "not in the model"
-            elif records[name].fingerprint != mark:
+            elif name in wrong:
                 problems[name] = f"other values than seed {self.seed} of recipe {self.recipe} gives"
         return problems
 
@@ -198,7 +232,9 @@ class Receipt:
         allow_missing: bool = False,
     ) -> dict[str, PlanEntry | None]:
         """Find the parameters of the receipt in a model."""
+        reshard(model)
         groups = slots(model, names=names, function=f"Receipt.{function}")
+        require_own_memory(f"Receipt.{function}", groups)
         by_key = {slot.key_name: slot for group in groups for slot in group}
         bound: dict[str, PlanEntry | None] = {}
         for name, entry in self.entries.items():
@@ -278,17 +314,83 @@ def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:
     )
 
 
-def take_fingerprints(entries: list[PlanEntry]) -> StatsTable | None:
+class LocalPrints:
+    """Fingerprints of what this rank holds of parameters, of which some are DTensors.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        parameters: The parameters by name.
+    """
+
+    def __init__(self, function: str, parameters: Mapping[str, torch.Tensor]) -> None:
+        domain = Domain.of(function, parameters.values())
+        assert domain is not None
+        self._domain, self._parameters = domain, list(parameters.values())
+        self._places = {name: i for i, name in enumerate(parameters)}
+        blocks = []
+        for name, parameter in parameters.items():
+            for part in Piece(name, name, parameter, _ANY).parts(function):
+                box = part.box or Box((0,) * parameter.dim(), tuple(parameter.shape))
+                blocks.append((name, part.tensor, box))
+        self._blocks = [name for name, _, _ in blocks]
+        self._records = records_of_blocks(blocks, Groups.FINGERPRINT)
+
+    def _local(self) -> torch.Tensor:
+        """Return the fingerprints of this rank, int64 [parameters]."""
+        sums = torch.zeros(len(self._places), dtype=torch.int64)
+        for name, record in zip(self._blocks, self._records, strict=True):
+            sums[self._places[name]] += signed(record.fingerprint)
+        return sums
+
+    def merged(self) -> dict[str, int]:
+        """Return the fingerprints of whole parameters, of the first replica. Collective."""
+        owned = torch.tensor([self._domain.owns(p) for p in self._parameters])
+        sums = self._domain.sum(self._local() * owned)
+        return {name: int(sums[i]) % (1 << 64) for name, i in self._places.items()}
+
+    def differing(self, prints: Mapping[str, int]) -> set[str]:
+        """Return the parameters of which a replica has another fingerprint. Collective."""
+        found = self._domain.replicas(self._parameters, self._local())
+        wrong = [signed(prints.get(name, 0)) != int(found[i]) for name, i in self._places.items()]
+        any_rank = self._domain.sum(torch.tensor(wrong, dtype=torch.int64))
+        return {name for name, i in self._places.items() if any_rank[i]}
+
+
+def signed(fingerprint: int) -> int:
+    """Return the int64 of a fingerprint."""
+    return fingerprint - (1 << 64) if fingerprint >> 63 else fingerprint
+
+
+def fingerprints_of(
+    function: str, parameters: Mapping[str, torch.Tensor]
+) -> StatsTable | LocalPrints:
+    """Take the fingerprints of parameters, in one launch per device.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        parameters: The parameters by name.
+
+    Returns:
+        The records, which are not read before somebody asks.
+    """
+    if any(is_dtensor(parameter) for parameter in parameters.values()):
+        return LocalPrints(function, parameters)
+    if not parameters:
+        return StatsTable({})
+    with torch.no_grad():
+        found = {name: parameter.detach() for name, parameter in parameters.items()}
+        return stats(found, moments=False, histogram=False, fingerprint=True)
+
+
+def take_fingerprints(function: str, entries: list[PlanEntry]) -> StatsTable | LocalPrints | None:
     """Take the fingerprints of the parameters of some entries, in one launch per device.
 
     Args:
+        function: Public function on whose behalf this is done, for messages.
         entries: The entries; those on the meta device are left out.
 
     Returns:
         The records, which are not read before somebody asks; None if there is nothing to take.
     """
-    tensors = {e.name: e.parameter.detach() for e in entries if not e.parameter.is_meta}
-    if not tensors:
-        return None
-    with torch.no_grad():
-        return stats(tensors, moments=False, histogram=False, fingerprint=True)
+    parameters = {e.name: e.parameter for e in entries if not e.parameter.is_meta}
+    return fingerprints_of(function, parameters) if parameters else None

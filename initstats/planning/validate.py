@@ -10,6 +10,13 @@ from torch import nn
 
 from initstats.recipes import Constant, Recipe, Slot, by_name
 from initstats.recipes.distributions.composite import Distribution
+from initstats.sharding import (
+    is_dtensor,
+    local_runs,
+    refuse_managed,
+    refuse_subclass,
+    reshard,
+)
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Names that the old hooks of torch.nn.utils give to what a weight is computed from.
@@ -54,6 +61,47 @@ def resolve(function: str, model: nn.Module, recipe: Recipe | str) -> Recipe:
                 f"initstats.{function}: expected a shape, got {name}=lazy; run one batch first"
             )
     return recipe
+
+
+def require_own_memory(function: str, groups: Sequence[Sequence[Slot]]) -> None:
+    """Refuse parameters whose values an engine keeps elsewhere, or that are cut in unknown ways.
+
+    Args:
+        function: Public function on whose behalf this is checked, for messages.
+        groups: The distinct parameters, tied names together.
+
+    Raises:
+        TypeError: If a parameter is FSDP1's or ZeRO-3's, of a subclass that keeps its elements
+            elsewhere, or a DTensor with other placements than shards and replicas.
+    """
+    parameters = [group[0].parameter for group in groups]
+    refuse_managed(function, *parameters)
+    for parameter in parameters:
+        if not _has_memory(parameter):
+            refuse_subclass(function, parameter)
+            if is_dtensor(parameter):
+                local_runs(function, parameter)
+
+
+def refuse_sharded(function: str, model: nn.Module) -> None:
+    """Refuse a model whose parameters lie on several ranks.
+
+    Args:
+        function: Public function on whose behalf this is checked, for messages.
+        model: The model.
+
+    Raises:
+        TypeError: If a parameter is a DTensor, or managed by FSDP or ZeRO-3.
+    """
+    reshard(model)
+    for name, parameter in model.named_parameters():
+        refuse_managed(function, parameter)
+        if is_dtensor(parameter):
+            raise TypeError(
+                f"initstats.{function}: expected a model whose parameters lie whole on this rank, "
+                f"got {name} as a DTensor; call it before fully_shard or parallelize_module, on a "
+                "model of the same shape"
+            )
 
 
 def require_fillable(slot: Slot) -> None:

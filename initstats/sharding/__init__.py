@@ -5,12 +5,14 @@ from __future__ import annotations
 from initstats._public import claim_classes
 from initstats.sharding.agreement import agreed
 from initstats.sharding.box import Box, Piece, Run, pieces_of
+from initstats.sharding.domain import Domain
 from initstats.sharding.dtensor import (
     is_dtensor,
     local_boxes,
     local_runs,
     local_tensor,
 )
+from initstats.sharding.fsdp import reset_sharded_parameters
 from initstats.sharding.placements import runs_of
 from initstats.sharding.refusals import (
     engine_loaded,
@@ -21,6 +23,7 @@ from initstats.sharding.refusals import (
 
 __all__ = [
     "Box",
+    "Domain",
     "Piece",
     "Run",
     "agreed",
@@ -32,6 +35,7 @@ __all__ = [
     "pieces_of",
     "refuse_managed",
     "refuse_subclass",
+    "reset_sharded_parameters",
     "reshard",
     "runs_of",
 ]

@@ -65,6 +65,11 @@ class Stats:
         return self._require(Groups.COUNTED, what, "moments")
 
     @property
+    def row(self) -> RecordRow:
+        """The numbers of the record on the host; for merges over ranks."""
+        return self._read()
+
+    @property
     def count(self) -> int:
         """The number of elements, finite or not."""
         return self._read().counts[COUNT]

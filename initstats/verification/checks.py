@@ -22,6 +22,7 @@ from initstats.verification.causes import (
 from initstats.verification.confidence import Band, mean_band, std_band
 from initstats.verification.entry import VerifyEntry
 from initstats.verification.shape_tests import extremes_problem, histogram_problem
+from initstats.verification.values import Values
 
 _NO_CAUSE = Cause("", "")
 _INIT_LAST = "call initstats.init_ with this recipe last"
@@ -39,13 +40,13 @@ class Judge:
         rate: Chance of a false alarm of one check.
         z: Half width of two-sided bands in standard errors.
         promises: Label and standard deviation of the rules in the model.
-        may_read: The parameters still hold the measured values, so they may be read again.
+        values: Where the measured values may be looked at again; None where they are gone.
     """
 
     rate: float
     z: float
     promises: Sequence[tuple[str, float]]
-    may_read: bool = True
+    values: Values | None = None
 
     def entry(self, entry: PlanEntry, piece: Piece, record: Stats) -> VerifyEntry:
         """Compare the record of a piece with its promise.
@@ -62,7 +63,7 @@ class Judge:
         distribution = piece.distribution
         if isinstance(distribution, Constant):
             # The stored value is the promised one, rounded to the parameter's dtype.
-            value = _rounded(distribution.value, piece.tensor.dtype)
+            value = _rounded(distribution.value, piece.dtype)
             means, stds = Band(value, value), Band(0.0, 0.0)
         else:
             means = mean_band(distribution, sample.count, self.z)
@@ -115,7 +116,7 @@ class Judge:
             )
         low, high = distribution.bounds
         # A bound may be missed by the rounding of the bound itself to the parameter's dtype.
-        slack = torch.finfo(piece.tensor.dtype).eps
+        slack = torch.finfo(piece.dtype).eps
         outside = record.min < low - slack * abs(low) or record.max > high + slack * abs(high)
         if sample.count > 1 and not stds.holds(sample.std):
             ratio = sample.std / distribution.std
@@ -143,13 +144,13 @@ class Judge:
         """Check the shape: histogram and extremes."""
         distribution = piece.distribution
         if isinstance(distribution, Orthogonal):
-            words = _orthogonality_problem(piece.tensor, distribution) if self.may_read else ""
+            words = self.values.orthogonality_problem(piece, distribution) if self.values else ""
             cause = "random, but not orthogonal"
             fix = "use initstats.orthogonal_"
             return ("orthogonal" if words else ""), words, Cause(cause, fix) if words else _NO_CAUSE
         if record.groups & Groups.HISTOGRAM:
             words = histogram_problem(
-                distribution, record.histogram, sample.zeros, piece.tensor.dtype, self.rate
+                distribution, record.histogram, sample.zeros, piece.dtype, self.rate
             )
             if words:
                 return "shape", words, _TRUNCATED
@@ -186,8 +187,8 @@ class Sample:
 def sample_of(entry: PlanEntry, piece: Piece, record: Stats) -> Sample:
     """Return the moments of a record without the row of zeros that is no part of the sample."""
     zeros = 0
-    if entry.zero_row is not None and piece.tensor.dim() > 1:
-        zeros = piece.tensor.select(-2, 0).numel()
+    if entry.zero_row is not None and len(piece.shape) > 1:
+        zeros = piece.count // piece.shape[-2]
     count = record.count - zeros
     std = record.std if record.count > 1 else 0.0
     if not zeros or count < 1 or record.zero < zeros:
@@ -215,20 +216,4 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(value, dtype=dtype, device="cpu"))
 
 
-def _orthogonality_problem(tensor: torch.Tensor, promised: Orthogonal) -> str:
-    """Check the products of up to 64 rows (or columns) for orthogonality."""
-    matrix = tensor.reshape(tensor.shape[0], -1)
-    if promised.rows > promised.columns:
-        matrix = matrix.t()
-    some = matrix[:_ROWS_COMPARED].double()
-    products = some @ some.t() / promised.gain**2
-    off = (products - torch.eye(len(some), dtype=products.dtype, device=products.device)).abs()
-    # Rounding of n products of size 1/n each, to the dtype of the matrix.
-    allowed = 4 * torch.finfo(tensor.dtype).eps + _FLOAT32_SLACK
-    worst = float(off.max())
-    return "" if worst <= allowed else f"rows are not orthonormal: off by {worst:.2g}"
-
-
-_ROWS_COMPARED = 64
 _FEWEST_LEFT = 2  # values that have a std
-_FLOAT32_SLACK = 2e-5  # of a product of reflections in float32

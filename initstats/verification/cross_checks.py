@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Constant
 from initstats.statistics.record import Stats
+from initstats.verification.values import COMPARED, Values, slice_dims
 
-# Elements of a slice that are compared first; equal by chance once in 2**80 even in bfloat16. A
-# shorter slice is not looked at: in a narrow dtype it may be zero, or equal to another, by chance.
-_COMPARED = 8
 _FEWEST_ELEMENTS = 4  # below, two random pieces in a narrow dtype are equal by chance
 _MATRIX_DIMS = 2
-_BANK_DIMS = 3
-_CHUNK = 1 << 22  # elements compared at a time
 
 
 class Relation(NamedTuple):
@@ -39,28 +32,15 @@ class Relation(NamedTuple):
     fix: str
 
 
-def padding_rows(entry: PlanEntry) -> dict[str, torch.Tensor]:
-    """Return the padding row of a parameter, by the name of its record; empty without one.
-
-    Args:
-        entry: The parameter.
-
-    Returns:
-        At most one view.
-    """
-    row = entry.padding
-    return {} if row is None else {f"{entry.name}@padding": row}
-
-
 def relations(
-    entries: Sequence[PlanEntry], records: Mapping[str, Stats], *, fingerprints: bool
+    entries: Sequence[PlanEntry], records: Mapping[str, Stats], values: Values | None
 ) -> Iterator[Relation]:
     """Find problems that concern several pieces.
 
     Args:
         entries: The parameters.
-        records: Records of their pieces and of `padding_rows`, by name.
-        fingerprints: The records have fingerprints, and the parameters hold the measured values.
+        records: Records of their pieces and of their padding, by name.
+        values: Where the measured values may be looked at; the records have fingerprints then.
 
     Yields:
         The problems.
@@ -76,11 +56,11 @@ def relations(
                 "make a module for each place; pass ignore={'tied'} if it is meant",
             )
         for piece in entry.pieces:
-            if fingerprints:
+            if values is not None:
                 yield from _padding(entry, piece, records)
                 yield from _duplicates(piece, records, seen)
                 if piece.name in records:
-                    yield from _repeats(entry, piece, records[piece.name])
+                    yield from _repeats(entry, piece, records[piece.name], values)
 
 
 def _padding(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
@@ -118,23 +98,20 @@ def _duplicates(
         )
 
 
-def _repeats(entry: PlanEntry, piece: Piece, record: Stats) -> Iterator[Relation]:
+def _repeats(entry: PlanEntry, piece: Piece, record: Stats, values: Values) -> Iterator[Relation]:
     """Find slices of a random piece that are zero, or equal to an earlier slice.
 
     Slices are taken along the first two dimensions: the outputs and inputs of a matrix in either
     orientation, the experts of a bank [experts, ...]; in a bank of matrices along the last, too.
     """
-    tensor = piece.tensor
-    if tensor.dim() < _MATRIX_DIMS or isinstance(piece.distribution, Constant):
+    shape = piece.shape
+    if len(shape) < _MATRIX_DIMS or isinstance(piece.distribution, Constant):
         return
     if record.min == record.max:
         return  # one value everywhere is reported as such
-    for dim in range(min(tensor.dim(), _BANK_DIMS)):
-        size = tensor.shape[dim]
-        if size < 1 or tensor.numel() < size * _COMPARED:
-            continue
-        allowed = entry.zero_row if dim == tensor.dim() - 2 else None
-        zero, leaders = _equal_slices(tensor, dim, look_for_zero=record.zero >= _COMPARED)
+    for dim in slice_dims(piece):
+        allowed = entry.zero_row if dim == len(shape) - 2 else None
+        zero, leaders = values.equal_slices(piece, dim, look_for_zero=record.zero >= COMPARED)
         word = ("row", "column", "slice")[dim]
         empty = [i for i in zero if i != allowed]
         if empty:
@@ -147,7 +124,7 @@ def _repeats(entry: PlanEntry, piece: Piece, record: Stats) -> Iterator[Relation
             )
             return
         if leaders:
-            yield _described(piece.name, leaders, size, dim, word)
+            yield _described(piece.name, leaders, shape[dim], dim, word)
             return
 
 
@@ -180,56 +157,3 @@ def _described(name: str, leaders: Mapping[int, int], size: int, dim: int, word:
         "from the same seed",
         "initialise after copying: initstats.init_ gives every element its own value",
     )
-
-
-def _equal_slices(
-    tensor: torch.Tensor, dim: int, *, look_for_zero: bool
-) -> tuple[list[int], dict[int, int]]:
-    """Return the slices along dim that are all zero, and those that equal an earlier one, by index.
-
-    The first elements of every slice find candidates, which are then compared in full.
-    """
-    slices = tensor.detach().movedim(dim, 0)
-    heads = _beginnings(slices).to("cpu", torch.float64).contiguous()
-    candidates: list[int] = []
-    if look_for_zero:
-        candidates = (heads == 0).all(dim=1).nonzero().flatten().tolist()
-    zero = [
-        i for i, is_zero in zip(candidates, _all_zero(slices, candidates), strict=True) if is_zero
-    ]
-    # Equal bits are equal bytes; numpy finds them by sorting.
-    keys = heads.numpy().view(f"V{heads.shape[1] * heads.element_size()}").ravel()
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    leader = first[inverse]
-    dead = set(zero)
-    copies = [i for i in np.flatnonzero(leader != np.arange(len(leader))).tolist() if i not in dead]
-    leads = [int(leader[i]) for i in copies]
-    same = _all_equal(slices, copies, leads)
-    return zero, {i: lead for i, lead, is_same in zip(copies, leads, same, strict=True) if is_same}
-
-
-def _beginnings(slices: torch.Tensor) -> torch.Tensor:
-    """Return the first elements of every slice, [n, 8], and no copy of more than that."""
-    found = 1
-    for d in range(slices.dim() - 1, 0, -1):
-        slices = slices.narrow(d, 0, min(slices.shape[d], -(-_COMPARED // found)))
-        found *= slices.shape[d]
-    return slices.reshape(slices.shape[0], -1)[:, :_COMPARED]
-
-
-def _all_zero(slices: torch.Tensor, at: Sequence[int]) -> list[bool]:
-    """Tell which slices are all zero."""
-    return [not bool(slices[i].any()) for i in at]
-
-
-def _all_equal(slices: torch.Tensor, at: Sequence[int], others: Sequence[int]) -> list[bool]:
-    """Tell which of two lists of slices are equal, in chunks."""
-    same: list[bool] = []
-    step = max(1, _CHUNK * slices.shape[0] // max(1, slices.numel()))
-    for i in range(0, len(at), step):
-        mine, theirs = (
-            slices.index_select(0, torch.tensor(some[i : i + step], device=slices.device))
-            for some in (at, others)
-        )
-        same += (mine == theirs).flatten(1).all(dim=1).tolist()
-    return same

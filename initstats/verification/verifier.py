@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -19,13 +19,17 @@ from initstats.planning.planner import Plan, plan
 from initstats.recipes import Recipe
 from initstats.recipes.distributions.composite import Kept
 from initstats.recipes.stages import Depth, Names
+from initstats.sharding import Domain, is_dtensor, local_boxes, local_tensor
 from initstats.statistics.compute import DTYPES, stats
 from initstats.statistics.record import Stats
 from initstats.text import nearest, number, plain_table, render, render_html
+from initstats.verification.block_values import Blocks, BlockValues
 from initstats.verification.checks import Judge, not_finite
 from initstats.verification.confidence import Band
-from initstats.verification.cross_checks import padding_rows, relations
+from initstats.verification.cross_checks import relations
 from initstats.verification.entry import VerifyEntry
+from initstats.verification.values import Values
+from initstats.verification.whole_values import WholeValues
 
 __all__ = ["VerifyEntry", "VerifyReport", "compare", "verify"]
 
@@ -193,22 +197,82 @@ def verify(
             f"initstats.verify: expected ignore among {', '.join(KINDS)}, got ignore={unknown}"
             f"{nearest(unknown[0], KINDS)}"
         )
+    parameters = [entry.parameter for entry in planned] + list(planned.rest.values())
+    domain = Domain.of("verify", parameters)
+    blocks = None if domain is None else _local_blocks(domain)
+    return _verify(model, planned, false_alarm_rate, ignore, blocks, domain)
+
+
+def verify_blocks(
+    model: nn.Module, recipe: Recipe | str, blocks: Blocks, *, allow_unmatched: bool = False
+) -> VerifyReport:
+    """Measure parameters that are read in blocks: `verify` of what does not fit into memory.
+
+    Args:
+        model: A model on the meta device with the names, shapes and dtypes of the parameters.
+        recipe: As in `verify`.
+        blocks: Returns the blocks of a parameter by its name, and where they lie.
+        allow_unmatched: As in `verify`.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: As `verify`.
+        ValueError: As `verify`, or what `blocks` raises.
+    """
+    planned = plan(model, recipe)
+    planned.require_complete("verify", allow_unmatched=allow_unmatched)
+    return _verify(model, planned, FALSE_ALARM_RATE, (), blocks, None)
+
+
+def _local_blocks(domain: Domain) -> Blocks:
+    """Return what gives the blocks that this rank contributes."""
+
+    def blocks(_name: str, tensor: Tensor) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        if not domain.owns(tensor):
+            return
+        if not is_dtensor(tensor):
+            yield tensor.detach(), (0,) * tensor.dim()
+            return
+        local = local_tensor(tensor)
+        for slices, box in local_boxes("verify", tensor):
+            yield local[slices], box.offset
+
+    return blocks
+
+
+def _verify(
+    model: nn.Module,
+    planned: Plan,
+    false_alarm_rate: float,
+    ignore: Collection[str],
+    blocks: Blocks | None,
+    domain: Domain | None,
+) -> VerifyReport:
+    """Measure what a plan promises, from whole tensors or from blocks of them."""
     promised = [entry for entry in planned if not entry.keep]
+    stored = blocks is not None and domain is None
     on_meta = next((entry.name for entry in promised if entry.parameter.is_meta), None)
-    if on_meta is not None:
+    if on_meta is not None and not stored:
         raise ValueError(
             f"initstats.verify: expected parameters with values, got {on_meta} on the meta device; "
             "call init_ with a device first"
         )
-    tensors = {piece.name: piece.tensor for entry in promised for piece in entry.pieces}
-    for entry in promised:
-        tensors |= padding_rows(entry)
-    rest = _without_promise(model, planned)
-    table = stats(
-        {**tensors, **{f"{name}@rest": tensor for name, tensor in rest.items()}}, fingerprint=True
-    )
-    records = {name: table[name] for name in tensors}
-    report = compare(planned, records, false_alarm_rate, fingerprints=True, ignore=ignore)
+    rest = _without_promise(model, planned, stored=stored)
+    values: Values
+    if blocks is None:
+        pieces = [piece for entry in promised for piece in entry.pieces]
+        pieces += [entry.padding for entry in promised if entry.padding is not None]
+        tensors = {piece.name: piece.tensor for piece in pieces}
+        others = {f"{name}@rest": tensor for name, tensor in rest.items()}
+        table, values = stats({**tensors, **others}, fingerprint=True), WholeValues()
+    else:
+        named = {f"{name}@rest": (name, tensor) for name, tensor in rest.items()}
+        values = BlockValues(promised, named, blocks, domain)
+        table = values.table
+    records = {name: table[name] for name in table if not name.endswith("@rest")}
+    report = compare(planned, records, false_alarm_rate, values=values, ignore=ignore)
     if "not finite" in ignore:
         return report
     lost = [_not_finite(name, table[f"{name}@rest"]) for name in rest]
@@ -217,18 +281,18 @@ def verify(
     )
 
 
-def _without_promise(model: nn.Module, planned: Plan) -> dict[str, Tensor]:
+def _without_promise(model: nn.Module, planned: Plan, *, stored: bool) -> dict[str, Tensor]:
     """Return the floating parameters and buffers with values that no rule promises anything of."""
     kept = ((entry.name, entry.parameter) for entry in planned if entry.keep)
     named = itertools.chain(kept, planned.rest.items(), model.named_buffers())
     return {
         name: tensor.detach()
         for name, tensor in named
-        if type(tensor) in {Tensor, nn.Parameter}
+        if (type(tensor) in {Tensor, nn.Parameter} or is_dtensor(tensor))
         and tensor.layout is torch.strided
         and tensor.dtype in DTYPES
         and tensor.is_floating_point()
-        and not tensor.is_meta
+        and tensor.is_meta == stored
     }
 
 
@@ -261,7 +325,7 @@ def compare(
     records: Mapping[str, Stats],
     false_alarm_rate: float = FALSE_ALARM_RATE,
     *,
-    fingerprints: bool = False,
+    values: Values | None = None,
     ignore: Collection[str] = (),
 ) -> VerifyReport:
     """Compare records that were already taken with a plan.
@@ -270,8 +334,8 @@ def compare(
         planned: What each parameter should be.
         records: Records of the pieces of the plan, by name; a piece without one is left out.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
-        fingerprints: The records have fingerprints, those of `padding_rows` are there, and the
-            parameters still hold the measured values.
+        values: Where the measured values may be looked at again. The records have fingerprints
+            then, and those of padding rows are there.
         ignore: Kinds of problems that are none here.
 
     Returns:
@@ -282,13 +346,13 @@ def compare(
     rate = false_alarm_rate / max(1, _CHECKS_PER_PIECE * len(pieces))
     promises = {(entry.rule, piece.distribution.std) for entry, piece in pieces}
     z = NormalDist().inv_cdf(1 - rate / 2)
-    judge = Judge(rate, z, sorted(promises), may_read=fingerprints)
+    judge = Judge(rate, z, sorted(promises), values)
     verdicts = {
         piece.name: judge.entry(entry, piece, records[piece.name])
         for entry, piece in pieces
         if piece.name in records
     }
-    for name, kind, problem, cause, fix in relations(promised, records, fingerprints=fingerprints):
+    for name, kind, problem, cause, fix in relations(promised, records, values):
         at = name if name in verdicts else next(n for n in verdicts if n.startswith(f"{name}["))
         explains = verdicts[at].ok or (kind in _EXPLAINING and verdicts[at].kind in _SAMPLED)
         if explains and kind not in ignore:

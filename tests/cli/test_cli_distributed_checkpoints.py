@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+import named_models
 from distributed_checkpoints import save, save_in_chunks
 from initstats.checkpoints import load_checkpoint
 from initstats.cli import app
+from initstats.planning.initialize import init_
 from initstats.statistics.compute import stats
 
 
@@ -205,7 +207,7 @@ def memory_of(*arguments: str | Path) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", ["file.pt", "file.safetensors", "folder"])
-@pytest.mark.parametrize("command", ["stats"])
+@pytest.mark.parametrize("command", ["stats", "verify"])
 def test_memory_is_that_of_a_few_chunks(command: str, kind: str, tmp_path: Path) -> None:
     # 192 MiB in chunks of 8 MiB; of each, the stored bytes and the tensor are held. The rest of the
     # bound is for what the command imports late, and for the allocator.
@@ -219,3 +221,28 @@ def test_memory_is_that_of_a_few_chunks(command: str, kind: str, tmp_path: Path)
         save_file(tensors, path)
     options = ["--recipe", "gpt2", "--allow-unmatched"] if command == "verify" else []
     assert memory_of(command, path, *options) < 80 * _MIB
+
+
+# ---- verify
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_verify_of_a_folder_says_what_verify_of_the_file_says(
+    damaged: bool, tmp_path: Path
+) -> None:
+    model = named_models.nano_gpt()
+    init_(model, "gpt2", seed=0)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    if damaged:
+        tensors["transformer.h.1.mlp.c_proj.weight"].mul_(6**0.5)
+        tensors["transformer.h.0.attn.c_attn.weight"][5] = 0
+    torch.save(tensors, tmp_path / "a.pt")
+    folder = save_in_chunks(tmp_path / "dcp", tensors, (3, 2))
+    reports = []
+    for path in (tmp_path / "a.pt", folder):
+        output = tmp_path / "report.json"
+        result = run("verify", path, "--recipe", "gpt2", "--output", output)
+        assert result.exit_code == int(damaged), result.output
+        found = json.loads(output.read_text())["parameters"]
+        reports.append([(e["name"], e["kind"], e["problem"], e["cause"]) for e in found])
+    assert reports[0] == reports[1]
