@@ -12,7 +12,7 @@ from initstats.sharding.dtensor import (
     local_runs,
     local_tensor,
 )
-from initstats.sharding.fsdp import reset_sharded_parameters
+from initstats.sharding.fsdp import reset_sharded_parameters, sharded_parameters
 from initstats.sharding.placements import runs_of
 from initstats.sharding.refusals import (
     engine_loaded,
@@ -20,12 +20,14 @@ from initstats.sharding.refusals import (
     refuse_subclass,
     reshard,
 )
+from initstats.sharding.spread import Spread
 
 __all__ = [
     "Box",
     "Domain",
     "Piece",
     "Run",
+    "Spread",
     "agreed",
     "engine_loaded",
     "is_dtensor",
@@ -38,6 +40,7 @@ __all__ = [
     "reset_sharded_parameters",
     "reshard",
     "runs_of",
+    "sharded_parameters",
 ]
 
 claim_classes(__name__, globals())

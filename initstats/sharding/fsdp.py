@@ -1,4 +1,4 @@
-"""FSDP2's own bookkeeping of a model whose parameters were replaced."""
+"""FSDP2: its own records of the parameters of a model, whatever state the model is in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
-_FSDP2 = "torch.distributed.fsdp._fully_shard._fsdp_state"
+from torch import Tensor, nn
 
 
 def reset_sharded_parameters(model: nn.Module) -> None:
@@ -20,17 +18,47 @@ def reset_sharded_parameters(model: nn.Module) -> None:
         parameter.reset_sharded_param()
 
 
+def sharded_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Return the named parameters of a module, those of FSDP2 as the DTensors that are trained.
+
+    After a forward pass FSDP2 may leave whole parameters in their place, with storage that it has
+    freed or with values that an optimizer step has left behind. No state of FSDP2 is changed.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Parameters by name, in the order of `named_parameters`, each once.
+
+    Raises:
+        RuntimeError: If the module is one of FSDP2 and torch does not tell its parameters.
+    """
+    named: dict[str, Tensor] = dict(module.named_parameters())
+    try:
+        trained = {
+            id(getattr(one._module_info.module, one._module_info.param_name)): one.sharded_param  # noqa: SLF001
+            for one in _managed(module)
+        }
+    except AttributeError as error:
+        msg = (
+            "initstats: expected FSDP2 of this torch to tell its sharded parameters, got"
+            f" {error}; call reshard() on every FSDPModule and pass model.state_dict()"
+        )
+        raise RuntimeError(msg) from error
+    return {name: trained.get(id(parameter), parameter) for name, parameter in named.items()}
+
+
 def _managed(model: nn.Module) -> Iterator[Any]:
     """Yield FSDP2's records of the parameters of a model."""
-    if _FSDP2 not in sys.modules:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", None)
+    if kind is None:  # nobody has one where this was not imported
         return
-    from torch.distributed.fsdp import FSDPModule
-
     for module in model.modules():
-        if isinstance(module, FSDPModule):
+        if isinstance(module, kind):
             state: Any = module._get_fsdp_state()  # noqa: SLF001  # there is no public way to ask
-            groups = getattr(state, "_fsdp_param_groups", None)
-            if groups is None:  # one per module in older versions
-                groups = [getattr(state, "_fsdp_param_group", None)]
+            groups = getattr(state, "_fsdp_param_groups", None)  # from torch 2.12 on
+            groups = [state._fsdp_param_group] if groups is None else groups  # noqa: SLF001
             for group in groups:
-                yield from getattr(group, "fsdp_params", ())
+                if group is not None:
+                    yield from group.fsdp_params

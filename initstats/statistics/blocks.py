@@ -29,7 +29,7 @@ def records_of_blocks(blocks: Sequence[NamedBlock], groups: int) -> list[Stats]:
         box = _ops.flat_box([(blocks[i][2].offset, blocks[i][2].size) for i in here])
         with torch.no_grad():
             rows = _ops.stats([blocks[i][1] for i in here], groups, 0, box)
-        batch = Batch(*rows, groups, 0)
+        batch = Batch(rows, groups, 0)
         found |= {i: Stats(batch, row) for row, i in enumerate(here)}
     return [found[i] for i in range(len(blocks))]
 

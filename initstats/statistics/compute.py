@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from initstats import _ops
+from initstats.sharding import is_dtensor, sharded_parameters
 from initstats.statistics.differences import subtrahend, subtrahends
 from initstats.statistics.histogram import MAX_SCALE
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Batch, Groups
+from initstats.statistics.sharded import sharded_batch
 from initstats.statistics.slices import SliceStats
 from initstats.statistics.table import StatsTable
 
@@ -82,7 +84,9 @@ def stats(
         x: A tensor of any shape and strides; or a module (its named parameters, not its buffers), a
             mapping from names to tensors, or an iterable of tensors (named "0", "1", ...) or of
             (name, tensor) pairs. Dtypes: float16, bfloat16, float32, float64, float8_e4m3fn,
-            float8_e5m2, bool, uint8, int8, int16, int32, int64.
+            float8_e5m2, bool, uint8, int8, int16, int32, int64. Of a DTensor the elements of this
+            rank are read, and nothing is sent; see `StatsTable.all_merge`. Of a module of FSDP2 it
+            is the sharded parameters that are read, in any state of the module.
         dim: For a tensor: reduce these dimensions, as torch.mean does, and take one record for each
             index of the others: `dim=0` of activations [tokens, units] gives one per unit, `dim=(0,
             2, 3)` of [batch, channels, height, width] one per channel. Moments, counts and extrema
@@ -132,14 +136,16 @@ def stats(
             return Stats(Batch(rows, groups, scale))
         _check(x)
         others = [] if minus is None else [subtrahend(x, minus, groups)]
-        return Stats(_launch([x], groups, scale, others))
+        launch = _launch if type(x) in _PLAIN_TYPES else _launch_any
+        return Stats(launch([x], groups, scale, others))
     tensors = _named(x)
-    if minus is None and (rows := _directly(list(tensors.values()), groups, scale)) is not None:
+    every = list(tensors.values())
+    if minus is None and (rows := _directly(every, groups, scale)) is not None:
         places = dict(zip(tensors, range(len(tensors)), strict=True))
         return StatsTable.of_batches(tensors, [(Batch(rows, groups, scale), places)])
-    _check_many(list(tensors.values()))
+    launch = _launch if _check_many(every) else _launch_any
     named = None if minus is None else subtrahends(tensors, minus, groups, _named)
-    return _stats_of_many(tensors, groups, scale, named)
+    return _stats_of_many(tensors, groups, scale, named, launch)
 
 
 def _stats_of_slices(x: object, dim: int | Sequence[int]) -> SliceStats:
@@ -147,6 +153,9 @@ def _stats_of_slices(x: object, dim: int | Sequence[int]) -> SliceStats:
         msg = f"initstats.stats: expected one tensor with dim, got {type(x).__name__}"
         raise TypeError(msg)
     _check(x)
+    if is_dtensor(x):
+        msg = "initstats.stats: expected a plain tensor with dim, got a DTensor; pass x.to_local()"
+        raise TypeError(msg)
     reduced = _reduced_dims(x, [dim] if isinstance(dim, int) else list(dim))
     kept = [d for d in range(x.dim()) if d not in reduced]
     with torch.no_grad():
@@ -170,8 +179,15 @@ def _reduced_dims(x: Tensor, dims: list[int]) -> list[int]:
     return reduced
 
 
+_Launch = Callable[[list[Tensor], int, int, list[Tensor]], Batch]
+
+
 def _stats_of_many(
-    tensors: dict[str, Tensor], groups: int, scale: int, minus: dict[str, Tensor] | None
+    tensors: dict[str, Tensor],
+    groups: int,
+    scale: int,
+    minus: dict[str, Tensor] | None,
+    launch: _Launch,
 ) -> StatsTable:
     batches = []
     devices = {tensor.device for tensor in tensors.values()}
@@ -180,7 +196,7 @@ def _stats_of_many(
         if len(devices) > 1:
             here = [name for name in here if tensors[name].device == device]
         others = [] if minus is None else [minus[name] for name in here]
-        batch = _launch([tensors[name] for name in here], groups, scale, others)
+        batch = launch([tensors[name] for name in here], groups, scale, others)
         batches.append((batch, dict(zip(here, range(len(here)), strict=True))))
     return StatsTable.of_batches(tensors, batches)
 
@@ -197,9 +213,16 @@ def _directly(
     return None if torch.compiler.is_compiling() else _ops.stats_directly(tensors, groups, scale)
 
 
+def _launch_any(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor]) -> Batch:
+    """Take records of tensors of which some may be DTensors."""
+    launch = sharded_batch if any(map(is_dtensor, (*tensors, *minus))) else _launch
+    with torch.no_grad():
+        return launch(tensors, groups, scale, minus)
+
+
 def _named(x: _Many) -> dict[str, Tensor]:
     if isinstance(x, nn.Module):
-        return dict(x.named_parameters())
+        return sharded_parameters(x)
     if isinstance(x, Mapping):
         return dict(x)
     _check_iterable(x)
@@ -225,8 +248,12 @@ def _check_iterable(x: object) -> None:
         raise TypeError(msg)
 
 
-def _check_many(tensors: list[Tensor]) -> None:
-    """Check tensors: what they have in common at once, one by one where something is odd."""
+def _check_many(tensors: list[Tensor]) -> bool:
+    """Check tensors: what they have in common at once, one by one where something is odd.
+
+    Returns:
+        Whether all are plain tensors.
+    """
     plain = set(map(type, tensors)) <= set(_PLAIN_TYPES)
     if (
         not plain
@@ -236,6 +263,7 @@ def _check_many(tensors: list[Tensor]) -> None:
     ):
         for tensor in tensors:
             _check(tensor)
+    return plain
 
 
 def _check(tensor: object) -> None:
@@ -276,10 +304,4 @@ def why_no_statistics(tensor: Tensor) -> str:
 def _check_kind(tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         msg = f"initstats.stats: expected tensors, got {type(tensor).__name__}"
-        raise TypeError(msg)
-    if hasattr(tensor, "to_local") and hasattr(tensor, "placements"):
-        msg = (
-            "initstats.stats: expected a plain tensor, got a DTensor; pass x.to_local() and merge"
-            " the records"
-        )
         raise TypeError(msg)

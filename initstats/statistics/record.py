@@ -6,6 +6,7 @@ import math
 from functools import reduce
 from typing import Any
 
+from initstats.sharding import Spread
 from initstats.statistics.histogram import Histogram
 from initstats.statistics.record_array import (
     COUNT,
@@ -25,6 +26,10 @@ from initstats.statistics.record_array import (
 )
 
 _MODULUS = 1 << 64  # of fingerprints
+_UNMERGED = (
+    "initstats.Stats: expected a record of a whole tensor, got that of the shard of one rank; call"
+    " stats({name: tensor}).all_merge(group), or take .local for the shard alone"
+)
 
 
 class Stats:
@@ -38,17 +43,37 @@ class Stats:
     Source: Pebay 2008, SAND2008-6212, for moments that merge.
     """
 
-    __slots__ = ("_index", "_row", "_source", "groups")
+    __slots__ = ("_index", "_row", "_source", "groups", "spread")
 
     def __init__(self, source: Batch | RecordRow, index: int = 0, groups: int = 0) -> None:
         self._source: Batch | None = source if isinstance(source, Batch) else None
         self._row: RecordRow | None = source if isinstance(source, RecordRow) else None
         self._index = index
         self.groups = source.groups if isinstance(source, Batch) else groups
+        self.spread: Spread | None = None
+        if isinstance(source, Batch) and source.spreads:
+            self.spread = source.spreads[index]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this is the record of one rank's shard, which is not read before it is merged."""
+        return self.spread is not None and not self.spread.is_whole
+
+    @property
+    def local(self) -> Stats:
+        """The record of the elements that this rank holds; of a plain tensor the record itself."""
+        if self.spread is None:
+            return self
+        assert self._source is not None
+        local = Stats(self._source, self._index)
+        local.spread = None
+        return local
 
     def _read(self) -> RecordRow:
         if self._row is None:
             assert self._source is not None
+            if self.is_sharded:
+                raise ValueError(_UNMERGED)
             self._row = self._source.row(self._index)
         return self._row
 
@@ -234,6 +259,8 @@ class Stats:
         return values
 
     def __repr__(self) -> str:
+        if self.spread is not None and self.is_sharded:
+            return f"Stats(shard of {list(self.spread.shape)}, merge with all_merge)"
         if not self.groups & (Groups.COUNTED):
             return f"Stats(count={self.count}, fingerprint={self.fingerprint:016x})"
         text = f"count={self.count}"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from initstats.sharding import Spread
 from initstats.statistics.histogram import Histogram
 
 Floats = npt.NDArray[np.float64]
@@ -166,6 +167,11 @@ class RecordRow:
         self._histogram: Histogram | None = None
 
     @property
+    def scale(self) -> int:
+        """Scale of the histogram, 0 without."""
+        return self._scale
+
+    @property
     def histogram(self) -> Histogram:
         """The histogram; there must be one."""
         if self._histogram is None:
@@ -199,16 +205,19 @@ class Batch:
             `[n, 512 << scale]`; as tensors, or as the bytes of a direct call.
         groups: Sum of `Groups`.
         scale: Of the histogram.
+        spreads: For each record that of its DTensor, None for a plain tensor; empty for all plain.
     """
 
-    __slots__ = ("_counts", "_moments", "_places", "_unread", "groups", "scale")
+    __slots__ = ("_counts", "_moments", "_places", "_unread", "groups", "scale", "spreads")
 
     def __init__(
         self,
         rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | tuple[bytes, bytes, bytes],
         groups: int,
         scale: int,
+        spreads: Sequence[Spread | None] = (),
     ) -> None:
+        self.spreads = spreads
         self.groups = groups
         self.scale = scale
         self._unread: tuple[Any, Any, Any] | None = rows

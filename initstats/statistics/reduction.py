@@ -141,13 +141,20 @@ class LayoutsDifferError(ValueError):
     """Ranks have different tensors. Every rank gets the same message."""
 
 
-def merge_over_ranks(function: str, own: Contribution, capacity: int = CAPACITY) -> Messages:
+class RefusalError(ValueError):
+    """Another rank could not take part. Every rank but those gets the same message."""
+
+
+def merge_over_ranks(
+    function: str, own: Contribution | Exception, capacity: int = CAPACITY, rank: int = 0
+) -> Messages:
     """Merge the records of all ranks: a generator that yields messages and is sent their results.
 
     Args:
         function: The name for messages of errors.
-        own: What this rank adds.
+        own: What this rank adds, or why it cannot: the others are told before this is raised.
         capacity: Room in message 1, the same on all ranks: `CAPACITY`, then `Merged.capacity`.
+        rank: Number of this rank if it cannot.
 
     Yields:
         What is to be reduced over all ranks.
@@ -157,14 +164,24 @@ def merge_over_ranks(function: str, own: Contribution, capacity: int = CAPACITY)
 
     Raises:
         LayoutsDifferError: On every rank, if names, shapes or groups differ between ranks.
+        RefusalError: If another rank cannot take part.
         ValueError: On every rank, if the elements that were counted are not those of a tensor.
 
     Determinism: bitwise, for any order and hierarchy of the reduction.
     """
+    if isinstance(own, Exception):
+        yield Message("min", _refusal(rank, capacity))
+        raise own
     n = len(own.names)
     extrema = _own_extrema(own)
     agreed = yield Message("min", _first_message(own, extrema, capacity))
     header = _Header.read(agreed)
+    if not math.isinf(header.refuses):
+        msg = (
+            f"initstats.{function}: expected every rank of the group to take part, got none from"
+            f" rank {int(header.refuses)}; its own error says why"
+        )
+        raise RefusalError(msg)
     if header.digests_differ:
         yield from _name_difference(function, own, header)
     if n > capacity:
@@ -200,6 +217,7 @@ class _Header(NamedTuple):
     not_finite: float  # tensor and rank
     fast: float  # microseconds and rank
     slow: float  # minus microseconds, and rank
+    refuses: float  # rank
 
     @classmethod
     def of(cls, own: Contribution) -> _Header:
@@ -208,7 +226,7 @@ class _Header(NamedTuple):
         first = _ranked(int(bad[0]), own.rank) if bad.size else math.inf
         microseconds = min(round(own.seconds * 1e6), _MOST_MICROSECONDS)
         fast, slow = _ranked(microseconds, own.rank), _ranked(-microseconds, own.rank)
-        return cls(digest, -digest, first, fast, slow)
+        return cls(digest, -digest, first, fast, slow, math.inf)
 
     @classmethod
     def read(cls, message: Array) -> _Header:
@@ -259,6 +277,12 @@ def _first_message(own: Contribution, extrema: Floats, capacity: int) -> Floats:
     message[:_HEADER_LENGTH] = _Header.of(own)
     if len(extrema) <= capacity:
         message[_HEADER_LENGTH : _HEADER_LENGTH + extrema.size] = extrema.ravel()
+    return message
+
+
+def _refusal(rank: int, capacity: int) -> Floats:
+    message = np.full(_HEADER_LENGTH + _EXTREMA * capacity, math.inf)
+    message[_HEADER_LENGTH - 1] = rank
     return message
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Batch, Groups
@@ -12,6 +12,7 @@ from initstats.text import number, render, render_html
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
+    from torch.distributed import ProcessGroup
 
 _SHOWN = ("mean", "std", "rms", "min", "max", "zero", "nan")
 
@@ -80,6 +81,43 @@ class StatsTable(Mapping[str, Stats]):
             raise ValueError(msg)
         return StatsTable({name: record.merge(other[name]) for name, record in self.items()})
 
+    @property
+    def local(self) -> StatsTable:
+        """The records of the elements that this rank holds, of DTensors those of its shards."""
+        return StatsTable({name: record.local for name, record in self.items()})
+
+    def all_merge(
+        self, group: ProcessGroup, *, plain: Literal["replicas", "parts"] | None = None
+    ) -> StatsTable:
+        """Merge the records over the ranks of a group. A collective: every rank calls it.
+
+        Three all-reduces, whatever the number of tensors, and a fourth the first time that a group
+        has more than 512. Of DTensors each element counts once: of replicas one is read, which may
+        be those of another mesh in the group. Where ranks have different tensors all of them raise.
+
+        Args:
+            group: The ranks that hold the tensors together, such as
+                `torch.distributed.group.WORLD`, or a mesh of one dimension. None is refused: it
+                does not mean all ranks.
+            plain: What plain tensors of the same name are: "replicas", the same tensor on every
+                rank, counted once; or "parts", elements of their own, all counted, such as the
+                outputs of a layer or the experts of each rank.
+
+        Returns:
+            A table with the records of the whole tensors, equal on all ranks. Counts, extrema,
+            histogram and fingerprint are exactly those of the unsharded tensor, moments to 3e-6.
+
+        Raises:
+            TypeError: If group is no process group that this rank is in.
+            ValueError: If names, shapes or groups of records differ between ranks, the group does
+                not hold every shard, or there are plain tensors and plain is not given.
+
+        Determinism: bitwise, on any rank and whatever the order in which the ranks are reduced.
+        """
+        from initstats.statistics.across_ranks import all_merge
+
+        return StatsTable(all_merge(self, group, plain))
+
     def total(self) -> Stats:
         """Return the record of all elements of all tensors together.
 
@@ -124,6 +162,12 @@ class StatsTable(Mapping[str, Stats]):
 
         table = Table(box=None, pad_edge=False)
         table.add_column("name", overflow="fold")
+        if any(record.is_sharded for record in self.values()):
+            table.add_column("shard of, merge with all_merge", justify="right")
+            for name in self:
+                spread = self[name].spread
+                table.add_row(name, "" if spread is None else str(list(spread.shape)))
+            return table
         moments = all(record.groups & Groups.COUNTED for record in self.values())
         fingerprint = all(record.groups & Groups.FINGERPRINT for record in self.values())
         columns = (

@@ -73,15 +73,6 @@ def quantised() -> torch.Tensor:
         return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
 
 
-class Distributed(torch.Tensor):
-    """What a DTensor looks like from outside."""
-
-    placements = ()
-
-    def to_local(self) -> torch.Tensor:
-        return self
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -101,11 +92,6 @@ class Distributed(torch.Tensor):
             lambda: torch.ones(2, device="meta"),
             ValueError,
             "expected a tensor with data, got one on the meta device",
-        ),
-        (
-            lambda: torch.ones(2).as_subclass(Distributed),
-            TypeError,
-            r"got a DTensor; pass x.to_local\(\)",
         ),
         (lambda: [1.0, 2.0], TypeError, "expected tensors, got float"),
         (

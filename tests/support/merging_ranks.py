@@ -1,0 +1,295 @@
+"""What each of four ranks checks of merged statistics: tests/statistics/test_across_ranks.py."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+from initstats import Stats, StatsTable, stats
+from initstats.sharding import sharded_parameters
+
+MOMENTS = ("mean", "std", "rms", "l1", "l2", "skewness", "kurtosis")
+EXACT = ("count", "nan", "pos_inf", "neg_inf", "zero", "min", "max", "min_abs")
+
+
+def world() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+def mesh_2d() -> DeviceMesh:
+    return init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+
+
+def whole(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextlib.contextmanager
+def raising(kind: type[Exception], *texts: str) -> Iterator[None]:
+    """Expect an error with these texts in its message."""
+    with pytest.raises(kind) as caught:
+        yield
+    for text in texts:
+        assert text in str(caught.value)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[list[str]]:
+    """Count the collectives of torch.distributed, the functional ones too."""
+    calls: list[str] = []
+    found = {}
+    for name in ("all_reduce", "broadcast", "all_gather", "all_gather_object", "barrier"):
+        found[name] = getattr(dist, name)
+
+        def spy(*args: object, _name: str = name, **kwargs: object) -> object:
+            calls.append(_name)
+            return found[_name](*args, **kwargs)
+
+        setattr(dist, name, spy)
+    try:
+        yield calls
+    finally:
+        for name, function in found.items():
+            setattr(dist, name, function)
+
+
+def assert_same(merged: Stats, expected: Stats, of: str = "") -> None:
+    assert not merged.is_sharded
+    assert merged.groups == expected.groups
+    for name in EXACT:
+        got, want = getattr(merged, name), getattr(expected, name)
+        assert got == want or (math.isnan(got) and math.isnan(want)), (of, name)
+    for name in MOMENTS:
+        got, want = getattr(merged, name), getattr(expected, name)
+        if math.isnan(want):
+            assert math.isnan(got), (of, name)
+            continue
+        scale = {"mean": expected.rms * 0.1, "skewness": 1.0, "kurtosis": 3.0}.get(name, 0.0)
+        assert abs(got - want) <= 3e-6 * (abs(want) + scale), (of, name, got, want)
+    assert merged.histogram == expected.histogram, of
+    assert merged.fingerprint == expected.fingerprint, of
+
+
+def assert_equal_on_all_ranks(table: StatsTable) -> None:
+    texts: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(texts, repr(table.to_dict()))
+    assert len(set(texts)) == 1
+
+
+def placed() -> dict[str, DTensor]:
+    """One tensor per way of placing it, uneven, strided and with empty ranks included."""
+    mesh = mesh_2d()
+    dp, tp = mesh["dp"], mesh["tp"]
+    found = {
+        "rows": distribute_tensor(whole(64, 30), mesh, [Shard(0), Replicate()]),
+        "columns": distribute_tensor(whole(30, 17), mesh, [Replicate(), Shard(1)]),
+        "both": distribute_tensor(whole(9, 11), mesh, [Shard(0), Shard(1)]),
+        "twice": distribute_tensor(whole(7, 5), mesh, [Shard(0), Shard(0)]),
+        "replicated": distribute_tensor(whole(6), mesh, [Replicate(), Replicate()]),
+        "empty ranks": distribute_tensor(whole(1, 9), mesh, [Shard(0), Shard(0)]),
+        "one dimension": distribute_tensor(whole(10, 3), dp, [Shard(0)]),
+        "the other": distribute_tensor(whole(10, 3), tp, [Shard(0)]),
+        "implicit replicas": distribute_tensor(whole(12), dp, [Replicate()]),
+        "bfloat16": distribute_tensor(whole(40, 4).bfloat16(), mesh, [Shard(1), Shard(0)]),
+        "scalar": distribute_tensor(torch.tensor(3.0), mesh, [Replicate(), Replicate()]),
+        "nothing": distribute_tensor(torch.empty(0, 3), mesh, [Shard(0), Shard(1)]),
+    }
+    linear = nn.Linear(12, 10, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(whole(10, 12))
+    linear.weight = nn.Parameter(distribute_tensor(linear.weight, tp, [Shard(0)]))
+    fully_shard(linear, mesh=dp)  # a strided shard of dimension 0
+    found["strided"] = linear.weight  # type: ignore[assignment]
+    return found
+
+
+def check_merged_records_are_those_of_the_unsharded_tensors() -> None:
+    tensors = placed()
+    expected = stats({name: x.full_tensor() for name, x in tensors.items()}, fingerprint=True)
+    with counted() as calls:
+        table = stats(tensors, fingerprint=True)
+    assert calls == []
+    with counted() as calls:
+        merged = table.all_merge(world())
+    assert calls == ["all_reduce"] * 3
+    for name in tensors:
+        assert_same(merged[name], expected[name], name)
+    assert_equal_on_all_ranks(merged)
+    for scale in (1, 2):
+        merged = stats(tensors, scale=scale).all_merge(world())
+        assert merged["both"].histogram == stats(whole(9, 11), scale=scale).histogram
+    alone = stats(tensors, moments=False, histogram=False, fingerprint=True).all_merge(world())
+    for name in tensors:
+        assert alone[name].fingerprint == expected[name].fingerprint
+    assert alone["both"].count == 99
+
+
+def check_reading_a_shard_raises_and_local_is_the_way_out() -> None:
+    x = distribute_tensor(whole(8, 3), mesh_2d(), [Shard(0), Replicate()])
+    table = stats({"x": x}, fingerprint=True)
+    record = table["x"]
+    for name in (*EXACT, *MOMENTS, "histogram", "fingerprint"):
+        with raising(ValueError, "all_merge(group)", ".local"):
+            getattr(record, name)
+    with raising(ValueError, "all_merge"):
+        stats(x).mean  # noqa: B018
+    with raising(ValueError, "all_merge"):
+        table.total().mean  # noqa: B018
+    with raising(ValueError, "all_merge"):
+        record.merge(record)
+    assert record.is_sharded
+    assert "all_merge" in repr(record)
+    assert "[8, 3]" in repr(table)
+    local = stats(x.to_local())
+    assert table.local["x"].mean == record.local.mean == local.mean
+    assert record.local.count == 12
+    with raising(ValueError, "all_merge"):  # reading the local record merges nothing
+        record.mean  # noqa: B018
+    replicated = distribute_tensor(whole(5), mesh_2d(), [Replicate(), Replicate()])
+    assert stats(replicated).mean == stats(whole(5)).mean
+
+
+def check_differences_of_dtensors() -> None:
+    mesh = mesh_2d()
+    a, b = (distribute_tensor(whole(9, 4, seed=s), mesh, [Shard(0), Shard(1)]) for s in (1, 2))
+    merged = stats({"x": a}, minus={"x": b}).all_merge(world())["x"]
+    expected = stats(whole(9, 4, seed=1), minus=whole(9, 4, seed=2))
+    assert merged.histogram == expected.histogram
+    assert merged.count == 36
+    other = distribute_tensor(whole(9, 4), mesh, [Shard(1), Shard(0)])
+    with raising(ValueError, "mesh and placements"):
+        stats(a, minus=other)
+    with raising(TypeError, "kind of x"):
+        stats(a, minus=whole(9, 4))
+
+
+def check_partial_is_refused() -> None:
+    x = DTensor.from_local(torch.ones(3), mesh_2d(), [Replicate(), Partial()])
+    with raising(TypeError, "P(sum)"):
+        stats(x)
+    with raising(TypeError, "dim"):
+        stats(distribute_tensor(whole(4, 4), mesh_2d(), [Shard(0), Shard(1)]), dim=0)
+
+
+def check_plain_tensors_are_replicas_or_parts() -> None:
+    rank = dist.get_rank()
+    same, own = {"w": whole(50)}, {"out": whole(10 + rank, seed=rank)}
+    with raising(ValueError, "plain=", "'w'"):
+        stats(same).all_merge(world())
+    assert_same(
+        stats(same, fingerprint=True).all_merge(world(), plain="replicas")["w"],
+        stats(whole(50), fingerprint=True),
+    )
+    merged = stats(own).all_merge(world(), plain="parts")["out"]
+    expected = stats(torch.cat([whole(10 + r, seed=r) for r in range(4)]))
+    assert merged.histogram == expected.histogram
+    assert abs(merged.std - expected.std) < 3e-6 * expected.std
+    pair = dist.new_group([0, 1])
+    if rank < 2:
+        merged = stats(own).all_merge(pair, plain="parts")["out"]
+        assert merged.count == 21
+    else:
+        with raising(TypeError, "not in"):
+            stats(own).all_merge(pair, plain="parts")
+
+
+def check_the_group_is_named() -> None:
+    table = stats({"x": torch.ones(2)})
+    with raising(TypeError, "got NoneType", "torch.distributed.group.WORLD"):
+        table.all_merge(None, plain="parts")  # type: ignore[arg-type]
+    with raising(TypeError, "2 dimensions"):
+        table.all_merge(mesh_2d(), plain="parts")  # type: ignore[arg-type]
+    assert table.all_merge(mesh_2d()["dp"], plain="parts")["x"].count == 4  # type: ignore[arg-type]
+
+
+def check_differences_between_ranks_raise_on_all() -> None:
+    rank = dist.get_rank()
+    names = ["a", "b", "only here"] if rank == 2 else ["a", "b"]
+    with raising(ValueError, "rank 2 has 'only here"):
+        stats({name: torch.ones(2) for name in names}).all_merge(world(), plain="replicas")
+    many = {str(i): torch.ones(1) for i in range(600 if rank == 1 else 3)}
+    with raising(ValueError, "rank 1 has"):
+        stats(many).all_merge(world(), plain="parts")
+    with raising(ValueError, "plain=" if rank == 3 else "none from rank 3"):
+        stats({"a": torch.ones(2)}).all_merge(world(), plain=None if rank == 3 else "replicas")
+    shard = distribute_tensor(whole(8), mesh_2d()["dp"], [Shard(0)])
+    pair = dist.new_group([0, 1])
+    if rank < 2:  # a tensor-parallel group: no rank of it holds the other rows
+        with raising(ValueError, "expected the 8 elements of 'x' once", "got 4"):
+            stats({"x": shard}).all_merge(pair)
+    assert stats({"x": shard}).all_merge(world())["x"].count == 8
+
+
+def check_more_than_512_tensors() -> None:
+    tensors = {str(i): torch.full((2,), float(i)) for i in range(700)}
+    counts = []
+    for _ in range(2):
+        with counted() as calls:
+            merged = stats(tensors, histogram=False).all_merge(world(), plain="replicas")
+        counts.append(len(calls))
+        assert [merged[str(i)].mean for i in (0, 699)] == [0.0, 699.0]
+    assert counts[1] == 3
+
+
+def sharded_model() -> tuple[nn.Module, list[FSDPModule]]:
+    """Return a small model under FSDP2, and its modules that are sharded."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
+    for layer in (model[0], model[2], model):
+        fully_shard(layer)
+    return model, [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def check_fsdp2_is_read_in_every_state() -> None:
+    model, modules = sharded_model()
+    values = {name: p.full_tensor() for name, p in model.named_parameters()}  # type: ignore[operator]
+    expected = stats(values, fingerprint=True)
+    with torch.no_grad():
+        model(torch.ones(2, 6))  # leaves whole parameters in their place
+    for change in ("reshard", "unshard", "reshard"):
+        table = stats(model, fingerprint=True).all_merge(world())
+        for name in values:
+            assert_same(table[name], expected[name])
+        for module in modules:
+            getattr(module, change)()
+
+
+def check_fsdp2_stale_copies_are_not_read() -> None:
+    model, modules = sharded_model()
+    for module in modules:
+        module.set_reshard_after_backward(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    model(torch.ones(2, 6)).sum().backward()
+    optimizer.step()  # of the shards: the whole parameters in their place are stale
+    table = stats(model, fingerprint=True).all_merge(world())
+    trained = [p.full_tensor() for p in optimizer.param_groups[0]["params"]]
+    for merged, tensor in zip(table.values(), trained, strict=True):
+        assert_same(merged, stats(tensor, fingerprint=True))
+    gradients = {n: p.grad for n, p in sharded_parameters(model).items() if p.grad is not None}
+    assert len(gradients) == len(trained)
+    assert stats(gradients).all_merge(world())["0.weight"].count == 60
+
+
+CHECKS = (
+    check_merged_records_are_those_of_the_unsharded_tensors,
+    check_reading_a_shard_raises_and_local_is_the_way_out,
+    check_differences_of_dtensors,
+    check_partial_is_refused,
+    check_plain_tensors_are_replicas_or_parts,
+    check_the_group_is_named,
+    check_differences_between_ranks_raise_on_all,
+    check_more_than_512_tensors,
+    check_fsdp2_is_read_in_every_state,
+    check_fsdp2_stale_copies_are_not_read,
+)
