@@ -14,7 +14,7 @@ from initstats._public import LATE
 from initstats.init import *  # noqa: F403
 from initstats.init import _calculate_fan_in_and_fan_out  # noqa: F401  # much user code calls it
 from initstats.sharding import Box
-from initstats.statistics import SliceStats, Stats, StatsTable, stats
+from initstats.statistics import ReplicaReport, SliceStats, Stats, StatsTable, replicas_agree, stats
 
 if TYPE_CHECKING:
     from initstats import recipes, sinks
@@ -52,6 +52,7 @@ __all__ = [
     "Plan",
     "Receipt",
     "Recipe",
+    "ReplicaReport",
     "Rule",
     "SliceStats",
     "Stats",
@@ -68,6 +69,7 @@ __all__ = [
     "lsuv_",
     "plan",
     "recipes",
+    "replicas_agree",
     "sinks",
     "stats",
     "verify",

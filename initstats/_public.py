@@ -29,7 +29,7 @@ LATE = {
 }
 _AT_THE_TOP = {
     *(name for names in LATE.values() for name in names),
-    *("Box", "Fans", "SliceStats", "Stats", "StatsTable"),
+    *("Box", "Fans", "ReplicaReport", "SliceStats", "Stats", "StatsTable"),
 }
 
 

@@ -71,10 +71,13 @@ class Spread:
             found.append(at)
         return tuple(reversed(found))
 
-    def piece(self, rank: int) -> tuple[int, ...]:
-        """Return a number that ranks of this mesh share where they hold the same elements."""
-        at = zip(self.coordinate(rank), self.replicated, strict=True)
-        return tuple(0 if replicated else i for i, replicated in at)
+    def piece(self, rank: int) -> int:
+        """Return a number that is the same on ranks of the mesh that hold the same elements."""
+        number = 0
+        at = zip(self.mesh_shape, self.coordinate(rank), self.replicated, strict=True)
+        for n, i, replicated in at:
+            number = number if replicated else number * n + i
+        return number
 
     def is_counted(self, rank: int, chosen: int) -> bool:
         """Tell whether a rank counts its elements, so that the ranks together count each once.

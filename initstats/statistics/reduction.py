@@ -86,6 +86,10 @@ class Contribution:
         rank: Number of this rank, to be named; at most 2**20 - 1.
         ranks: How many there are.
         seconds: What this rank took for something that all ranks do, to name the slowest.
+        histogram_of: The row of `places` that each record belongs to, int64 `[n]`, where several
+            records share one; None for one each.
+        checks: More integers to be summed, int64 of a length that all ranks know.
+        tag: What must agree where the layout is known to; None for names, shapes and groups.
     """
 
     names: tuple[str, ...]
@@ -98,9 +102,14 @@ class Contribution:
     rank: int
     ranks: int
     seconds: float = 0.0
+    histogram_of: Integers | None = None
+    checks: Integers | None = None
+    tag: str | None = None
 
     def digest(self) -> float:
         """Return a number that differs, but for a chance of 2**-48, when the layout does."""
+        if self.tag is not None:
+            return float(_hash(self.tag))
         layout = "\0".join((*self.names, *self.shapes, self._kind))
         return float(_hash(layout))
 
@@ -127,6 +136,7 @@ class Merged:
         slowest: The rank with the most seconds, and they, to the microsecond.
         fastest: The rank with the fewest.
         capacity: Room to begin with the next time, the same on all ranks.
+        checks: Sums of `Contribution.checks`, empty without.
     """
 
     records: Records
@@ -135,6 +145,7 @@ class Merged:
     slowest: tuple[int, float]
     fastest: tuple[int, float]
     capacity: int
+    checks: Integers
 
 
 class LayoutsDifferError(ValueError):
@@ -169,24 +180,33 @@ def merge_over_ranks(
 
     Determinism: bitwise, for any order and hierarchy of the reduction.
     """
-    if isinstance(own, Exception):
-        yield Message("min", _refusal(rank, capacity))
-        raise own
-    n = len(own.names)
-    extrema = _own_extrema(own)
-    agreed = yield Message("min", _first_message(own, extrema, capacity))
-    header = _Header.read(agreed)
-    if not math.isinf(header.refuses):
-        msg = (
-            f"initstats.{function}: expected every rank of the group to take part, got none from"
-            f" rank {int(header.refuses)}; its own error says why"
-        )
-        raise RefusalError(msg)
-    if header.digests_differ:
-        yield from _name_difference(function, own, header)
-    if n > capacity:
-        agreed = yield Message("min", _first_message(own, extrema, n))
-    extrema = agreed[_HEADER_LENGTH:].reshape(-1, _EXTREMA)[:n]
+    agreed = yield from agree(function, own, capacity, rank)
+    assert isinstance(own, Contribution)
+    if len(own.names) > capacity:
+        agreed = yield Message("min", first_message(own, len(own.names)))
+    return (yield from finish(function, own, agreed))
+
+
+def finish(function: str, own: Contribution, agreed: Array) -> Messages:
+    """Merge after the first message, whose layouts agree and which had room for all tensors.
+
+    Args:
+        function: The name for messages of errors.
+        own: What this rank adds.
+        agreed: The first message, reduced.
+
+    Yields:
+        The second and the third message.
+
+    Returns:
+        The merged records.
+
+    Raises:
+        ValueError: As `merge_over_ranks`.
+    """
+    n, header = len(own.names), Header.read(agreed)
+    extrema = agreed[_HEADER_LENGTH:].reshape(-1, _EXTREMA)
+    capacity, extrema = len(extrema), extrema[:n]
     most = -extrema[:, 3].astype(np.int64) * own.ranks
     sums = _Sums(own, extrema, np.where(own.numel == _UNKNOWN, most, own.numel))
     sums.take_sums((yield Message("sum", sums.message())))
@@ -198,8 +218,46 @@ def merge_over_ranks(
         header.first_not_finite,
         header.slowest,
         header.fastest,
-        max(capacity, n),
+        capacity,
+        sums.checks,
     )
+
+
+def agree(
+    function: str, own: Contribution | Exception, capacity: int, rank: int
+) -> Generator[Message, Array, Array]:
+    """Agree on the layout by the first message.
+
+    Args:
+        function: The name for messages of errors.
+        own: What this rank adds, or why it cannot.
+        capacity: Room for extrema.
+        rank: Number of this rank if it cannot.
+
+    Yields:
+        The first message, and two more where layouts differ.
+
+    Returns:
+        The first message, reduced.
+
+    Raises:
+        LayoutsDifferError: As `merge_over_ranks`.
+        RefusalError: As `merge_over_ranks`.
+    """
+    if isinstance(own, Exception):
+        yield Message("min", _refusal(rank, capacity))
+        raise own
+    agreed = yield Message("min", first_message(own, capacity))
+    header = Header.read(agreed)
+    if not math.isinf(header.refuses):
+        msg = (
+            f"initstats.{function}: expected every rank of the group to take part, got none from"
+            f" rank {int(header.refuses)}; its own error says why"
+        )
+        raise RefusalError(msg)
+    if header.digests_differ:
+        yield from _name_difference(function, own, header)
+    return agreed
 
 
 def _hash(text: str) -> int:
@@ -209,7 +267,7 @@ def _hash(text: str) -> int:
 # ---- message 1: header and extrema
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """What rides in the first message beside the extrema, all of it a minimum."""
 
     digest: float
@@ -220,7 +278,8 @@ class _Header(NamedTuple):
     refuses: float  # rank
 
     @classmethod
-    def of(cls, own: Contribution) -> _Header:
+    def of(cls, own: Contribution) -> Header:
+        """Return the header of one rank."""
         digest = own.digest()
         bad = np.flatnonzero(own.records.finite < own.records.counts[:, COUNT])
         first = _ranked(int(bad[0]), own.rank) if bad.size else math.inf
@@ -229,29 +288,34 @@ class _Header(NamedTuple):
         return cls(digest, -digest, first, fast, slow, math.inf)
 
     @classmethod
-    def read(cls, message: Array) -> _Header:
+    def read(cls, message: Array) -> Header:
+        """Return the header of a first message."""
         return cls(*message[:_HEADER_LENGTH].tolist())
 
     @property
     def digests_differ(self) -> bool:
+        """Whether ranks have different layouts or tags."""
         return self.digest != -self.minus_digest
 
     @property
     def first_not_finite(self) -> tuple[int, int] | None:
+        """The first tensor with NaN or infinity, and the first rank that has some there."""
         return None if math.isinf(self.not_finite) else _unranked(self.not_finite)
 
     @property
     def slowest(self) -> tuple[int, float]:
+        """The rank with the most seconds, and they."""
         microseconds, rank = _unranked(self.slow)
         return rank, -microseconds / 1e6
 
     @property
     def fastest(self) -> tuple[int, float]:
+        """The rank with the fewest seconds, and they."""
         microseconds, rank = _unranked(self.fast)
         return rank, microseconds / 1e6
 
 
-_HEADER_LENGTH = len(_Header._fields)
+_HEADER_LENGTH = len(Header._fields)
 
 
 def _ranked(value: int, rank: int) -> float:
@@ -272,9 +336,11 @@ def _own_extrema(own: Contribution) -> Floats:
     return extrema + 0.0  # no -0, which a minimum may or may not prefer to +0
 
 
-def _first_message(own: Contribution, extrema: Floats, capacity: int) -> Floats:
+def first_message(own: Contribution, capacity: int) -> Floats:
+    """Return the first message: a header, then extrema, all of them infinite without room."""
+    extrema = _own_extrema(own)
     message = np.full(_HEADER_LENGTH + _EXTREMA * capacity, math.inf)
-    message[:_HEADER_LENGTH] = _Header.of(own)
+    message[:_HEADER_LENGTH] = Header.of(own)
     if len(extrema) <= capacity:
         message[_HEADER_LENGTH : _HEADER_LENGTH + extrema.size] = extrema.ravel()
     return message
@@ -287,7 +353,7 @@ def _refusal(rank: int, capacity: int) -> Floats:
 
 
 def _name_difference(
-    function: str, own: Contribution, header: _Header
+    function: str, own: Contribution, header: Header
 ) -> Generator[Message, Array, None]:
     """Raise the error that names two ranks and where their layouts differ, on every rank."""
     mine, text = own.digest(), own.lines()
@@ -347,9 +413,11 @@ class _Sums:
         self._columns = 5 + own.fingerprint
         self._buckets: _Buckets | None = None
         if own.places is not None:
+            rows = np.arange(len(numel)) if own.histogram_of is None else own.histogram_of
             self._buckets = _Buckets.agreed(
-                own.scale, self._low, self._high, self._min_abs, numel < _LONGEST_COUNT
+                own.scale, rows, len(own.places), (self._low, self._high, self._min_abs), numel
             )
+        self.checks: Integers = np.empty(0, dtype=np.int64)
         self.counts = np.zeros((len(numel), own.records.counts.shape[-1]), dtype=np.int64)
         self.places: Integers | None = None
 
@@ -374,11 +442,15 @@ class _Sums:
         if self._buckets is not None:
             assert own.places is not None
             parts.append(self._buckets.pack(own.places))
+        if own.checks is not None:
+            parts.insert(0, own.checks)
         return np.concatenate(parts)
 
     def take_sums(self, agreed: Integers) -> None:
         """Read the second message, and with it the mean."""
         n, columns = len(self._n), self._columns
+        if self._own.checks is not None:
+            self.checks, agreed = np.split(agreed, [len(self._own.checks)])
         self.counts[:, :columns] = agreed[: n * columns].reshape(columns, n).T
         total, l1 = agreed[n * columns : n * (columns + 2)].reshape(2, n)
         finite = Records(np.empty(0), self.counts).finite.astype(np.float64)
@@ -444,26 +516,45 @@ class _Buckets:
 
     @classmethod
     def agreed(
-        cls, scale: int, low: Floats, high: Floats, min_abs: Floats, is_short: Array
+        cls,
+        scale: int,
+        row_of: Integers,
+        rows: int,
+        extrema: tuple[Floats, Floats, Floats],
+        numel: Integers,
     ) -> _Buckets:
-        """Find the places that any element can be in."""
-        columns = np.arange(PLACES << scale)
-        width = 2 * len(columns)
-        with np.errstate(all="ignore"):
-            first = _place(min_abs, scale, upper=False)
-            last = (_place(high, scale, upper=True), _place(-low, scale, upper=True))
-        is_there = (high > 0, low < 0)  # elements of either sign; False for NaN and none
-        rows = []
+        """Find the places that any element can be in.
+
+        Args:
+            scale: Of the histograms.
+            row_of: For each record the histogram that counts its elements, `[n]`.
+            rows: Number of histograms.
+            extrema: Smallest, largest and smallest size of each record, `[n]`; infinite for none.
+            numel: Elements of each record at most, `[n]`.
+        """
+        low, high = np.full(rows, math.inf), np.full(rows, -math.inf)
+        min_abs, elements = np.full(rows, math.inf), np.zeros(rows, dtype=np.int64)
+        np.minimum.at(low, row_of, extrema[0])
+        np.maximum.at(high, row_of, extrema[1])
+        np.minimum.at(min_abs, row_of, extrema[2])
+        np.add.at(elements, row_of, numel)
+        is_short = elements < _LONGEST_COUNT
+        side = PLACES << scale
+        first = _place(min_abs, scale, upper=False)
+        last = (_place(high, scale, upper=True), _place(-low, scale, upper=True))
+        is_there = (high > 0, low < 0)  # elements of either sign
+        found = []
         for i in np.flatnonzero(np.isfinite(min_abs)).tolist():
-            for side in (0, 1):
-                if is_there[side][i]:
-                    at = i * width + side * len(columns)
-                    rows.append((i, np.arange(at + first[i], at + last[side][i] + 1)))
+            for sign in (0, 1):
+                if is_there[sign][i]:
+                    at = (2 * i + sign) * side
+                    found.append((i, np.arange(at + first[i], at + last[sign][i] + 1)))
+        nothing = np.empty(0, dtype=np.int64)
         where = [
-            np.concatenate([np.empty(0, dtype=np.int64), *(r for i, r in rows if is_short[i] == s)])
-            for s in (True, False)
+            np.concatenate([nothing, *(r for i, r in found if is_short[i] == short)])
+            for short in (True, False)
         ]
-        return cls(where, (len(low), width))
+        return cls(where, (rows, 2 * side))
 
     def pack(self, places: Integers) -> Integers:
         flat = places.ravel()

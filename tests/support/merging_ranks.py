@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from initstats import Stats, StatsTable, stats
+from initstats import Stats, StatsTable, replicas_agree, stats
 from initstats.sharding import sharded_parameters
 
 MOMENTS = ("mean", "std", "rms", "l1", "l2", "skewness", "kurtosis")
@@ -281,6 +281,57 @@ def check_fsdp2_stale_copies_are_not_read() -> None:
     assert stats(gradients).all_merge(world())["0.weight"].count == 60
 
 
+def check_equal_replicas_agree() -> None:
+    model, _ = sharded_model()
+    with counted() as calls:
+        report = replicas_agree(model, world())
+    assert calls == ["all_reduce"] * 2
+    assert report.ok
+    assert report.compared == 0  # every element is on one rank
+    tensors = placed()
+    report = replicas_agree(stats(tensors, fingerprint=True), world())
+    assert report, str(report)
+    assert report.compared == 7
+    plain = nn.Linear(5, 3)
+    for parameter in plain.parameters():
+        dist.broadcast(parameter.detach(), 0)
+    assert replicas_agree(plain, world()).compared == 2
+    with raising(ValueError, "fingerprint=True"):
+        replicas_agree(stats(plain), world())
+    with raising(TypeError, "got NoneType"):
+        replicas_agree(plain, None)
+
+
+def check_one_changed_bit_in_one_replica_is_found() -> None:
+    rank, tensors = dist.get_rank(), placed()
+    local = tensors["implicit replicas"].to_local()
+    if rank == 3:
+        local[7] = torch.nextafter(local[7], torch.tensor(9.0))
+    if rank == 1:
+        tensors["columns"].to_local()[29, 0] += 1.0
+    report = replicas_agree(stats(tensors, fingerprint=True), world())
+    assert not report
+    assert dict(report.differing) == {
+        "columns": ((0, 1, 2), (3,)),  # 1 and 3 hold the same: which changed, nothing tells
+        "implicit replicas": ((0, 1, 2), (3,)),
+    }
+    assert "implicit replicas: rank 3 from ranks 0, 1, 2" in str(report)
+    reports: list[object] = [None] * 4
+    dist.all_gather_object(reports, str(report))
+    assert len(set(reports)) == 1
+
+
+def check_many_differences_are_counted() -> None:
+    rank = dist.get_rank()
+    table = stats({str(i): torch.full((3,), float(rank % 2)) for i in range(40)}, fingerprint=True)
+    report = replicas_agree(table, world())
+    assert report.differing["0"] == ((0, 2), (1, 3))
+    assert (len(report.differing), report.differing_count) == (16, 40)
+    assert "and 24 more tensors" in str(report)
+    with raising(ValueError, "rank 2 has"):
+        replicas_agree(stats([torch.ones(1 + (rank == 2))], fingerprint=True), world())
+
+
 CHECKS = (
     check_merged_records_are_those_of_the_unsharded_tensors,
     check_reading_a_shard_raises_and_local_is_the_way_out,
@@ -292,4 +343,7 @@ CHECKS = (
     check_more_than_512_tensors,
     check_fsdp2_is_read_in_every_state,
     check_fsdp2_stale_copies_are_not_read,
+    check_equal_replicas_agree,
+    check_one_changed_bit_in_one_replica_is_found,
+    check_many_differences_are_counted,
 )
