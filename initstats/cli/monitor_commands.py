@@ -1,4 +1,4 @@
-"""Commands of the monitor: `initstats watch` and `initstats plot`."""
+"""Commands of the monitor: `initstats watch`, `initstats plot` and `initstats merge`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rich.text import Text
 from initstats.cli.console import AsJson, make_console, print_json, refuse, working
 from initstats.monitoring.heat_map import draw_heat_map
 from initstats.monitoring.row import Row
-from initstats.sinks.jsonl import read_rows
+from initstats.sinks.joining import join_rows
+from initstats.sinks.jsonl import JsonLines, read_rows
 from initstats.sinks.row_table import row_table
 from initstats.sinks.row_text import from_lines
 
@@ -29,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     """
     app.command()(watch)
     app.command()(plot)
+    app.command()(merge)
 
 
 def watch(
@@ -103,6 +105,32 @@ def plot(
         print_json({"wrote": str(output), "rows": len(rows)})
     else:
         typer.echo(f"wrote {output}")
+
+
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="One file per rank: run.rank*.jsonl.")],
+    *,
+    output: Annotated[Path, typer.Option(help="The file of the whole model's rows.")],
+    as_json: AsJson = False,
+) -> None:
+    """Join the files that each rank of a run wrote to rows of the whole model."""
+    if output.exists():
+        refuse(f"initstats.merge: expected a new file, got output={output}")
+    try:
+        rows = list(join_rows(files))
+    except (FileNotFoundError, ValueError) as error:
+        text = str(error)
+        if isinstance(error, FileNotFoundError):
+            text = f"initstats.merge: expected a file, got file={error.filename}"
+        refuse(text)
+    sink = JsonLines(output)
+    for row in rows:
+        sink.write(row)
+    sink.close()
+    if as_json:
+        print_json({"wrote": str(output), "rows": len(rows)})
+    else:
+        typer.echo(f"wrote {len(rows)} rows to {output}")
 
 
 def follow(path: Path, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:

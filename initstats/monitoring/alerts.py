@@ -182,8 +182,12 @@ class Alerts:
                 self._broken.add(i)
         new = tuple(finding for key, finding in found.items() if key not in self._open)
         self._open = set(found)
+        return self.announce(new, row)
+
+    def announce(self, new: tuple[Finding, ...], row: Row) -> Row:
+        """Tell of findings that are new, and return the row with them."""
         self.recent.extend(new)
-        row = replace(row, alerts=new)
+        row = replace(row, alerts=(*row.alerts, *new))
         if self._callback is not None:
             for finding in new:
                 try:

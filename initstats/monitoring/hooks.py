@@ -15,11 +15,12 @@ from initstats import _ops
 from initstats.diagnostics.layer_records import floating_tensors
 from initstats.monitoring.window import Layout
 from initstats.recipes.parameters import stack_blocks
+from initstats.sharding import is_dtensor, local_tensor
 from initstats.statistics.record_array import Groups
 
 Chosen = Callable[[str, nn.Module], bool]
 IN_PLACE = "changed in place after the module returned; recorded at once from now on"
-NO_TENSOR = "no floating-point tensor"
+NO_TENSOR = "no floating-point tensor, or a Partial DTensor"
 TRANSFORMED = "called under a transform of torch.func, forward-mode AD or torch.jit.trace"
 SILENT = (
     "initstats.Monitor: expected the forward pass to run hooks, got none in a measured step; attach"
@@ -330,8 +331,13 @@ def _is_transformed() -> bool:
 def _first_tensor(value: Any) -> Tensor | None:
     """Return the first floating-point tensor of a nested value."""
     if isinstance(value, Tensor):
-        return value if value.is_floating_point() else None
-    return next(floating_tensors(value), None)
+        found = value if value.is_floating_point() else None
+    else:
+        found = next(floating_tensors(value), None)
+    if found is not None and is_dtensor(found):
+        partial = any(placement.is_partial() for placement in found.placements)
+        return None if partial else local_tensor(found)
+    return found
 
 
 def _version(tensor: Tensor) -> int:

@@ -7,7 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from initstats.diagnostics.findings import Finding
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
+from initstats.monitoring.monitored_ranks import MonitoredRanks
 from initstats.monitoring.optimizers import Optimizers
 from initstats.monitoring.parameters import (
     MOMENTS,
@@ -30,11 +31,15 @@ from initstats.monitoring.parameters import (
 from initstats.monitoring.row import Row
 from initstats.monitoring.rules import default_rules
 from initstats.monitoring.sink_worker import Sink
+from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
 from initstats.monitoring.window import Factor, Layout, Window
 from initstats.monitoring.worker import Delivery
+from initstats.sharding import is_dtensor
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
     from typing_extensions import Self
 
 
@@ -74,10 +79,18 @@ class Monitor:
         first_step: Number of the first step, for a run that goes on.
         held_bytes: Outputs of modules are read together when they hold so many bytes, at the latest
             at the end of the forward pass.
+        group: The ranks that train the model together, a process group or a mesh of one dimension,
+            or a function that returns it (for callbacks, which are made before the group); None for
+            this process alone. With it every rank makes and attaches a monitor.
+        reduce: "merge": rows of all ranks of the group, written by the first of them. "none": rows
+            of each rank alone, `JsonLines` into one file per rank (`run.rank00017.jsonl`).
+        rank_timeout: Seconds to wait for another rank's part of a row, in the reader's thread,
+            before rows are of each rank alone.
 
     Raises:
-        TypeError: If the model, the optimizer, a sink or a parameter is of the wrong kind.
-        ValueError: If a number is too small, or `watch` holds an unknown kind.
+        TypeError: If the model, the optimizer, a sink, a parameter or the group is of the wrong
+            kind.
+        ValueError: If a number is too small, or `watch` or `reduce` is unknown.
     """
 
     def __init__(
@@ -97,11 +110,17 @@ class Monitor:
         rules: Iterable[MonitorRule] | None = None,
         first_step: int = 1,
         held_bytes: int = 1 << 26,
+        group: ProcessGroup | DeviceMesh | Callable[[], ProcessGroup] | None = None,
+        reduce: Literal["merge", "none"] = "merge",
+        rank_timeout: float = 300.0,
     ) -> None:
         self.watch = tuple(watch)
         self._sinks = tuple(sinks)
         self._optimizers = Optimizers(optimizer)
-        check_arguments(model, len(self._optimizers), every, window, self.watch, self._sinks)
+        check_arguments(
+            model, len(self._optimizers), every, window, self.watch, self._sinks, reduce
+        )
+        self._ranks = MonitoredRanks(group() if callable(group) else group, reduce, rank_timeout)
         self._model = model
         self._every = every
         self._window_length = window
@@ -110,13 +129,13 @@ class Monitor:
         self._rules = tuple(default_rules() if rules is None else rules)
         self._step = self._first = first_step
         self._histograms = histograms
-        self._parameters = Parameters(model, parameters, every)
+        self._parameters = Parameters(model, parameters, every, sharded=group is not None)
         kinds = tuple(kind for kind in ("activations", "inputs") if kind in self.watch)
         self._taps = Taps(
             model, kinds, modules, held_bytes, self._measure_flow, histograms=histograms
         )
         self._taps.on_traced = self._add_flow  # type: ignore[method-assign]
-        self._window = Window(histograms)
+        self._window = self._new_window()
         self._measured = 0
         self._taken = self._moments_taken = False
         self._of_closure: dict[int, Window] = {}
@@ -141,7 +160,7 @@ class Monitor:
             if "gradients" in self.watch:
                 listen(self._before_clipping)
             alerts = Alerts(self._rules, Subject.of(self._model), self._on_alert)
-            self._delivery = Delivery(self._sinks, alerts)
+            self._delivery = self._start(alerts)
             _OPEN.add(self)
             self._prepare()
         return self
@@ -178,15 +197,12 @@ class Monitor:
         if delivery is None:
             return
         _OPEN.discard(self)
-        self._optimizers.detach()
-        unlisten(self._before_clipping)
-        self._taps.active = False
-        self._taps.detach()
+        self._unhook()
         if os.getpid() == self._process:
             if self._window.last_step:
                 self._window.close()
                 delivery.put(self._window)
-                self._window = Window(self._histograms)
+                self._window = self._new_window()
             delivery.close(timeout)
 
     def __enter__(self) -> Self:
@@ -198,6 +214,41 @@ class Monitor:
     def __reduce__(self) -> tuple[Any, ...]:
         msg = "initstats.Monitor: expected no copy or pickle of a monitor, got one"
         raise TypeError(msg)
+
+    def _start(self, alerts: Alerts) -> Delivery:
+        """Start the threads; where the ranks cannot agree nothing stays hooked."""
+        try:
+            return self._ranks.delivery(
+                self._sinks,
+                alerts,
+                Schedule(self._first, self._every, self._window_length),
+                self._names(),
+                self._parameters.watched,
+                histograms=self._histograms,
+            )
+        except BaseException:
+            self._unhook()
+            raise
+
+    def _unhook(self) -> None:
+        self._optimizers.detach()
+        unlisten(self._before_clipping)
+        self._taps.active = False
+        self._taps.detach()
+
+    def _new_window(self) -> Window:
+        return Window(self._histograms, fingerprints=self._ranks.merge)
+
+    def _names(self) -> dict[str, Layout]:
+        """Return the names of every kind that rows will show."""
+        parameters = self._parameters
+        names = {"weights": parameters.weights.names, "gradients": parameters.trained}
+        names |= {"updates": parameters.trained, "activations": self._taps.names}
+        names["inputs"] = self._taps.names
+        found = {kind: names[kind] for kind in self.watch if kind in names}
+        if "moments" in self.watch:
+            found |= dict.fromkeys(MOMENTS, parameters.trained)
+        return found
 
     # ---- a measured step, in order
 
@@ -283,7 +334,7 @@ class Monitor:
         """Measure the weights, once in a step."""
         self._taken = True
         if "weights" in self.watch:
-            self._measure("weights", self._parameters.weights)
+            self._measure("weights", self._parameters.weights_here)
 
     def _measured_closure(
         self, optimizer: Optimizer, closure: Callable[[], Any]
@@ -310,8 +361,8 @@ class Monitor:
     @torch.no_grad()
     def _before_clipping(self, tensors: Sequence[Tensor], norm_type: float, norm: Tensor) -> None:
         """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
-        if not self._due or os.getpid() != self._process:
-            return
+        if not self._due or os.getpid() != self._process or is_dtensor(norm):
+            return  # the norm of DTensors is still to be summed over ranks
         known = self._parameters.names_of_gradients()
         mine = [tensor for tensor in tensors if id(tensor) in known]
         names = {known[id(tensor)] for tensor in mine}
@@ -338,6 +389,7 @@ class Monitor:
         self._window.take_over(taken)
         self._parameters.kept.update(name for _, layout in taken.segments for name in layout)
         self._window.expected["gradients"] = self._parameters.trained
+        self._window.reasons.setdefault("gradients", {}).update(self._parameters.partial)
 
     def _measure_updates(self) -> None:
         """Measure updates and moments of the optimizers that have stepped, once in a step."""
@@ -392,7 +444,7 @@ class Monitor:
         if self._measured >= self._window_length and self._delivery is not None:
             if self._delivery.is_behind:
                 return  # the next row covers more steps: nothing is lost, and nothing waits
-            self._window = Window(self._histograms)
+            self._window = self._new_window()
             self._measured = 0
             window.close()  # the one place where records leave the training thread
             self._delivery.put(window)

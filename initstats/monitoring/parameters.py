@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.monitoring.window import Layout
+from initstats.sharding import is_dtensor, local_tensor, sharded_parameters
 
 ChosenParameter = Callable[[str, nn.Parameter], bool]
 NOT_STEPPED = "the optimizer did not step"
+PARTIAL = "a Partial DTensor: its sum over ranks is still to come"
 STALE = "left by an earlier step: the optimizer did not step"
 NO_STATE = "not in the state of the optimizer"
 # What the optimizer must keep for a kind of moments.
@@ -49,14 +51,25 @@ class Parameters:
         model: The model.
         chosen: Tells by name and parameter what to watch; None for all.
         every: Steps between two measurements: the copy for updates is kept only when it is small.
+        sharded: Take DTensors, whose local tensors are measured.
 
     Attributes:
+        partial: Names of gradients that the ranks have not summed.
         kept: Names of the gradients that the row of this step has already.
         unfit: Why a parameter has no statistics, by name.
     """
 
-    def __init__(self, model: nn.Module, chosen: ChosenParameter | None, every: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        chosen: ChosenParameter | None,
+        every: int,
+        *,
+        sharded: bool = False,
+    ) -> None:
         self._model = model
+        self._sharded = sharded
+        self.partial: dict[str, str] = {}
         self._chosen = chosen
         self._keep = every < _KEPT_BELOW
         self._layouts: dict[Layout, Layout] = {}
@@ -75,7 +88,8 @@ class Parameters:
     def refresh(self) -> None:
         """Begin a step: follow parameters that were added, removed, replaced, frozen or thawed."""
         self.kept.clear()
-        found = list(self._model.named_parameters())
+        self.partial.clear()
+        found: list[Any] = list(sharded_parameters(self._model).items())
         seen = [(id(p), p.dtype, type(p)) for _, p in found]
         if seen != self._seen:
             first, self._seen, self._all = not self._seen, seen, found
@@ -83,13 +97,26 @@ class Parameters:
             if self._chosen is not None:
                 named = [(name, p) for name, p in named if self._chosen(name, p)]
             if first:
-                check(named)
-            why = {name: no_statistics(p) for name, p in named}
+                check(named, sharded=self._sharded)
+            why = {name: no_statistics(p, sharded=self._sharded) for name, p in named}
             self.unfit = {name: reason for name, reason in why.items() if reason is not None}
             named = [(name, p) for name, p in named if name not in self.unfit]
             self.weights = Listed(tuple(n for n, _ in named), [p for _, p in named])
             self.forget()
         self.trained = self.trained_of(None)
+
+    @property
+    def watched(self) -> dict[str, Tensor]:
+        """The watched parameters by name, of DTensors the whole."""
+        return dict(zip(*self._pairs(), strict=True))
+
+    @property
+    def weights_here(self) -> Listed:
+        """The weights, of DTensors what this rank holds: taken afresh, as FSDP2 replaces them."""
+        if not self._sharded:
+            return self.weights
+        tensors = [local_tensor(p) if is_dtensor(p) else p for p in self.weights.tensors]
+        return Listed(self.weights.names, tensors)
 
     def gradients(self, owned: set[int] | None = None) -> Listed:
         """Return the gradients that are not among those kept; sparse ones made dense.
@@ -102,6 +129,11 @@ class Parameters:
             gradient, is_owned = parameter.grad, owned is None or id(parameter) in owned
             if gradient is None or name in self.kept or not is_owned:
                 continue
+            if is_dtensor(gradient):
+                if any(placement.is_partial() for placement in gradient.placements):
+                    self.partial[name] = PARTIAL
+                    continue
+                gradient = local_tensor(gradient)
             names.append(name)
             dense = gradient.layout is torch.strided
             tensors.append(gradient if dense else gradient.to_dense())
@@ -140,7 +172,8 @@ class Parameters:
     def remember(self) -> None:
         """Copy the trained weights, to see later how they changed."""
         pairs = [(n, p) for n, p in zip(*self._pairs(), strict=True) if p.requires_grad]
-        names, tensors = self._layout([n for n, _ in pairs]), [p.detach() for _, p in pairs]
+        names = self._layout([n for n, _ in pairs])
+        tensors = [local_tensor(p) if is_dtensor(p) else p.detach() for _, p in pairs]
         fits = len(self._before) == len(tensors) and all(
             b.shape == t.shape and b.device == t.device and b.dtype == t.dtype
             for b, t in zip(self._before, tensors, strict=True)
@@ -196,7 +229,7 @@ class Parameters:
         bias: list[float] = []
         second_of_ratio: list[Tensor] = []
         for name, parameter in zip(*self._pairs(), strict=True):
-            state: dict[str, Any] = optimizer.state.get(parameter, {})
+            state: dict[str, Any] = _local_state(optimizer.state.get(parameter, {}))
             if "exp_avg" in state:
                 names["first"].append(name)
                 first.tensors.append(state["exp_avg"])
@@ -206,6 +239,8 @@ class Parameters:
             second.tensors.append(state["exp_avg_sq"])
             steps = state.get("step")
             gradient = parameter.grad
+            if gradient is not None and is_dtensor(gradient):
+                gradient = local_tensor(gradient)
             known = not (isinstance(steps, Tensor) and steps.is_cuda) and id(parameter) in beta
             if known and steps is not None and gradient is not None:
                 names["ratio"].append(name)
@@ -241,14 +276,25 @@ class Parameters:
 _SMALLEST = 1e-16
 
 
-def check(named: list[tuple[str, nn.Parameter]]) -> None:
+def _local_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer with the local tensors of DTensors."""
+    if not any(map(is_dtensor, state.values())):
+        return state
+    return {name: local_tensor(x) if is_dtensor(x) else x for name, x in state.items()}
+
+
+def check(named: list[tuple[str, nn.Parameter]], *, sharded: bool = False) -> None:
     """Refuse parameters that have no statistics when the monitor is made; integers are left out.
+
+    Args:
+        named: Parameters with their names.
+        sharded: Take DTensors.
 
     Raises:
         TypeError: If one is a DTensor, sparse, complex, not initialised or on the meta device.
     """
     for name, parameter in named:
-        what = no_statistics(parameter)
+        what = no_statistics(parameter, sharded=sharded)
         if what is None or (parameter.layout is torch.strided and _is_integer(parameter)):
             continue
         todo = "leave it out with parameters="
@@ -261,12 +307,12 @@ def check(named: list[tuple[str, nn.Parameter]]) -> None:
         raise TypeError(msg)
 
 
-def no_statistics(parameter: Tensor) -> str | None:
-    """Return why a parameter has no statistics here, None if it has."""
+def no_statistics(parameter: Tensor, *, sharded: bool = False) -> str | None:
+    """Return why a parameter has no statistics here, None if it has; DTensors have if sharded."""
     if isinstance(parameter, nn.UninitializedParameter):
         return "one of a lazy module, not initialised"
-    if hasattr(parameter, "to_local") and hasattr(parameter, "placements"):
-        return "a DTensor; monitors of several processes are not there yet"
+    if is_dtensor(parameter) and not sharded:
+        return "a DTensor; name the ranks that hold it with group="
     if parameter.layout is not torch.strided:
         return f"layout={parameter.layout}"
     if parameter.dtype not in _DTYPES:

@@ -111,11 +111,12 @@ def _read_kind(segments: list[Segment], scale: int) -> Measured:
                     places = np.zeros((len(names), its_places.shape[1]), dtype=np.int64)
                 np.add.at(places, rows, its_places)
     with np.errstate(all="ignore"):
-        table = _table(names, by_step, places, scale)
+        table = table_of(names, by_step, places, scale)
     return Measured(table, steps, by_step)
 
 
-def _table(names: Layout, by_step: Records, places: Integers | None, scale: int) -> Table:
+def table_of(names: Layout, by_step: Records, places: Integers | None, scale: int) -> Table:
+    """Merge the records of the measured steps `[steps, n]` to the table of a row."""
     followed = {name: by_step.column(name) for name in WINDOWED}
     if len(by_step.moments) == 1:
         only = {name: column[0] for name, column in followed.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,6 +116,37 @@ class Table(Mapping[str, Stats]):
         return len(self.names)
 
 
+@dataclass(frozen=True)
+class RankInfo:
+    """Which ranks a row is of.
+
+    Attributes:
+        rank: Global rank that wrote the row.
+        scope: "merged" for a row of all ranks of the group, "rank" for one of this rank alone.
+        world: Number of ranks: of the group, or of the job.
+        run: Name of the run, the same on all ranks.
+        restarts: How often the launcher has restarted the run.
+        slowest: The rank with the longest steps of the window, and their mean seconds.
+        fastest: The rank with the shortest.
+    """
+
+    rank: int
+    scope: str
+    world: int
+    run: str = ""
+    restarts: int = 0
+    slowest: tuple[int, float] | None = None
+    fastest: tuple[int, float] | None = None
+
+
+class Shard(NamedTuple):
+    """What a rank holds of a parameter: first rank of its mesh, which piece, elements of all."""
+
+    mesh: int
+    piece: int
+    numel: int
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """What was measured in one window of steps.
@@ -134,6 +166,8 @@ class Row:
         steps: The measured steps.
         missing: Why something is not there, by kind and name.
         alerts: Findings that are new in this row.
+        ranks: Which ranks the row is of; None in a run of one process.
+        shards: In a row of one rank among several, what it holds of each parameter.
     """
 
     step: int
@@ -146,6 +180,8 @@ class Row:
     missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     alerts: tuple[Finding, ...] = ()
     gradient_norm_before_clipping: Floats = field(default_factory=lambda: np.empty(0))
+    ranks: RankInfo | None = None
+    shards: Mapping[str, Shard] = field(default_factory=dict)
 
     def update_ratios(self) -> dict[str, float]:
         """Return rms of the update / rms of the weights by name, without weights that are 0."""

@@ -7,6 +7,7 @@ from torch import nn
 from initstats.monitoring.sink_worker import Sink
 from initstats.text import nearest
 
+REDUCTIONS = ("merge", "none")
 KINDS = ("weights", "gradients", "activations", "inputs", "updates", "moments")
 
 
@@ -17,13 +18,17 @@ def check_arguments(
     window: int,
     watch: tuple[str, ...],
     sinks: tuple[object, ...],
+    reduce: str = "merge",
 ) -> None:
     """Refuse wrong arguments of `initstats.Monitor`.
 
     Raises:
         TypeError: If the model or a sink is of the wrong kind.
-        ValueError: If a number is too small, or `watch` holds an unknown kind.
+        ValueError: If a number is too small, or `watch` or `reduce` is unknown.
     """
+    if reduce not in REDUCTIONS:
+        msg = f"initstats.Monitor: expected reduce to be one of {REDUCTIONS}, got reduce={reduce!r}"
+        raise ValueError(msg)
     if not isinstance(model, nn.Module):
         msg = f"initstats.Monitor: expected a module, got model={type(model).__name__}"
         raise TypeError(msg)

@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass(eq=False)
 class Window:
-    """Everything measured since the last row. This is what would be reduced over processes.
+    """Everything measured since the last row. Its records merge over ranks: `across_ranks`.
 
     Attributes:
         segments: By kind and layout.
@@ -72,6 +72,7 @@ class Window:
         wall_time: Seconds since the epoch when the window was closed.
         clipped: Norms before clipping: step, norm, factor, and the parameters that they are of.
         events: CUDA events after which the data are on the host.
+        fingerprints: Take fingerprints of weights, which tell replicas on several ranks apart.
     """
 
     histograms: bool
@@ -84,6 +85,7 @@ class Window:
     wall_time: float = 0.0
     clipped: list[tuple[int, Tensor, Factor, set[str]]] = field(default_factory=list)
     events: list[torch.cuda.Event] = field(default_factory=list)
+    fingerprints: bool = False
 
     def measure(
         self,
@@ -114,6 +116,8 @@ class Window:
             return
         if tensors:
             groups = Groups.HISTOGRAM if self.histograms else Groups.MOMENTS
+            if self.fingerprints and kind == "weights":
+                groups |= Groups.FINGERPRINT
             rows = _ops.stats(tensors, groups, self.scale, minus=minus)
             self.add(kind, layout, step, rows, factor)
 

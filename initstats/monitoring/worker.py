@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from queue import SimpleQueue
 
 from initstats.monitoring.alerts import LOG, Alerts
 from initstats.monitoring.reader import read_window
+from initstats.monitoring.row import RankInfo, Shard
 from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.window import Window
 
@@ -22,11 +24,21 @@ class Delivery:
     Args:
         sinks: The sinks.
         alerts: Judges every row.
+        ranks: Which ranks the rows are of, None in a run of one process.
+        shards: What a row of one rank holds of each parameter.
     """
 
-    def __init__(self, sinks: Iterable[Sink], alerts: Alerts) -> None:
+    def __init__(
+        self,
+        sinks: Iterable[Sink],
+        alerts: Alerts,
+        ranks: RankInfo | None = None,
+        shards: Mapping[str, Shard] | None = None,
+    ) -> None:
         self.feeds = tuple(Feed(sink) for sink in sinks)
         self._alerts = alerts
+        self._ranks = ranks
+        self._shards = shards or {}
         self._windows: SimpleQueue[Window | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="initstats reader", daemon=True)
         self._thread.start()
@@ -63,7 +75,8 @@ class Delivery:
 
     def _deliver(self, window: Window) -> None:
         try:
-            row = self._alerts.judge(*read_window(window))
+            row, measured = read_window(window)
+            row = self._alerts.judge(replace(row, ranks=self._ranks, shards=self._shards), measured)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
         else:

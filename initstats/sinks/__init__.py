@@ -5,6 +5,7 @@ from __future__ import annotations
 from initstats._public import claim_classes
 from initstats.monitoring.sink_worker import Sink
 from initstats.sinks.console import Rich
+from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
 from initstats.sinks.opentelemetry import OpenTelemetry
 from initstats.sinks.tensorboard import TensorBoard
@@ -17,6 +18,7 @@ __all__ = [
     "Sink",
     "TensorBoard",
     "WandB",
+    "join_rows",
     "read_rows",
 ]
 

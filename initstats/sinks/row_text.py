@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import zlib
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
-from initstats.monitoring.row import WINDOWED, Places, Row, Table
+from initstats.monitoring.row import WINDOWED, Places, RankInfo, Row, Shard, Table
 from initstats.statistics.histogram import PLACES
 from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
@@ -50,6 +51,8 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             "time": row.time,
             "gradient_norm": _numbers(row.gradient_norm),
             **({"gradient_norm_before_clipping": _numbers(before)} if before.size else {}),
+            **({"ranks": dataclasses.asdict(row.ranks)} if row.ranks is not None else {}),
+            **({"shards": row.shards} if row.shards else {}),
             "missing": row.missing,
             "alerts": [_finding(finding) for finding in row.alerts],
             "tables": tables,
@@ -156,7 +159,17 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
         steps=tuple(value["steps"]),
         missing=value["missing"],
         alerts=tuple(_finding_of(a) for a in value["alerts"]),
+        ranks=_ranks(value["ranks"]) if "ranks" in value else None,
+        shards={name: Shard(*shard) for name, shard in value.get("shards", {}).items()},
     )
+
+
+def _ranks(value: dict[str, Any]) -> RankInfo:
+    pairs = {k: v if v is None else tuple(v) for k, v in value.items() if k in _PAIRS}
+    return RankInfo(**{**value, **pairs})
+
+
+_PAIRS = ("slowest", "fastest")
 
 
 def _finding_of(values: dict[str, Any]) -> Finding:

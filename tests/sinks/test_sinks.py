@@ -24,6 +24,7 @@ from initstats.cli.application import app
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring import Monitor, Row
 from initstats.monitoring.reader import read_window
+from initstats.monitoring.row import RankInfo
 from initstats.monitoring.window import Window
 from monitored import Kept, batch, small_model, train
 from wandb_files import wandb_history, wandb_records
@@ -127,6 +128,85 @@ def test_a_run_through_nan_and_zeros_keeps_every_row(tmp_path: Path) -> None:
     assert rows[1].tables["gradients"]["0.weight"].zero == 8 * 16
     assert rows[3].tables["gradients"]["0.weight"].nan == 8 * 16
     assert [math.isnan(row.gradient_norm[0]) for row in rows] == [False] * 3 + [True] * 5
+
+
+def test_a_pickled_json_sink_opens_its_file_where_it_is(rows: list[Row], tmp_path: Path) -> None:
+    sink = sinks.JsonLines(tmp_path / "run.jsonl")
+    data = pickle.dumps(sink)
+    sink.close()
+    other = (tmp_path / "other").open("w")  # gets the number that the sink's file had
+    copy = pickle.loads(data)
+    copy.write(rows[0])
+    copy.close()
+    other.close()
+    assert (tmp_path / "other").read_text() == ""
+    assert [row.step for row in sinks.read_rows(sink.path)] == [rows[0].step]
+
+
+def test_rows_keep_their_ranks_and_each_rank_has_a_file(rows: list[Row], tmp_path: Path) -> None:
+    sink = sinks.JsonLines(tmp_path / "run.jsonl").for_rank(17)
+    ranks = RankInfo(17, "rank", 32, "name", 2, (3, 1.5), None)
+    sink.write(replace(rows[0], ranks=ranks))
+    sink.close()
+    assert sink.path.name == "run.rank00017.jsonl"
+    (back,) = sinks.read_rows(sink.path)
+    assert back.ranks == ranks
+
+
+def of_ranks(rows: list[Row], folder: Path, ranks: int) -> list[str]:
+    """Write rows as if each rank had measured them."""
+    for rank in range(ranks):
+        sink = sinks.JsonLines(folder / "run.jsonl").for_rank(rank)
+        for row in rows:
+            sink.write(replace(row, ranks=RankInfo(rank, "rank", ranks)))
+        sink.close()
+    return [str(folder / f"run.rank{rank:05d}.jsonl") for rank in range(ranks)]
+
+
+def test_files_of_ranks_merge_with_one_replica_and_all_outputs(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    files, output = of_ranks(rows, tmp_path, 3), str(tmp_path / "all.jsonl")
+    done = CliRunner().invoke(app, ["merge", *files, "--output", output])
+    assert done.exit_code == 0, done.output
+    assert "wrote 3 rows" in done.output
+    joined = list(sinks.read_rows(output))
+    for row, one in zip(joined, rows, strict=True):
+        assert row.ranks is not None
+        assert row.ranks.scope == "merged"
+        weights, outputs = row.tables["weights"], row.tables["activations"]
+        for name, record in one.tables["weights"].items():
+            assert weights[name].to_dict() == record.to_dict()
+        for name, record in one.tables["activations"].items():
+            assert outputs[name].count == 3 * record.count
+            assert outputs[name].histogram.total == 3 * record.histogram.total
+            assert outputs[name].rms == pytest.approx(record.rms)
+
+
+def test_merge_names_ranks_without_a_row_and_refuses_other_files(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    files = of_ranks(rows[:2], tmp_path, 2)
+    late = sinks.JsonLines(files[1])
+    late.write(replace(rows[2], ranks=RankInfo(1, "rank", 2)))
+    late.close()
+    joined = list(sinks.join_rows(files))
+    assert joined[2].missing["ranks"] == {"rank 0": "wrote no row"}
+    assert "ranks" not in joined[1].missing
+    with pytest.raises(ValueError, match="expected every step of a rank once, got step 2 of rank"):
+        list(sinks.join_rows([files[0], files[0]]))
+    alone = sinks.JsonLines(tmp_path / "alone.jsonl")
+    alone.write(rows[0])
+    with pytest.raises(ValueError, match="expected rows of one rank each"):
+        list(sinks.join_rows([alone.path]))
+    for arguments, text in (
+        ([files[0], "--output", files[1]], "expected a new file"),
+        ([str(tmp_path / "none"), "--output", str(tmp_path / "x")], "expected a file"),
+        ([str(alone.path), "--output", str(tmp_path / "x")], "expected rows of one rank"),
+    ):
+        done = CliRunner().invoke(app, ["merge", *arguments])
+        assert done.exit_code == 2
+        assert text in done.output
 
 
 def test_json_files_are_rotated_and_read_back_in_order(rows: list[Row], tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Choose what carries the windows of one rank to sinks: alone, or with the other ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+import torch.distributed as dist
+from torch import Tensor
+
+from initstats.monitoring.alerts import Alerts
+from initstats.monitoring.row import RankInfo
+from initstats.monitoring.sink_worker import Sink
+from initstats.monitoring.team import Schedule, Team, shards_of
+from initstats.monitoring.team_delivery import TeamDelivery, of_rank
+from initstats.monitoring.window import Layout
+from initstats.monitoring.worker import Delivery
+from initstats.statistics.across_ranks import Ranks
+
+
+class MonitoredRanks:
+    """The ranks of one monitor.
+
+    Args:
+        group: A process group that this rank is in, a mesh of one dimension, or None.
+        reduce: "merge" or "none".
+        timeout: Seconds to wait for another rank.
+
+    Raises:
+        TypeError: If group is neither.
+    """
+
+    def __init__(self, group: object | None, reduce: str, timeout: float) -> None:
+        self._given = None if group is None else Ranks("Monitor", group)
+        self._timeout = timeout
+        self.merge = group is not None and reduce == "merge"
+
+    def delivery(
+        self,
+        sinks: Iterable[Sink],
+        alerts: Alerts,
+        schedule: Schedule,
+        names: Mapping[str, Layout],
+        parameters: Mapping[str, Tensor],
+        *,
+        histograms: bool,
+    ) -> Delivery:
+        """Start the threads; with a group that merges, all its ranks must call this together."""
+        if self.merge:
+            assert self._given is not None
+            team = Team(
+                self._given.group,
+                schedule,
+                names,
+                parameters,
+                histograms=histograms,
+                timeout=self._timeout,
+            )
+            return TeamDelivery(sinks, alerts, team)
+        info = self._alone()
+        if self._given is None:
+            return Delivery(sinks, alerts, info)
+        rank = self._given.rank
+        mine = [of_rank(sink, rank) for sink in sinks]
+        return Delivery(mine, alerts, info, shards_of(parameters, rank))
+
+    def _alone(self) -> RankInfo | None:
+        """Return which rank this is, None in a run of one process."""
+        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return None
+        return RankInfo(
+            dist.get_rank(),
+            "rank",
+            dist.get_world_size(),
+            os.environ.get("TORCHELASTIC_RUN_ID", ""),
+            int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        )

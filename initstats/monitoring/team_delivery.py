@@ -1,0 +1,229 @@
+"""Thread that merges windows over ranks, and hands rows to alerts and sinks on one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from initstats.diagnostics.findings import Finding
+from initstats.monitoring.alerts import LOG, Alerts
+from initstats.monitoring.reader import Measured, gradient_norms, read_window
+from initstats.monitoring.row import Row
+from initstats.monitoring.sink_worker import Feed, Sink
+from initstats.monitoring.team import Offer, Outcome, Team
+from initstats.monitoring.window import Window
+from initstats.monitoring.worker import Delivery
+
+_WAITING_WINDOWS = 256
+_DESYNC = "replicas that drift apart: allenai/OLMo-core#319"
+_FIRST = "the first rank with NaN: NVIDIA/Megatron-LM#7076"
+_RANKS = "ranks whose keys differ hang a reduction: Lightning-AI/pytorch-lightning#19106"
+
+
+class TeamDelivery(Delivery):
+    """Reads windows, merges each row over the ranks, and writes it on the first of them.
+
+    A rank that has closed its monitor goes on to take part, with nothing to add, until all have.
+    When a rank is gone, every other one writes rows of its own from then on.
+
+    Args:
+        sinks: The sinks; used on the rank that writes.
+        alerts: Judges every row, on the rank that writes.
+        team: The ranks.
+    """
+
+    def __init__(self, sinks: Iterable[Sink], alerts: Alerts, team: Team) -> None:
+        self._team = team
+        self._own_sinks = tuple(sinks)
+        self._last_time = 0.0
+        self._left: set[str] = set()
+        super().__init__(self._own_sinks if team.writes else (), alerts, team.info)
+
+    @property
+    def is_behind(self) -> bool:
+        """False: rows end at the same steps on all ranks, so a window is never kept open."""
+        return False
+
+    def put(self, window: Window) -> None:
+        """Take a closed window; never waits. Of too many the newest are dropped, and logged."""
+        if self._windows.qsize() < _WAITING_WINDOWS:
+            self._windows.put(window)
+        elif "behind" not in self._left:
+            self._left.add("behind")
+            LOG.warning("%d rows wait for another rank: rows are lost", _WAITING_WINDOWS)
+
+    def _run(self) -> None:
+        held: tuple[Row, dict[str, Measured], Offer] | None = None
+        closing = False
+        while True:
+            if held is None and not closing:
+                window = self._windows.get()
+                closing = window is None
+                held = None if window is None else self._read(window)
+                if window is not None and held is None:
+                    continue
+            try:
+                outcome = self._team.merge(None if held is None else held[2])
+            except RuntimeError as error:
+                self._go_on_alone(held, closing, error)
+                return
+            if outcome is None:
+                return
+            local = held[0] if held is not None and outcome.took_own else None
+            if outcome.took_own:
+                held = None
+            if self._team.writes:
+                self._write(outcome, local)
+
+    def _read(self, window: Window) -> tuple[Row, dict[str, Measured], Offer] | None:
+        """Read a window; None, and a message in the log, where that fails."""
+        try:
+            row, measured = read_window(window)
+            seconds = (window.wall_time - self._last_time) if self._last_time else 0.0
+            self._last_time = window.wall_time
+            number = self._team.schedule.row_of(row.first_step)
+            offer = self._team.offer(measured, number, max(0.0, seconds) / max(1, row.measured))
+        except Exception:  # noqa: BLE001  # reading must never end training
+            LOG.exception("a row could not be read")
+            return None
+        return row, measured, offer
+
+    def _write(self, outcome: Outcome, local: Row | None) -> None:
+        try:
+            row = _merged_row(self._team, outcome, local)
+            row = self._alerts.judge(row, outcome.measured)
+            row = self._alerts.announce(self._across(outcome), row)
+        except Exception:  # noqa: BLE001  # reading must never end training
+            LOG.exception("a row could not be read")
+        else:
+            for feed in self.feeds:
+                feed.put(row)
+
+    def _across(self, outcome: Outcome) -> tuple[Finding, ...]:
+        """Return what only the ranks together tell, each once."""
+        found = []
+        for name, classes in outcome.differing.items():
+            odd = ", ".join(str(rank) for each in classes[1:] for rank in each)
+            found.append(
+                Finding(
+                    rule="replicas-differ",
+                    severity="error",
+                    where=name,
+                    value=float(len(classes)),
+                    threshold=1.0,
+                    cause=f"the replica of rank {odd} differs from that of ranks"
+                    f" {', '.join(map(str, classes[0]))}",
+                    fix="load the same weights on all ranks; look for random draws, skipped"
+                    " reductions and faulty memory on that rank",
+                    source=_DESYNC,
+                )
+            )
+        if outcome.first_not_finite is not None:
+            kind, name, rank = outcome.first_not_finite
+            found.append(
+                Finding(
+                    rule="first-rank-not-finite",
+                    severity="error",
+                    where=name,
+                    value=float(rank),
+                    threshold=0.0,
+                    cause=f"{kind}: rank {rank} is the first with NaN or infinity here",
+                    fix="look at the data and the memory of that rank",
+                    source=_FIRST,
+                )
+            )
+        for who, why in outcome.missing.get("ranks", {}).items():
+            found.append(
+                Finding(
+                    rule="rank-missing",
+                    severity="warning",
+                    where=who,
+                    value=1.0,
+                    threshold=0.0,
+                    cause=f"{who} adds nothing to this row: it {why}",
+                    fix="call step() once per training step on every rank, and close the monitors"
+                    " together",
+                    source=_RANKS,
+                )
+            )
+        return self._new(found)
+
+    def _new(self, found: list[Finding]) -> tuple[Finding, ...]:
+        keys = {f"{finding.rule} {finding.where}": finding for finding in found}
+        new = tuple(finding for key, finding in keys.items() if key not in self._left)
+        self._left = {*keys, *(self._left & {"behind"})}
+        return new
+
+    def _go_on_alone(
+        self,
+        held: tuple[Row, dict[str, Measured], Offer] | None,
+        closing: bool,
+        error: Exception,
+    ) -> None:
+        """Write rows of this rank alone, after a rank is gone or did not come."""
+        silent = self._team.silent()
+        who = f"rank {', '.join(map(str, silent))}" if silent else "a rank"
+        step = held[0].first_step if held is not None else 0
+        LOG.warning(
+            "%s is silent since step %d: rows are of each rank alone (%s)", who, step, error
+        )
+        self._ranks, self._shards = replace(self._team.info, scope="rank"), self._team.shards
+        if not self._team.writes and not closing:
+            mine = [of_rank(sink, self._team.rank) for sink in self._own_sinks]
+            pairs = zip(mine, self._own_sinks, strict=True)
+            self.feeds = tuple(Feed(sink) for sink, given in pairs if sink is not given)
+        alert = Finding(
+            rule="rank-silent",
+            severity="error",
+            where=who,
+            value=float(step),
+            threshold=0.0,
+            cause=f"{who} did not answer for the row of step {step}; rows are of one rank each",
+            fix="look at the log of that rank",
+            source=_RANKS,
+        )
+        if held is not None:
+            row = self._alerts.judge(
+                replace(held[0], ranks=self._ranks, shards=self._shards), held[1]
+            )
+            row = self._alerts.announce((alert,), row)
+            for feed in self.feeds:
+                feed.put(row)
+        while not closing and (window := self._windows.get()) is not None:
+            self._deliver(window)
+
+
+def of_rank(sink: Sink, rank: int) -> Sink:
+    """Return the sink for one rank, the same one if it does not tell ranks apart."""
+    for_rank = getattr(sink, "for_rank", None)
+    found: Sink = sink if for_rank is None else for_rank(rank)
+    return found
+
+
+def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
+    """Return the row of all ranks; what only this rank knows is that of its own row."""
+    measured = outcome.measured
+    steps = sorted({step for found in measured.values() for step in found.steps})
+    steps = steps or team.schedule.steps_of(outcome.row)[:1]
+    norms = gradient_norms(measured["gradients"].by_step) if "gradients" in measured else None
+    missing = {kind: dict(names) for kind, names in outcome.missing.items()}
+    for kind, names in (local.missing if local is not None else {}).items():
+        there = measured[kind].table.index if kind in measured else {}
+        missing.setdefault(kind, {}).update({n: w for n, w in names.items() if n not in there})
+    row = Row(
+        step=steps[-1],
+        first_step=steps[0],
+        measured=len(steps),
+        time=local.time if local is not None else time.time(),
+        tables={kind: found.table for kind, found in measured.items()},
+        steps=tuple(steps),
+        missing={kind: names for kind, names in missing.items() if names},
+        ranks=outcome.ranks,
+    )
+    if norms is not None:
+        row = replace(row, gradient_norm=norms)
+        before = local.gradient_norm_before_clipping if local is not None else norms[:0]
+        if before.size == norms.size:
+            row = replace(row, gradient_norm_before_clipping=before)
+    return row
