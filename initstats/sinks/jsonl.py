@@ -54,10 +54,6 @@ class JsonLines:
         path = self.path.with_name(f"{self.path.stem}.rank{rank:05d}{self.path.suffix}")
         return JsonLines(path, max_bytes=self._max_bytes, keep=self._keep, sync=self._sync)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file out: a number of another process is another file there."""
-        return {**self.__dict__, "_file": -1, "_written": set()}
-
     def write(self, row: Row) -> None:
         """Append a row.
 
