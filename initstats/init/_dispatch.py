@@ -16,7 +16,13 @@ from initstats import _ops
 from initstats._ops import flat_box
 from initstats.init._distributions import FAMILIES, Family
 from initstats.init._errors import as_torch
-from initstats.init._shards import agreed_keys, has_shards, shards_of, wholes_of
+from initstats.init._shards import (
+    agreed_keys,
+    has_shards,
+    refuse_in_graph,
+    shards_of,
+    wholes_of,
+)
 from initstats.init._transforms import (
     fill_examples,
     forget_tangents,
@@ -155,7 +161,10 @@ def fill(
     if torch.compiler.is_compiling():
         if boxes is not None:
             raise ValueError(f"initstats.{function}: expected no box inside torch.compile, got one")
-        fill_in_graph(function, family, list(tensors), values, generator, seed, names)
+        todo = list(tensors)
+        for tensor in todo:
+            refuse_in_graph(function, tensor)
+        fill_in_graph(function, family, todo, values, generator, seed, names)
         return
     given = list(tensors)
     named = None if names is None else list(names)

@@ -74,6 +74,15 @@ def check_box(function: str, tensor: torch.Tensor, box: Box) -> None:
         )
 
 
+def refuse_in_graph(function: str, tensor: object) -> None:
+    """Raise TypeError for a DTensor that is being compiled, whose shard no graph knows."""
+    if type(tensor).__name__ == "DTensor":
+        raise TypeError(
+            f"initstats.{function}: expected a plain tensor inside torch.compile, got a DTensor"
+            " (fill it outside)"
+        )
+
+
 def whole_of(function: str, tensor: torch.Tensor, box: Box | None) -> torch.Tensor:
     """Return a tensor with the sizes of the whole: itself, or one on meta for a box."""
     if box is None or not isinstance(tensor, torch.Tensor):

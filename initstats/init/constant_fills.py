@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from initstats import _ops
-from initstats.init._shards import shards_of, whole_of
+from initstats.init._shards import refuse_in_graph, shards_of, whole_of
 from initstats.init._transforms import transformed
 from initstats.init._validate import PLAIN_TYPES, fillable_dtype, has_memory, number
 from initstats.sharding import Box, Piece, is_dtensor, refuse_managed, refuse_subclass
@@ -82,7 +82,7 @@ def eye_(tensor: torch.Tensor) -> torch.Tensor:
     """
     if tensor.ndimension() != 2:  # noqa: PLR2004  # torch's rule and torch's words
         raise ValueError("Only tensors with 2 dimensions are supported")
-    if _has_place(tensor):
+    if _has_place("eye_", tensor):
         return _fill_diagonal("eye_", tensor, 1.0, 1, None)
     _check_memory("eye_", tensor)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def dirac_(tensor: torch.Tensor, groups: int = 1) -> torch.Tensor:
         raise ValueError("dim 0 must be divisible by groups")
     if groups < 0:
         raise ValueError(f"initstats.dirac_: expected groups >= 1, got groups={groups}")
-    if _has_place(tensor):
+    if _has_place("dirac_", tensor):
         return _fill_diagonal("dirac_", tensor, 1.0, groups, None)
     if not tensor.is_meta:
         _fill_dirac("dirac_", tensor, 1.0, groups)
@@ -168,16 +168,17 @@ def identity_(
         raise ValueError(
             f"initstats.identity_: expected groups=1 with a matrix, got groups={groups}"
         )
-    if _has_place(tensor, box):
+    if _has_place("identity_", tensor, box):
         return _fill_diagonal("identity_", tensor, gain, groups, box)
     if not tensor.is_meta:
         _fill_dirac("identity_", tensor, gain, groups)
     return tensor
 
 
-def _has_place(tensor: torch.Tensor, box: Box | None = None) -> bool:
+def _has_place(function: str, tensor: torch.Tensor, box: Box | None = None) -> bool:
     """Whether the tensor is a shard, of which this rank may hold any part."""
     if torch.compiler.is_compiling():
+        refuse_in_graph(function, tensor)
         return False
     return box is not None or (type(tensor) not in PLAIN_TYPES and is_dtensor(tensor))
 
@@ -205,7 +206,7 @@ def _fill(
     function: str, tensor: torch.Tensor, write: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Call a fill of torch for the memory of the tensor; ranks without any raise as the others."""
-    if not _has_place(tensor):
+    if not _has_place(function, tensor):
         _check_memory(function, tensor)
         with torch.no_grad():
             return write(tensor)

@@ -12,7 +12,7 @@ from initstats import _ops
 from initstats.init._compiled import EAGER, orthogonal_in_graph
 from initstats.init._dispatch import keys_by_place
 from initstats.init._overrides import overridable
-from initstats.init._shards import agreed_keys, shards_of
+from initstats.init._shards import agreed_keys, refuse_in_graph, shards_of
 from initstats.init._transforms import (
     fill_examples,
     forget_tangents,
@@ -119,6 +119,8 @@ def orthogonal_(
     if torch.compiler.is_compiling():
         if box is not None:
             raise ValueError(f"initstats.{function}: expected no box inside torch.compile, got one")
+        for each in tensors:
+            refuse_in_graph(function, each)
         orthogonal_in_graph(tensors, gain, generator, batch_dims, seed, name, one=one)
         return tensors[0] if one else tensors
     if transform_level() is not None:

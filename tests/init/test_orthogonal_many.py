@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 import initstats
+from initstats import _ops
 from orthogonality import defect, product_of_reflections, signed_key
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -237,3 +238,25 @@ def test_first_columns_of_a_batch_are_uniform_on_the_sphere() -> None:
     for i in range(3):
         distance = stats.kstest(w[:, i, 0].numpy(), stats.uniform(-1, 2).cdf).statistic
         assert distance < 2.7 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(5, 5), (40, 33), (7, 128)])
+def test_a_part_of_a_batch_begins_at_any_matrix(
+    rows: int, columns: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    whole = torch.empty(6, rows, columns, dtype=dtype, device=device)
+    first, last = whole[:2].clone(), whole[2:].clone()
+    _ops.small_orthogonal_([whole], [7], [1.5])
+    _ops.small_orthogonal_([last, first], [7, 7], [1.5], [2, 0])
+    assert torch.equal(torch.cat([first, last]), whole)
+
+
+@pytest.mark.parametrize("first", [[-1], [2**32 - 1], [0, 0]])
+def test_numbers_of_first_matrices_are_checked(first: list[int], device: torch.device) -> None:
+    x = torch.zeros(1, 4, 4, device=device)
+    with pytest.raises(
+        RuntimeError, match=r"small_orthogonal_: expected (the|no) number"
+    ):
+        _ops.small_orthogonal_([x], [7], [1.0], first)
+    assert not x.any()

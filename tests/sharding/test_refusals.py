@@ -112,3 +112,15 @@ def test_simulated_ranks_are_refused(fill: str) -> None:
             FILLS[fill](x)
         with pytest.raises(TypeError, match="LocalTensorMode"):
             initstats.eye_(x)
+
+
+@pytest.mark.parametrize("fill", ["normal_", "orthogonal_", "eye_", "identity_", "ones_"])
+def test_dtensors_inside_torch_compile_are_refused(fill: str) -> None:
+    # eye_ would write zeros alone: no graph knows the shard, and its diagonal is a copy.
+    torch._dynamo.reset()
+    function = getattr(initstats, fill)
+    with fake_mesh((2,), 0) as mesh:
+        x = DTensor.from_local(torch.full((4, 4), 9.0), mesh, [Shard(0)], run_check=False)
+        with pytest.raises(Exception, match=f"{fill}: expected a plain tensor inside torch.comp"):
+            torch.compile(function, fullgraph=True, backend="eager")(x)
+        assert bool((x.to_local() == 9.0).all())
