@@ -40,7 +40,7 @@ from initstats.init._validate import (
     tensors_to_fill,
 )
 from initstats.init.keys import draw_key, draw_keys
-from initstats.sharding import Box, Piece, is_dtensor
+from initstats.sharding import Box, Piece, engine_loaded, is_dtensor, is_managed
 
 _DEVICE = attrgetter("device")
 Numbers: TypeAlias = float | Sequence[float]
@@ -104,6 +104,12 @@ def fill_one(
         return tensor
     if forward_ad._current_level >= 0:  # noqa: SLF001
         forget_tangents(function, [tensor])
+    _call(family, tensor, key, numbers)
+    return tensor
+
+
+def _call(family: Family, tensor: torch.Tensor, key: int, numbers: list[float]) -> None:
+    """Call the op for one tensor, outside of autograd."""
     if tensor.requires_grad and torch.is_grad_enabled():
         with torch.no_grad():
             family.op([tensor], [key], *[[value] for value in numbers])
@@ -111,7 +117,6 @@ def fill_one(
         family.op([tensor], [key], *[[value] for value in numbers])
     # The op writes through raw pointers: tell autograd, so that it notices stale tensors.
     torch.autograd.graph.increment_version(tensor)
-    return tensor
 
 
 def _directly(
@@ -131,6 +136,10 @@ def _directly(
         generator is None or (type(generator) is torch.Generator and generator.device.type == "cpu")
     ):
         return False
+    if type(tensors) is not torch.Tensor and engine_loaded():
+        todo = tensors if isinstance(tensors, list) else [tensors]
+        if is_managed(todo):
+            return False
     return _ops.fill_directly(
         family.name, family.check, function, tensors, values, generator, seed, names
     )
@@ -161,10 +170,7 @@ def fill(
     if torch.compiler.is_compiling():
         if boxes is not None:
             raise ValueError(f"initstats.{function}: expected no box inside torch.compile, got one")
-        todo = list(tensors)
-        for tensor in todo:
-            refuse_in_graph(function, tensor)
-        fill_in_graph(function, family, todo, values, generator, seed, names)
+        fill_in_graph(function, family, list(tensors), values, generator, seed, names)
         return
     given = list(tensors)
     named = None if names is None else list(names)
@@ -324,6 +330,8 @@ def fill_in_graph(
     names: Sequence[str | None] | None,
 ) -> None:
     """Put the fill into the graph that is being compiled; its arguments are checked at run time."""
+    for tensor in tensors:
+        refuse_in_graph(function, tensor)
     if generator is not None:
         raise ValueError(
             f"initstats.{function}: expected no generator inside torch.compile, got one"

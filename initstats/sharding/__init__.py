@@ -16,6 +16,7 @@ from initstats.sharding.fsdp import reset_sharded_parameters, sharded_parameters
 from initstats.sharding.placements import runs_of
 from initstats.sharding.refusals import (
     engine_loaded,
+    is_managed,
     refuse_managed,
     refuse_subclass,
     reshard,
@@ -31,6 +32,7 @@ __all__ = [
     "agreed",
     "engine_loaded",
     "is_dtensor",
+    "is_managed",
     "local_boxes",
     "local_runs",
     "local_tensor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -14,12 +15,22 @@ _NO_DISPATCH = torch.Tensor.__torch_dispatch__
 _FSDP1 = "torch.distributed.fsdp._flat_param"
 _FSDP2 = "torch.distributed.fsdp._fully_shard._fsdp_state"
 _ZERO3 = "deepspeed"
+_MARKS = {"ds_id", "_is_flat_param", "_fsdp_flattened"}  # attributes of their parameters
 
 
 def engine_loaded() -> bool:
     """Whether there may be parameters that `refuse_managed` refuses."""
     loaded = sys.modules
     return _FSDP2 in loaded or _FSDP1 in loaded or _ZERO3 in loaded
+
+
+def is_managed(tensors: Iterable[object]) -> bool:
+    """Whether `refuse_managed` may refuse one of them."""
+    copies = unsharded_copies()
+    return any(
+        id(tensor) in copies or not _MARKS.isdisjoint(getattr(tensor, "__dict__", ()))
+        for tensor in tensors
+    )
 
 
 def refuse_managed(function: str, *tensors: torch.Tensor) -> None:

@@ -255,8 +255,6 @@ def test_a_part_of_a_batch_begins_at_any_matrix(
 @pytest.mark.parametrize("first", [[-1], [2**32 - 1], [0, 0]])
 def test_numbers_of_first_matrices_are_checked(first: list[int], device: torch.device) -> None:
     x = torch.zeros(1, 4, 4, device=device)
-    with pytest.raises(
-        RuntimeError, match=r"small_orthogonal_: expected (the|no) number"
-    ):
+    with pytest.raises(RuntimeError, match=r"small_orthogonal_: expected (the|no) number"):
         _ops.small_orthogonal_([x], [7], [1.0], first)
     assert not x.any()
