@@ -14,7 +14,7 @@ from initstats import _ops
 from initstats.init import orthogonal_fills, random, sparse_fills, xavier_kaiming
 from initstats.init._distributions import DISTRIBUTIONS
 from initstats.init._validate import fillable_dtype
-from initstats.init.constant_fills import dirac_
+from initstats.init.constant_fills import dirac_, eye_
 from initstats.patch.report import AccelerationReport
 from initstats.sharding import is_dtensor, local_tensor
 
@@ -30,6 +30,7 @@ _OURS: dict[str, Fill] = {
     "torch.nn.init.orthogonal_": orthogonal_fills.orthogonal_,
     "torch.nn.init.sparse_": sparse_fills.sparse_,
     "torch.nn.init.dirac_": dirac_,
+    "torch.nn.init.eye_": eye_,
     "timm.layers.weight_init._trunc_normal_": random.trunc_normal_,
 }
 

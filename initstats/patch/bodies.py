@@ -99,6 +99,12 @@ def dirac_(tensor: Anything, groups: Anything = 1) -> Anything:
     return stand_in("torch.nn.init.dirac_", tensor, groups)
 
 
+def eye_(tensor: Anything) -> Anything:
+    from initstats.patch.accelerate import stand_in
+
+    return stand_in("torch.nn.init.eye_", tensor)
+
+
 def _trunc_normal_(
     tensor: Anything, mean: Anything, std: Anything, a: Anything, b: Anything
 ) -> Anything:

@@ -36,6 +36,7 @@ _BODIES: dict[str, Fill] = {
     "torch.nn.init.orthogonal_": bodies.orthogonal_,
     "torch.nn.init.sparse_": bodies.sparse_,
     "torch.nn.init.dirac_": bodies.dirac_,
+    "torch.nn.init.eye_": bodies.eye_,
     # timm's own, which its trunc_normal_, trunc_normal_tf_ and lecun_normal_ call.
     "timm.layers.weight_init._trunc_normal_": bodies._trunc_normal_,
 }

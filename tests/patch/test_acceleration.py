@@ -244,6 +244,19 @@ def test_dtensors_get_their_shard_of_the_whole() -> None:
             assert fast.report.elements["xavier_uniform_"] == x.to_local().numel()
 
 
+@pytest.mark.parametrize("name", ["eye_", "dirac_"])
+def test_identities_of_dtensors_are_placed_by_the_index_in_the_whole(name: str) -> None:
+    # torch gives the rows of dirac_ zeros alone, and eye_ a local tensor of the whole's shape.
+    shape = (5, 4, 3) if name == "dirac_" else (5, 4)
+    whole = getattr(init, name)(torch.zeros(shape))
+    for rank in range(2):
+        with fake_mesh((2,), rank) as mesh, initstats.fast_init() as fast:
+            x = sharded_like(whole, mesh, [Shard(0)])
+            getattr(init, name)(x)
+            assert torch.equal(x.to_local(), owned(whole, (2,), (rank,), [Shard(0)]))
+            assert fast.report.accelerated == {name: 1}
+
+
 def fill_three(tensors: dict[str, Any]) -> None:
     """Call two functions of torch.nn.init and a method."""
     init.normal_(tensors["normal_"], std=0.02)
