@@ -115,7 +115,9 @@ def stats(
             with fingerprint.
         IndexError: If dim is out of range.
 
-    Determinism: bitwise, on any device, with any number of threads and any CPU capability.
+    Determinism: bitwise, on any device, with any number of threads and any CPU capability. Elements
+        are taken in the order of memory: moments of a permuted view equal those of its contiguous
+        copy up to rounding, all else exactly.
     Source: Pebay 2008, SAND2008-6212 (moments); OpenTelemetry's exponential histogram.
     """
     if dim is not None:

@@ -272,7 +272,7 @@ def test_contexts_that_change_no_fill_stay_plain(
     assert x._version == before + 2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_nothing_is_direct_while_torch_traces() -> None:
     answers = []
 

@@ -151,12 +151,10 @@ def test_an_all_nan_tensor_says_so(device: torch.device) -> None:
 
 
 VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "transposed": lambda x: x.t(),
     "sliced": lambda x: x[5:71, 3:90],
     "stepped": lambda x: x[::3, ::2],
     "unaligned": lambda x: x.flatten()[1:],
     "expanded": lambda x: x[None, :40].expand(5, 40, x.shape[1]),
-    "permuted": lambda x: x.reshape(11, 12, -1).permute(1, 2, 0),
     "scalar": lambda x: x[3, 4],
     "column": lambda x: x[:, 7],
 }
@@ -171,6 +169,41 @@ def test_a_view_has_the_bits_of_its_contiguous_copy(
     base = (normal(132, 97, seed=4) * 5).to(dtype).to(device)
     strided = VIEWS[view](base)
     assert same(take(strided), take(x.contiguous().clone()))
+
+
+# Each with the same elements in the order of memory, Note [Memory order].
+REORDERED: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    "transposed": lambda x: (x.t(), x),
+    "permuted": lambda x: (x.reshape(11, 12, -1).permute(1, 2, 0), x),
+    "channels_last": lambda x: (x.reshape(3, 44, 97, 1).permute(0, 2, 1, 3), x),
+    "transposed slice": lambda x: (x[5:71, 3:90].t(), x[5:71, 3:90]),
+    "stepped": lambda x: (
+        x.reshape(11, 12, -1).permute(1, 2, 0)[::2, :, 1:],
+        x.reshape(11, 12, -1)[1:, ::2],
+    ),
+}
+
+
+@pytest.mark.parametrize("fingerprint", [False, True])
+@pytest.mark.parametrize("view", REORDERED)
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.int64], ids=str)
+def test_a_reordered_view_has_the_moments_of_its_elements_in_memory_order(
+    view: str, dtype: torch.dtype, fingerprint: bool, device: torch.device
+) -> None:
+    base = (normal(132, 97, seed=4) * 5).to(dtype).to(device)
+    reordered, in_memory = REORDERED[view](base)
+    groups = 7 if fingerprint else 3
+    moments, counts, histogram = (rows.cpu() for rows in _ops.stats([reordered], groups, 1))
+    theirs = [rows.cpu() for rows in _ops.stats([in_memory], groups, 1)]
+    assert torch.equal(moments, theirs[0])
+    copied = [rows.cpu() for rows in _ops.stats([reordered.contiguous().clone()], groups, 1)]
+    assert torch.equal(counts, copied[1])  # the fingerprint too, of logical indices
+    assert torch.equal(histogram, copied[2])
+    assert torch.equal(moments[0, MIN : MIN_ABS + 1], copied[0][0, MIN : MIN_ABS + 1])
+    n, l1 = reordered.numel(), float(moments[0, L1])
+    rounding = 2 * 17 * 2.0**-24  # each order rounds a sum at most 17 times
+    assert abs(moments[0, MEAN] - copied[0][0, MEAN]) <= rounding * l1 / n
+    assert float(moments[0, M2]) == pytest.approx(float(copied[0][0, M2]), rel=rounding)
 
 
 def test_a_tensor_has_the_same_bits_alone_and_among_others(device: torch.device) -> None:

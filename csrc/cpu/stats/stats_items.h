@@ -45,7 +45,7 @@ void gather(const StatsRange& r, int64_t begin, int64_t end, Item* out) {
 // to buffer.
 inline const void* read_items(const StatsRange& r, int64_t begin, int64_t end, void* buffer) {
   const Layout& layout = *r.layout;
-  if (layout.dims == 1 && layout.stride[0] == 1) {
+  if (layout.is_dense()) {
     return static_cast<const char*>(r.data) + begin * item_size(r.type);
   }
   switch (item_size(r.type)) {

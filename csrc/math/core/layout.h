@@ -29,6 +29,16 @@ struct Layout {
   // One run, contiguous in memory and in the logical tensor: the fast paths.
   INITSTATS_HD bool is_one_run() const { return dims == 1 && stride[0] == 1 && logical[0] == 1; }
 
+  // Whether the elements lie side by side in C order of the box, whatever their logical indices.
+  INITSTATS_HD bool is_dense() const {
+    int64_t dense = 1;
+    for (int d = dims - 1; d >= 0; --d) {
+      if (stride[d] != dense) return false;
+      dense *= size[d];
+    }
+    return true;
+  }
+
   struct Place {
     int64_t offset;  // in memory, in elements
     int64_t index;   // in the logical tensor
