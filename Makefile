@@ -27,7 +27,7 @@ DEMO_BUILD = $(if $(GPU_ARCH),INITSTATS_CUDA=auto INITSTATS_CUDA_ARCHS=$(GPU_ARC
 # The folders of tests, one per package: make test-init, make test-statistics, ...
 PACKAGES := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
-.PHONY: help venv demo test $(PACKAGES:%=test-%) docs wheel lint format cuda golden bench instructions scale gpu clean
+.PHONY: help venv demo test $(PACKAGES:%=test-%) docs wheel fuzz lint format cuda golden bench instructions scale gpu clean
 
 help: ## List the commands
 	@sed -nE 's/^([a-z]+(-init)?):.*## (.*)/make \1\t\3/p' $(MAKEFILE_LIST) | expand -t 16
@@ -89,6 +89,9 @@ format: $(VENV)/dev.stamp ## Rewrite all files as lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+fuzz: $(VENV)/build.stamp ## Ten minutes of atheris on what reads files of others; needs pip install atheris
+	$(BIN)/python tests/fuzz/fuzz.py -max_total_time=600 -artifact_prefix=build/fuzz-
 
 cuda: $(VENV)/build.stamp ## nvcc for sm_75, 80, 90, 100, 120, and the checks of what it emits
 	INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS='75;80;90;100;120' $(BIN)/python csrc/build/compile.py

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from initstats.checkpoints.checkpoint import CHECKPOINT_KEYS, Checkpoint
 from initstats.checkpoints.distributed import is_distributed_checkpoint, load_distributed
+from initstats.untrusted import flattened, read_json, require_honest_size, why_pretended
 
 
 def load_checkpoint(path: Path, command: str) -> Checkpoint:
@@ -59,6 +57,7 @@ def load_checkpoint(path: Path, command: str) -> Checkpoint:
 
 
 def _load_torch(path: Path, command: str) -> Checkpoint:
+    require_honest_size(path, command)
     try:
         # The format before torch 1.6 is no zip file, and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
@@ -77,23 +76,17 @@ def _load_torch(path: Path, command: str) -> Checkpoint:
         if isinstance(inner, Mapping):
             values = inner
     found = Checkpoint()
-    for name, tensor in _flattened(values, ""):
-        if name in found.tensors:
+    for name, tensor in flattened(values, command):
+        if name in found.tensors or name in found.left_out:
             raise ValueError(
                 f"initstats.{command}: expected every name once, got {name!r} twice in "
                 f"{str(path)!r}"
             )
-        found.tensors[name] = tensor
+        if why := why_pretended(tensor, path.stat().st_size):
+            found.left_out[name] = why
+        else:
+            found.tensors[name] = tensor
     return found
-
-
-def _flattened(values: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested dictionaries by dotted name."""
-    if isinstance(values, Tensor) and prefix:
-        yield prefix, values
-    elif isinstance(values, Mapping):
-        for key, value in values.items():
-            yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _load_safetensors(path: Path, command: str) -> Checkpoint:
@@ -122,14 +115,19 @@ def _load_safetensors(path: Path, command: str) -> Checkpoint:
 def _load_parts(index: Path, command: str) -> Checkpoint:
     """Read the files that an index of transformers names."""
     try:
-        files = dict(json.loads(index.read_text())["weight_map"])
+        files = {str(k): str(v) for k, v in read_json(index, command)["weight_map"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"initstats.{command}: expected an index with a weight_map, got {str(index)!r}"
         ) from error
+    if nested := [name for name in files.values() if name.endswith(".index.json")]:
+        raise ValueError(
+            f"initstats.{command}: expected an index with a weight_map to files of tensors, got "
+            f"{nested[0]!r} in {str(index)!r}"
+        )
     found = Checkpoint()
     for name in dict.fromkeys(files.values()):
-        part = load_checkpoint(index.parent / str(name), command)
+        part = load_checkpoint(index.parent / name, command)
         found.tensors |= part.tensors
         found.left_out |= part.left_out
     return found

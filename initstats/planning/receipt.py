@@ -27,9 +27,18 @@ from initstats.statistics.compute import stats
 from initstats.statistics.record_array import Groups
 from initstats.statistics.table import StatsTable
 from initstats.text import block_pattern, plain_table, render, render_html
+from initstats.untrusted import read_json
 
 RECEIPT_SCHEMA = "initstats.receipt/1"
 _ANY = Constant(0.0)  # of a piece that is not filled
+# Fields of an entry that are read without asking, and what they are.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "key_name", "dtype", "role", "rule", "why", "distribution"), str),
+    **dict.fromkeys(("shape", "tied_to", "also_matched"), list),
+    "count": int,
+    "keep": bool,
+    "fill": (dict, type(None)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +112,7 @@ class Receipt:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Receipt:
+    def from_dict(cls, values: object) -> Receipt:
         """Make a receipt from the values of `to_dict`.
 
         Args:
@@ -115,12 +124,22 @@ class Receipt:
         Raises:
             ValueError: If the schema is another one.
         """
-        if values.get("schema") != RECEIPT_SCHEMA:
+        schema = values.get("schema") if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping) or schema != RECEIPT_SCHEMA:
             raise ValueError(
-                f"initstats.Receipt: expected schema {RECEIPT_SCHEMA!r}, "
-                f"got schema={values.get('schema')!r}"
+                f"initstats.Receipt: expected schema {RECEIPT_SCHEMA!r}, got schema={schema!r}"
             )
-        entries = {entry["name"]: dict(entry) for entry in values["parameters"]}
+        try:
+            return cls._of_fields(values)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"initstats.Receipt: expected the fields of {RECEIPT_SCHEMA!r}, got "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @classmethod
+    def _of_fields(cls, values: Mapping[str, Any]) -> Receipt:
+        entries = {entry["name"]: _checked(entry) for entry in values["parameters"]}
         prints = {
             name: int(entry["fingerprint"], 16)
             for name, entry in entries.items()
@@ -158,9 +177,9 @@ class Receipt:
             The receipt.
 
         Raises:
-            ValueError: If the schema is another one.
+            ValueError: If it is no JSON, or the schema is another one.
         """
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        return cls.from_dict(read_json(Path(path), "Receipt.load"))
 
     def remake_(self, model: nn.Module, *, names: Names | None = None) -> None:
         """Write the weights of this receipt again. No recipe is needed.
@@ -282,6 +301,21 @@ def receipt_entry(entry: PlanEntry) -> dict[str, Any]:
         JSON-able values of the plan, and the distribution with its numbers.
     """
     return {**entry.to_dict(), "fill": distribution_to_dict(entry.distribution)}
+
+
+def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an entry that was read.
+
+    Raises:
+        KeyError: If it lacks a field.
+        TypeError: If a field is of another kind.
+    """
+    for name, kind in _KINDS.items():
+        if not isinstance(entry[name], kind):
+            raise TypeError(f"{name} of {entry['name']!r} is a {type(entry[name]).__name__}")
+    if not all(isinstance(n, str) for n in (*entry["tied_to"], *entry["also_matched"])):
+        raise TypeError(f"tied_to and also_matched of {entry['name']!r} hold more than names")
+    return dict(entry)
 
 
 def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:

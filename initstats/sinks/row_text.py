@@ -13,10 +13,22 @@ import numpy as np
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.row import WINDOWED, Places, RankInfo, Row, Shard, Table
-from initstats.statistics.histogram import PLACES
+from initstats.statistics.histogram import MAX_SCALE, PLACES
 from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
 SCHEMA = "initstats.monitor/1"
+# Tensors of a row: far above any model, and at 16 KB of histogram each a bound on memory.
+_MOST_NAMES = 100_000
+# What reading a line that is no row raises: no JSON, no such field, another kind or number.
+_NO_ROW = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def layout_key(names: tuple[str, ...]) -> str:
@@ -74,14 +86,15 @@ def from_lines(lines: Iterable[str]) -> Iterator[Row]:
     for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+            if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+                continue
+            if "names" in value:
+                layouts[str(value["layout"])] = tuple(map(str, value["names"][:_MOST_NAMES]))
+                continue
+            row = _row(value, layouts)
+        except _NO_ROW:
             continue
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            continue
-        if "names" in value:
-            layouts[value["layout"]] = tuple(value["names"])
-        elif all(table["layout"] in layouts for table in value["tables"].values()):
-            yield _row(value, layouts)
+        yield row
 
 
 def step_of_line(line: bytes) -> int | None:
@@ -192,19 +205,21 @@ def _table(value: dict[str, Any], names: tuple[str, ...]) -> Table:
         low = high = average = {name: records.column(name) for name in WINDOWED}
     places = None
     if "histogram" in value:
-        places = _dense(value["histogram"])
+        places = _dense(value["histogram"], len(names))
     return Table(names, records, places, low, high, average)
 
 
-def _dense(value: dict[str, Any]) -> Places:
+def _dense(value: dict[str, Any], n: int) -> Places:
     scale = value["scale"]
     sides = (value["positive"], value["negative"])
-    full: Integers = np.zeros((len(sides[0]), 2, PLACES << scale), dtype=np.int64)
+    if not 0 <= scale <= MAX_SCALE or any(len(side) != n for side in sides):
+        raise ValueError(f"expected histograms of {n} tensors, got other lengths or scale={scale}")
+    full: Integers = np.zeros((n, 2, PLACES << scale), dtype=np.int64)
     for s, side in enumerate(sides):
         for i, row in enumerate(side):
             if row:
                 full[i, s, row[0] : row[0] + len(row) - 1] = row[1:]
-    return Places.cut(full.reshape(len(sides[0]), -1), scale)
+    return Places.cut(full.reshape(n, -1), scale)
 
 
 def _array(values: list[float | str | None]) -> Floats:

@@ -225,6 +225,7 @@ def test_few_modules_stand_outside_a_package() -> None:
 # own, and the others of its own row not at all.
 ORDER = (
     ("_public",),
+    ("untrusted",),
     ("_ops", "text", "checkpoints"),
     ("sharding",),
     ("init", "statistics"),

@@ -17,9 +17,12 @@ from initstats.diagnostics.unit_records import UnitRecords
 from initstats.statistics.histogram import Histogram
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
+from initstats.untrusted import read_json
 
 AUDIT_SCHEMA = "initstats.audit/2"
 DEMO_SCHEMA = "initstats.demo/1"
+# What every report has, and what each part is.
+_PARTS = {"settings": dict, "findings": list, "loss": dict, "layers": list, "parameters": list}
 FILE_NAME = "audit.json"
 MOST_BARS = 64
 _COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
@@ -69,23 +72,26 @@ def read_reports(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: If it holds something else, or an audit of another version of the schema.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"initstats.load_report: expected a JSON file, got path={path}: {error}"
-        ) from error
+    values = read_json(path, "load_report")
     values = values if isinstance(values, dict) else {}
     is_demo = values.get("schema") == DEMO_SCHEMA
-    reports = dict(values["reports"]) if is_demo else {"": values}
+    reports = values.get("reports") if is_demo else {"": values}
+    if not isinstance(reports, dict) or not reports:
+        raise ValueError(f"initstats.load_report: expected reports by label, got none in {path}")
     for report in reports.values():
-        found = report.get("schema")
+        found = report.get("schema") if isinstance(report, dict) else None
         if found != AUDIT_SCHEMA:
             raise ValueError(
                 f"initstats.load_report: expected schema {AUDIT_SCHEMA!r}, got schema={found!r} "
                 f"in {path}; save it again with this version of initstats"
             )
-    return {label or str(r["settings"]["model"]): r for label, r in reports.items()}
+        kinds = {name: type(report.get(name)) for name in _PARTS}
+        if wrong := [name for name, kind in _PARTS.items() if kinds[name] is not kind]:
+            raise ValueError(
+                f"initstats.load_report: expected {AUDIT_SCHEMA!r} with {', '.join(_PARTS)}, "
+                f"got no such {wrong[0]} in {path}"
+            )
+    return {label or str(r["settings"].get("model")): r for label, r in reports.items()}
 
 
 def json_text(values: Mapping[str, Any]) -> str:
