@@ -8,6 +8,7 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 64;  // few threads do much each: small blocks spread over more SMs
+constexpr int kRowsAhead = 4;
 
 template <class Bits>
 __global__ void __launch_bounds__(kThreads)
@@ -23,26 +24,39 @@ __global__ void __launch_bounds__(kThreads)
   uint32_t left[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) left[j] = static_cast<uint32_t>(target.zeros);
-  for (int64_t i = 0; i < rows; ++i, out += target.row_stride) {
-    const uint64_t at = static_cast<uint64_t>(i * quads_per_row + quad);
-    const uint32_t rows_left = static_cast<uint32_t>(target.logical_rows - i);
-    const Words<Scalar32> high = stream_words<Scalar32>(target.key, at, Purpose::sparse);
-    bool zero[4], unsure = false;
+  const auto words_of = [&](int64_t i, Purpose purpose) {
+    return stream_words<Scalar32>(target.key, static_cast<uint64_t>(i * quads_per_row + quad),
+                                  purpose);
+  };
+  for (int64_t begin = 0; begin < rows; begin += kRowsAhead) {
+    // The words of several rows side by side: decisions wait for one another, words do not.
+    Words<Scalar32> ahead[kRowsAhead];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      zero[j] = sparse_is_zero(high.v[j], rows_left, left[j]);
-      unsure = unsure || sparse_needs_low(high.v[j], rows_left, left[j]);
-    }
-    if (unsure) {
-      const Words<Scalar32> low = stream_words<Scalar32>(target.key, at, Purpose::sparse_low);
+    for (int k = 0; k < kRowsAhead; ++k) ahead[k] = words_of(begin + k, Purpose::sparse);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) zero[j] = sparse_is_zero(high.v[j], low.v[j], rows_left, left[j]);
-    }
+    for (int k = 0; k < kRowsAhead; ++k, out += target.row_stride) {
+      const int64_t i = begin + k;
+      if (i >= rows) return;
+      const Words<Scalar32>& high = ahead[k];
+      const uint32_t rows_left = static_cast<uint32_t>(target.logical_rows - i);
+      bool zero[4], unsure = false;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      left[j] -= zero[j] ? 1u : 0u;
-      const bool inside = first + j >= 0 && first + j < target.columns && i >= target.first_row;
-      if (zero[j] && inside) out[j * target.column_stride] = 0;
+      for (int j = 0; j < 4; ++j) {
+        zero[j] = sparse_is_zero(high.v[j], rows_left, left[j]);
+        unsure = unsure || sparse_needs_low(high.v[j], rows_left, left[j]);
+      }
+      if (unsure) {
+        const Words<Scalar32> low = words_of(i, Purpose::sparse_low);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          zero[j] = sparse_is_zero(high.v[j], low.v[j], rows_left, left[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        left[j] -= zero[j] ? 1u : 0u;
+        const bool inside = first + j >= 0 && first + j < target.columns && i >= target.first_row;
+        if (zero[j] && inside) out[j * target.column_stride] = 0;
+      }
     }
   }
 }
