@@ -24,40 +24,52 @@ struct SliceShared {
   Value staged[kWarps][kChunk][kWarp + 1];
 };
 
+// Whether the lane's item of a step exists: its element of slice `step`, or element `step` of its
+// slice.
+__device__ __forceinline__ bool is_there(const SliceTask& task, int step, int half, int n,
+                                         int present) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int e = half * kWarp + (task.lanes_along_elements ? lane : step);
+  return e < n && (task.lanes_along_elements ? step : lane) < present;
+}
+
 // Reads the chunk of n elements, two of whose offsets each lane holds, for 32 slices, whose
 // offsets the lanes hold; `present` of them exist.
 template <class Value>
 __device__ __forceinline__ void stage_chunk(const SliceTask& task,
                                             Value (&staged)[kChunk][kWarp + 1], int64_t slice,
                                             const int64_t (&element)[2], int n, int present) {
-  using Loader = BoxLoader<Value, 2>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int bytes = item_size(task.target.type);
-  const auto value_at = [&](int64_t offset) {
-    return Loader::value_of(task.target.type, Loader::read_bits(task.target.data, offset, bytes));
-  };
-  if (task.lanes_along_elements) {
-#pragma unroll 4
-    for (int s = 0; s < kWarp; ++s) {
-      const int64_t first = __shfl_sync(kAllLanes, slice, s);
-      if (s >= present) continue;
+  constexpr int kStep = kItemsAhead / 2;  // slices or elements whose items are asked for together
+  with_stored(task.target.type, [&](auto stored) {
+    using Stored = decltype(stored);
+    const auto* const data = static_cast<const Stored*>(task.target.data);
+#pragma unroll 1
+    for (int begin = 0; begin < kWarp; begin += kStep) {
+      Stored bits[kStep][2];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int e = half * kWarp + lane;
-        if (e < n) staged[e][s] = value_at(first + element[half]);
+      for (int j = 0; j < kStep; ++j) {
+        const int64_t first = __shfl_sync(kAllLanes, slice, begin + j);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int64_t e = __shfl_sync(kAllLanes, element[half], begin + j);
+          const Stored* const item =
+              data + (task.lanes_along_elements ? first + element[half] : slice + e);
+          bits[j][half] = is_there(task, begin + j, half, n, present) ? *item : Stored{0};
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kStep; ++j) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (!is_there(task, begin + j, half, n, present)) continue;
+          Value& place = task.lanes_along_elements ? staged[half * kWarp + lane][begin + j]
+                                                   : staged[half * kWarp + begin + j][lane];
+          place = value_of<Value>(task.target.type, bits[j][half]);
+        }
       }
     }
-  } else {
-#pragma unroll 4
-    for (int e = 0; e < kWarp; ++e) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t offset = __shfl_sync(kAllLanes, element[half], e);
-        if (half * kWarp + e < n && lane < present)
-          staged[half * kWarp + e][lane] = value_at(slice + offset);
-      }
-    }
-  }
+  });
 }
 
 // The record of one chunk of n elements of the lane's slice.

@@ -41,8 +41,9 @@ struct TileKernel {
   using Task = typename Loader::Task;
   static constexpr int kThreads = kTileThreads;
   static constexpr int kCapacity = kFullBatch<Head, Task>;
-  // Differences are taken in large batches: one kernel less to compile.
-  static constexpr int kSmall = std::is_same_v<Task, RunPairTask> ? kCapacity : kSmallBatch;
+  // Differences and bytes are taken in large batches: kernels less to compile.
+  static constexpr int kSmall =
+      std::is_same_v<Task, RunTask> || std::is_same_v<Task, BoxTask> ? kSmallBatch : kCapacity;
   template <int kTasks>
   static constexpr auto kernel = stats_tile_kernel<Loader, kTasks>;
 };
@@ -141,6 +142,10 @@ class Plan {
     task.count = t.layout.count;
     task.first_index = t.layout.first_index;
   }
+  static void describe(const StatsTarget& t, ByteRunTask& task) {
+    describe(t, static_cast<RunTask&>(task));
+    task.type = t.type;
+  }
   static void describe(const StatsTarget& t, RunPairTask& task) {
     describe(t, static_cast<RunTask&>(task));
     task.minus = t.minus;
@@ -183,12 +188,15 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
       return t.type == type && is_aligned_run(t) && (t.minus != nullptr) == pairs;
     };
   };
+  const auto bytes = [](const StatsTarget& t) {
+    return item_size(t.type) == 1 && is_aligned_run(t) && t.minus == nullptr;
+  };
   // Everything that has no kernel of its own, by the lane rows of its order of summation.
-  const auto boxes_of = [](int rows) {
-    return [rows](const StatsTarget& t) {
+  const auto boxes_of = [bytes](int rows) {
+    return [bytes, rows](const StatsTarget& t) {
       const bool own = t.type == ItemType::float32 || t.type == ItemType::float16 ||
                        t.type == ItemType::bfloat16 || t.type == ItemType::float64;
-      return lane_rows(t.type) == rows && !(own && is_aligned_run(t));
+      return lane_rows(t.type) == rows && !(own && is_aligned_run(t)) && !bytes(t);
     };
   };
   const auto narrow = [](const StatsTarget& t) { return !is_wide(t.type); };
@@ -200,6 +208,7 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
       [&] { return plan.take_tiles<RunLoader<Float16Items, false>>(runs_of(ItemType::float16)); },
       [&] { return plan.take_tiles<RunLoader<BFloat16Items, false>>(runs_of(ItemType::bfloat16)); },
       [&] { return plan.take_tiles<RunLoader<Float64Items, false>>(runs_of(ItemType::float64)); },
+      [&] { return plan.take_tiles<RunLoader<ByteItems, false>>(bytes); },
       [&] {
         return plan.take_tiles<RunLoader<Float32Items, true>>(runs_of(ItemType::float32, true));
       },

@@ -66,6 +66,11 @@ struct RunPairTask : RunTask {
   const void* minus;
 };
 
+// A run of items of one byte: one kernel for all of their types.
+struct ByteRunTask : RunTask {
+  ItemType type;
+};
+
 // Any other tensor.
 struct BoxTask {
   const void* data;
@@ -95,6 +100,12 @@ struct BFloat16Items {
   using Stored = uint16_t;
   static __device__ __forceinline__ float value(uint16_t bits) { return from_bfloat16(bits); }
 };
+// Items of one byte, whose type the task tells. Lanes read four of them at once, as the order of
+// summation has them, so that all 32 of a thread are on their way together.
+struct ByteItems {
+  using Value = float;
+  using Stored = uint8_t;
+};
 struct Float64Items {
   using Value = double;
   using Stored = uint64_t;
@@ -110,19 +121,51 @@ __device__ __forceinline__ int missing_of(int64_t left) {
   return left >= kTile ? 0 : kTile - static_cast<int>(left);
 }
 
-// Reads tiles of a RunTask with 16-byte loads; the last tile of a tensor item by item.
+// How many items a thread asks for before it waits for the first: memory is far away.
+constexpr int kItemsAhead = 8;
+
+// Calls read(Stored{}) with the unsigned integer that has as many bytes as an item.
+template <class Read>
+__device__ __forceinline__ void with_stored(ItemType type, Read read) {
+  switch (item_size(type)) {
+    case 1:
+      return read(uint8_t{});
+    case 2:
+      return read(uint16_t{});
+    case 4:
+      return read(uint32_t{});
+    default:
+      return read(uint64_t{});
+  }
+}
+
+// The value of an item from its bits.
+template <class Value, class Stored>
+__device__ __forceinline__ Value value_of(ItemType type, Stored bits) {
+  if constexpr (sizeof(Value) == 8) {
+    return wide_item_value(type, bits);
+  } else {
+    return item_value(type, static_cast<uint32_t>(bits));
+  }
+}
+
+// Reads tiles of a RunTask with 16-byte loads (4 where items are bytes); the last tile of a tensor
+// item by item.
 template <class Items, bool kDifference>
 struct RunLoader {
-  using Task = std::conditional_t<kDifference, RunPairTask, RunTask>;
+  static constexpr bool kBytes = std::is_same_v<Items, ByteItems>;
+  using Task = std::conditional_t<kDifference, RunPairTask,
+                                  std::conditional_t<kBytes, ByteRunTask, RunTask>>;
   using Value = typename Items::Value;
   using Stored = typename Items::Stored;
-  static constexpr int kItems = 16 / static_cast<int>(sizeof(Stored));
+  static constexpr int kItems = kBytes ? 4 : 16 / static_cast<int>(sizeof(Stored));
   using Tile = ThreadTile<Value, kItems>;
   // As many as fit without spilling registers.
   static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : kDifference ? 3 : 4;
-  struct alignas(16) Vector {
+  struct alignas(kItems * sizeof(Stored)) Vector {
     Stored item[kItems];
   };
+  using Word = std::conditional_t<kBytes, uint32_t, uint4>;
   struct Shared {};
 
   static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
@@ -136,21 +179,21 @@ struct RunLoader {
       Vector raw[Tile::kSteps];
       read(data, raw);
       if (!kDifference && fingerprint) add_fingerprint(raw, index, sum);
-      values(raw, x);
+      values(task, raw, x);
       if constexpr (kDifference) {
         forget_terms(x);  // or both tensors are on their way at once, more than registers hold
         read(static_cast<const Stored*>(task.minus) + tile * kTile, raw);
         Tile minus;
-        values(raw, minus);
+        values(task, raw, minus);
         subtract(minus, x);
       }
     } else {
-      load_edge(data, left, index, fingerprint, x, sum);
+      load_edge(task, data, left, index, fingerprint, x, sum);
       if constexpr (kDifference) {
         forget_terms(x);
         Tile minus;
-        load_edge(static_cast<const Stored*>(task.minus) + tile * kTile, left, index, false, minus,
-                  sum);
+        load_edge(task, static_cast<const Stored*>(task.minus) + tile * kTile, left, index, false,
+                  minus, sum);
         subtract(minus, x);
       }
     }
@@ -165,14 +208,34 @@ struct RunLoader {
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step)
       raw[step] =
-          bit_cast<Vector>(*reinterpret_cast<const uint4*>(data + element_of<kItems>(step, 0)));
+          bit_cast<Vector>(*reinterpret_cast<const Word*>(data + element_of<kItems>(step, 0)));
   }
 
-  static __device__ __forceinline__ void values(const Vector (&raw)[Tile::kSteps], Tile& x) {
+  static __device__ __forceinline__ void values(const Task& task, const Vector (&raw)[Tile::kSteps],
+                                                Tile& x) {
+    if constexpr (kBytes) {
+      switch (task.type) {  // once for all items
+        case ItemType::float8_e4m3fn:
+          return convert(raw, x, [](Stored bits) { return from_float8_e4m3fn(bits); });
+        case ItemType::float8_e5m2:
+          return convert(raw, x, [](Stored bits) { return from_float8_e5m2(bits); });
+        case ItemType::int8:
+          return convert(raw, x,
+                         [](Stored bits) { return static_cast<float>(static_cast<int8_t>(bits)); });
+        default:
+          return convert(raw, x, [](Stored bits) { return static_cast<float>(bits); });
+      }
+    } else {
+      convert(raw, x, [](Stored bits) { return Items::value(bits); });
+    }
+  }
+  template <class Convert>
+  static __device__ __forceinline__ void convert(const Vector (&raw)[Tile::kSteps], Tile& x,
+                                                 Convert value) {
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step) {
 #pragma unroll
-      for (int k = 0; k < kItems; ++k) x.v[step][k] = Items::value(raw[step].item[k]);
+      for (int k = 0; k < kItems; ++k) x.v[step][k] = value(raw[step].item[k]);
     }
   }
 
@@ -209,8 +272,9 @@ struct RunLoader {
   }
 
   // The items of a tile of which `left` are there, one by one; the others are missing.
-  static __device__ __forceinline__ void load_edge(const Stored* data, int64_t left, uint64_t index,
-                                                   bool fingerprint, Tile& x, uint64_t& sum) {
+  static __device__ __forceinline__ void load_edge(const Task& task, const Stored* data,
+                                                   int64_t left, uint64_t index, bool fingerprint,
+                                                   Tile& x, uint64_t& sum) {
     int first = element_of<kItems>(0, 0);
 #if defined(__CUDA_ARCH__)
     // Takes it as new, or terms of 32 elements would wait in registers for this rare tile.
@@ -224,7 +288,11 @@ struct RunLoader {
         x.v[step][k] = missing_value<Value>();
         if (i >= left) continue;
         const Stored bits = data[i];
-        x.v[step][k] = Items::value(bits);
+        if constexpr (kBytes) {
+          x.v[step][k] = value_of<Value>(task.type, bits);
+        } else {
+          x.v[step][k] = Items::value(bits);
+        }
         const uint64_t at = index + static_cast<uint32_t>(i) * kWords;
         if (fingerprint)
           sum = mix(bits, fingerprint_position(at), fingerprint_position(at + 1), sum);
@@ -248,23 +316,15 @@ struct BoxLoader {
   static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
                                              Tile& x, uint64_t& sum, Shared& shared) {
     __syncthreads();  // the tile before has been read
-    const int bytes = item_size(task.type);
+    with_stored(task.type, [&](auto stored) {
+      using Stored = decltype(stored);
+      // Items of this size have values of this one: 8-byte items are wide, 1 and 2 bytes are not.
+      if constexpr (sizeof(Stored) == 4 || (sizeof(Stored) == 8) == (sizeof(Value) == 8)) {
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kTileThreads) {
-      const int64_t at = tile * kTile + i;
-      Value value = missing_value<Value>();
-      if (at < task.layout.count) {
-        const Layout::Place place = task.layout.place(at);
-        const uint64_t bits = read_bits(task.data, place.offset, bytes);
-        value = value_of(task.type, bits);
-        if (task.minus != nullptr) {
-          const int64_t offset = task.minus_layout.place(at).offset;
-          value = value - value_of(task.type, read_bits(task.minus, offset, bytes));
-        }
-        if (fingerprint) sum += mix(bits, bytes, static_cast<uint64_t>(place.index));
+        for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kItemsAhead * kTileThreads)
+          stage<Stored>(task, tile * kTile, i, fingerprint, sum, shared);
       }
-      shared.staged[i] = value;
-    }
+    });
     __syncthreads();
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step) {
@@ -274,31 +334,45 @@ struct BoxLoader {
     return missing_of(task.layout.count - tile * kTile);
   }
 
-  static __device__ __forceinline__ uint64_t read_bits(const void* data, int64_t offset,
-                                                       int bytes) {
-    switch (bytes) {
-      case 1:
-        return static_cast<const uint8_t*>(data)[offset];
-      case 2:
-        return static_cast<const uint16_t*>(data)[offset];
-      case 4:
-        return static_cast<const uint32_t*>(data)[offset];
-      default:
-        return static_cast<const uint64_t*>(data)[offset];
+ private:
+  // Elements i, i + kTileThreads, ... of the tile that begins at element `begin`.
+  template <class Stored>
+  static __device__ __forceinline__ void stage(const Task& task, int64_t begin, int i,
+                                               bool fingerprint, uint64_t& sum, Shared& shared) {
+    Stored bits[kItemsAhead], minus[kItemsAhead];
+    int64_t index[kItemsAhead];
+#pragma unroll
+    for (int j = 0; j < kItemsAhead; ++j) {
+      const int64_t at = begin + i + j * kTileThreads;
+      bits[j] = minus[j] = 0;
+      index[j] = 0;
+      if (at >= task.layout.count) continue;
+      const Layout::Place place = task.layout.place(at);
+      index[j] = place.index;
+      bits[j] = static_cast<const Stored*>(task.data)[place.offset];
+      if (task.minus != nullptr)
+        minus[j] = static_cast<const Stored*>(task.minus)[task.minus_layout.place(at).offset];
+    }
+#pragma unroll
+    for (int j = 0; j < kItemsAhead; ++j) {
+      const bool exists = begin + i + j * kTileThreads < task.layout.count;
+      Value value = value_of<Value>(task.type, bits[j]);
+      if (task.minus != nullptr) value = value - value_of<Value>(task.type, minus[j]);
+      if (fingerprint && exists) sum += mix(bits[j], static_cast<uint64_t>(index[j]));
+      shared.staged[i + j * kTileThreads] = exists ? value : missing_value<Value>();
     }
   }
-  static __device__ __forceinline__ Value value_of(ItemType type, uint64_t bits) {
-    if constexpr (sizeof(Value) == 8) {
-      return wide_item_value(type, bits);
-    } else {
-      return item_value(type, static_cast<uint32_t>(bits));
-    }
-  }
-  static __device__ __forceinline__ uint64_t mix(uint64_t bits, int bytes, uint64_t index) {
+
+  template <class Stored>
+  static __device__ __forceinline__ uint64_t mix(Stored bits, uint64_t index) {
     const uint32_t low = static_cast<uint32_t>(bits);
-    if (bytes < 8) return fingerprint_mix(low, fingerprint_position(index));
-    return fingerprint_mix(low, fingerprint_position(2 * index)) +
-           fingerprint_mix(static_cast<uint32_t>(bits >> 32), fingerprint_position(2 * index + 1));
+    if constexpr (sizeof(Stored) == 8) {
+      return fingerprint_mix(low, fingerprint_position(2 * index)) +
+             fingerprint_mix(static_cast<uint32_t>(bits >> 32),
+                             fingerprint_position(2 * index + 1));
+    } else {
+      return fingerprint_mix(low, fingerprint_position(index));
+    }
   }
 };
 

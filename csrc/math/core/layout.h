@@ -47,6 +47,9 @@ struct Layout {
   // Place of the i-th element of the box in C order, 0 <= i < count.
   INITSTATS_HD Place place(int64_t i) const {
     Place p{0, first_index};
+#if defined(__CUDACC__)
+#pragma unroll 1  // eight divisions side by side would be most of a kernel's code
+#endif
     for (int d = dims - 1; d > 0; --d) {
       const int64_t q = i / size[d], r = i - q * size[d];
       p.offset += r * stride[d];

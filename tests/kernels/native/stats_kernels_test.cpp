@@ -164,8 +164,10 @@ int main() {
   const auto rectified = [&](int64_t) { return std::fmax(0.0, normal(generator)); };
   const auto huge = [&](int64_t) { return 5e37 * normal(generator); };
   const auto denormal = [&](int64_t) { return 1e-41 * normal(generator); };
-  const ItemType types[] = {ItemType::float32, ItemType::float16, ItemType::bfloat16,
-                            ItemType::float64, ItemType::int8,    ItemType::int64};
+  const ItemType types[] = {ItemType::float32, ItemType::float16,       ItemType::bfloat16,
+                            ItemType::float64, ItemType::float8_e4m3fn, ItemType::float8_e5m2,
+                            ItemType::uint8,   ItemType::int8,          ItemType::int16,
+                            ItemType::int32,   ItemType::int64};
   std::vector<Tensor> tensors;
   for (const ItemType type : types) {
     for (const int64_t n : {0, 5, 4099}) tensors.push_back(tensor(type, run(n), n, plain));
