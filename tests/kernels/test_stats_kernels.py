@@ -18,6 +18,7 @@ CSRC = REPOSITORY / "csrc"
 NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/stats/stats.cu"
 THREADS, TILE = 128, 4096
+ITEMS_AHEAD = 8  # of a box: loads on their way before a thread waits for the first
 PAIRS = (32764 - 16) // 56  # differences of a launch
 TILE_RECORD_BYTES = {"Float32Items": 80, "BFloat16Items": 80, "Float64Items": 112}
 ITEMS = {
@@ -208,11 +209,14 @@ def slots_per_element(loop: Listing) -> dict[str, float]:
 def test_statistics_machine_code_is_lean(architecture: str) -> None:
     cubin = build.extension_cubin(KERNELS, architecture=architecture)  # raises on spills
     runs = {name: listing for name, listing in cubin.sass.items() if "RunLoader" in name}
-    assert len(runs) == 4 * 3  # storage types; two sizes of batch, and differences
+    assert len(runs) == 4 * 3 + 1  # storage types; two sizes of batch, and differences; bytes
     for name, listing in runs.items():
         difference = "ItemsELb1E" in name
-        loads = 16 if "Float64Items" in name else 8 if "Float32Items" in name else 4
-        assert listing.widths("LDG")[128] == loads * (1 + difference), name
+        if "ByteItems" in name:
+            assert listing.widths("LDG")[32] == 8, name  # four items each: all 32 of a thread
+        else:
+            loads = 16 if "Float64Items" in name else 8 if "Float32Items" in name else 4
+            assert listing.widths("LDG")[128] == loads * (1 + difference), name
         assert listing.local_memory == 0, name
         if "Float64Items" not in name:
             assert listing.fp64 == 0, name
@@ -225,3 +229,11 @@ def test_statistics_machine_code_is_lean(architecture: str) -> None:
             assert cubin.resources[name].registers <= 255, name  # two
     for name, listing in cubin.sass.items():
         assert listing.local_memory == 0, name
+        if "BoxLoader" in name:
+            assert most_loads_ahead(listing) >= ITEMS_AHEAD, name
+
+
+def most_loads_ahead(listing: Listing) -> int:
+    """Return the most loads from global memory without a store to shared memory between them."""
+    codes = [i.opcode.split(".")[0] for i in listing.matching(r"(LDG|STS)\b")]
+    return max(len(run) for run in "".join(code[0] for code in codes).split("S"))
