@@ -35,7 +35,7 @@ def bench_audit(measure: Measure, device: torch.device, config: DemoConfig) -> N
     def recorded() -> None:
         model.zero_grad()
         with Collector(model) as collector:
-            with collector.functions(), LossWatch(with_scores=True):
+            with collector.operations(), collector.functions(), LossWatch(with_scores=True):
                 loss = model(tokens, targets)[1]
             collector.in_backward = True
             loss.backward()

@@ -52,7 +52,7 @@ def test_records_hold_at_most_a_hundredth_of_the_activations() -> None:
         loss = model(tokens, targets)[1]
     activations = sum(saved.values())
     with Collector(model) as collector:
-        with collector.functions(), LossWatch(with_scores=True):
+        with collector.operations(), collector.functions(), LossWatch(with_scores=True):
             loss = model(tokens, targets)[1]
         collector.in_backward = True
         loss.backward()
