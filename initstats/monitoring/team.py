@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import hashlib
 import math
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
@@ -22,7 +22,7 @@ from initstats.monitoring.reader import Measured, table_of
 from initstats.monitoring.row import RankInfo, Shard
 from initstats.monitoring.window import Layout
 from initstats.sharding import Spread, is_dtensor
-from initstats.statistics.across_ranks import Ranks, run
+from initstats.statistics.across_ranks import OPS, Ranks, run
 from initstats.statistics.histogram import PLACES
 from initstats.statistics.record_array import COUNT, FINGERPRINT, Integers, Records
 from initstats.statistics.reduction import (
@@ -40,8 +40,9 @@ from initstats.statistics.replicas import classes_of
 OF_EACH_RANK = ("activations", "inputs")
 CLOSED = "closed its monitor"
 ELSEWHERE = "was at step {step}: it called step() less or more often"
-SILENT_SECONDS = 5.0  # how long survivors wait for each other's sign of life
-_POLL_SECONDS = 0.05
+_SILENT_SECONDS = 5.0  # how long survivors wait for each other's sign of life
+_LOOK_SECONDS = 1.0  # how often a waiting rank looks whether another has given up
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 2e-4, 2e-2  # seconds between two looks at a message
 _CLOSED = 2.0**52  # in the place of the number of a row
 _NAMED = 16  # tensors with differing replicas that are looked into
 _FUNCTION = "Monitor"
@@ -259,25 +260,40 @@ class Team:
         Raises:
             RuntimeError: If a rank is gone or does not come.
         """
-        return run(_rounds(self, own), self._group.reduce)
+        return run(_rounds(self, own), self._reduce)
+
+    def _reduce(self, message: Message) -> Array:
+        """All-reduce one message; give up as soon as another rank has.
+
+        A rank hears of one that is gone only if they are neighbours in the reduction. So those that
+        do say it in the store, where the others look while they wait.
+        """
+        data = torch.from_numpy(message.data.copy())
+        work = dist.all_reduce(data, OPS[message.op], group=self._group.group, async_op=True)
+        pause, look = _SHORTEST_PAUSE, time.monotonic() + _LOOK_SECONDS
+        while not work.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            if time.monotonic() >= look:
+                look = time.monotonic() + _LOOK_SECONDS
+                if self._alive.check(["failed"]):
+                    msg = "another rank had no answer"
+                    raise RuntimeError(msg)
+        work.wait()
+        reduced: Array = data.numpy()
+        return reduced
 
     def silent(self) -> list[int]:
-        """Leave the group after a failure, and return the ranks that give no sign of life.
-
-        Leaving closes the connections, so that ranks that wait for others than the one that is gone
-        fail as well, and do not wait for their timeout.
-        """
-        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
-            dist.destroy_process_group(self._group.group)
-        del self._group
+        """Return the ranks that give no sign of life after a failure; waits for the others."""
         try:
+            self._alive.set("failed", "1")
             self._alive.set(f"alive/{self.rank}", "1")
-            until = time.monotonic() + SILENT_SECONDS
+            until = time.monotonic() + _SILENT_SECONDS
             while True:
                 silent = [r for r in self.ranks if not self._alive.check([f"alive/{r}"])]
                 if not silent or time.monotonic() > until:
                     return silent
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_LONGEST_PAUSE)
         except RuntimeError:  # the store went with the rank that kept it
             return [self.ranks[0]]
 

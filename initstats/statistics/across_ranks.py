@@ -23,7 +23,7 @@ from initstats.statistics.reduction import (
 
 Plain = Literal["replicas", "parts"] | None
 _Result = TypeVar("_Result")
-_OPS = {"min": dist.ReduceOp.MIN, "sum": dist.ReduceOp.SUM}
+OPS = {"min": dist.ReduceOp.MIN, "sum": dist.ReduceOp.SUM}
 # What `merge_over_ranks` returned last for each group: the same on all its ranks.
 _CAPACITIES: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
 
@@ -66,7 +66,7 @@ class Ranks:
     def reduce(self, message: Message) -> Array:
         """All-reduce one message."""
         data = torch.from_numpy(message.data.copy()).to(self._device)
-        dist.all_reduce(data, op=_OPS[message.op], group=self.group)
+        dist.all_reduce(data, op=OPS[message.op], group=self.group)
         reduced: Array = data.cpu().numpy()
         return reduced
 
