@@ -22,6 +22,7 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
         self._settings = settings
         self._monitor: Monitor | None = None
         self._steps = 0
+        self._state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach."""
@@ -32,7 +33,19 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
             optimizer=trainer.optimizers,
             first_step=trainer.global_step + 1,
             **self._settings,
-        ).attach()
+        )
+        if self._state:
+            self._monitor.load_state_dict(self._state)
+            self._state = None
+        self._monitor.attach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the monitor, for Lightning's checkpoints."""
+        return {} if self._monitor is None else self._monitor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state for the monitor that the next training makes."""
+        self._state = state_dict
 
     def on_train_batch_end(self, trainer: Any, *_args: Any) -> None:
         """Step when the optimizer has stepped, not for every accumulated batch."""

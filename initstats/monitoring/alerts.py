@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -78,6 +79,13 @@ class MonitorRule(Rule, ABC):
         Yields:
             Findings.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the rule keeps of earlier rows: tensors, numbers, texts, lists of these."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
 
 
 class FromAudit(MonitorRule):
@@ -167,6 +175,23 @@ class Alerts:
         self._open: set[_Key] = set()
         self._broken: set[int] = set()
         self.recent: deque[Finding] = deque(maxlen=100)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the rules keep of earlier rows, and which findings are open."""
+        return {
+            "open": sorted([rule, where] for rule, where in self._open),
+            "rules": [[type(rule).__name__, rule.state_dict()] for rule in self._rules],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; a rule takes the next state of its class."""
+        self._open = {(rule, where) for rule, where in state["open"]}
+        left = list(state["rules"])
+        for rule in self._rules:
+            name = type(rule).__name__
+            found = next((i for i, (saved, _) in enumerate(left) if saved == name), None)
+            if found is not None:
+                rule.load_state_dict(left.pop(found)[1])
 
     def judge(self, row: Row, measured: Mapping[str, Measured]) -> Row:
         """Return the row with the findings that are new in it."""

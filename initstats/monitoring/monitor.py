@@ -6,7 +6,7 @@ import atexit
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -34,6 +34,7 @@ from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
 from initstats.monitoring.window import Factor, Layout, Window
+from initstats.monitoring.window_state import window_from_state, window_state
 from initstats.monitoring.worker import Delivery
 from initstats.sharding import is_dtensor
 
@@ -76,7 +77,8 @@ class Monitor:
         on_alert: Called with a finding and its row, in another thread, when a rule finds something
             new.
         rules: Rules to apply; None for `default_rules()`.
-        first_step: Number of the first step, for a run that goes on.
+        first_step: Number of the first step, for a run that goes on; `load_state_dict` knows it.
+            Above 1 sinks drop what an interrupted run wrote from it on.
         held_bytes: Outputs of modules are read together when they hold so many bytes, at the latest
             at the end of the forward pass.
         group: The ranks that train the model together, a process group or a mesh of one dimension,
@@ -143,6 +145,7 @@ class Monitor:
         self._warned = False
         self._delivery: Delivery | None = None
         self._process = os.getpid()
+        self._alerts_state: dict[str, Any] | None = None
 
     def attach(self) -> Self:
         """Hook the model and start the threads; a second call changes nothing.
@@ -160,6 +163,8 @@ class Monitor:
             if "gradients" in self.watch:
                 listen(self._before_clipping)
             alerts = Alerts(self._rules, Subject.of(self._model), self._on_alert)
+            if self._alerts_state is not None:
+                alerts.load_state_dict(self._alerts_state)
             self._delivery = self._start(alerts)
             _OPEN.add(self)
             self._prepare()
@@ -204,6 +209,75 @@ class Monitor:
                 delivery.put(self._window)
                 self._window = self._new_window()
             delivery.close(timeout)
+            self._alerts_state = delivery.alerts.state_dict()
+
+    def state_dict(self, timeout: float = 10.0) -> dict[str, Any]:
+        """Return what the monitor needs to go on in another process; for a checkpoint.
+
+        Call it between steps. It waits for the device, and for the rows that are on their way.
+
+        Args:
+            timeout: Seconds to wait for the reader and the sinks at most.
+
+        Returns:
+            Tensors, numbers, texts, lists and dictionaries, as `torch.load(weights_only=True)`
+            reads them: the number of the next step, the records of the open window, and what the
+            rules keep, such as the past norms of the rule on spikes.
+
+        Raises:
+            TimeoutError: If the reader did not finish in time.
+        """
+        alerts = self._alerts_state
+        if self._delivery is not None:
+            if not self._delivery.drain(timeout):
+                msg = (
+                    f"initstats.Monitor.state_dict: expected the reader to finish in {timeout} s,"
+                    " got rows that wait; give it more time with timeout="
+                )
+                raise TimeoutError(msg)
+            alerts = self._delivery.alerts.state_dict()
+        return {
+            "schema": _STATE,
+            "step": self._step,
+            "first_step": self._first,
+            "every": self._every,
+            "measured": self._measured,
+            "window": window_state(self._window),
+            "alerts": alerts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the monitor that was saved stood; before `attach()`.
+
+        Sinks are told the step (`resume`): what an interrupted run wrote after it comes again, and
+        `JsonLines` cuts it off.
+
+        Args:
+            state: What `state_dict` returned; the settings of this monitor may differ.
+
+        Raises:
+            RuntimeError: If the monitor is attached.
+            ValueError: If this is no state of a monitor.
+        """
+        if self._delivery is not None:
+            msg = (
+                "initstats.Monitor.load_state_dict: expected a monitor that is not attached yet,"
+                " got one that is; call it before attach() or the with statement"
+            )
+            raise RuntimeError(msg)
+        if (schema := state.get("schema")) != _STATE:
+            msg = (
+                "initstats.Monitor.load_state_dict: expected what state_dict() returned, got"
+                f" schema={schema!r}"
+            )
+            raise ValueError(msg)
+        self._step = state["step"]
+        # With the same distance the phase of the measured steps goes on, else it begins here.
+        self._first = state["first_step"] if state["every"] == self._every else self._step
+        if state["window"]["histograms"] == self._histograms:
+            self._window = window_from_state(state["window"])
+            self._measured = state["measured"]
+        self._alerts_state = state["alerts"]
 
     def __enter__(self) -> Self:
         return self.attach()
@@ -221,6 +295,7 @@ class Monitor:
             return self._ranks.delivery(
                 self._sinks,
                 alerts,
+                self._step - 1,
                 Schedule(self._first, self._every, self._window_length),
                 self._names(),
                 self._parameters.watched,
@@ -456,6 +531,7 @@ def _inner(model: nn.Module) -> nn.Module:
     return inner
 
 
+_STATE = "initstats.monitor.state/1"
 _OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 

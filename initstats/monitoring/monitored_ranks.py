@@ -39,6 +39,7 @@ class MonitoredRanks:
         self,
         sinks: Iterable[Sink],
         alerts: Alerts,
+        after: int,
         schedule: Schedule,
         names: Mapping[str, Layout],
         parameters: Mapping[str, Tensor],
@@ -56,13 +57,13 @@ class MonitoredRanks:
                 histograms=histograms,
                 timeout=self._timeout,
             )
-            return TeamDelivery(sinks, alerts, team)
+            return TeamDelivery(sinks, alerts, after, team)
         info = self._alone()
         if self._given is None:
-            return Delivery(sinks, alerts, info)
+            return Delivery(sinks, alerts, after, info)
         rank = self._given.rank
         mine = [of_rank(sink, rank) for sink in sinks]
-        return Delivery(mine, alerts, info, shards_of(parameters, rank))
+        return Delivery(mine, alerts, after, info, shards_of(parameters, rank))
 
     def _alone(self) -> RankInfo | None:
         """Return which rank this is, None in a run of one process."""

@@ -37,7 +37,7 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
     """
     window.wait()
     segments: dict[str, list[Segment]] = {}
-    for (kind, _), segment in window.segments.items():
+    for kind, segment in window.parts():
         segments.setdefault(kind, []).append(segment)
     measured = {kind: _read_kind(found, window.scale) for kind, found in segments.items()}
     steps = sorted({step for found in measured.values() for step in found.steps})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.rules.signal import OVERFLOWN, NotFinite
@@ -154,6 +155,15 @@ class GradientSpike(MonitorRule):
         finite = norms[~(np.isinf(norms).any(axis=1) | np.isnan(norms[:, 0]))]
         self._past = np.concatenate((self._past, finite))[-self.history :]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the norms that the medians are taken of, and whose they are."""
+        return {"names": list(self._columns), "past": torch.from_numpy(self._past.copy())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with these norms."""
+        self._columns = {name: i for i, name in enumerate(state["names"])}
+        self._past = state["past"].cpu().numpy().copy()
+
 
 def _median(past: Floats) -> Floats:
     """Return the median of each column without NaN; NaN where there is nothing else."""
@@ -274,6 +284,14 @@ class UpdateSize(FromAudit):
         super().__init__(UpdateRatio())
         self._growth = growth
         self._before = -math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the median ratio of the row that was judged last."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with this ratio."""
+        self._before = state["before"]
 
     def judge(self, row: Row, subject: Subject) -> Iterator[Finding]:
         """Ask the rule, and drop what it says of small updates that still grow."""

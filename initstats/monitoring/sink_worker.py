@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from typing import Any, Protocol, runtime_checkable
 
 from initstats.monitoring.row import Row
@@ -35,6 +36,7 @@ class Feed:
 
     Args:
         sink: The sink.
+        after: Step after which a run goes on, 0 for one that begins.
 
     Attributes:
         written: Rows that the sink took.
@@ -43,8 +45,9 @@ class Feed:
         error: What it raised last.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, after: int = 0) -> None:
         self.sink = sink
+        self._after = after
         self.written = 0
         self.lost = 0
         self.failures = 0
@@ -72,6 +75,23 @@ class Feed:
             if self.lost == 1:
                 LOG.warning("%s is too slow: rows are lost", type(self.sink).__name__)
 
+    def drain(self, timeout: float) -> bool:
+        """Wait until the rows that are queued are written.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            False if they were not in time.
+        """
+        until = time.monotonic() + timeout
+        passed = threading.Event()
+        try:
+            self._queue.put(passed, timeout=timeout)
+        except queue.Full:
+            return False
+        return passed.wait(max(0.0, until - time.monotonic()))
+
     def close(self, timeout: float) -> bool:
         """Let the thread finish; may be called again when it has not.
 
@@ -91,7 +111,11 @@ class Feed:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        self._resume()
         while (row := self._queue.get()) is not _STOP:
+            if isinstance(row, threading.Event):
+                row.set()
+                continue
             if self.given_up:
                 self.lost += 1
                 continue
@@ -107,6 +131,15 @@ class Feed:
         if close is not None:
             try:
                 close()
+            except Exception as error:  # noqa: BLE001
+                self._failed(error)
+
+    def _resume(self) -> None:
+        """Tell the sink which step a run goes on after."""
+        resume = getattr(self.sink, "resume", None)
+        if self._after and resume is not None:
+            try:
+                resume(self._after)
             except Exception as error:  # noqa: BLE001
                 self._failed(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,15 +31,17 @@ class TeamDelivery(Delivery):
     Args:
         sinks: The sinks; used on the rank that writes.
         alerts: Judges every row, on the rank that writes.
+        after: Step after which a run goes on, 0 for one that begins.
         team: The ranks.
     """
 
-    def __init__(self, sinks: Iterable[Sink], alerts: Alerts, team: Team) -> None:
+    def __init__(self, sinks: Iterable[Sink], alerts: Alerts, after: int, team: Team) -> None:
         self._team = team
         self._own_sinks = tuple(sinks)
+        self._after = after
         self._last_time = 0.0
         self._left: set[str] = set()
-        super().__init__(self._own_sinks if team.writes else (), alerts, team.info)
+        super().__init__(self._own_sinks if team.writes else (), alerts, after, team.info)
 
     @property
     def is_behind(self) -> bool:
@@ -59,6 +62,9 @@ class TeamDelivery(Delivery):
         while True:
             if held is None and not closing:
                 window = self._windows.get()
+                if isinstance(window, threading.Event):
+                    window.set()
+                    continue
                 closing = window is None
                 held = None if window is None else self._read(window)
                 if window is not None and held is None:
@@ -92,8 +98,8 @@ class TeamDelivery(Delivery):
     def _write(self, outcome: Outcome, local: Row | None) -> None:
         try:
             row = _merged_row(self._team, outcome, local)
-            row = self._alerts.judge(row, outcome.measured)
-            row = self._alerts.announce(self._across(outcome), row)
+            row = self.alerts.judge(row, outcome.measured)
+            row = self.alerts.announce(self._across(outcome), row)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
         else:
@@ -172,7 +178,7 @@ class TeamDelivery(Delivery):
         if not self._team.writes and not closing:
             mine = [of_rank(sink, self._team.rank) for sink in self._own_sinks]
             pairs = zip(mine, self._own_sinks, strict=True)
-            self.feeds = tuple(Feed(sink) for sink, given in pairs if sink is not given)
+            self.feeds = tuple(Feed(sink, self._after) for sink, given in pairs if sink is not given)
         alert = Finding(
             rule="rank-silent",
             severity="error",
@@ -184,14 +190,14 @@ class TeamDelivery(Delivery):
             source=_RANKS,
         )
         if held is not None:
-            row = self._alerts.judge(
+            row = self.alerts.judge(
                 replace(held[0], ranks=self._ranks, shards=self._shards), held[1]
             )
-            row = self._alerts.announce((alert,), row)
+            row = self.alerts.announce((alert,), row)
             for feed in self.feeds:
                 feed.put(row)
-        while not closing and (window := self._windows.get()) is not None:
-            self._deliver(window)
+        if not closing:
+            super()._run()
 
 
 def of_rank(sink: Sink, rank: int) -> Sink:

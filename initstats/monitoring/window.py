@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +73,7 @@ class Window:
         clipped: Norms before clipping: step, norm, factor, and the parameters that they are of.
         events: CUDA events after which the data are on the host.
         fingerprints: Take fingerprints of weights, which tell replicas on several ranks apart.
+        earlier: What the window held on the host when its monitor was saved, by kind.
     """
 
     histograms: bool
@@ -86,6 +87,13 @@ class Window:
     clipped: list[tuple[int, Tensor, Factor, set[str]]] = field(default_factory=list)
     events: list[torch.cuda.Event] = field(default_factory=list)
     fingerprints: bool = False
+    earlier: list[tuple[str, Segment]] = field(default_factory=list)
+
+    def parts(self) -> Iterator[tuple[str, Segment]]:
+        """Yield kind and segment of everything that was measured."""
+        yield from self.earlier
+        for (kind, _), segment in self.segments.items():
+            yield kind, segment
 
     def measure(
         self,

@@ -24,22 +24,27 @@ class Delivery:
     Args:
         sinks: The sinks.
         alerts: Judges every row.
+        after: Step after which a run goes on, 0 for one that begins.
         ranks: Which ranks the rows are of, None in a run of one process.
         shards: What a row of one rank holds of each parameter.
+
+    Attributes:
+        feeds: One per sink.
     """
 
     def __init__(
         self,
         sinks: Iterable[Sink],
         alerts: Alerts,
+        after: int = 0,
         ranks: RankInfo | None = None,
         shards: Mapping[str, Shard] | None = None,
     ) -> None:
-        self.feeds = tuple(Feed(sink) for sink in sinks)
-        self._alerts = alerts
+        self.feeds = tuple(Feed(sink, after) for sink in sinks)
+        self.alerts = alerts
         self._ranks = ranks
         self._shards = shards or {}
-        self._windows: SimpleQueue[Window | None] = SimpleQueue()
+        self._windows: SimpleQueue[Window | threading.Event | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="initstats reader", daemon=True)
         self._thread.start()
 
@@ -51,6 +56,24 @@ class Delivery:
     def put(self, window: Window) -> None:
         """Take a closed window; never waits."""
         self._windows.put(window)
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until what was put is read and written.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            False if the reader did not come to it in time.
+        """
+        until = time.monotonic() + timeout
+        passed = threading.Event()
+        self._windows.put(passed)
+        if not passed.wait(timeout):
+            return False
+        for feed in self.feeds:
+            feed.drain(max(0.0, until - time.monotonic()))
+        return True
 
     def close(self, timeout: float) -> None:
         """Read and write what is left.
@@ -71,12 +94,15 @@ class Delivery:
 
     def _run(self) -> None:
         while (window := self._windows.get()) is not None:
-            self._deliver(window)
+            if isinstance(window, threading.Event):
+                window.set()
+            else:
+                self._deliver(window)
 
     def _deliver(self, window: Window) -> None:
         try:
             row, measured = read_window(window)
-            row = self._alerts.judge(replace(row, ranks=self._ranks, shards=self._shards), measured)
+            row = self.alerts.judge(replace(row, ranks=self._ranks, shards=self._shards), measured)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
         else:
