@@ -1,4 +1,4 @@
-"""Commands of the monitor: `initstats watch`, `initstats plot` and `initstats merge`."""
+"""Commands of the monitor: `initstats watch`, `plot`, `report` and `merge`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.live import Live
 from rich.text import Text
 
 from initstats.cli.console import AsJson, make_console, print_json, refuse, working
+from initstats.drawing.template import write_page
 from initstats.monitoring.heat_map import draw_heat_map
+from initstats.monitoring.report.page import run_page
 from initstats.monitoring.row import Row
 from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
@@ -30,6 +32,7 @@ def add_commands(app: typer.Typer) -> None:
     """
     app.command()(watch)
     app.command()(plot)
+    app.command()(report)
     app.command()(merge)
 
 
@@ -85,8 +88,11 @@ def _values(row: Row) -> dict[str, Any]:
 def plot(
     file: Annotated[Path, typer.Argument(help="File that sinks.JsonLines writes.")],
     *,
-    kind: Annotated[str, typer.Option(help="activations, gradients, weights, ...")] = "activations",
+    kind: Annotated[
+        str, typer.Option(help="activations, gradients, weights, update_ratio, ...")
+    ] = "activations",
     field: Annotated[str, typer.Option(help="Field of Stats, such as rms or abs_max.")] = "rms",
+    match: Annotated[str, typer.Option(help="Regular expression that names must hold.")] = "",
     output: Annotated[Path, typer.Option(help="The PNG file.")] = Path("initstats-run.png"),
     as_json: AsJson = False,
 ) -> None:
@@ -96,7 +102,7 @@ def plot(
             rows = list(read_rows(file))
         if not rows:
             refuse(f"initstats.plot: expected at least one row, got none in {file}")
-        draw_heat_map(rows, output, kind=kind, field=field)
+        draw_heat_map(rows, output, kind=kind, field=field, match=match)
     except FileNotFoundError:
         refuse(f"initstats.plot: expected a file, got file={file}")
     except (ImportError, ValueError) as error:
@@ -131,6 +137,27 @@ def merge(
         print_json({"wrote": str(output), "rows": len(rows)})
     else:
         typer.echo(f"wrote {len(rows)} rows to {output}")
+
+
+def report(
+    file: Annotated[Path, typer.Argument(help="File that sinks.JsonLines writes.")],
+    *,
+    output: Annotated[Path, typer.Option(help="The HTML file.")] = Path("initstats-run.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw a run as one page that opens from disk: norms, updates, depth and time, alerts."""
+    try:
+        with working(f"reading {file}"):
+            rows = list(read_rows(file))
+    except FileNotFoundError:
+        refuse(f"initstats.report: expected a file, got file={file}")
+    if not rows:
+        refuse(f"initstats.report: expected at least one row, got none in {file}")
+    write_page(output, run_page(rows, file.name))
+    if as_json:
+        print_json({"wrote": str(output), "rows": len(rows)})
+    else:
+        typer.echo(f"wrote {output}")
 
 
 def follow(path: Path, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:

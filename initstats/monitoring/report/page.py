@@ -1,0 +1,203 @@
+"""A run as one HTML file that opens from disk: values for page.html.j2, from rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from initstats.drawing.charts import Chart, Line, Mark, short
+from initstats.drawing.heat_maps import HeatMap, heat_map
+from initstats.drawing.template import render_page
+from initstats.monitoring.heat_map import UPDATE_RATIO, scale_by_depth
+from initstats.monitoring.row import Row
+
+_GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")
+_NAMED = 12
+
+
+def run_page(rows: Sequence[Row], title: str) -> str:
+    """Draw a run as an HTML page that needs no other file and no network.
+
+    Args:
+        rows: Rows, oldest first.
+        title: Heading, such as the name of the file.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("initstats.report: expected at least one row, got none")
+    alerts = [(row.step, alert) for row in rows for alert in row.alerts]
+    return render_page(
+        "initstats.monitoring.report",
+        "page.html.j2",
+        kind="run",
+        title=title,
+        first=rows[0].first_step,
+        last=rows[-1].step,
+        rows=len(rows),
+        measured=sum(row.measured for row in rows),
+        charts=[_norms(rows), _clipping(rows), _updates(rows)],
+        maps=_maps(rows),
+        alerts=alerts,
+        missing=_missing(rows),
+        parameters=_parameters(rows[-1]),
+        modules=_modules(rows[-1]),
+    )
+
+
+def _norms(rows: Sequence[Row]) -> Chart:
+    """Make the chart of gradient norms, of every measured step, with marks of alerts."""
+    after, before, told = [], [], []
+    for row in rows:
+        steps = row.steps if len(row.steps) == len(row.gradient_norm) else ()
+        after += _marks(steps, row.gradient_norm, "gradient norm")
+        before += _marks(steps, row.gradient_norm_before_clipping, "before clipping")
+        if row.alerts and row.gradient_norm.size:
+            names = "\n".join(f"{a.severity} {a.rule} at {a.where}" for a in row.alerts)
+            tip = f"step {row.step}\n{names}"
+            told.append(Mark(float(row.step), float(np.fmax.reduce(row.gradient_norm)), tip))
+    lines = [Line("gradient norm", after, 1)]
+    if before:
+        lines.append(Line("before clipping", before, 2))
+    if told:
+        lines.insert(0, Line("new alerts", told, 5, joined=False, hollow=True))
+    return Chart(
+        "Gradient norm",
+        "Global norm of each measured step, logarithmic, as the optimizer got it and before it was"
+        " clipped; a cross at the top is not finite.",
+        lines,
+        logarithmic=True,
+        x_label="step",
+        x_ticks=_ticks(rows),
+    )
+
+
+def _clipping(rows: Sequence[Row]) -> Chart:
+    """Make the chart of the share of steps that were clipped."""
+    about = "Share of the measured steps of a row that were clipped."
+    return _scalar_chart(rows, "clip_share", "Clipped steps", about)
+
+
+def _updates(rows: Sequence[Row]) -> Chart:
+    """Make the chart of update ratios."""
+    marks: tuple[list[Mark], ...] = ([], [], [])
+    for row in rows:
+        ratios = [r for r in row.update_ratios().values() if math.isfinite(r) and r > 0]
+        if ratios:
+            shown = (max(ratios), float(np.median(ratios)), min(ratios))
+            for part, ratio in zip(marks, shown, strict=True):
+                part.extend(_marks((row.step,), (ratio,), "update ratio"))
+    labels = ("largest", "median", "smallest")
+    return Chart(
+        "Update ratios",
+        "Root mean square of an update / that of the weights: median and extremes over the"
+        " parameters. The band is what healthy training shows.",
+        [
+            Line(label, part, colour, faint=label != "median")
+            for label, part, colour in zip(labels, marks, (2, 4, 3), strict=True)
+        ],
+        logarithmic=True,
+        x_label="step",
+        x_ticks=_ticks(rows),
+        band=_GOOD_UPDATES,
+    )
+
+
+def _scalar_chart(rows: Sequence[Row], name: str, title: str, about: str) -> Chart:
+    """Make a chart of one number of each row."""
+    marks = [
+        mark
+        for row in rows
+        if name in (scalars := row.scalars())
+        for mark in _marks((row.step,), np.array([scalars[name]]), title)
+    ]
+    ticks = _ticks(rows)
+    return Chart(title, about, [Line(title, marks, 1)], False, "step", x_ticks=ticks)
+
+
+def _marks(steps: Sequence[int], values: Any, what: str) -> list[Mark]:
+    return [
+        Mark(float(step), float(value), f"step {step}\n{what}: {short(float(value))}")
+        for step, value in zip(steps, values, strict=False)
+    ]
+
+
+def _ticks(rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """Return at most nine steps to write below an axis."""
+    steps = sorted({row.step for row in rows})
+    return [(float(step), str(step)) for step in steps[:: math.ceil(len(steps) / 8)]]
+
+
+def _maps(rows: Sequence[Row]) -> list[HeatMap]:
+    """Make a heat map for each kind, and one of update ratios."""
+    steps = [row.step for row in rows]
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row.tables))
+    maps = []
+    for kind in kinds:
+        names, values = scale_by_depth(rows, kind, "rms")
+        about = f"Root mean square of {kind}, logarithmic; red is not finite, blank 0 or not there."
+        maps.append(heat_map(f"{kind} by depth and time", about, names, steps, values))
+    if any(row.update_ratios() for row in rows):
+        names, values = scale_by_depth(rows, UPDATE_RATIO, "rms")
+        about = "Root mean square of the update / that of the weights, logarithmic."
+        maps.append(heat_map("update ratio by depth and time", about, names, steps, values))
+    return maps
+
+
+def _missing(rows: Sequence[Row]) -> list[tuple[str, str, str, int]]:
+    """Return kind, reason, some names and in how many rows, of what was missing."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    times: dict[tuple[str, str], int] = {}
+    for row in rows:
+        for key in {(kind, why) for kind, names in row.missing.items() for why in names.values()}:
+            times[key] = times.get(key, 0) + 1
+        for kind, names in row.missing.items():
+            for name, why in names.items():
+                found.setdefault((kind, why), {})[name] = None
+    lines = []
+    for (kind, why), places in found.items():
+        more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+        lines.append((kind, why, ", ".join([*places][:_NAMED]) + more, times[kind, why]))
+    return lines
+
+
+def _parameters(row: Row) -> list[dict[str, Any]]:
+    """Return the last numbers of each parameter."""
+    ratios = row.update_ratios()
+    kinds = ("weights", "gradients", "updates")
+    names = dict.fromkeys(n for kind in kinds for n in row.tables.get(kind, ()))
+    return [
+        {
+            "name": name,
+            "weight": _get(row, "weights", name, "rms"),
+            "gradient": _get(row, "gradients", name, "rms"),
+            "update": _get(row, "updates", name, "rms"),
+            "ratio": ratios.get(name),
+        }
+        for name in names
+    ]
+
+
+def _modules(row: Row) -> list[dict[str, Any]]:
+    """Return the last numbers of each module."""
+    fields = ("mean", "std", "rms", "abs_max")
+    return [
+        {
+            "name": name,
+            **{field: _get(row, "activations", name, field) for field in fields},
+            "zeros": record.zero / record.count if record.count else None,
+        }
+        for name, record in row.tables.get("activations", {}).items()
+    ]
+
+
+def _get(row: Row, kind: str, name: str, field: str) -> float | None:
+    record = row.tables[kind].get(name) if kind in row.tables else None
+    return None if record is None else float(getattr(record, field))
