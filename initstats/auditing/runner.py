@@ -25,6 +25,7 @@ from initstats.auditing.unwrap import Training, unwrapped
 from initstats.diagnostics.findings import AuditRule, by_severity
 from initstats.diagnostics.nested import nested_tensors
 from initstats.diagnostics.rules.table import DEFAULT_RULES
+from initstats.diagnostics.unwatched import unwatched
 from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 
@@ -133,7 +134,7 @@ def _audit(
     run = FirstSteps(model, batch, loss_fn, stepper)
     others = [loss_fn] if isinstance(loss_fn, nn.Module) else []
     snapshot = Snapshot(model, given, others, list(nested_tensors(batch)))
-    with Training(), snapshot as before, Explained(run):
+    with unwatched(), Training(), snapshot as before, Explained(run):
         model.train()
         run.first_step(before.weights)
         if on_step is not None:

@@ -1,8 +1,10 @@
-"""Hear the gradient norm that `torch.nn.utils.clip_grad_norm_` computes before it clips."""
+"""Hear the gradient norm before `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` clip."""
 
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
 
-# Called with gradients, the type of the norm, and the norm of all of them.
-Listener = Callable[[Sequence[Tensor], float, Tensor], None]
+# Called with gradients, the type of the norm, and the norm of all of them, None if unknown.
+Listener = Callable[[Sequence[Tensor], float, Tensor | None], None]
 
 _LISTENERS: set[weakref.WeakMethod[Listener]] = set()
 _TORCH: Any = clip_grad
 _total_norm = _TORCH._get_total_norm  # noqa: SLF001
+_group = _TORCH._group_tensors_by_device_and_dtype  # noqa: SLF001
+_CLIP_VALUE = inspect.unwrap(clip_grad.clip_grad_value_).__code__
 
 
 @functools.wraps(_total_norm)
@@ -29,15 +33,26 @@ def _heard(tensors: Sequence[Tensor], norm_type: float = 2.0, *args: Any, **kwar
     return norm
 
 
+@functools.wraps(_group)
+def _heard_groups(tensors: Sequence[Sequence[Tensor]], *args: Any, **kwargs: Any) -> Any:
+    """Group as torch does; when `clip_grad_value_` asks, tell the gradients, without a norm."""
+    if sys._getframe(1).f_code is _CLIP_VALUE and not torch.compiler.is_compiling():  # noqa: SLF001
+        for reference in tuple(_LISTENERS):
+            if (listener := reference()) is not None:
+                listener(tensors[0], 0.0, None)
+    return _group(tensors, *args, **kwargs)
+
+
 def listen(listener: Listener) -> None:
     """Call a method whenever gradients are about to be clipped, whoever imported the function.
 
-    It is held weakly. `clip_grad_norm_` looks the computation of the norm up in its module;
-    Lightning, Accelerate and transformers call it too. The public `get_total_norm` is another name
-    and stays as it is.
+    It is held weakly. `clip_grad_norm_` looks the computation of the norm up in its module, and
+    `clip_grad_value_` that of the groups; Lightning, Accelerate and transformers call these two.
+    The public `get_total_norm` is another name and stays as it is.
     """
     _LISTENERS.add(weakref.WeakMethod(listener))
     _TORCH._get_total_norm = _heard  # noqa: SLF001
+    _TORCH._group_tensors_by_device_and_dtype = _heard_groups  # noqa: SLF001
 
 
 def unlisten(listener: Listener) -> None:
@@ -46,3 +61,4 @@ def unlisten(listener: Listener) -> None:
     _LISTENERS.difference_update({weakref.WeakMethod(listener)}, gone)
     if not _LISTENERS:
         _TORCH._get_total_norm = _total_norm  # noqa: SLF001
+        _TORCH._group_tensors_by_device_and_dtype = _group  # noqa: SLF001

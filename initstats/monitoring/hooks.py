@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from initstats import _ops
 from initstats.diagnostics.layer_records import floating_tensors
+from initstats.diagnostics.unwatched import is_unwatched
 from initstats.monitoring.window import Layout
 from initstats.recipes.parameters import stack_blocks
 from initstats.sharding import is_dtensor, local_tensor
@@ -129,6 +130,7 @@ class Taps:
         return (
             self.active
             and self._model.training
+            and not is_unwatched()
             and torch._C._current_graph_task_id() == -1  # noqa: SLF001  # no public way to ask
             and (torch.is_grad_enabled() or self.entered is not None)
         )

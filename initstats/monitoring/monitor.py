@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from initstats.diagnostics.findings import Finding
+from initstats.diagnostics.unwatched import is_unwatched
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
@@ -364,7 +365,7 @@ class Monitor:
         Returns:
             None, or the arguments of the step with a closure that measures the gradients it leaves.
         """
-        if not self._due or os.getpid() != self._process:
+        if not self._due or os.getpid() != self._process or is_unwatched():
             return None
         if not self._taken:
             self._measure_weights()
@@ -381,7 +382,7 @@ class Monitor:
     @torch.no_grad()
     def _after_update(self, optimizer: Optimizer, *_hook: Any) -> None:
         """Measure how the optimizers changed the weights, and their moments."""
-        if not self._taken or os.getpid() != self._process:
+        if not self._taken or os.getpid() != self._process or is_unwatched():
             return
         if (last := self._of_closure.pop(id(optimizer), None)) is not None:
             self._keep_gradients(last)
@@ -434,17 +435,21 @@ class Monitor:
         return taken
 
     @torch.no_grad()
-    def _before_clipping(self, tensors: Sequence[Tensor], norm_type: float, norm: Tensor) -> None:
+    def _before_clipping(
+        self, tensors: Sequence[Tensor], norm_type: float, norm: Tensor | None
+    ) -> None:
         """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
-        if not self._due or os.getpid() != self._process or is_dtensor(norm):
-            return  # the norm of DTensors is still to be summed over ranks
+        if not self._due or os.getpid() != self._process or is_unwatched():
+            return
+        if is_dtensor(norm):  # still to be summed over ranks
+            return
         known = self._parameters.names_of_gradients()
         mine = [tensor for tensor in tensors if id(tensor) in known]
         names = {known[id(tensor)] for tensor in mine}
         if not names or names & self._clipped:
             return
         self._clipped |= names
-        if len(mine) < len(tensors) or norm_type != 2.0:  # noqa: PLR2004  # a norm of others
+        if norm is None or len(mine) < len(tensors) or norm_type != 2.0:  # noqa: PLR2004  # of others
             norm = torch.nn.utils.get_total_norm(mine)
         self._window.clipped.append((self._step, norm.detach(), self._factor(None), names))
 

@@ -16,8 +16,8 @@ class OpenTelemetry:
     """Export exponential histograms, without any loss, and scalars as gauges.
 
     A metric is called `initstats.<kind>` and has one point per tensor, with the attribute `tensor`.
-    `initstats.alert` has a point per new alert (its value; attributes rule, severity, where and
-    cause), `initstats.missing` one per kind and reason (how many names).
+    The gauge of alerts has a point per new one (its value; attributes rule, severity, where and
+    cause), that of missing values one per kind and reason (how many names).
     The export runs in the sink's thread, past the periodic reader of the SDK.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import clip_grad_norm_  # bound before any monitor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # bound before any monitor
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring import Monitor, Row
@@ -105,3 +105,25 @@ def test_torch_is_as_before_when_the_last_monitor_is_closed() -> None:
     assert clip_grad._get_total_norm is not original
     two.close()
     assert clip_grad._get_total_norm is original
+
+
+@pytest.mark.parametrize("foreach", [None, False])
+def test_the_norm_before_clipping_by_value_is_in_the_row(foreach: bool | None) -> None:
+    model, kept = small_model(), Kept()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    before, after = [], []
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        for i in range(3):
+            optimizer.zero_grad()
+            model(batch(i)).square().mean().backward()
+            before.append(norm_of(model.parameters()))
+            clip_grad_value_(model.parameters(), 0.01, foreach=foreach)
+            after.append(norm_of(model.parameters()))
+            optimizer.step()
+            monitor.step()
+    for row, b, a in zip(kept.rows, before, after, strict=True):
+        assert row.gradient_norm.item() == pytest.approx(a, rel=CLOSE)
+        assert row.gradient_norm_before_clipping.item() == pytest.approx(b, rel=CLOSE)
+        assert row.scalars()["clip_share"] == 1.0
+    clip = torch.nn.utils.clip_grad
+    assert "initstats" not in clip._group_tensors_by_device_and_dtype.__code__.co_filename

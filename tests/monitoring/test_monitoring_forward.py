@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from initstats.monitoring import Monitor
+import initstats
+from initstats.monitoring import Monitor, Row
 from monitored import Kept, batch, small_model, train
 
 KINDS = ("activations", "inputs")
@@ -147,3 +148,23 @@ def test_an_exported_graph_holds_nothing_of_the_monitor(strict: bool) -> None:
         train(model, optimizer, monitor, 1)
     assert not [node for node in graph.nodes if "initstats" in str(node.target)]
     assert kept.rows[0].tables["activations"]["0"].count == 5 * 16
+
+
+def test_an_audit_inside_a_measured_step_is_not_recorded() -> None:
+    def run(*, audited: bool) -> Row:
+        model, kept = small_model(), Kept()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+            if audited:
+                examples = torch.randn(7, 8), torch.randint(4, (7,))
+                loss = torch.nn.functional.cross_entropy
+                initstats.audit(model, examples, loss_fn=loss, optimizer=optimizer, steps=2)
+            train(model, optimizer, monitor, 1)
+        return kept.rows[0]
+
+    plain, beside = run(audited=False), run(audited=True)
+    assert plain.tables.keys() == beside.tables.keys()
+    for kind, table in plain.tables.items():
+        for name, record in table.items():
+            assert record.to_dict() == beside.tables[kind][name].to_dict(), (kind, name)
+    assert plain.gradient_norm == beside.gradient_norm

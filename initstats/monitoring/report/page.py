@@ -16,6 +16,7 @@ from initstats.monitoring.row import Row
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")
 _NAMED = 12
+_TICKS = 8
 
 
 def run_page(rows: Sequence[Row], title: str) -> str:
@@ -75,7 +76,7 @@ def _norms(rows: Sequence[Row]) -> Chart:
         lines,
         logarithmic=True,
         x_label="step",
-        x_ticks=_ticks(rows),
+        x_ticks=_ticks(lines),
     )
 
 
@@ -95,17 +96,18 @@ def _updates(rows: Sequence[Row]) -> Chart:
             for part, ratio in zip(marks, shown, strict=True):
                 part.extend(_marks((row.step,), (ratio,), "update ratio"))
     labels = ("largest", "median", "smallest")
+    lines = [
+        Line(label, part, colour, faint=label != "median")
+        for label, part, colour in zip(labels, marks, (2, 4, 3), strict=True)
+    ]
     return Chart(
         "Update ratios",
         "Root mean square of an update / that of the weights: median and extremes over the"
         " parameters. The band is what healthy training shows.",
-        [
-            Line(label, part, colour, faint=label != "median")
-            for label, part, colour in zip(labels, marks, (2, 4, 3), strict=True)
-        ],
+        lines,
         logarithmic=True,
         x_label="step",
-        x_ticks=_ticks(rows),
+        x_ticks=_ticks(lines),
         band=_GOOD_UPDATES,
     )
 
@@ -118,8 +120,8 @@ def _scalar_chart(rows: Sequence[Row], name: str, title: str, about: str) -> Cha
         if name in (scalars := row.scalars())
         for mark in _marks((row.step,), np.array([scalars[name]]), title)
     ]
-    ticks = _ticks(rows)
-    return Chart(title, about, [Line(title, marks, 1)], False, "step", x_ticks=ticks)
+    lines = [Line(title, marks, 1)]
+    return Chart(title, about, lines, logarithmic=False, x_label="step", x_ticks=_ticks(lines))
 
 
 def _marks(steps: Sequence[int], values: Any, what: str) -> list[Mark]:
@@ -129,10 +131,10 @@ def _marks(steps: Sequence[int], values: Any, what: str) -> list[Mark]:
     ]
 
 
-def _ticks(rows: Sequence[Row]) -> list[tuple[float, str]]:
-    """Return at most nine steps to write below an axis."""
-    steps = sorted({row.step for row in rows})
-    return [(float(step), str(step)) for step in steps[:: math.ceil(len(steps) / 8)]]
+def _ticks(lines: Sequence[Line]) -> list[tuple[float, str]]:
+    """Return steps to write below an axis: of marks, a few."""
+    steps = sorted({int(mark.x) for line in lines for mark in line.marks}) or [0]
+    return [(float(step), str(step)) for step in steps[:: math.ceil(len(steps) / _TICKS)]]
 
 
 def _maps(rows: Sequence[Row]) -> list[HeatMap]:
@@ -142,7 +144,7 @@ def _maps(rows: Sequence[Row]) -> list[HeatMap]:
     maps = []
     for kind in kinds:
         names, values = scale_by_depth(rows, kind, "rms")
-        about = f"Root mean square of {kind}, logarithmic; red is not finite, blank 0 or not there."
+        about = f"Root mean square of {kind}, logarithmic; blank is 0, not finite or not there."
         maps.append(heat_map(f"{kind} by depth and time", about, names, steps, values))
     if any(row.update_ratios() for row in rows):
         names, values = scale_by_depth(rows, UPDATE_RATIO, "rms")
