@@ -220,7 +220,7 @@ class Taps:
                 self.traced.append((kind, name, *rows))
 
 
-class _Hook:
+class MonitorHook:
     """A hook whose copies (of a copied, pickled or saved model) do nothing."""
 
     def __init__(self, taps: Taps) -> None:
@@ -230,7 +230,7 @@ class _Hook:
         return (_inert, ())
 
 
-class OutputHook(_Hook):
+class OutputHook(MonitorHook):
     """Remembers the output of a module."""
 
     def __init__(self, taps: Taps, name: str) -> None:
@@ -249,7 +249,7 @@ class OutputHook(_Hook):
             taps.remember(self.name, output, (args, kwargs))
 
 
-class EnterHook(_Hook):
+class EnterHook(MonitorHook):
     """Notes that the model was entered with gradients enabled."""
 
     def __call__(self, module: nn.Module, _args: Any) -> None:
@@ -261,7 +261,7 @@ class EnterHook(_Hook):
             taps.entered = module
 
 
-class LeaveHook(_Hook):
+class LeaveHook(MonitorHook):
     """Notes that the model was left."""
 
     def __call__(self, module: nn.Module, _args: Any, _output: Any) -> None:
@@ -271,7 +271,7 @@ class LeaveHook(_Hook):
             taps.entered = None
 
 
-class EndHook(_Hook):
+class EndHook(MonitorHook):
     """Reads everything when the model has finished its forward pass."""
 
     def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
@@ -280,7 +280,7 @@ class EndHook(_Hook):
             self.taps.flush()
 
 
-class BeforeInPlace(_Hook):
+class BeforeInPlace(MonitorHook):
     """Reads everything before a module overwrites its input."""
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:

@@ -31,6 +31,7 @@ from initstats.monitoring.parameters import (
 )
 from initstats.monitoring.row import Row
 from initstats.monitoring.rules import default_rules
+from initstats.monitoring.scripting import allow_scripting, end_scripting
 from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
@@ -160,6 +161,7 @@ class Monitor:
             self._close_others()
             self._process = os.getpid()
             self._taps.attach()
+            allow_scripting(self)
             self._optimizers.attach(self._before_update, self._after_update)
             if "gradients" in self.watch:
                 listen(self._before_clipping)
@@ -311,6 +313,7 @@ class Monitor:
         unlisten(self._before_clipping)
         self._taps.active = False
         self._taps.detach()
+        end_scripting(self)
 
     def _new_window(self) -> Window:
         return Window(self._histograms, fingerprints=self._ranks.merge)
@@ -441,7 +444,11 @@ class Monitor:
         """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
         if not self._due or os.getpid() != self._process or is_unwatched():
             return
-        if is_dtensor(norm):  # still to be summed over ranks
+        if norm is None:
+            whole = not any(map(is_dtensor, tensors))
+        else:
+            whole = not is_dtensor(norm)
+        if not whole:  # still to be summed over ranks
             return
         known = self._parameters.names_of_gradients()
         mine = [tensor for tensor in tensors if id(tensor) in known]

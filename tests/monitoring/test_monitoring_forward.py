@@ -168,3 +168,17 @@ def test_an_audit_inside_a_measured_step_is_not_recorded() -> None:
         for name, record in table.items():
             assert record.to_dict() == beside.tables[kind][name].to_dict(), (kind, name)
     assert plain.gradient_norm == beside.gradient_norm
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_watched_model_can_be_scripted_and_is_watched_afterwards() -> None:
+    model, kept = small_model(), Kept()
+    create = torch.jit._recursive.create_script_module  # type: ignore[attr-defined]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        scripted = torch.jit.script(model)
+        assert torch.equal(scripted(batch(0)), model(batch(0)))
+        train(model, optimizer, monitor, 1)
+    assert kept.rows[0].tables["activations"]["0"].count == 2 * 5 * 16  # the call above as well
+    assert torch.jit._recursive.create_script_module is create  # type: ignore[attr-defined]
