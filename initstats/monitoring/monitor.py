@@ -184,11 +184,25 @@ class Monitor:
                 warnings.warn(msg, UserWarning, stacklevel=3)
                 other.close()
 
-    def step(self) -> None:
-        """Say that a step of training is over. Never waits."""
+    def step(self, *, loss: Factor | None = None) -> None:
+        """Say that a step of training is over. Never waits.
+
+        Args:
+            loss: The loss of this step, for the row; a tensor of one element on the device is not
+                waited for.
+
+        Raises:
+            ValueError: If the loss has more than one element.
+        """
         if self._delivery is None or os.getpid() != self._process:
             return
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            msg = f"initstats.Monitor.step: expected a loss of one element, got {tuple(loss.shape)}"
+            raise ValueError(msg)
         if self._due:
+            if loss is not None:
+                number = loss.detach().clone() if isinstance(loss, Tensor) else float(loss)
+                self._window.losses[self._step] = number
             self._measure_rest()
             self._finish_step()
         self._step += 1
@@ -370,6 +384,7 @@ class Monitor:
         """
         if not self._due or os.getpid() != self._process or is_unwatched():
             return None
+        self._window.rates.update(self._optimizers.rates(optimizer))
         if not self._taken:
             self._measure_weights()
             if "updates" in self.watch:

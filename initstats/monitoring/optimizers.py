@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -68,6 +69,18 @@ class Optimizers:
         if not any(one is optimizer for one in self.stepped):
             self.stepped.append(optimizer)
         return len(self.stepped) == len(self._all)
+
+    def rates(self, optimizer: Optimizer) -> dict[str, float | Tensor]:
+        """Return the learning rates of one optimizer's groups, by number; tensors copied."""
+        begin = ""
+        if len(self._all) > 1:
+            begin = f"{next(i for i, one in enumerate(self._all) if one is optimizer)}."
+        rates = {f"{begin}{i}": group.get("lr") for i, group in enumerate(optimizer.param_groups)}
+        return {
+            name: rate.detach().clone() if isinstance(rate, Tensor) else float(rate)
+            for name, rate in rates.items()
+            if rate is not None
+        }
 
     def owned(self, optimizers: Iterable[Optimizer]) -> set[int] | None:
         """Return the ids of the parameters that some optimizers have now; None for all of them."""

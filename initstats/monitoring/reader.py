@@ -56,6 +56,8 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
         gradient_norm_before_clipping=before,
         steps=tuple(steps),
         missing=_missing(window, measured),
+        loss=_losses(window, steps),
+        learning_rates={name: _number(rate) for name, rate in window.rates.items()},
     )
     return row, measured
 
@@ -177,6 +179,14 @@ def _stacked(tensors: list[torch.Tensor]) -> Any:
 
 def _number(factor: Factor) -> float:
     return float(factor)
+
+
+def _losses(window: Window, steps: list[int]) -> Floats:
+    """Return the loss of each step, NaN where none was given; empty without any."""
+    if not window.losses:
+        return np.empty(0)
+    given = {step: _number(loss) for step, loss in window.losses.items()}
+    return np.array([given.get(step, math.nan) for step in steps])
 
 
 def _missing(window: Window, measured: dict[str, Measured]) -> dict[str, dict[str, str]]:

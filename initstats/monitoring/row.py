@@ -168,6 +168,10 @@ class Row:
         alerts: Findings that are new in this row.
         ranks: Which ranks the row is of; None in a run of one process.
         shards: In a row of one rank among several, what it holds of each parameter.
+        loss: Loss of each measured step as `Monitor.step(loss=...)` got it, NaN where it got none;
+            empty when it never did.
+        learning_rates: Learning rates of the optimizer's groups in the last measured step, by the
+            number of the group; of several optimizers by both numbers, such as "1.0".
     """
 
     step: int
@@ -182,6 +186,8 @@ class Row:
     gradient_norm_before_clipping: Floats = field(default_factory=lambda: np.empty(0))
     ranks: RankInfo | None = None
     shards: Mapping[str, Shard] = field(default_factory=dict)
+    loss: Floats = field(default_factory=lambda: np.empty(0))
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
     def update_ratios(self) -> dict[str, float]:
         """Return rms of the update / rms of the weights by name, without weights that are 0."""
@@ -207,6 +213,10 @@ class Row:
             before = self.gradient_norm_before_clipping
             found["gradient_norm_before_clipping"] = float(before.mean())
             found["clip_share"] = float((self.gradient_norm < _CLIPPED * before).mean())
+        if np.isfinite(self.loss).any():
+            found["loss"] = float(self.loss[np.isfinite(self.loss)].mean())
+        for i, (name, rate) in enumerate(self.learning_rates.items()):
+            found[f"learning_rate_{name}" if i else "learning_rate"] = rate
         found["alerts"] = float(len(self.alerts))
         found["missing"] = float(sum(map(len, self.missing.values())))
         ratios = [r for r in self.update_ratios().values() if math.isfinite(r) and r > 0]

@@ -26,6 +26,7 @@ def merge_rows(a: Row, b: Row) -> Row:
     norms = [a.gradient_norm, b.gradient_norm]
     if any(part.size for part in before):  # a row without clipping has the norm itself
         before = [own if own.size else norm for own, norm in zip(before, norms, strict=True)]
+    losses = [row.loss if row.loss.size else np.full(len(row.steps), np.nan) for row in (a, b)]
     return Row(
         step=b.step,
         first_step=a.first_step,
@@ -37,6 +38,8 @@ def merge_rows(a: Row, b: Row) -> Row:
         steps=(*a.steps, *b.steps),
         missing={kind: b.missing[kind] for kind in b.missing},
         alerts=(*a.alerts, *b.alerts),
+        loss=np.concatenate(losses) if a.loss.size or b.loss.size else np.empty(0),
+        learning_rates=b.learning_rates or a.learning_rates,
     )
 
 

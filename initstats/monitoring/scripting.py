@@ -28,11 +28,10 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
     """Take the hooks of monitors out of a model, and put them back where they were."""
     taken = []
     for child in module.modules():
-        hooks: dict[int, Any]
         for hooks in (child._forward_hooks, child._forward_pre_hooks):  # noqa: SLF001
-            if any(isinstance(hook, MonitorHook) for hook in hooks.values()):
+            if any(map(_is_ours, hooks.values())):
                 taken.append((hooks, dict(hooks)))
-                others = {k: h for k, h in hooks.items() if not isinstance(h, MonitorHook)}
+                others = {k: h for k, h in hooks.items() if not _is_ours(h)}
                 hooks.clear()
                 hooks.update(others)
     try:
@@ -41,6 +40,10 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
         for hooks, all_of_them in taken:
             hooks.clear()
             hooks.update(all_of_them)
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(hook, MonitorHook)
 
 
 def allow_scripting(user: object) -> None:

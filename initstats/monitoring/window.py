@@ -71,6 +71,8 @@ class Window:
         last_step: Last measured step.
         wall_time: Seconds since the epoch when the window was closed.
         clipped: Norms before clipping: step, norm, factor, and the parameters that they are of.
+        losses: Loss by measured step, as it was given.
+        rates: Learning rates of the groups of the optimizers in the last measured step, by name.
         events: CUDA events after which the data are on the host.
         fingerprints: Take fingerprints of weights, which tell replicas on several ranks apart.
         earlier: What the window held on the host when its monitor was saved, by kind.
@@ -85,6 +87,8 @@ class Window:
     last_step: int = 0
     wall_time: float = 0.0
     clipped: list[tuple[int, Tensor, Factor, set[str]]] = field(default_factory=list)
+    losses: dict[int, Factor] = field(default_factory=dict)
+    rates: dict[str, Factor] = field(default_factory=dict)
     events: list[torch.cuda.Event] = field(default_factory=list)
     fingerprints: bool = False
     earlier: list[tuple[str, Segment]] = field(default_factory=list)
@@ -165,6 +169,11 @@ class Window:
             if norm.is_cuda:
                 devices.add(norm.device)
             self.clipped[i] = (step, _to_host(norm), _on_host(factor), names)
+        for numbers in (self.losses, self.rates):
+            for key, number in numbers.items():
+                if isinstance(number, Tensor) and number.is_cuda:
+                    devices.add(number.device)
+                numbers[key] = _on_host(number)  # type: ignore[index]
         for device in devices:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))

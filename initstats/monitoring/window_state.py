@@ -37,6 +37,8 @@ def window_state(window: Window) -> dict[str, Any]:
         "segments": segments,
         "expected": {kind: list(names) for kind, names in window.expected.items()},
         "reasons": {kind: dict(names) for kind, names in window.reasons.items()},
+        "losses": {step: _plain(loss) for step, loss in window.losses.items()},
+        "rates": {name: _plain(rate) for name, rate in window.rates.items()},
         "first_step": window.first_step,
         "last_step": window.last_step,
         "clipped": [
@@ -53,6 +55,8 @@ def window_from_state(state: dict[str, Any]) -> Window:
         state["scale"],
         expected={kind: tuple(names) for kind, names in state["expected"].items()},
         reasons={kind: dict(names) for kind, names in state["reasons"].items()},
+        losses=dict(state["losses"]),
+        rates=dict(state["rates"]),
         first_step=state["first_step"],
         last_step=state["last_step"],
         clipped=[

@@ -54,6 +54,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             yield json.dumps({"schema": SCHEMA, "names": table.names, "layout": key})
         tables[kind] = {"layout": key, **_columns(table)}
     before = row.gradient_norm_before_clipping
+    rates = {name: _jsonable(rate) for name, rate in row.learning_rates.items()}
     yield json.dumps(
         {
             "schema": SCHEMA,
@@ -65,6 +66,8 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             **({"gradient_norm_before_clipping": _numbers(before)} if before.size else {}),
             **({"ranks": dataclasses.asdict(row.ranks)} if row.ranks is not None else {}),
             **({"shards": row.shards} if row.shards else {}),
+            **({"loss": _numbers(row.loss)} if row.loss.size else {}),
+            **({"learning_rates": rates} if rates else {}),
             "missing": row.missing,
             "alerts": [_finding(finding) for finding in row.alerts],
             "tables": tables,
@@ -169,6 +172,10 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
         tables={k: _table(t, layouts[t["layout"]]) for k, t in value["tables"].items()},
         gradient_norm=_array(value["gradient_norm"]),
         gradient_norm_before_clipping=_array(value.get("gradient_norm_before_clipping", [])),
+        loss=_array(value.get("loss", [])),
+        learning_rates={
+            name: float(_array([rate])[0]) for name, rate in value.get("learning_rates", {}).items()
+        },
         steps=tuple(value["steps"]),
         missing=value["missing"],
         alerts=tuple(_finding_of(a) for a in value["alerts"]),

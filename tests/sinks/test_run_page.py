@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (out.square().mean() * (math.nan if i == 10 else 1.0)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.01)
             optimizer.step()
-            monitor.step()
+            monitor.step(loss=out.square().mean())
     return path
 
 
@@ -47,6 +47,7 @@ def test_the_page_shows_norms_updates_depth_alerts_and_what_is_missing(run: Path
     rows = list(sinks.read_rows(run))
     page = run_page(rows, "run.jsonl")
     for words in (
+        *("Loss", "Learning rate"),
         *("before clipping", "Clipped steps", "Update ratios", "new alerts"),
         *("weights by depth and time", "gradients by depth and time"),
         *("update ratio by depth and time", "not-finite", "no gradient", "&lt;b&gt;unused.weight"),

@@ -44,13 +44,25 @@ def run_page(rows: Sequence[Row], title: str) -> str:
         last=rows[-1].step,
         rows=len(rows),
         measured=sum(row.measured for row in rows),
-        charts=[_norms(rows), _clipping(rows), _updates(rows)],
+        charts=[*_given(rows), _norms(rows), _clipping(rows), _updates(rows)],
         maps=_maps(rows),
         alerts=alerts,
         missing=_missing(rows),
         parameters=_parameters(rows[-1]),
         modules=_modules(rows[-1]),
     )
+
+
+def _given(rows: Sequence[Row]) -> list[Chart]:
+    """Make the charts of loss and learning rate, where rows have them."""
+    charts = []
+    about = "Mean of the losses that the monitor was given, by row."
+    if any("loss" in row.scalars() for row in rows):
+        charts.append(_scalar_chart(rows, "loss", "Loss", about))
+    about = "Of the first group of the optimizer, in the last measured step of a row."
+    if any(row.learning_rates for row in rows):
+        charts.append(_scalar_chart(rows, "learning_rate", "Learning rate", about))
+    return charts
 
 
 def _norms(rows: Sequence[Row]) -> Chart:
