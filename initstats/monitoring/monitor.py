@@ -459,12 +459,8 @@ class Monitor:
         """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
         if not self._due or os.getpid() != self._process or is_unwatched():
             return
-        if norm is None:
-            whole = not any(map(is_dtensor, tensors))
-        else:
-            whole = not is_dtensor(norm)
-        if not whole:  # still to be summed over ranks
-            return
+        if any(map(is_dtensor, tensors if norm is None else (norm,))):
+            return  # still to be summed over ranks
         known = self._parameters.names_of_gradients()
         mine = [tensor for tensor in tensors if id(tensor) in known]
         names = {known[id(tensor)] for tensor in mine}

@@ -178,7 +178,8 @@ class TeamDelivery(Delivery):
         if not self._team.writes and not closing:
             mine = [of_rank(sink, self._team.rank) for sink in self._own_sinks]
             pairs = zip(mine, self._own_sinks, strict=True)
-            self.feeds = tuple(Feed(sink, self._after) for sink, given in pairs if sink is not given)
+            own = [sink for sink, given in pairs if sink is not given]
+            self.feeds = tuple(Feed(sink, self._after) for sink in own)
         alert = Finding(
             rule="rank-silent",
             severity="error",
@@ -227,6 +228,9 @@ def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
         missing={kind: names for kind, names in missing.items() if names},
         ranks=outcome.ranks,
     )
+    if local is not None:
+        loss = local.loss if local.loss.size == len(steps) else local.loss[:0]
+        row = replace(row, learning_rates=local.learning_rates, loss=loss)
     if norms is not None:
         row = replace(row, gradient_norm=norms)
         before = local.gradient_norm_before_clipping if local is not None else norms[:0]
