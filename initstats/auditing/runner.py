@@ -27,6 +27,7 @@ from initstats.diagnostics.nested import nested_tensors
 from initstats.diagnostics.rules.table import DEFAULT_RULES
 from initstats.diagnostics.unwatched import unwatched
 from initstats.planning.planner import plan
+from initstats.planning.validate import refuse_sharded
 from initstats.recipes import Recipe
 
 OptimizerFactory: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
@@ -124,6 +125,7 @@ def _audit(
 ) -> AuditReport:
     """Audit a model with the weights it has. As `audit`."""
     model = unwrapped(model)
+    refuse_sharded("audit", model)
     _require_trainable(model)
     require_values(model)
     require_device(model, batch)

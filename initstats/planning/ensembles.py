@@ -10,6 +10,7 @@ from torch import nn
 
 from initstats.init.keys import key_of
 from initstats.planning.initialize import init_, seed_or_draw
+from initstats.planning.validate import refuse_sharded
 from initstats.recipes import Recipe
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,7 +40,7 @@ def ensemble(
         The models.
 
     Raises:
-        TypeError: As `init_`.
+        TypeError: As `init_`, or if a model is sharded over ranks.
         ValueError: If `n` < 1, `model_fn` returns one model twice, or as `init_`.
 
     Determinism: bitwise, as `init_`.
@@ -55,6 +56,8 @@ def ensemble(
                 "initstats.ensemble: expected model_fn to make a new model each time, "
                 "got one model twice"
             )
+        if isinstance(model, nn.Module):
+            refuse_sharded("ensemble", model)
         init_(model, recipe, seed=key_of(seed, f"ensemble member {i}"), device=device)
         members.append(model)
     return members

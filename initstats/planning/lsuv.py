@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from initstats.planning.initialize import init_
+from initstats.planning.validate import refuse_sharded
 from initstats.recipes import Constant, Match, Orthogonal, Recipe, Rule, Slot
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -67,6 +68,7 @@ def lsuv_(
         Factors, standard deviations and the number of passes.
 
     Raises:
+        TypeError: If a parameter is a DTensor, or managed by FSDP or ZeRO-3.
         ValueError: If the model has no Linear layer or convolution with a weight of its own,
             `tolerance` is not > 0 or `tries` < 1; if the output of a layer is not finite, as NaN in
             the batch makes it. The parameters are as before then, and after an exception of the
@@ -82,6 +84,7 @@ def lsuv_(
         )
     if tries < 1:
         raise ValueError(f"initstats.lsuv_: expected tries >= 1, got tries={tries}")
+    refuse_sharded("lsuv_", model)
     found = {name: m for name, m in model.named_modules() if isinstance(m, _LAYERS)}
     if not found:
         raise ValueError(

@@ -19,6 +19,7 @@ from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
 from initstats.recipes.stages import Depth, Names, global_names
+from initstats.sharding import Domain, is_dtensor, local_boxes, local_tensor, reshard
 from initstats.statistics.compute import stats, why_no_statistics
 
 _MATRIX_DIMS = 2
@@ -126,8 +127,9 @@ def warm_start_(
     Args:
         model: The model; not on the meta device.
         state_dict: The checkpoint: tensors or NumPy arrays by name, of any floating dtype and
-            device, finite; or a dictionary that holds it under "model", "state_dict" or
-            "model_state_dict".
+            device, finite; also DTensors, which are gathered one by one where they are cut
+            otherwise than in the model. Or a dictionary that holds it under "model", "state_dict"
+            or "model_state_dict".
         recipe: A recipe or its name, for parameters that are not copied.
         seed: As in `init_`.
         roles: As in `plan`.
@@ -154,6 +156,7 @@ def warm_start_(
     for key in CHECKPOINT_KEYS:
         if isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
+    reshard(model)
     local = dict(model.named_parameters(remove_duplicate=False))
     full = global_names("warm_start_", list(local), names)
     targets = {full[name]: p for name, p in local.items()} | dict(model.named_buffers())
@@ -176,7 +179,7 @@ def warm_start_(
         receipt = initialise_plan("warm_start_", model, planned, seed=seed)
     with torch.no_grad():
         for name, value in fits.items():
-            targets[name].copy_(value)
+            _copy(targets[name], value)
     used = set(sources.values())
     return WarmStart(
         copied=tuple(fits),
@@ -268,12 +271,53 @@ def _check_copies(values: Mapping[str, torch.Tensor], targets: Mapping[str, torc
                 f"initstats.warm_start_: expected {name} to be {targets[name].dtype}, got "
                 f"{value.dtype}; dequantise it first"
             )
+    _refuse_not_finite(values)
+
+
+def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a value; of a whole one a DTensor takes what this rank holds, and nothing is sent.
+
+    A DTensor that is cut otherwise than its target is gathered, one at a time: collective.
+    """
+    if is_dtensor(value):
+        if is_dtensor(target) and (target.device_mesh, target.placements) == (
+            value.device_mesh,
+            value.placements,
+        ):
+            local_tensor(target).copy_(local_tensor(value))
+            return
+        value = value.full_tensor()
+    if not is_dtensor(target):
+        target.copy_(value)
+        return
+    local = local_tensor(target)
+    for slices, box in local_boxes("warm_start_", target):
+        part = local[slices]
+        ranges = zip(box.offset, part.shape, strict=True)
+        part.copy_(value[tuple(slice(first, first + n) for first, n in ranges)])
+
+
+def _refuse_not_finite(values: Mapping[str, torch.Tensor]) -> None:
+    """Refuse values that are not finite; of DTensors on every rank alike, which is collective."""
     floats = {name: x for name, x in values.items() if not why_no_statistics(x)}
     for name, record in stats(floats, histogram=False).items() if floats else ():
         if record.nan or record.pos_inf or record.neg_inf:
             raise ValueError(
                 f"initstats.warm_start_: expected finite values, got {record.nan} NaN and "
                 f"{record.pos_inf + record.neg_inf} infinite ones in {name}"
+            )
+    sharded = {name: x for name, x in values.items() if is_dtensor(x) and x.is_floating_point()}
+    domain = Domain.of("warm_start_", sharded.values())
+    if domain is None:
+        return
+    lost = [int((~torch.isfinite(local_tensor(x))).sum()) for x in sharded.values()]
+    owned = [n * domain.owns(x) for n, x in zip(lost, sharded.values(), strict=True)]
+    totals = domain.sum(torch.tensor(owned, dtype=torch.int64)).tolist()
+    for name, total in zip(sharded, totals, strict=True):
+        if total:
+            raise ValueError(
+                f"initstats.warm_start_: expected finite values, got {total} that are NaN or "
+                f"infinite in {name}"
             )
 
 

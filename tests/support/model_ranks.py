@@ -1,0 +1,535 @@
+"""Checks of sharded models that every one of four ranks makes; see gloo_ranks.py."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+import initstats
+from filling_ranks import Collectives, shard_of
+from gloo_ranks import Check
+from initstats.checkpoints import load_checkpoint
+from initstats.planning.receipt import Receipt
+from initstats.recipes import (
+    Constant,
+    LogUniform,
+    Match,
+    Normal,
+    Orthogonal,
+    Part,
+    Recipe,
+    Rule,
+    Stacked,
+    TruncNormal,
+    Uniform,
+)
+from initstats.recipes.parameters import Slot
+from initstats.verification.verifier import VerifyReport
+
+VOCABULARY, WIDTH, HEADS, LAYERS = 50, 32, 4, 3
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.k_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.v_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.o_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = [
+            p(x).unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        ]
+        y = nn.functional.scaled_dot_product_attention(*split, is_causal=True)
+        out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
+        return out
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
+        self.up_proj = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
+        self.down_proj = nn.Linear(3 * WIDTH, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return y
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(WIDTH)
+        self.self_attn = Attention()
+        self.post_attention_layernorm = nn.RMSNorm(WIDTH)
+        self.mlp = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Llama(nn.Module):
+    """A decoder with the names of Llama; the head may be tied to the embedding."""
+
+    def __init__(self, *, tied: bool = False) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(VOCABULARY, WIDTH, padding_idx=3)
+        self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm = nn.RMSNorm(WIDTH)
+        self.lm_head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        if tied:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed_tokens(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        y: Tensor = self.lm_head(self.norm(x))
+        return y
+
+
+TP_PLAN = {
+    "layers.*.self_attn.q_proj": ColwiseParallel(),
+    "layers.*.self_attn.k_proj": ColwiseParallel(),
+    "layers.*.self_attn.v_proj": ColwiseParallel(),
+    "layers.*.self_attn.o_proj": RowwiseParallel(),
+    "layers.*.mlp.gate_proj": ColwiseParallel(),
+    "layers.*.mlp.up_proj": ColwiseParallel(),
+    "layers.*.mlp.down_proj": RowwiseParallel(),
+}
+
+
+class Odd(nn.Module):
+    """Packed projections, gates, a padding row and sizes that ranks do not divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(11, 6, padding_idx=9)
+        self.c_attn = nn.Linear(6, 18)
+        self.lstm = nn.LSTM(6, 5)
+        self.fc = nn.Linear(6, 7)
+        self.tail = nn.Linear(7, 3)
+
+
+def thirds(slot: Slot) -> Stacked:
+    size = slot.parameter.shape[0] // 3
+    parts = (Normal(0.1), Orthogonal(size, slot.parameter[:1].numel()), TruncNormal(0.2, -0.3, 0.3))
+    return Stacked([Part(p, size, name) for p, name in zip(parts, "qkv", strict=True)])
+
+
+def gates(slot: Slot) -> Stacked:
+    size = slot.parameter.shape[0] // 4
+    parts = (LogUniform(1.0, 9.0, -1), Constant(1.0), Uniform(-0.1, 0.2), Constant(0.0))
+    return Stacked([Part(p, size, name) for p, name in zip(parts, "ifgo", strict=True)])
+
+
+def columns(slot: Slot) -> Stacked:
+    return Stacked(
+        [Part(Normal(0.5), 2, "a"), Part(Constant(-1.0), slot.parameter.shape[1] - 2, "b")], 1
+    )
+
+
+ODD = Recipe(
+    [
+        Rule("c_attn.weight", thirds),
+        Rule("lstm.*", gates),
+        Rule("fc.weight", columns),
+        Rule("tail.weight", lambda slot: Orthogonal(*slot.matrix_shape)),
+        Rule("wte.weight", Normal(1.0)),
+        Rule("*", Normal(0.3)),
+    ]
+)
+
+
+def on_meta(make: Callable[..., nn.Module] = Llama, **options: Any) -> Any:
+    with torch.device("meta"):
+        return make(**options)
+
+
+def mesh_of(*shape: int) -> DeviceMesh:
+    return init_device_mesh("cpu", shape, mesh_dim_names=("dp", "tp")[: len(shape)])
+
+
+def whole(make: Callable[..., nn.Module] = Llama, recipe: Any = "llama", **options: Any) -> Any:
+    """Return the model as one process initialises it."""
+    model = make(**options)
+    initstats.init_(model, recipe, seed=7)
+    return model
+
+
+def fsdp2(model: nn.Module, *shape: int, **options: Any) -> Any:
+    mesh = mesh_of(*(shape or (4,)))
+    for layer in getattr(model, "layers", ()):
+        fully_shard(layer, mesh=mesh, **options)
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def fsdp2_and_tp(model: nn.Module) -> Any:
+    mesh = mesh_of(2, 2)
+    parallelize_module(model, mesh["tp"], TP_PLAN)
+    for layer in model.layers:  # type: ignore[union-attr]
+        fully_shard(layer, mesh=mesh["dp"])
+    return fully_shard(model, mesh=mesh["dp"])
+
+
+def tp_alone(model: nn.Module) -> Any:
+    return parallelize_module(model, mesh_of(4), TP_PLAN)
+
+
+def local(parameter: Tensor) -> Tensor:
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def assert_equal(model: nn.Module, expected: nn.Module) -> None:
+    """Assert that this rank's shards are those of a whole model, bit for bit."""
+    wholes = dict(expected.named_parameters())
+    assert dict(model.named_parameters()).keys() == wholes.keys()
+    for name, parameter in model.named_parameters():
+        part = wholes[name].detach()
+        if isinstance(parameter, DTensor):
+            part = shard_of(part, parameter)
+        assert torch.equal(local(parameter), part), name
+
+
+def same_everywhere(value: object) -> None:
+    """Assert that all ranks have the same value."""
+    values: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    assert all(other == values[0] for other in values), values
+
+
+def initialised(model: nn.Module, recipe: Any = "llama", **options: Any) -> Receipt:
+    kinds = {name: type(p) for name, p in model.named_parameters()}
+    with Collectives() as sent:
+        receipt = initstats.init_(model, recipe, seed=7, device="cpu", **options)
+    assert sent.count == 0, sent.count
+    assert {name: type(p) for name, p in model.named_parameters()} == kinds
+    return receipt
+
+
+def told(report: VerifyReport) -> list[tuple[str, str, str]]:
+    return [(e.name, e.kind, e.problem) for e in report.entries]
+
+
+@contextmanager
+def refused(error: type[Exception], *texts: str) -> Iterator[None]:
+    with pytest.raises(error) as raised:
+        yield
+    assert all(text in str(raised.value) for text in texts), str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+# ---- init_ from meta
+
+
+def fsdp2_and_tp_from_meta_equals_one_process() -> None:
+    model, expected = fsdp2_and_tp(on_meta()), whole()
+    initialised(model)
+    assert_equal(model, expected)
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), expected(tokens), rtol=1e-6, atol=1e-6)
+    # What was written lasts over the states of FSDP2.
+    model.reshard()
+    for layer in model.layers:
+        layer.reshard()
+    assert_equal(model, expected)
+
+
+def every_layout_equals_one_process() -> None:
+    expected = whole()
+    for shard in (
+        fsdp2,
+        tp_alone,
+        lambda m: fsdp2(m, 2, 2),
+        lambda m: fsdp2(m, offload_policy=CPUOffloadPolicy(pin_memory=False)),
+    ):
+        model = shard(on_meta())
+        receipt = initialised(model)
+        assert_equal(model, expected)
+        assert receipt.check(model) == {}
+
+
+def ties_stay_ties() -> None:
+    model, expected = on_meta(tied=True), whole(tied=True)
+    fully_shard(model, mesh=mesh_of(4))
+    initialised(model)
+    assert model.lm_head.weight is model.embed_tokens.weight
+    assert isinstance(model.lm_head.weight, DTensor)
+    assert_equal(model, expected)
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), expected(tokens), rtol=1e-6, atol=1e-6)
+
+
+def packed_pieces_and_padding_rows_equal_one_process() -> None:
+    expected = whole(Odd, ODD)
+    assert not expected.wte.weight[9].any()
+    for dim in (0, 1):
+        model = on_meta(Odd)
+        mesh = mesh_of(4)
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                at = Shard(min(dim, parameter.dim() - 1))
+                cut = nn.Parameter(distribute_tensor(parameter, mesh, [at]))
+                module.register_parameter(name, cut)
+        receipt = initialised(model, ODD)
+        assert_equal(model, expected)
+        assert receipt.check(model) == {}
+        report = initstats.verify(model, ODD)
+        assert report.ok, str(report)
+        same_everywhere(told(report))
+    model = fsdp2(on_meta(Odd))
+    initialised(model, ODD)
+    assert_equal(model, expected)
+
+
+def values_outlive_the_unsharded_state() -> None:
+    """Row 1: what init_ wrote into FSDP2's unsharded copies was lost at the next reshard()."""
+    model, expected = fsdp2(on_meta()), whole()
+    initstats.init_(model, "llama", seed=1, device="cpu")
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        model(tokens)
+    assert not isinstance(model.norm.weight, DTensor)
+    initialised_again = initstats.init_(model, "llama", seed=7)
+    assert initstats.verify(model, "llama").ok
+    assert initialised_again.check(model) == {}
+    with torch.no_grad():
+        assert torch.equal(model(tokens), expected(tokens))
+        report = initstats.verify(model, "llama")  # in the unsharded state
+        assert report.ok
+    assert_equal(model, expected)
+
+
+def memory_is_that_of_the_shards() -> None:
+    """Fill 4 x 16 MiB in shards of 4 MiB, one rank after another."""
+    model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False, device="meta") for _ in range(4)))
+    fully_shard(model, mesh=mesh_of(4))
+    recipe = Recipe([Rule("*", Normal(0.02))])
+    shards = sum(p.to_local().nbytes for p in model.parameters())
+    assert shards == 16 << 20
+    small = nn.Sequential(nn.Linear(8, 8, bias=False, device="meta"))
+    initstats.init_(fully_shard(small, mesh=mesh_of(4)), recipe, seed=0, device="cpu")  # warm up
+    with torch.profiler.profile(profile_memory=True) as profile:
+        initstats.init_(model, recipe, seed=0, device="cpu")
+    held = most = 0
+    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    assert shards <= most <= 1.05 * shards, (shards, most)
+
+
+# ---- verify, receipts, warm starts
+
+
+def equal_rows(x: Tensor) -> None:
+    x[5:7] = x[1:3]
+
+
+def equal_columns(x: Tensor) -> None:
+    x[:, 5] = x[:, 2]
+
+
+def zero_rows(x: Tensor) -> None:
+    x[3:9] = 0
+
+
+def equal_shards(x: Tensor) -> None:
+    half = len(x) // 2
+    x[half:] = x[:half]
+
+
+def not_finite(x: Tensor) -> None:
+    x[1, 2], x[-1, -1] = float("nan"), float("inf")
+
+
+def scaled(x: Tensor) -> None:
+    x.mul_(2)
+
+
+def verify_says_what_one_process_says() -> None:
+    name = "layers.1.mlp.down_proj.weight"
+    for shard in (fsdp2_and_tp, fsdp2, tp_alone):
+        model, expected = shard(on_meta()), whole()
+        initialised(model)
+        for damage in (
+            None,
+            equal_rows,
+            equal_columns,
+            zero_rows,
+            equal_shards,
+            not_finite,
+            scaled,
+        ):
+            damaged = expected.get_parameter(name).detach().clone()
+            if damage is not None:
+                damage(damaged)
+            expected_now = whole()
+            with torch.no_grad():
+                expected_now.get_parameter(name).copy_(damaged)
+                local(model.get_parameter(name)).copy_(shard_of(damaged, model.get_parameter(name)))
+            report, alone = (initstats.verify(m, "llama") for m in (model, expected_now))
+            assert told(report) == told(alone), (told(report), told(alone))
+            assert report.ok == (damage is None)
+            same_everywhere(report.to_dict() if damage is not not_finite else told(report))
+
+
+def orthogonality_is_seen_over_ranks() -> None:
+    recipe = Recipe(
+        [
+            Rule(Match("*.weight", nn.Linear), lambda slot: Orthogonal(*slot.matrix_shape)),
+            Rule("*", Normal(0.02)),
+        ]
+    )
+    model = fsdp2_and_tp(on_meta())
+    initstats.init_(model, recipe, seed=7, device="cpu")
+    report = initstats.verify(model, recipe)
+    assert report.ok, str(report)
+    same_everywhere(report.to_dict())
+    weight = model.layers[0].mlp.up_proj.weight
+    with torch.no_grad():
+        initstats.normal_(weight, std=(3 * WIDTH) ** -0.5, seed=3)
+    kinds = {e.name: e.kind for e in initstats.verify(model, recipe).failures}
+    assert kinds.keys() == {"layers.0.mlp.up_proj.weight"}, kinds
+
+
+def receipts_check_and_remake() -> None:
+    model, expected = fsdp2_and_tp(on_meta()), Llama()
+    receipt, alone = initialised(model), initstats.init_(expected, "llama", seed=7)
+    with refused(ValueError, "call receipt = receipt.all_merge() on every rank"):
+        receipt.to_dict()
+    merged = receipt.all_merge()
+    assert merged.fingerprints == alone.fingerprints
+    assert merged.to_dict()["parameters"] == alone.to_dict()["parameters"]
+    same_everywhere(merged.to_dict())
+    assert alone.check(model) == {}
+    assert merged.check(expected) == {}
+    # One replica alone differs: every rank says so.
+    if dist.get_rank() == 3:
+        with torch.no_grad():
+            local(model.norm.weight)[0] = 2.0
+    problems = alone.check(model)
+    same_everywhere(problems)
+    assert set(problems) == {"norm.weight"}, problems
+    with Collectives() as sent:
+        alone.remake_(model)
+    assert sent.count == 0
+    assert_equal(model, expected)
+    assert alone.check(model) == {}
+
+
+def a_warm_start_copies_and_initialises() -> None:
+    model, expected = fsdp2_and_tp(on_meta()), whole()
+    initstats.init_(model, "llama", seed=1, device="cpu")
+    state = {n: p.detach() for n, p in expected.named_parameters() if "mlp" not in n}
+    done = initstats.warm_start_(model, state, "llama", seed=7)
+    assert all("mlp" in name for name in done.initialised)
+    assert len(done.copied) == len(state)
+    assert_equal(model, expected)
+    # DTensors of another layout, into shards and into whole parameters.
+    other = fsdp2(on_meta())
+    initialised(other)
+    for target in (model, Llama()):
+        initstats.init_(target, "llama", seed=1)
+        initstats.warm_start_(target, other.state_dict(), "llama", seed=1)
+        assert_equal(target, expected)
+    with torch.no_grad():
+        if dist.get_rank() == 2:
+            local(other.norm.weight)[0] = float("nan")
+    with refused(ValueError, "expected finite values, got 1 that are NaN", "norm.weight"):
+        initstats.warm_start_(model, other.state_dict(), "llama", seed=1)
+
+
+def folders_of_four_ranks_are_read() -> None:
+    model, expected = fsdp2_and_tp(on_meta()), whole()
+    initialised(model)
+    held: list[object] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(held)
+    folder = Path(str(held[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": model.state_dict()}, checkpoint_id=folder)
+    found = load_checkpoint(folder, "stats")
+    state = dict(expected.named_parameters())
+    assert found.tensors.keys() == state.keys()
+    for name, parameter in state.items():
+        for block, offset in found.blocks(name):
+            part = parameter.detach()
+            for d, (first, n) in enumerate(zip(offset, block.shape, strict=True)):
+                part = part.narrow(d, first, n)
+            assert torch.equal(block, part), name
+
+
+# ---- refusals
+
+
+def other_engines_and_tools_are_refused() -> None:
+    flat = FullyShardedDataParallel(Llama(), device_id=torch.device("cpu"))
+    for call in (initstats.plan, initstats.init_, initstats.verify):
+        with refused(TypeError, "FSDP1"):
+            call(flat, "llama")
+    zero = Llama()
+    zero.norm.weight.ds_id = 3  # type: ignore[assignment]
+    import sys
+
+    sys.modules.setdefault("deepspeed", sys)  # which marks such parameters
+    for call in (initstats.plan, initstats.init_, initstats.verify):
+        with refused(TypeError, "ZeRO-3"):
+            call(zero, "llama")
+    del sys.modules["deepspeed"]
+    model = fsdp2(on_meta())
+    initialised(model)
+    batch = torch.arange(12).view(2, 6)
+    with refused(TypeError, "audit", "as a DTensor"):
+        initstats.audit(model, batch, loss_fn=lambda y, _: y.sum())
+    with refused(TypeError, "lsuv_", "as a DTensor"):
+        initstats.lsuv_(model, batch)
+    with refused(TypeError, "ensemble", "as a DTensor"):
+        initstats.ensemble(lambda: fsdp2(on_meta()), 2, "llama", seed=0)
+    partial = nn.Linear(4, 4, bias=False)
+    partial.weight = nn.Parameter(
+        DTensor.from_local(torch.zeros(4, 4), mesh_of(4), [Partial()], run_check=False)
+    )
+    with refused(TypeError, "Partial"):
+        initstats.init_(partial, "mlp", seed=0)
+    assert not local(partial.weight).any()
+
+
+CHECKS: list[Check] = [
+    fsdp2_and_tp_from_meta_equals_one_process,
+    every_layout_equals_one_process,
+    ties_stay_ties,
+    packed_pieces_and_padding_rows_equal_one_process,
+    values_outlive_the_unsharded_state,
+    memory_is_that_of_the_shards,
+    verify_says_what_one_process_says,
+    orthogonality_is_seen_over_ranks,
+    receipts_check_and_remake,
+    a_warm_start_copies_and_initialises,
+    folders_of_four_ranks_are_read,
+    other_engines_and_tools_are_refused,
+]
