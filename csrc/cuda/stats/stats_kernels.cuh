@@ -149,7 +149,8 @@ __global__ void __launch_bounds__(kMergeThreads)
     }
   }
   nodes[thread] = node;
-  const int64_t left = divide_up(task.count - block * kChildrenPerBlock, kChildrenPerThread);
+  const int64_t children_left = task.count - block * kChildrenPerBlock;
+  const int64_t left = (children_left + kChildrenPerThread - 1) / kChildrenPerThread;
   const int filled = left < kMergeThreads ? static_cast<int>(left) : kMergeThreads;
 #pragma unroll 1
   for (int stride = 1; stride < filled; stride *= 2) {
