@@ -8,7 +8,7 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 64;  // few threads do much each: small blocks spread over more SMs
-constexpr int kRowsAhead = 4;
+constexpr int kRowsAhead = 2;      // more would take more than 64 registers
 
 template <class Bits>
 __global__ void __launch_bounds__(kThreads)
