@@ -111,8 +111,7 @@ scale: $(VENV)/build.stamp ## Fill one rank of 1,024 of a Llama with 405 billion
 	PYTHONPATH='$(HERE):$(HERE)/tests/support' $(BIN)/python tests/support/models_at_scale.py 405b 1023
 
 gpu: ## Build, test and measure on a GPU, with what PYTHON has; installs nothing
-	NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$(or $(GPU_ARCH),90) $(PYTHON) csrc/build/compile.py
-	PYTHON='$(PYTHON)' PYTHONPATH='$(HERE)' bash tests/gpu/gpu.sh
+	PYTHON='$(PYTHON)' bash tests/gpu/quarter_hour.sh
 
 clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -38,6 +38,9 @@ def documented(package: ModuleType, name: str) -> list[str]:
     value = getattr(package, name)
     if inspect.ismodule(value):
         return []
+    owner = value.__module__ if inspect.isclass(value) else ""
+    if owner.startswith("initstats.") and owner != package.__name__:
+        return []  # on the page of the package whose it is
     home = "initstats" if name in initstats.__all__ else package.__name__
     kind, options = "autodata", ["   :no-value:"]
     if inspect.isclass(value):

@@ -132,8 +132,10 @@ def _directly(
 
     Nothing has happened then, errors included: what follows finds them, and has the words for them.
     """
-    if forward_ad._current_level >= 0 or not (  # noqa: SLF001
-        generator is None or (type(generator) is torch.Generator and generator.device.type == "cpu")
+    if _on_gpu(tensors) or forward_ad._current_level >= 0:  # noqa: SLF001
+        return False
+    if generator is not None and not (
+        type(generator) is torch.Generator and generator.device.type == "cpu"
     ):
         return False
     if type(tensors) is not torch.Tensor and engine_loaded():
@@ -143,6 +145,12 @@ def _directly(
     return _ops.fill_directly(
         family.name, family.check, function, tensors, values, generator, seed, names
     )
+
+
+def _on_gpu(tensors: torch.Tensor | list[torch.Tensor]) -> bool:
+    """Whether an attempt to go past the dispatcher is in vain, and its cost to be saved."""
+    first = tensors if type(tensors) is not list else tensors[0] if tensors else None
+    return getattr(first, "is_cuda", False)
 
 
 def fill(

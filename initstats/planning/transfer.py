@@ -299,7 +299,7 @@ def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
 
 def _refuse_not_finite(values: Mapping[str, torch.Tensor]) -> None:
     """Refuse values that are not finite; of DTensors on every rank alike, which is collective."""
-    floats = {name: x for name, x in values.items() if not why_no_statistics(x)}
+    floats = {name: x for name, x in values.items() if not (is_dtensor(x) or why_no_statistics(x))}
     for name, record in stats(floats, histogram=False).items() if floats else ():
         if record.nan or record.pos_inf or record.neg_inf:
             raise ValueError(

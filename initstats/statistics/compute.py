@@ -212,7 +212,10 @@ def _directly(
     tensors: Tensor | list[Tensor], groups: int, scale: int
 ) -> tuple[bytes, bytes, bytes] | None:
     """Take the records of what is plain in one call of the native module; else return None."""
-    return None if torch.compiler.is_compiling() else _ops.stats_directly(tensors, groups, scale)
+    first = tensors if type(tensors) is not list else tensors[0] if tensors else None
+    if getattr(first, "is_cuda", False) or torch.compiler.is_compiling():
+        return None
+    return _ops.stats_directly(tensors, groups, scale)
 
 
 def _launch_any(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor]) -> Batch:

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import initstats
 from audit_project import PROJECT
 from initstats import sinks
 from initstats.cli.application import app
+from initstats.monitoring.row import RankInfo
 
 COLOUR = re.compile(r"\x1b\[[\d;]*(?<!\d)(?:3[0-7]|4[0-7]|9[0-7]|38|48)(?!\d)[\d;]*m")
 
@@ -38,6 +40,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model(torch.randn(4, 64)).square().mean().backward()
         optimizer.step()
         monitor.step()
+    lines = [json.loads(line) for line in run.read_text().splitlines()]
+    ranks = {"ranks": asdict(RankInfo(rank=0, scope="rank", world=1))}
+    of_rank = [line | ranks if "step" in line else line for line in lines]
+    text = "".join(f"{json.dumps(line)}\n" for line in of_rank)
+    run.with_name("run.rank00000.jsonl").write_text(text)
     (tmp_path / "project.py").write_text(PROJECT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -64,6 +71,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "doctor": ("doctor",),
     "watch": ("watch", "run.jsonl", "--once"),
     "plot": ("plot", "run.jsonl", "--kind", "weights"),
+    "report": ("report", "run.jsonl"),
+    "merge": ("merge", "run.rank00000.jsonl", "--output", "merged.jsonl"),
 }
 
 

@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as distributed_checkpoint
 import yaml
 from torch import nn
 
@@ -58,6 +60,11 @@ def with_checkpoints(folder: Path) -> None:
     save_file(model.state_dict(), folder / "model.safetensors")
     for name in ("model.pt", "step_1000.pt", "step_2000.pt"):
         torch.save(model.state_dict(), folder / name)
+    with warnings.catch_warnings():  # that this process is alone
+        warnings.simplefilter("ignore")
+        distributed_checkpoint.save(
+            model.state_dict(), checkpoint_id=folder / "step_2000", no_dist=True
+        )
 
 
 def with_project(folder: Path) -> None:

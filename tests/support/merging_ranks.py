@@ -176,7 +176,7 @@ def check_differences_of_dtensors() -> None:
 
 def check_partial_is_refused() -> None:
     x = DTensor.from_local(torch.ones(3), mesh_2d(), [Replicate(), Partial()])
-    with raising(TypeError, "P(sum)"):
+    with raising(TypeError, "Partial(sum)"):
         stats(x)
     with raising(TypeError, "dim"):
         stats(distribute_tensor(whole(4, 4), mesh_2d(), [Shard(0), Shard(1)]), dim=0)
