@@ -11,6 +11,7 @@ from initstats.init.keys import integer_seed
 from initstats.planning.materialize import BufferMaker, materialise, reset_norms
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt, receipt_entry, take_fingerprints
+from initstats.planning.validate import require_seed
 from initstats.planning.write import check_entries, fill_entries
 from initstats.recipes import Recipe
 from initstats.recipes.stages import Depth, Names
@@ -107,6 +108,7 @@ def initialise_plan(
         TypeError: As `init_`.
         ValueError: As `init_`.
     """
+    require_seed(function, model, seed)
     seed = seed_or_draw(function, seed)
     check_entries(function, planned.entries)
     made: tuple[str, ...] = ()

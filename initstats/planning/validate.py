@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from initstats.recipes import Constant, Recipe, Slot, by_name
 from initstats.recipes.distributions.composite import Distribution
@@ -81,6 +82,27 @@ def require_own_memory(function: str, groups: Sequence[Sequence[Slot]]) -> None:
             refuse_subclass(function, parameter)
             if is_dtensor(parameter):
                 local_runs(function, parameter)
+
+
+def require_seed(function: str, model: nn.Module, seed: int | None) -> None:
+    """Refuse a model of several ranks without a seed: each rank would draw another one.
+
+    Args:
+        function: Public function on whose behalf this is checked, for messages.
+        model: The model.
+        seed: The seed, or None.
+
+    Raises:
+        ValueError: If there is none, and a parameter is a DTensor or a module is wrapped for DDP.
+    """
+    if seed is None and (
+        any(map(is_dtensor, model.parameters()))
+        or any(isinstance(module, DistributedDataParallel) for module in model.modules())
+    ):
+        raise ValueError(
+            f"initstats.{function}: expected seed= for a model of several ranks, which would draw"
+            " one each, got seed=None; pass the same integer on every rank"
+        )
 
 
 def refuse_sharded(function: str, model: nn.Module) -> None:
