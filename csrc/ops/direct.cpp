@@ -136,7 +136,7 @@ struct Torch {
 // Methods and attributes as their classes hold them: found by name they take half as long again.
 struct Members {
   PyObject *is_neg, *storage_offset, *untyped_storage, *nbytes;  // methods, the last of a storage
-  PyObject* is_leaf;                                             // an attribute
+  PyObject *is_leaf, *is_cpu;                                    // attributes
 } members;
 
 Object call(PyObject* function, std::initializer_list<PyObject*> arguments) {
@@ -202,9 +202,13 @@ bool storage_holds(PyObject* tensor, const Plain& found) {
   return found.data != nullptr && items * item_size(found.type) <= bytes;
 }
 
-Plain plain(PyObject* tensor) {
+bool of_plain_class(PyObject* tensor) {
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
-  if (type != torch_of_python.tensor && type != torch_of_python.parameter) throw NotPlain{};
+  return type == torch_of_python.tensor || type == torch_of_python.parameter;
+}
+
+Plain plain(PyObject* tensor) {
+  if (!of_plain_class(tensor)) throw NotPlain{};
   if (call(members.is_neg, {tensor}).get() != Py_False) throw NotPlain{};
   const DLTensor found = dl_tensor(tensor);
   const std::optional<ItemType> items = item_type(found.dtype);
@@ -247,6 +251,13 @@ struct Tensors {
   PyObject** items;
   size_t count;
 };
+
+// Whether the first tensor may be plain. Every call for a GPU or for DTensors ends here, without an
+// exception, which takes longer than all else.
+bool may_be_plain(const Tensors& tensors) {
+  return tensors.count > 0 && of_plain_class(tensors.items[0]) &&
+         attribute(tensors.items[0], members.is_cpu).get() == Py_True;
+}
 
 // The first and the last byte of a tensor that is not empty.
 struct Span {
@@ -457,10 +468,12 @@ PyObject* bind_torch(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   }
   for (Py_ssize_t i = 0; i < count; ++i) Py_INCREF(arguments[i]);  // for good
   PyObject* const tensor = arguments[0];
-  members = {
-      PyObject_GetAttrString(tensor, "is_neg"), PyObject_GetAttrString(tensor, "storage_offset"),
-      PyObject_GetAttrString(tensor, "untyped_storage"),
-      PyObject_GetAttrString(arguments[2], "nbytes"), PyObject_GetAttrString(tensor, "is_leaf")};
+  members = {PyObject_GetAttrString(tensor, "is_neg"),
+             PyObject_GetAttrString(tensor, "storage_offset"),
+             PyObject_GetAttrString(tensor, "untyped_storage"),
+             PyObject_GetAttrString(arguments[2], "nbytes"),
+             PyObject_GetAttrString(tensor, "is_leaf"),
+             PyObject_GetAttrString(tensor, "is_cpu")};
   if (PyErr_Occurred()) return nullptr;
   Torch& torch = torch_of_python;
   torch = {tensor, arguments[1], arguments[4], arguments[5], arguments[6], nullptr};
@@ -482,9 +495,10 @@ PyObject* fill_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     return nullptr;
   }
   return guarded(Py_False, [&]() -> PyObject* {
-    const DirectFill& fill = fill_named(arguments[0]);
     const Tensors tensors(arguments[3]);
-    if (tensors.count == 0 || !nobody_sees_ops()) throw NotPlain{};
+    if (!may_be_plain(tensors)) return Py_NewRef(Py_False);
+    const DirectFill& fill = fill_named(arguments[0]);
+    if (!nobody_sees_ops()) throw NotPlain{};
     std::vector<FillTarget> targets;
     targets.reserve(tensors.count);
     int64_t elements = 0;
@@ -526,10 +540,11 @@ PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count
   }
   return guarded(Py_None, [&]() -> PyObject* {
     constexpr long kMoments = 1, kHistogram = 2, kFingerprintGroup = 4, kAll = 7;
-    if (!nobody_sees_ops()) throw NotPlain{};
     const Tensors tensors(arguments[0]);
+    if (!may_be_plain(tensors)) return Py_NewRef(Py_None);
+    if (!nobody_sees_ops()) throw NotPlain{};
     const long groups = PyLong_AsLong(arguments[1]), scale = PyLong_AsLong(arguments[2]);
-    if (tensors.count == 0 || groups <= 0 || groups > kAll || scale < 0 || scale > kMaxScale) {
+    if (groups <= 0 || groups > kAll || scale < 0 || scale > kMaxScale) {
       PyErr_Clear();
       throw NotPlain{};
     }

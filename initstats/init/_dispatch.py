@@ -30,7 +30,6 @@ from initstats.init._transforms import (
     transform_level,
 )
 from initstats.init._validate import (
-    PLAIN_TYPES,
     check_separate,
     has_memory,
     number,
@@ -40,7 +39,7 @@ from initstats.init._validate import (
     tensors_to_fill,
 )
 from initstats.init.keys import draw_key, draw_keys
-from initstats.sharding import Box, Piece, engine_loaded, is_dtensor, is_managed
+from initstats.sharding import PLAIN_TYPES, Box, Piece, engine_loaded, is_dtensor, is_managed
 
 _DEVICE = attrgetter("device")
 Numbers: TypeAlias = float | Sequence[float]
@@ -132,7 +131,7 @@ def _directly(
 
     Nothing has happened then, errors included: what follows finds them, and has the words for them.
     """
-    if _on_gpu(tensors) or forward_ad._current_level >= 0:  # noqa: SLF001
+    if forward_ad._current_level >= 0:  # noqa: SLF001
         return False
     if generator is not None and not (
         type(generator) is torch.Generator and generator.device.type == "cpu"
@@ -145,12 +144,6 @@ def _directly(
     return _ops.fill_directly(
         family.name, family.check, function, tensors, values, generator, seed, names
     )
-
-
-def _on_gpu(tensors: torch.Tensor | list[torch.Tensor]) -> bool:
-    """Whether an attempt to go past the dispatcher is in vain, and its cost to be saved."""
-    first = tensors if type(tensors) is not list else tensors[0] if tensors else None
-    return getattr(first, "is_cuda", False)
 
 
 def fill(

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from initstats.init._validate import PLAIN_TYPES
-from initstats.sharding import Box, Piece, agreed, is_dtensor, local_boxes, local_tensor
+from initstats.sharding import (
+    PLAIN_TYPES,
+    Box,
+    Piece,
+    agreed,
+    is_dtensor,
+    local_boxes,
+    local_tensor,
+)
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

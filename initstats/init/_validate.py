@@ -11,10 +11,9 @@ from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from initstats import _ops
-from initstats.sharding import engine_loaded, refuse_managed, refuse_subclass
+from initstats.sharding import PLAIN_TYPES, engine_loaded, refuse_managed, refuse_subclass
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
 _DEVICES = {"cpu", "cuda", "meta"}  # where there are kernels, and where nothing happens
 _KIND = attrgetter("dtype", "layout", "is_leaf", "device.type")
 _STORAGE = torch.Tensor.untyped_storage

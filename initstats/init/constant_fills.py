@@ -10,8 +10,8 @@ import torch
 from initstats import _ops
 from initstats.init._shards import refuse_in_graph, shards_of, whole_of
 from initstats.init._transforms import transformed
-from initstats.init._validate import PLAIN_TYPES, fillable_dtype, has_memory, number
-from initstats.sharding import Box, Piece, is_dtensor, refuse_managed, refuse_subclass
+from initstats.init._validate import fillable_dtype, has_memory, number
+from initstats.sharding import PLAIN_TYPES, Box, Piece, is_dtensor, refuse_managed, refuse_subclass
 
 _CONVOLUTIONS = (3, 4, 5)  # dimensions of the weights of 1-d, 2-d and 3-d convolutions
 

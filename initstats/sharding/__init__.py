@@ -7,6 +7,7 @@ from initstats.sharding.agreement import agreed
 from initstats.sharding.box import Box, Piece, Run, pieces_of
 from initstats.sharding.domain import Domain
 from initstats.sharding.dtensor import (
+    PLAIN_TYPES,
     is_dtensor,
     local_boxes,
     local_runs,
@@ -24,6 +25,7 @@ from initstats.sharding.refusals import (
 from initstats.sharding.spread import Spread
 
 __all__ = [
+    "PLAIN_TYPES",
     "Box",
     "Domain",
     "Piece",

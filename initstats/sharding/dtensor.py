@@ -15,13 +15,13 @@ from initstats.sharding.placements import runs_of
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-_PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
+PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})  # what is no subclass of anybody
 _Runs = tuple[tuple[Run, ...], ...]
 
 
 def is_dtensor(value: object) -> TypeGuard[DTensor]:
     """Whether it is a DTensor; nobody has one where torch's module has not been imported."""
-    if type(value) in _PLAIN_TYPES:
+    if type(value) in PLAIN_TYPES:
         return False
     module = sys.modules.get("torch.distributed.tensor")
     kind = getattr(module, "DTensor", None)

@@ -56,9 +56,18 @@ def _managed(model: nn.Module) -> Iterator[Any]:
         return
     for module in model.modules():
         if isinstance(module, kind):
-            state: Any = module._get_fsdp_state()  # noqa: SLF001  # there is no public way to ask
-            groups = getattr(state, "_fsdp_param_groups", None)  # from torch 2.12 on
-            groups = [state._fsdp_param_group] if groups is None else groups  # noqa: SLF001
-            for group in groups:
-                if group is not None:
-                    yield from group.fsdp_params
+            # There is no public way to ask.
+            yield from parameters_of_state(module._get_fsdp_state())  # noqa: SLF001
+
+
+def parameters_of_state(state: Any) -> Iterator[Any]:
+    """Yield FSDP2's records of the parameters that one module's state holds.
+
+    Raises:
+        AttributeError: If it is the state of something else, or of an unknown torch.
+    """
+    groups = getattr(state, "_fsdp_param_groups", None)  # from torch 2.12 on
+    groups = [state._fsdp_param_group] if groups is None else groups  # noqa: SLF001
+    for group in groups:
+        if group is not None:
+            yield from group.fsdp_params

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from initstats.sharding.dtensor import is_dtensor, local_tensor
+from initstats.sharding.fsdp import parameters_of_state
 
 _NO_DISPATCH = torch.Tensor.__torch_dispatch__
 # Modules whose parameters are marked, or have a copy that is thrown away.
@@ -90,19 +91,16 @@ def unsharded_copies() -> set[int]:
     if _FSDP2 not in sys.modules:
         return set()
     from torch.distributed._composable_state import _module_state_mapping
+    from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 
-    found = set()
-    for reference in list(_module_state_mapping.values()):
-        state = reference()
-        groups = getattr(state, "_fsdp_param_groups", None)
-        if groups is None:  # one per module in older versions
-            groups = [getattr(state, "_fsdp_param_group", None)]
-        for group in groups:
-            for parameter in getattr(group, "fsdp_params", ()):
-                copy = getattr(parameter, "_unsharded_param", None)
-                if copy is not None:
-                    found.add(id(copy))
-    return found
+    states = [reference() for reference in list(_module_state_mapping.values())]
+    copies = (
+        getattr(parameter, "_unsharded_param", None)
+        for state in states
+        if isinstance(state, FSDPState)
+        for parameter in parameters_of_state(state)
+    )
+    return {id(copy) for copy in copies if copy is not None}
 
 
 def reshard(module: torch.nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats import _ops
-from initstats.sharding import is_dtensor, sharded_parameters
+from initstats.sharding import PLAIN_TYPES, is_dtensor, sharded_parameters
 from initstats.statistics.differences import subtrahend, subtrahends
 from initstats.statistics.histogram import MAX_SCALE
 from initstats.statistics.record import Stats
@@ -34,7 +34,6 @@ DTYPES = frozenset(
         torch.int64,
     }
 )
-_PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
 _Many = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -138,7 +137,7 @@ def stats(
             return Stats(Batch(rows, groups, scale))
         _check(x)
         others = [] if minus is None else [subtrahend(x, minus, groups)]
-        launch = _launch if type(x) in _PLAIN_TYPES else _launch_any
+        launch = _launch if type(x) in PLAIN_TYPES else _launch_any
         return Stats(launch([x], groups, scale, others))
     tensors = _named(x)
     every = list(tensors.values())
@@ -212,10 +211,7 @@ def _directly(
     tensors: Tensor | list[Tensor], groups: int, scale: int
 ) -> tuple[bytes, bytes, bytes] | None:
     """Take the records of what is plain in one call of the native module; else return None."""
-    first = tensors if type(tensors) is not list else tensors[0] if tensors else None
-    if getattr(first, "is_cuda", False) or torch.compiler.is_compiling():
-        return None
-    return _ops.stats_directly(tensors, groups, scale)
+    return None if torch.compiler.is_compiling() else _ops.stats_directly(tensors, groups, scale)
 
 
 def _launch_any(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor]) -> Batch:
@@ -259,7 +255,7 @@ def _check_many(tensors: list[Tensor]) -> bool:
     Returns:
         Whether all are plain tensors.
     """
-    plain = set(map(type, tensors)) <= set(_PLAIN_TYPES)
+    plain = set(map(type, tensors)) <= PLAIN_TYPES
     if (
         not plain
         or not {tensor.dtype for tensor in tensors} <= DTYPES
@@ -273,7 +269,7 @@ def _check_many(tensors: list[Tensor]) -> bool:
 
 def _check(tensor: object) -> None:
     """Raise the one error that says why a tensor has no statistics."""
-    if type(tensor) not in _PLAIN_TYPES:
+    if type(tensor) not in PLAIN_TYPES:
         _check_kind(tensor)
     assert isinstance(tensor, Tensor)
     if tensor.layout is not torch.strided:
