@@ -15,7 +15,7 @@ DeviceScope::DeviceScope(const Tensor& /*tensor*/) {}
 
 void check_cuda(const std::string& op, cudaError_t status) {
   if (status != cudaSuccess)
-    fail(op, "the launch to succeed", "CUDA error " + std::to_string(static_cast<int>(status)));
+    fail(op, "this launch to succeed", "CUDA error " + std::to_string(static_cast<int>(status)));
 }
 
 #else
@@ -39,7 +39,11 @@ DeviceScope::DeviceScope(const Tensor& tensor) {
 }
 
 void check_cuda(const std::string& op, cudaError_t status) {
-  if (status != cudaSuccess) fail(op, "the launch to succeed", cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  // Kernels run after their launch has returned: what one does wrong is told by a later call.
+  fail(op, "this launch and all earlier ones on the device to succeed",
+       std::string(cudaGetErrorName(status)) + " (" + cudaGetErrorString(status) +
+           "), of this or an earlier launch of any library; CUDA_LAUNCH_BLOCKING=1 shows which");
 }
 
 #endif

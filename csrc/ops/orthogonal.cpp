@@ -3,6 +3,8 @@
 #include "cpu/orthogonal/orthogonal.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "ops/checks.h"
@@ -82,6 +84,11 @@ void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, in
   if (pitch % 4 != 0 || pitch < size - first)
     fail(op, "a multiple of 4 columns, at least size - first", std::to_string(pitch));
   if (rows == 0) return;
+  constexpr uintptr_t kStore = 16;  // bytes that a CUDA thread writes at once
+  const auto place = reinterpret_cast<uintptr_t>(vectors.const_data_ptr());
+  if (place % kStore != 0)
+    fail(op, "vectors to begin at a multiple of 16 bytes",
+         std::to_string(place % kStore) + " bytes past one");
   const auto make = [&](auto real) {
     using Real = decltype(real);
     make_reflectors(Device{}, op, vectors,

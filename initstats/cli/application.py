@@ -8,11 +8,9 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.text import Text
 from torch import nn
 
 from initstats import recipes as known_recipes
-from initstats._ops import build_info
 from initstats.checkpoints import load_checkpoint, not_judged, skeleton
 from initstats.cli.audit_command import add_audit_command
 from initstats.cli.console import (
@@ -23,6 +21,7 @@ from initstats.cli.console import (
     refuse,
     working,
 )
+from initstats.cli.doctor_command import add_doctor_command
 from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
@@ -151,21 +150,7 @@ def recipes(
         console.print(table)
 
 
-@app.command()
-def doctor(*, as_json: AsJson = False) -> None:
-    """Show the build, the kernels chosen on this machine, and why."""
-    if as_json:
-        print_json(build_info())
-        return
-    table = plain_table("initstats")
-    table.add_column("what", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    for name, value in build_info().items():
-        text = value if isinstance(value, str) else ", ".join(map(str, value))
-        table.add_row(name, Text(text or "-"))
-    make_console().print(table)
-
-
+add_doctor_command(app)
 add_commands(app)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from initstats import recipes
@@ -87,17 +88,30 @@ def test_recipes_lists_every_recipe_with_its_rules_and_source() -> None:
 
 
 def test_doctor_shows_everything_of_build_info(monkeypatch: pytest.MonkeyPatch) -> None:
-    info = {"torch": "9.9", "CUDA architectures": ["sm_75", "sm_90"], "nothing": []}
-    monkeypatch.setattr("initstats.cli.application.build_info", lambda: info)
+    info = {"torch": "9.9", "cuda_archs": ["sm_75", "sm_90"], "nothing": []}
+    monkeypatch.setattr("initstats.cli.doctor_command.build_info", lambda: info)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
-    for words in ("torch", "9.9", "CUDA architectures", "sm_75, sm_90", "nothing"):
+    for words in ("torch", "9.9", "cuda_archs", "sm_75, sm_90", "nothing"):
         assert words in result.output
 
 
 def test_doctor_runs_on_this_build() -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
+
+
+def test_doctor_tries_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("initstats.cli.doctor_command.gpus", lambda: [torch.device("cpu")])
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 0, result.output
+    equal = {"cpu": "fills and statistics equal to the CPU's"}
+    assert json.loads(result.stdout)["devices"] == equal
+    # A device without kernels, as a GPU is for a build without CUDA.
+    monkeypatch.setattr("initstats.cli.doctor_command.gpus", lambda: [torch.device("meta")])
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "meta" in result.output
 
 
 @pytest.mark.parametrize(

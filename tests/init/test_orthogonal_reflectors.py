@@ -175,6 +175,11 @@ def test_panel_factors_make_the_product_of_the_reflections(
     assert float((panel - product).abs().max()) < 30 * eps
 
 
+def shifted(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the same shape that begins 4 bytes after a multiple of 16."""
+    return torch.zeros(tensor.numel() + 1, device=tensor.device)[1:].view(tensor.shape)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -187,6 +192,7 @@ def test_panel_factors_make_the_product_of_the_reflections(
         (lambda v, s, d: (v, s, d, 1, -1, 0, 8), "expected first to be a multiple of 4"),
         (lambda v, s, d: (v, s, d, 1, 0, 8, 9), "the rows to lie in the matrix"),
         (lambda v, s, d: (v, s, d, 1, 0, 0, 9), "expected a multiple of 4 columns"),
+        (lambda v, s, d: (shifted(v), s, d, 1, 0, 0, 8), "16 bytes, got 4 bytes past one"),
     ],
 )
 def test_reflectors_op_refuses_what_it_cannot_write(
