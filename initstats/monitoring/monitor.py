@@ -19,7 +19,7 @@ from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
 from initstats.monitoring.monitored_ranks import MonitoredRanks
-from initstats.monitoring.optimizers import Optimizers
+from initstats.monitoring.optimizers import CAPTURED, Optimizers, is_captured
 from initstats.monitoring.parameters import (
     MOMENTS,
     NO_STATE,
@@ -144,7 +144,7 @@ class Monitor:
         self._taken = self._moments_taken = False
         self._of_closure: dict[int, Window] = {}
         self._clipped: set[str] = set()
-        self._warned = False
+        self._warned = self._captured = False
         self._delivery: Delivery | None = None
         self._process = os.getpid()
         self._alerts_state: dict[str, Any] | None = None
@@ -193,9 +193,16 @@ class Monitor:
 
         Raises:
             ValueError: If the loss has more than one element.
+            RuntimeError: While a CUDA graph is captured: its replays would not call this.
         """
         if self._delivery is None or os.getpid() != self._process:
             return
+        if is_captured():
+            msg = (
+                "initstats.Monitor.step: expected a call after the replay of a CUDA graph, got one"
+                " while it is captured; replays would not call it"
+            )
+            raise RuntimeError(msg)
         if isinstance(loss, Tensor) and loss.numel() != 1:
             msg = f"initstats.Monitor.step: expected a loss of one element, got {tuple(loss.shape)}"
             raise ValueError(msg)
@@ -382,6 +389,9 @@ class Monitor:
         Returns:
             None, or the arguments of the step with a closure that measures the gradients it leaves.
         """
+        if is_captured():
+            self._note_capture()
+            return None
         if not self._due or os.getpid() != self._process or is_unwatched():
             return None
         self._window.rates.update(self._optimizers.rates(optimizer))
@@ -397,10 +407,21 @@ class Monitor:
             self._keep_gradients(self._gradients([optimizer]))
         return None
 
+    def _note_capture(self) -> None:
+        """Say once that nothing of an optimizer will be seen: a graph would replay stale reads."""
+        if not self._captured:
+            self._captured = True
+            warnings.warn(
+                f"initstats.Monitor: {CAPTURED}: gradients and updates are not measured; give the"
+                " monitor no optimizer, and it measures them at monitor.step()",
+                UserWarning,
+                stacklevel=3,
+            )
+
     @torch.no_grad()
     def _after_update(self, optimizer: Optimizer, *_hook: Any) -> None:
         """Measure how the optimizers changed the weights, and their moments."""
-        if not self._taken or os.getpid() != self._process or is_unwatched():
+        if not self._taken or is_captured() or os.getpid() != self._process or is_unwatched():
             return
         if (last := self._of_closure.pop(id(optimizer), None)) is not None:
             self._keep_gradients(last)
@@ -415,6 +436,8 @@ class Monitor:
         if "gradients" in self.watch:
             if self._optimizers:
                 stale = self._parameters.pass_over_old_gradients()
+                if self._captured:
+                    stale = dict.fromkeys(stale, CAPTURED)
                 self._window.reasons.setdefault("gradients", {}).update(stale)
             self._keep_gradients(self._gradients(self._optimizers))
         if self._optimizers.stepped or not self._optimizers:
@@ -534,7 +557,10 @@ class Monitor:
         if "updates" in self.watch:
             window.expected["updates"] = self._parameters.trained
             window.reasons.setdefault(
-                "updates", dict.fromkeys(self._parameters.trained, NOT_STEPPED)
+                "updates",
+                dict.fromkeys(
+                    self._parameters.trained, CAPTURED if self._captured else NOT_STEPPED
+                ),
             )
         window.first_step = window.first_step or self._step
         window.last_step = self._step

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 Hook = Callable[[Optimizer, Any, Any], None]
+CAPTURED = "optimizer.step() was captured in a CUDA graph, whose replays run no hooks"
+
+
+def is_captured() -> bool:
+    """Tell whether a CUDA graph of the current stream is being captured."""
+    begun: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return begun and torch.cuda.is_current_stream_capturing()
 
 
 class Optimizers:

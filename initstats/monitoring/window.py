@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from initstats import _ops
+from initstats.monitoring.transfers import Transfers
 from initstats.statistics.record_array import Groups
 
 Layout = tuple[str, ...]
@@ -48,14 +49,12 @@ class Segment:
         self.counts.append(counts)
         self.places = places if self.places is None else self.places.add_(places)
         self.on_device += 1
-        if self.on_device == _PAGE and moments.is_cuda:
-            self.move()
 
-    def move(self) -> None:
+    def move(self, transfers: Transfers) -> None:
         """Start copying what is on a device to pinned memory."""
         for rows in (self.moments, self.counts):
             if self.on_device and rows[-1].is_cuda:
-                rows[-self.on_device :] = [_to_pinned(torch.stack(rows[-self.on_device :]))]
+                rows[-self.on_device :] = [transfers.copy(torch.stack(rows[-self.on_device :]))]
         self.on_device = 0
 
 
@@ -73,7 +72,7 @@ class Window:
         clipped: Norms before clipping: step, norm, factor, and the parameters that they are of.
         losses: Loss by measured step, as it was given.
         rates: Learning rates of the groups of the optimizers in the last measured step, by name.
-        events: CUDA events after which the data are on the host.
+        transfers: Copies from devices to the host.
         fingerprints: Take fingerprints of weights, which tell replicas on several ranks apart.
         earlier: What the window held on the host when its monitor was saved, by kind.
     """
@@ -89,7 +88,7 @@ class Window:
     clipped: list[tuple[int, Tensor, Factor, set[str]]] = field(default_factory=list)
     losses: dict[int, Factor] = field(default_factory=dict)
     rates: dict[str, Factor] = field(default_factory=dict)
-    events: list[torch.cuda.Event] = field(default_factory=list)
+    transfers: Transfers = field(default_factory=Transfers)
     fingerprints: bool = False
     earlier: list[tuple[str, Segment]] = field(default_factory=list)
 
@@ -146,10 +145,14 @@ class Window:
         segment = self.segments.get(key)
         if segment is None:
             segment = self.segments[key] = Segment(layout)
+        self.transfers.follow(rows[0].device)
         segment.add(step, rows, factor)
+        if segment.on_device == _PAGE and rows[0].is_cuda:
+            segment.move(self.transfers)
 
     def take_over(self, other: Window) -> None:
         """Add the records of another window of one measurement, which is not used any more."""
+        self.transfers.follow_all(other.transfers)
         for (kind, layout), one in other.segments.items():
             assert one.places is not None
             rows = (one.moments[0], one.counts[0], one.places)
@@ -158,46 +161,30 @@ class Window:
     def close(self) -> None:
         """Note the time, and start the copies to the host: the one place where a window ends."""
         self.wall_time = time.time()
-        devices = set()
         for segment in self.segments.values():
-            segment.move()
-            if segment.places is not None and segment.places.is_cuda:
-                devices.add(segment.places.device)
-                segment.places = _to_pinned(segment.places)
-            segment.factors = [_on_host(factor) for factor in segment.factors]
-        for i, (step, norm, factor, names) in enumerate(self.clipped):
-            if norm.is_cuda:
-                devices.add(norm.device)
-            self.clipped[i] = (step, _to_host(norm), _on_host(factor), names)
-        for numbers in (self.losses, self.rates):
-            for key, number in numbers.items():
-                if isinstance(number, Tensor) and number.is_cuda:
-                    devices.add(number.device)
-                numbers[key] = _on_host(number)  # type: ignore[index]
-        for device in devices:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(device))
-            self.events.append(event)
+            segment.move(self.transfers)
+        self._replace(self.transfers.copy)
+        self.transfers.finish()
 
     def wait(self, pause: Callable[[float], None] = time.sleep) -> None:
         """Wait until the copies have arrived. Not for the training thread."""
-        for event in self.events:
-            while not event.query():  # type: ignore[no-untyped-call]
-                pause(_POLL_SECONDS)
+        self.transfers.wait(pause)
+        self._replace(self.transfers.own)
+        self.transfers.release()
 
+    def _replace(self, by: Callable[[Tensor], Tensor]) -> None:
+        """Replace every tensor that is measured or was given by a copy of it."""
 
-_POLL_SECONDS = 5e-4
+        def number(factor: Factor) -> Factor:
+            return by(factor) if isinstance(factor, Tensor) else factor
 
-
-def _to_host(tensor: Tensor) -> Tensor:
-    return _to_pinned(tensor) if tensor.is_cuda else tensor
-
-
-def _on_host(factor: Factor) -> Factor:
-    return _to_host(factor) if isinstance(factor, Tensor) else factor
-
-
-def _to_pinned(tensor: Tensor) -> Tensor:
-    """Start a copy to pinned memory, which torch's allocator reuses from row to row."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
+        for segment in self.segments.values():
+            segment.moments = [by(rows) for rows in segment.moments]
+            segment.counts = [by(rows) for rows in segment.counts]
+            segment.places = None if segment.places is None else by(segment.places)
+            segment.factors = [number(factor) for factor in segment.factors]
+        self.clipped = [
+            (step, by(norm), number(factor), names) for step, norm, factor, names in self.clipped
+        ]
+        self.losses = {step: number(loss) for step, loss in self.losses.items()}
+        self.rates = {name: number(rate) for name, rate in self.rates.items()}

@@ -19,6 +19,7 @@ def window_state(window: Window) -> dict[str, Any]:
     Returns:
         Tensors, numbers, texts, lists and dictionaries: what `torch.load(weights_only=True)` reads.
     """
+    window.transfers.synchronize()
     segments = [
         {
             "kind": kind,
