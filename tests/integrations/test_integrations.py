@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import group
 
 from initstats.monitoring import Monitor
 from monitored import Kept, small_model
@@ -72,7 +73,7 @@ def test_lightning_writes_a_row_per_step(tmp_path: Path) -> None:
     trainer = lightning.Trainer(
         max_steps=3,
         accumulate_grad_batches=2,
-        callbacks=[MonitorCallback(every=1, sinks=[kept])],
+        callbacks=[MonitorCallback(every=1, sinks=[kept], group=lambda: group.WORLD)],
         default_root_dir=tmp_path,
         accelerator="cpu",
         logger=False,
@@ -83,6 +84,7 @@ def test_lightning_writes_a_row_per_step(tmp_path: Path) -> None:
     data = torch.utils.data.DataLoader([torch.randn(8) for _ in range(64)], batch_size=4)
     trainer.fit(Model(), data)
     assert [row.step for row in kept.rows] == [1, 2, 3]
+    assert kept.rows[1].ranks is None  # the same script on one device: there is no group
     tables = kept.rows[1].tables
     assert tables["activations"]["net.0"].count == 2 * 4 * 16
     assert tables["gradients"]["net.0.weight"].l2 > 0

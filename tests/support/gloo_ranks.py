@@ -76,7 +76,13 @@ def _failure(check: Check) -> str:
 def _be(rank: int, ranks: int, folder: str, checks: Sequence[Check]) -> None:
     """Be one rank."""
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
+    os.environ.update(  # as torchrun
+        RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(ranks),
+        MASTER_ADDR="127.0.0.1",
+    )
     dist.init_process_group(
         "gloo",
         store=dist.FileStore(f"{folder}/store", ranks),

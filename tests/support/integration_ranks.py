@@ -1,0 +1,381 @@
+"""What each of four ranks checks in loops of other libraries, for test_integrations_ranks.py.
+
+Every check trains the same model on the same rows of data, clips, accumulates over two batches and
+compares the rows of the monitor with those of one process that trains without any library.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+import initstats
+from initstats.monitoring import Monitor, Row
+from monitored import Kept
+
+RANKS, STEPS, ROWS, ACCUMULATED = 4, 3, 8, 2
+RECIPE = "torch_default"
+RATE, MOST = 1e-2, 0.05  # of the optimizer, and norm that gradients are clipped to
+SETTINGS: dict[str, Any] = {
+    "every": 1,
+    "watch": ("weights", "gradients", "updates", "moments", "activations"),
+    "rank_timeout": 60.0,
+    "group": lambda: torch.distributed.group.WORLD,  # as the guide has it
+}
+
+
+def rank() -> int:
+    return dist.get_rank()
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 4))
+
+
+def samples() -> Tensor:
+    """All rows of data, in order; the ranks together take so many at a time as one process."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(STEPS * ACCUMULATED * ROWS, 6, generator=generator)
+
+
+def batches(part: int = 0, parts: int = 1) -> Iterator[Tensor]:
+    """Yield the batches of one of several ranks, together those of one process."""
+    for batch in samples().split(ROWS):
+        yield batch[part::parts]
+
+
+def loss_of(output: Tensor) -> Tensor:
+    return output.square().mean()
+
+
+def adam(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.0)
+
+
+@functools.cache
+def reference(made: Callable[[], nn.Module] = model) -> list[Row]:
+    """The rows of one process."""
+    net, kept = made(), Kept()
+    optimizer = adam(net)
+    settings = SETTINGS | {"group": None}
+    with Monitor(net, optimizer=optimizer, sinks=[kept], **settings) as monitor:
+        for i, batch in enumerate(batches(), 1):
+            (loss_of(net(batch)) / ACCUMULATED).backward()
+            if i % ACCUMULATED == 0:
+                nn.utils.clip_grad_norm_(net.parameters(), MOST)
+                optimizer.step()
+                optimizer.zero_grad()
+                monitor.step()
+                while len(kept.rows) < i // ACCUMULATED:
+                    time.sleep(1e-3)
+    return kept.rows
+
+
+def assert_rows(
+    kept: Kept,
+    prefix: str = "",
+    made: Callable[[], nn.Module] = model,
+    *,
+    whole_outputs: bool = True,
+    before_clipping: bool = True,
+) -> None:
+    """The first rank has the rows of one process, the others none."""
+    if rank() != 0:
+        assert not kept.rows
+        return
+    expected = reference(made)
+    assert [row.step for row in kept.rows] == [row.step for row in expected] == [1, 2, 3]
+    for row, one in zip(kept.rows, expected, strict=True):
+        assert row.ranks is not None
+        assert (row.ranks.rank, row.ranks.scope, row.ranks.world) == (0, "merged", RANKS)
+        assert not row.missing, row.missing
+        assert not row.alerts, row.alerts
+        for kind, whole in one.tables.items():
+            if kind == "activations" and not whole_outputs:
+                continue
+            table = row.tables[kind]
+            assert list(table.names) == [f"{prefix}{name}" for name in whole.names], kind
+            for field in ("count", "mean", "std", "rms", "min", "max"):
+                np.testing.assert_allclose(
+                    table.column(field),
+                    whole.column(field),
+                    rtol=2e-4,
+                    atol=1e-6,
+                    err_msg=f"{kind} {field}",
+                )
+        np.testing.assert_allclose(row.gradient_norm, one.gradient_norm, rtol=1e-4)
+        np.testing.assert_allclose(row.gradient_norm, MOST, rtol=1e-3)
+        if before_clipping:
+            np.testing.assert_allclose(
+                row.gradient_norm_before_clipping, one.gradient_norm_before_clipping, rtol=1e-4
+            )
+        ratios, wanted = row.update_ratios(), one.update_ratios()
+        assert list(ratios) == [f"{prefix}{name}" for name in wanted]
+        np.testing.assert_allclose(list(ratios.values()), list(wanted.values()), rtol=1e-3)
+
+
+def assert_group_is_left_alone() -> None:
+    """The group of the library works, and none of the monitor's threads is left."""
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    assert one.item() == RANKS
+    assert not [thread for thread in threading.enumerate() if "initstats" in thread.name]
+
+
+def sharded(net: nn.Module, dp: DeviceMesh, tp: DeviceMesh | None = None) -> nn.Module:
+    """Cut a model by features, then by FSDP2, as torchtitan does."""
+    if tp is not None:
+        parallelize_module(net, tp, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    for layer in (net.get_submodule("0"), net.get_submodule("2"), net):
+        fully_shard(layer, mesh=dp)
+    return net
+
+
+# ---- Lightning
+
+
+def fit(strategy: Any, make: Callable[[Any], nn.Module], parts: int) -> Kept:
+    """Train by Lightning's Trainer with the one-liner of the guide."""
+    import lightning.pytorch as lightning
+
+    from initstats.integrations.for_lightning import MonitorCallback
+
+    class Model(lightning.LightningModule):  # type: ignore[misc]
+        def configure_model(self) -> None:
+            if not hasattr(self, "net"):
+                self.net = make(self)
+
+        def training_step(self, x: Tensor, _index: int) -> Tensor:
+            return loss_of(self.net(x))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return adam(self)
+
+    kept = Kept()
+    trainer = lightning.Trainer(
+        strategy=strategy,
+        devices=RANKS,
+        accelerator="cpu",
+        max_steps=STEPS,
+        accumulate_grad_batches=ACCUMULATED,
+        gradient_clip_val=MOST,
+        callbacks=[MonitorCallback(sinks=[kept], **SETTINGS)],
+        use_distributed_sampler=False,  # it shuffles
+        default_root_dir=tempfile.gettempdir(),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    part = int(os.environ["RANK"]) * parts // RANKS
+    mine: Any = list(batches(part, parts))
+    trainer.fit(Model(), torch.utils.data.DataLoader(mine, batch_size=None))
+    assert trainer.global_step == STEPS
+    return kept
+
+
+def check_lightning_ddp_in_a_group_that_it_makes_itself() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = [free.getsockname()[1]]
+    dist.broadcast_object_list(port, 0)
+    dist.destroy_process_group()
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port[0]))
+    kept = fit("ddp", lambda _module: model(), RANKS)
+    assert_rows(kept, "net.")
+    assert_group_is_left_alone()
+
+
+def check_lightning_model_parallel_fsdp2_and_tensor_parallel() -> None:
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    def make(module: Any) -> nn.Module:
+        return sharded(
+            model(), module.device_mesh["data_parallel"], module.device_mesh["tensor_parallel"]
+        )
+
+    kept = fit(ModelParallelStrategy(2, 2), make, 2)
+    assert_rows(kept, "net.", whole_outputs=False, before_clipping=False)
+    assert_group_is_left_alone()
+
+
+# ---- transformers and Accelerate
+
+
+class WithLoss(nn.Module):
+    """What the Trainer of transformers trains: a model that returns its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": loss_of(self.net(x))}
+
+
+def use_fsdp2(state: Any) -> None:
+    """Switch Accelerate to FSDP2, which it offers on GPUs alone."""
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="size_based_wrap",
+        min_num_params=1,
+        reshard_after_forward=True,
+    )
+
+
+def forget_accelerate() -> None:
+    """Accelerate keeps its state for the whole process."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+def trained_by_transformers(*, fsdp2: bool) -> Kept:
+    """Train by transformers' Trainer with the one-liner of the guide."""
+    import transformers
+
+    from initstats.integrations.for_transformers import MonitorCallback
+
+    class Trainer(transformers.Trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, *args: Any) -> Any:
+            return torch.utils.data.SequentialSampler(args[0])
+
+    forget_accelerate()
+    kept = Kept()
+    arguments = transformers.TrainingArguments(
+        output_dir=tempfile.gettempdir(),
+        max_steps=STEPS,
+        gradient_accumulation_steps=ACCUMULATED,
+        per_device_train_batch_size=ROWS // RANKS,
+        max_grad_norm=MOST,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        WithLoss(),
+        arguments,
+        train_dataset=[{"x": x} for x in samples()],
+        callbacks=[MonitorCallback(sinks=[kept], **SETTINGS)],
+    )
+    if fsdp2:
+        use_fsdp2(trainer.accelerator.state)
+        trainer.is_fsdp_enabled = True
+    trainer.train()
+    assert trainer.state.global_step == STEPS
+    assert isinstance(next(trainer.model.parameters()), DTensor) == fsdp2
+    return kept
+
+
+def check_transformers_trainer_with_ddp() -> None:
+    assert_rows(trained_by_transformers(fsdp2=False), "net.")
+    assert_group_is_left_alone()
+
+
+def check_transformers_trainer_with_fsdp2() -> None:
+    assert_rows(trained_by_transformers(fsdp2=True), "net.", before_clipping=False)
+    assert_group_is_left_alone()
+
+
+def trained_with_accelerate(*, fsdp2: bool) -> Kept:
+    """Train by a loop with an Accelerator, as the guide has it."""
+    from accelerate import Accelerator
+
+    forget_accelerate()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATED)
+    if fsdp2:
+        use_fsdp2(accelerator.state)
+    net = model()
+    net, optimizer = accelerator.prepare(net, adam(net))
+    kept = Kept()
+    with Monitor(net, optimizer=optimizer, sinks=[kept], **SETTINGS) as monitor:
+        for batch in batches(rank(), RANKS):
+            with accelerator.accumulate(net):
+                accelerator.backward(loss_of(net(batch)))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(net.parameters(), MOST)
+                optimizer.step()
+                optimizer.zero_grad()
+                if accelerator.sync_gradients:
+                    monitor.step()
+    return kept
+
+
+def check_accelerate_with_ddp() -> None:
+    assert_rows(trained_with_accelerate(fsdp2=False), "module.")
+    assert_group_is_left_alone()
+
+
+def check_accelerate_with_fsdp2() -> None:
+    assert_rows(trained_with_accelerate(fsdp2=True), before_clipping=False)
+    assert_group_is_left_alone()
+
+
+# ---- a loop as torchtitan's
+
+
+def initialised() -> nn.Module:
+    net = model()
+    initstats.init_(net, RECIPE, seed=0)
+    return net
+
+
+def check_torchtitan_loop_fsdp2_and_tensor_parallel_from_meta() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    with torch.device("meta"):
+        net = model()
+    sharded(net, mesh["dp"], mesh["tp"])
+    initstats.init_(net, RECIPE, seed=0, device="cpu")
+    optimizer, kept = adam(net), Kept()
+    with Monitor(net, optimizer=optimizer, sinks=[kept], **SETTINGS) as monitor:
+        data = batches(mesh["dp"].get_local_rank(), 2)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            for i in range(ACCUMULATED):
+                net.set_requires_gradient_sync(i == ACCUMULATED - 1)
+                (loss_of(net(next(data))) / ACCUMULATED).backward()
+            total = nn.utils.get_total_norm([p.grad for p in net.parameters()])
+            assert isinstance(total, DTensor)
+            nn.utils.clip_grads_with_norm_(net.parameters(), MOST, total.full_tensor())
+            optimizer.step()
+            monitor.step()
+    assert_rows(kept, made=initialised, whole_outputs=False, before_clipping=False)
+    assert_group_is_left_alone()
+
+
+CHECKS = (
+    check_lightning_ddp_in_a_group_that_it_makes_itself,
+    check_lightning_model_parallel_fsdp2_and_tensor_parallel,
+    check_transformers_trainer_with_ddp,
+    check_transformers_trainer_with_fsdp2,
+    check_accelerate_with_ddp,
+    check_accelerate_with_fsdp2,
+    check_torchtitan_loop_fsdp2_and_tensor_parallel_from_meta,
+)
