@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from initstats.integrations.saving import state_or_nothing
 from initstats.monitoring import Monitor
 from initstats.sinks.extras import require
 
@@ -12,6 +13,9 @@ _lightning = require("lightning.pytorch", "integrations.for_lightning", "lightni
 
 class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
     """Watch the LightningModule while `Trainer.fit` runs, with all its optimizers.
+
+    A step is a batch at whose end some optimizer has stepped: also of several optimizers, of which
+    `Trainer.global_step` counts each. A checkpoint holds the state of the monitor.
 
     Args:
         **settings: Arguments of `initstats.Monitor` but model and optimizer.
@@ -22,7 +26,7 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
         self._settings = settings
         self._monitor: Monitor | None = None
         self._steps = 0
-        self._state: dict[str, Any] | None = None
+        self._state: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach."""
@@ -31,20 +35,25 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
         self._monitor = Monitor(
             pl_module,
             optimizer=trainer.optimizers,
-            first_step=trainer.global_step + 1,
+            first_step=_steps_done(trainer, pl_module) + 1,
             **self._settings,
         )
         if self._state:
             self._monitor.load_state_dict(self._state)
-            self._state = None
+            self._state = {}
         self._monitor.attach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the monitor, for Lightning's checkpoints."""
-        return {} if self._monitor is None else self._monitor.state_dict()
+        """Return the state of the monitor, for Lightning's checkpoints.
+
+        Returns:
+            The state; empty before training, and, with a message in the log, when the rows that are
+            on their way were not written in time.
+        """
+        return state_or_nothing(self._monitor)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state for the monitor that the next training makes."""
+        """Keep the state for the monitor that the next training makes; an empty one is none."""
         self._state = state_dict
 
     def on_train_batch_end(self, trainer: Any, *_args: Any) -> None:
@@ -61,3 +70,14 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
     def on_exception(self, *_args: Any) -> None:
         """Write the open window and close."""
         self.on_train_end()
+
+
+def _steps_done(trainer: Any, module: Any) -> int:
+    """Return how many steps of training came before, of a checkpoint without a monitor's state.
+
+    Under manual optimization `global_step` counts every step of every optimizer; there a batch is a
+    step.
+    """
+    if module.automatic_optimization:
+        return int(trainer.global_step)
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)

@@ -232,6 +232,7 @@ class Monitor:
                 self._window.close()
                 delivery.put(self._window)
                 self._window = self._new_window()
+                self._measured = 0
             delivery.close(timeout)
             self._alerts_state = delivery.alerts.state_dict()
 
