@@ -55,10 +55,12 @@ def listen(listener: Listener) -> None:
     _TORCH._group_tensors_by_device_and_dtype = _heard_groups  # noqa: SLF001
 
 
-def unlisten(listener: Listener) -> None:
-    """Forget a listener; without any, torch is as it was."""
+def unlisten(listener: Listener | None = None) -> None:
+    """Forget a listener, and those that are gone; without any, torch is as it was."""
     gone = {reference for reference in _LISTENERS if reference() is None}
-    _LISTENERS.difference_update({weakref.WeakMethod(listener)}, gone)
+    if listener is not None:
+        gone.add(weakref.WeakMethod(listener))
+    _LISTENERS.difference_update(gone)
     if not _LISTENERS:
         _TORCH._get_total_norm = _total_norm  # noqa: SLF001
         _TORCH._group_tensors_by_device_and_dtype = _group  # noqa: SLF001

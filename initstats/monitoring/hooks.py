@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -36,6 +37,13 @@ class Measure(Protocol):
         """Take the records of the tensors that the layout names."""
 
 
+class Take(Protocol):
+    """Takes records that were made already."""
+
+    def __call__(self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Take the records of the tensors that the layout names."""
+
+
 class Taps:
     """The hooks of one model.
 
@@ -46,7 +54,9 @@ class Taps:
             owns parameters or is a block of a stack.
         held_bytes: Remembered tensors are read when they hold so many bytes, at the latest at the
             end of the forward pass.
-        measure: Called with what is to be read.
+        measure: A method to call with what is to be read; held weakly, as what it belongs to holds
+            the hooks.
+        take: A method to call with records that a compiled graph took; likewise.
         histograms: What a compiled graph records.
 
     Attributes:
@@ -63,6 +73,7 @@ class Taps:
         chosen: Chosen | None,
         held_bytes: int,
         measure: Measure,
+        take: Take,
         *,
         histograms: bool,
     ) -> None:
@@ -76,7 +87,8 @@ class Taps:
         self._kinds = kinds
         self._chosen = chosen or _default_choice(model)
         self._held_bytes = held_bytes
-        self._measure = measure
+        self._measure_weakly = weakref.WeakMethod(measure)
+        self._take_weakly = weakref.WeakMethod(take)
         self._held: list[tuple[str, str, Tensor, int]] = []
         self._bytes = 0
         self._at_once: set[str] = set()
@@ -194,12 +206,12 @@ class Taps:
                 self._measure(kind, tuple(names), tensors)
         for kind, name, *rows in traced:
             self.seen += 1
-            self.on_traced(kind, (name,), (rows[0], rows[1], rows[2]))
+            if (take := self._take_weakly()) is not None:
+                take(kind, (name,), (rows[0], rows[1], rows[2]))
 
-    def on_traced(
-        self, kind: str, layout: Layout, rows: tuple[Tensor, Tensor, Tensor]
-    ) -> None:  # replaced by the monitor
-        """Take records that a compiled graph made."""
+    def _measure(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
+        if (measure := self._measure_weakly()) is not None:
+            measure(kind, layout, tensors)
 
     def begin(self) -> None:
         """Start a measured step: whatever an aborted forward pass left is forgotten."""

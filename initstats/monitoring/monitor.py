@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.unwatched import is_unwatched
 from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
+from initstats.monitoring.attached import Attached, wait_for_abandoned
 from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
 from initstats.monitoring.monitored_ranks import MonitoredRanks
@@ -31,7 +32,7 @@ from initstats.monitoring.parameters import (
 )
 from initstats.monitoring.row import Row
 from initstats.monitoring.rules import default_rules
-from initstats.monitoring.scripting import allow_scripting, end_scripting
+from initstats.monitoring.scripting import allow_scripting
 from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
@@ -136,17 +137,21 @@ class Monitor:
         self._parameters = Parameters(model, parameters, every, sharded=group is not None)
         kinds = tuple(kind for kind in ("activations", "inputs") if kind in self.watch)
         self._taps = Taps(
-            model, kinds, modules, held_bytes, self._measure_flow, histograms=histograms
+            model,
+            kinds,
+            modules,
+            held_bytes,
+            self._measure_flow,
+            self._add_flow,
+            histograms=histograms,
         )
-        self._taps.on_traced = self._add_flow  # type: ignore[method-assign]
-        self._window = self._new_window()
+        self._attached = Attached(self._taps, self._optimizers, self._new_window())
+        self._finalizer: weakref.finalize[..., Monitor] | None = None
         self._measured = 0
         self._taken = self._moments_taken = False
         self._of_closure: dict[int, Window] = {}
         self._clipped: set[str] = set()
         self._warned = self._captured = False
-        self._delivery: Delivery | None = None
-        self._process = os.getpid()
         self._alerts_state: dict[str, Any] | None = None
 
     def attach(self) -> Self:
@@ -159,17 +164,19 @@ class Monitor:
         """
         if self._delivery is None:
             self._close_others()
-            self._process = os.getpid()
+            self._attached.process = os.getpid()
             self._taps.attach()
-            allow_scripting(self)
+            allow_scripting(self._taps)
             self._optimizers.attach(self._before_update, self._after_update)
             if "gradients" in self.watch:
                 listen(self._before_clipping)
             alerts = Alerts(self._rules, Subject.of(self._model), self._on_alert)
             if self._alerts_state is not None:
                 alerts.load_state_dict(self._alerts_state)
-            self._delivery = self._start(alerts)
+            self._attached.delivery = self._start(alerts)
             _OPEN.add(self)
+            self._finalizer = weakref.finalize(self, self._attached.abandon)
+            self._finalizer.atexit = False
             self._prepare()
         return self
 
@@ -222,11 +229,14 @@ class Monitor:
             timeout: Seconds to wait for the reader and for each sink at most. A sink that blocks
                 longer is left behind, and logged.
         """
-        delivery, self._delivery = self._delivery, None
+        delivery, self._attached.delivery = self._delivery, None
         if delivery is None:
             return
         _OPEN.discard(self)
-        self._unhook()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        unlisten(self._before_clipping)
+        self._attached.unhook()
         if os.getpid() == self._process:
             if self._window.last_step:
                 self._window.close()
@@ -327,15 +337,25 @@ class Monitor:
                 histograms=self._histograms,
             )
         except BaseException:
-            self._unhook()
+            unlisten(self._before_clipping)
+            self._attached.unhook()
             raise
 
-    def _unhook(self) -> None:
-        self._optimizers.detach()
-        unlisten(self._before_clipping)
-        self._taps.active = False
-        self._taps.detach()
-        end_scripting(self)
+    @property
+    def _window(self) -> Window:
+        return self._attached.window
+
+    @_window.setter
+    def _window(self, window: Window) -> None:
+        self._attached.window = window
+
+    @property
+    def _delivery(self) -> Delivery | None:
+        return self._attached.delivery
+
+    @property
+    def _process(self) -> int:
+        return self._attached.process
 
     def _new_window(self) -> Window:
         return Window(self._histograms, fingerprints=self._ranks.merge)
@@ -589,6 +609,7 @@ def _close_all() -> None:
     """Write what is left when the program ends."""
     for monitor in list(_OPEN):
         monitor.close()
+    wait_for_abandoned()
 
 
 atexit.register(_close_all)

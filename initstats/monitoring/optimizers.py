@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-Hook = Callable[[Optimizer, Any, Any], None]
+Hook = Callable[[Optimizer, Any, Any], Any]
 CAPTURED = "optimizer.step() was captured in a CUDA graph, whose replays run no hooks"
 
 
@@ -55,11 +56,14 @@ class Optimizers:
         self._handles: list[RemovableHandle] = []
 
     def attach(self, before: Hook, after: Hook) -> None:
-        """Call `before` and `after` around every step of each optimizer."""
+        """Call the methods `before` and `after` around every step of each optimizer.
+
+        They are held weakly: what they belong to ends when its user lets go of it.
+        """
         for one in self._all:
             self._handles += [
-                one.register_step_pre_hook(before),
-                one.register_step_post_hook(after),
+                one.register_step_pre_hook(_weakly(before)),
+                one.register_step_post_hook(_weakly(after)),
             ]
 
     def detach(self) -> None:
@@ -102,3 +106,14 @@ class Optimizers:
 
     def __len__(self) -> int:
         return len(self._all)
+
+
+def _weakly(method: Hook) -> Hook:
+    """Return a function that calls a method of an object that it does not keep alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        found = reference()
+        return None if found is None else found(optimizer, args, kwargs)
+
+    return call

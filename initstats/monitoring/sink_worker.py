@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from initstats.monitoring.row import Row
@@ -28,11 +29,24 @@ class Sink(Protocol):
         """Take one row; called from a thread of its own, row by row, and may raise or block."""
 
 
+@dataclass(eq=False)
+class _Shared:
+    """One sink of one or several monitors: they write in turn, and the last one closes it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+
+
+_SHARED: dict[int, _Shared] = {}
+_SHARED_LOCK = threading.Lock()
+
+
 class Feed:
     """The queue and the thread of one sink.
 
     Exceptions are logged to `initstats.monitor`; three in a row disable the sink. A sink that is
-    too slow loses the newest rows, which are counted.
+    too slow loses the newest rows, which are counted. A sink that several monitors share is written
+    to by one at a time, and closed by the last.
 
     Args:
         sink: The sink.
@@ -54,6 +68,9 @@ class Feed:
         self.error: Exception | None = None
         self._stopping = False
         self._queue: queue.Queue[Any] = queue.Queue(_QUEUED_ROWS)
+        with _SHARED_LOCK:
+            self._shared = _SHARED.setdefault(id(sink), _Shared())
+            self._shared.users += 1
         name = f"initstats {type(sink).__name__}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -120,18 +137,29 @@ class Feed:
                 self.lost += 1
                 continue
             try:
-                self.sink.write(row)
+                with self._shared.lock:
+                    self.sink.write(row)
             except Exception as error:  # noqa: BLE001  # a sink must never end training
                 self._failed(error)
             else:
                 self.written += 1
                 self.failures = 0
             row = None
+        self._close()
+
+    def _close(self) -> None:
+        """Close the sink, unless another monitor writes to it."""
+        with _SHARED_LOCK:
+            self._shared.users -= 1
+            is_last = self._shared.users == 0
+            if is_last:
+                del _SHARED[id(self.sink)]
         close = getattr(self.sink, "close", None)
-        if close is not None:
+        if is_last and close is not None:
             try:
-                close()
-            except Exception as error:  # noqa: BLE001
+                with self._shared.lock:
+                    close()
+            except Exception as error:  # noqa: BLE001  # a sink must never end training
                 self._failed(error)
 
     def _resume(self) -> None:
@@ -139,7 +167,8 @@ class Feed:
         resume = getattr(self.sink, "resume", None)
         if self._after and resume is not None:
             try:
-                resume(self._after)
+                with self._shared.lock:
+                    resume(self._after)
             except Exception as error:  # noqa: BLE001
                 self._failed(error)
 

@@ -16,6 +16,7 @@ from initstats.monitoring.window import Window
 
 _WAITING_WINDOWS = 8
 _TURN_SECONDS = 0.05
+_ABANDONED_SECONDS = 10.0
 
 
 class Delivery:
@@ -44,8 +45,9 @@ class Delivery:
         self.alerts = alerts
         self._ranks = ranks
         self._shards = shards or {}
+        self._abandoned = False
         self._windows: SimpleQueue[Window | threading.Event | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="initstats reader", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="initstats reader", daemon=True)
         self._thread.start()
 
     @property
@@ -84,6 +86,24 @@ class Delivery:
         until = time.monotonic() + timeout
         self._windows.put(None)
         self._thread.join(timeout)
+        self._close_feeds(until)
+
+    def abandon(self, window: Window | None) -> None:
+        """Let the reader's thread write what is left and end; never waits, and takes no lock.
+
+        Args:
+            window: A closed window, the last one.
+        """
+        self._abandoned = True
+        if window is not None:
+            self._windows.put(window)
+        self._windows.put(None)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end; for one that was abandoned."""
+        self._thread.join(timeout)
+
+    def _close_feeds(self, until: float) -> None:
         left = list(self.feeds)
         while True:  # in turns, so that one that blocks takes no time from the others
             left = [feed for feed in left if not feed.close(_TURN_SECONDS)]
@@ -91,6 +111,11 @@ class Delivery:
                 break
         for feed in left:
             LOG.warning("%s blocks and is left behind", type(feed.sink).__name__)
+
+    def _main(self) -> None:
+        self._run()
+        if self._abandoned:
+            self._close_feeds(time.monotonic() + _ABANDONED_SECONDS)
 
     def _run(self) -> None:
         while (window := self._windows.get()) is not None:
