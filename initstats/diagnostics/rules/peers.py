@@ -109,10 +109,15 @@ class WeightPeers(AuditRule):
             return {}
         std = median(p.weight.std for p in usual.values())
         gain = median(p.gain for p in usual.values())
+        back = median(_gain_back(p) for p in usual.values())
         factors = {}
         for peers in groups.values():
             for p in peers if len(peers) < _FEWEST_PEERS else ():
-                ratios = (_ratio(p.weight.std, std), _ratio(p.gain, gain))
+                ratios = (
+                    _ratio(p.weight.std, std),
+                    _ratio(p.gain, gain),
+                    _ratio(_gain_back(p), back),
+                )
                 large = min(ratios) > self.far
                 small = 0 < max(ratios) < 1 / self.far
                 if p.name in usual and p.name != last and (large or small):
@@ -130,8 +135,8 @@ class WeightPeers(AuditRule):
     def _against_peers(self, peers: list[ParameterReport]) -> dict[str, tuple[float, float]]:
         """Return the factor and the usual size for the weights that stand apart.
 
-        One std for all layers and one gain for all layers are both usual: a weight stands apart
-        when it does in both.
+        One std for all layers, one gain, and one gain of the way back are all usual (the last in
+        EfficientNets, whose widths change by factors): a weight stands apart when it does in each.
         """
         if not all(math.isfinite(p.weight.std) for p in peers):
             return {}
@@ -141,7 +146,8 @@ class WeightPeers(AuditRule):
         if not peers[0].fan_in:
             return by_std
         by_gain = self._apart_in(peers, [p.gain for p in peers])
-        return {name: by_gain[name] for name in by_gain if name in by_std}
+        back = self._apart_in(peers, [_gain_back(p) for p in peers])
+        return {name: by_gain[name] for name in by_gain if name in by_std and name in back}
 
     def _larger_of_two(self, peers: list[ParameterReport]) -> dict[str, tuple[float, float]]:
         """Return the larger of two weights of one shape when they are far apart."""
@@ -192,6 +198,11 @@ def _without_numbers(name: str) -> str:
 def _std(parameter: ParameterReport) -> float:
     """Return the std of a weight."""
     return parameter.weight.std
+
+
+def _gain_back(parameter: ParameterReport) -> float:
+    """Return std * sqrt(fan_out): the factor on the rms of a gradient."""
+    return parameter.weight.std * math.sqrt(parameter.fan_out)
 
 
 def _ratio(size: float, other: float) -> float:

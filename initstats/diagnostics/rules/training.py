@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
+from initstats.diagnostics.batch_norms import growth_by_batch_norms
 from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.findings import AuditRule, Finding, Severity
 from initstats.text import number
@@ -18,7 +19,8 @@ class GradientRatio(AuditRule):
     """Ratio of the weight gradients of the first block to the last block.
 
     Weight gradients may be small by design (a branch scaled by 1e-6 as in ConvNeXt), so they only
-    count as vanished when the gradient of the block's output has vanished too.
+    count as vanished when the gradient of the block's output has vanished too. Batch norms make
+    gradients grow by themselves: what they explain is no error (ConvMixer: a ratio of 3200).
 
     Attributes:
         low: Ratio below which gradients vanish.
@@ -55,7 +57,8 @@ class GradientRatio(AuditRule):
                 fix = "raise the gain of the weights, or add residual paths or normalisation"
                 yield self.finding("error", series.layers[0], ratio, self.low, cause=cause, fix=fix)
             elif ratio > self.high:
-                severity: Severity = "error" if ratio > self.severe else "warning"
+                severe = max(self.severe, math.exp(growth_by_batch_norms(evidence, series)))
+                severity: Severity = "error" if ratio > severe else "warning"
                 fix = "lower the gain of the weights, or add normalisation"
                 yield self.finding(
                     severity, series.layers[0], ratio, self.high, cause=cause, fix=fix
