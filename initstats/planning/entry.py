@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 
-from initstats.recipes import Constant
-from initstats.recipes.distributions.composite import Distribution, Kept, Simple, Stacked
+from initstats.recipes import Constant, Derived
+from initstats.recipes.distributions.composite import (
+    Distribution,
+    Kept,
+    Simple,
+    Slices,
+    Stacked,
+)
 from initstats.recipes.parameters import Slot
 from initstats.sharding import Box, Run, is_dtensor, local_boxes, local_tensor, pieces_of
 
@@ -37,34 +44,59 @@ class Piece:
         key_name: What makes the key with the seed.
         parameter: The parameter.
         distribution: What it holds.
-        dim: Dimension of the parameter of which the piece is a range.
-        start: First index of the range.
-        size: Length of the range; None for the whole parameter.
+        start: Index of its first element in the parameter; empty for the whole parameter.
+        size: Its extent in each dimension of the parameter; empty for the whole parameter.
+        dropped: Dimensions of the parameter, of extent 1, that the piece does not have.
     """
 
     name: str
     key_name: str
     parameter: torch.Tensor = field(repr=False)
-    distribution: Simple
-    dim: int = 0
-    start: int = 0
-    size: int | None = None
+    distribution: Simple | Derived
+    start: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+
+    @classmethod
+    def of_range(
+        cls,
+        name: str,
+        key_name: str,
+        parameter: torch.Tensor,
+        distribution: Simple,
+        ranges: Mapping[int, tuple[int, int]],
+        *,
+        drop: bool = False,
+    ) -> Piece:
+        """Return a piece that is a range of some dimensions.
+
+        Args:
+            name: As the class.
+            key_name: As the class.
+            parameter: As the class.
+            distribution: As the class.
+            ranges: First index and length, by dimension.
+            drop: The ranges are single indices, and their dimensions are dropped.
+        """
+        shape = parameter.shape
+        start = tuple(ranges[d][0] if d in ranges else 0 for d in range(len(shape)))
+        size = tuple(ranges[d][1] if d in ranges else n for d, n in enumerate(shape))
+        return cls(
+            name, key_name, parameter, distribution, start, size, tuple(ranges) if drop else ()
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its sizes."""
-        sizes = list(self.parameter.shape)
-        if self.size is not None:
-            sizes[self.dim] = self.size
-        return tuple(sizes)
+        return self._kept(self.size or tuple(self.parameter.shape))
 
     @property
-    def offset(self) -> tuple[int, ...]:
-        """Index of its first element in the parameter."""
-        first = [0] * self.parameter.dim()
-        if self.size is not None:
-            first[self.dim] = self.start
-        return tuple(first)
+    def _offset(self) -> tuple[int, ...]:
+        return self.start or (0,) * self.parameter.dim()
+
+    def _kept(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Leave out the dimensions that the piece does not have."""
+        return tuple(n for dim, n in enumerate(sizes) if dim not in self.dropped)
 
     @property
     def count(self) -> int:
@@ -80,8 +112,15 @@ class Piece:
     def tensor(self) -> torch.Tensor:
         """The piece as a view of the parameter; views of a DTensor would be copies."""
         assert not is_dtensor(self.parameter)
-        whole = self.parameter.detach()
-        return whole if self.size is None else whole.narrow(self.dim, self.start, self.size)
+        return self.of(self.parameter.detach())
+
+    def of(self, whole: torch.Tensor) -> torch.Tensor:
+        """Return the piece of a tensor that has the parameter's shape, as a view."""
+        if not self.size:
+            return whole
+        ends = zip(self.start, self.size, strict=True)
+        ranged = whole[tuple(slice(first, first + n) for first, n in ends)]
+        return ranged.squeeze(self.dropped) if self.dropped else ranged
 
     def parts(self, function: str) -> list[Part]:
         """Return what this rank holds of the piece.
@@ -95,8 +134,15 @@ class Piece:
         if not is_dtensor(self.parameter):
             return [Part(self.tensor, None)]
         local = local_tensor(self.parameter)
-        found = local_boxes(function, self.parameter, self.offset, self.shape)
-        return [Part(local[slices], box) for slices, box in found]
+        size = self.size or tuple(self.parameter.shape)
+        found = local_boxes(function, self.parameter, self._offset, size)
+        return [self._part(local[slices], box) for slices, box in found]
+
+    def _part(self, tensor: torch.Tensor, box: Box) -> Part:
+        if not self.dropped:
+            return Part(tensor, box)
+        kept = Box(self._kept(box.offset), self._kept(box.size))
+        return Part(tensor.squeeze(self.dropped), kept)
 
     def within(self, block: torch.Tensor, offset: Sequence[int]) -> Part | None:
         """Return what a block of the parameter holds of the piece; None for nothing.
@@ -106,8 +152,8 @@ class Piece:
             offset: Index of its first element in the parameter.
         """
         runs = [[Run(start, n)] for start, n in zip(offset, block.shape, strict=True)]
-        found = pieces_of(runs, self.offset, self.shape)
-        return Part(block[found[0].slices], found[0].box) if found else None
+        found = pieces_of(runs, self._offset, self.size or tuple(self.parameter.shape))
+        return self._part(block[found[0].slices], found[0].box) if found else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +179,7 @@ class PlanEntry:
         tie_problem: What is odd about the names that share the parameter; empty when nothing is.
         parameter: The parameter itself.
         group: Where it stands in the model, under each of its names.
+        source: Name and parameter that a `Derived` distribution takes its values from.
     """
 
     name: str
@@ -151,6 +198,12 @@ class PlanEntry:
     tie_problem: str
     parameter: torch.Tensor = field(repr=False)
     group: tuple[Slot, ...] = field(repr=False)
+    source: tuple[str, torch.Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def is_buffer(self) -> bool:
+        """True for a buffer."""
+        return self.group[0].is_buffer
 
     @property
     def slot(self) -> Slot:
@@ -163,6 +216,8 @@ class PlanEntry:
         promised = self.distribution
         if isinstance(promised, Kept):
             return ()
+        if isinstance(promised, Slices):
+            return self._slices(promised)
         if not isinstance(promised, Stacked):
             return (Piece(self.name, self.key_name, self.parameter, promised),)
         pieces = []
@@ -170,10 +225,27 @@ class PlanEntry:
         for part in promised.parts:
             key, name = f"{self.key_name}[{part.key or part.label}]", f"{self.name}[{part.label}]"
             dim = promised.dim % self.parameter.dim()
-            pieces.append(
-                Piece(name, key, self.parameter, part.distribution, dim, start, part.size)
-            )
+            ranges = {dim: (start, part.size)}
+            pieces.append(Piece.of_range(name, key, self.parameter, part.distribution, ranges))
             start += part.size
+        return tuple(pieces)
+
+    def _slices(self, promised: Slices) -> tuple[Piece, ...]:
+        """Return one piece per slice, in the order of their indices."""
+        pieces = []
+        for index in itertools.product(*(range(self.shape[dim]) for dim in promised.dims)):
+            at = f"[{','.join(map(str, index))}]"
+            ranges = {dim: (i, 1) for dim, i in zip(promised.dims, index, strict=True)}
+            pieces.append(
+                Piece.of_range(
+                    self.name + at,
+                    self.key_name + at,
+                    self.parameter,
+                    promised.each,
+                    ranges,
+                    drop=True,
+                )
+            )
         return tuple(pieces)
 
     @property
@@ -183,7 +255,7 @@ class PlanEntry:
             return None
         dim, name = self.parameter.dim() - 2, f"{self.name}@padding"
         row = self.zero_row % self.parameter.shape[dim]
-        return Piece(name, self.key_name, self.parameter, Constant(0.0), dim, row, 1)
+        return Piece.of_range(name, self.key_name, self.parameter, Constant(0.0), {dim: (row, 1)})
 
     @property
     def promise(self) -> str:
@@ -193,7 +265,7 @@ class PlanEntry:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as JSON-able values."""
-        kept = isinstance(self.distribution, Kept)
+        unknown = isinstance(self.distribution, (Kept, Derived))
         return {
             "name": self.name,
             "key_name": self.key_name,
@@ -204,8 +276,8 @@ class PlanEntry:
             "rule": self.rule,
             "why": self.why,
             "distribution": str(self.distribution),
-            "mean": None if kept else self.distribution.mean,
-            "std": None if kept else self.distribution.std,
+            "mean": None if unknown else self.distribution.mean,
+            "std": None if unknown else self.distribution.std,
             "tied_to": list(self.tied_to),
             "also_matched": list(self.also_matched),
             "keep": self.keep,

@@ -12,7 +12,7 @@ from initstats.planning.materialize import BufferMaker, materialise, reset_norms
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt, receipt_entry, take_fingerprints
 from initstats.planning.validate import require_seed
-from initstats.planning.write import check_entries, fill_entries
+from initstats.planning.write import check_entries, check_sources, fill_entries
 from initstats.recipes import Recipe
 from initstats.recipes.stages import Depth, Names
 
@@ -111,6 +111,7 @@ def initialise_plan(
     require_seed(function, model, seed)
     seed = seed_or_draw(function, seed)
     check_entries(function, planned.entries)
+    check_sources(function, planned.entries, materialised=device is not None)
     made: tuple[str, ...] = ()
     if device is not None:
         planned, made = materialise(function, model, planned, torch.device(device), buffers)

@@ -61,11 +61,17 @@ def materialise(
             f"initstats.{function}: expected a rule for every parameter on the meta device, "
             f"got {left} without; build these on a real device"
         )
-    made = dict(_buffers(function, model, buffers or {}))
-    new: dict[int, nn.Parameter] = {}
+    planned_buffers = {id(entry.parameter) for entry in empty if entry.is_buffer}
+    made = dict(_buffers(function, model, buffers or {}, planned_buffers))
+    new: dict[int, torch.Tensor] = {}
     for entry in empty:
         old = entry.parameter
         memory = _empty(old, device)
+        if entry.is_buffer:
+            new[id(old)] = memory
+            for slot in entry.group:
+                _replace_buffer(slot.module, slot.own_name, memory)
+            continue
         fresh = nn.Parameter(memory, requires_grad=old.requires_grad)
         own = {name: value for name, value in vars(old).items() if name not in vars(fresh)}
         fresh.__dict__.update(own)
@@ -73,16 +79,23 @@ def materialise(
         for slot in entry.group:
             slot.module.register_parameter(slot.own_name, fresh)
     for (module, name), values in made.values():
-        module.register_buffer(
-            name,
-            values.to(device),
-            persistent=name not in module._non_persistent_buffers_set,  # noqa: SLF001  # there is no public way to ask
-        )
+        _replace_buffer(module, name, values.to(device))
     reset_sharded_parameters(model)
     entries = tuple(
-        dataclasses.replace(e, parameter=new.get(id(e.parameter), e.parameter)) for e in planned
+        dataclasses.replace(
+            e,
+            parameter=new.get(id(e.parameter), e.parameter),
+            source=e.source and (e.source[0], new.get(id(e.source[1]), e.source[1])),
+        )
+        for e in planned
     )
     return dataclasses.replace(planned, entries=entries), tuple(made)
+
+
+def _replace_buffer(module: nn.Module, name: str, values: torch.Tensor) -> None:
+    """Register a buffer again, persistent or not as before."""
+    persistent = name not in module._non_persistent_buffers_set  # noqa: SLF001  # there is no public way to ask
+    module.register_buffer(name, values, persistent=persistent)
 
 
 def _empty(parameter: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -121,12 +134,13 @@ def reset_norms(model: nn.Module, planned: Plan) -> tuple[str, ...]:
 
 
 def _buffers(
-    function: str, model: nn.Module, given: Mapping[str, BufferMaker]
+    function: str, model: nn.Module, given: Mapping[str, BufferMaker], planned: set[int]
 ) -> Iterator[tuple[str, tuple[tuple[nn.Module, str], torch.Tensor]]]:
-    """Yield the name, place and values of every buffer on the meta device."""
+    """Yield the name, place and values of every buffer on the meta device that is not planned."""
     unknown = []
     for path, module in model.named_modules():
         empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
+        empty = {n: b for n, b in empty.items() if id(b) not in planned}
         made = {
             own: _values(f"{path}.{own}" if path else own, own, buffer, module, given)
             for own, buffer in empty.items()

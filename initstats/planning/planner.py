@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from initstats.init.keys import integer_seed, key_of
 from initstats.planning.entry import PlanEntry
+from initstats.planning.sources import source_of
 from initstats.planning.validate import (
     require_agreeing_ties,
     require_fillable,
+    require_original_sources,
     require_own_memory,
     require_separate_memory,
     resolve,
 )
-from initstats.recipes import Constant, Recipe, Rule, Slot
+from initstats.recipes import Computed, Constant, Derived, Recipe, Rule, Slot
 from initstats.recipes.distributions.composite import Distribution, Kept
 from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
@@ -120,7 +122,8 @@ class Plan:
             fill = "kept: already loaded" if loaded else entry.promise
             also = f"; before {', '.join(entry.also_matched)}" if entry.also_matched else ""
             tail = () if key is None else (key,)
-            line = (name, shape, entry.role, fill, f"{entry.rule}: {entry.why}{also}", *tail)
+            role = f"{entry.role}, a buffer" if entry.is_buffer else entry.role
+            line = (name, shape, role, fill, f"{entry.rule}: {entry.why}{also}", *tail)
             groups[line] = groups.get(line, 0) + 1
         title = f"plan of recipe {self.recipe.name}: {len(self)} parameters"
         table = plain_table(title)
@@ -159,7 +162,8 @@ def plan(
     the entry names the others. A tied parameter is planned once: its names are tried in the order
     of the model, and the first name that any rule takes decides. The row of an embedding that its
     `padding_idx` names stays 0. A frozen table of a model that trains (fixed sinusoids, with
-    `requires_grad=False`) is kept, unless the rule names it.
+    `requires_grad=False`) is kept, unless the rule names it. Buffers are planned where a rule names
+    them; others are none of the recipe's.
 
     Args:
         model: Any module, also on the meta device.
@@ -194,7 +198,11 @@ def plan(
     if seed is not None:
         seed = integer_seed("plan", seed)
     reshard(model)
-    groups = slots(model, roles, names=names, depth=depth)
+    groups = [
+        group
+        for group in slots(model, roles, names=names, depth=depth, buffers=True)
+        if not group[0].is_buffer or any(_matches(slot, recipe) for slot in group)
+    ]
     require_own_memory("plan", groups)
     require_separate_memory(groups)
     entries: list[PlanEntry] = []
@@ -206,7 +214,8 @@ def plan(
             rest[group[0].name] = group[0].parameter
             continue
         used.update(matches[0][0] for _, matches in taken)
-        entries.append(_entry(group, taken, recipe))
+        entries.append(_entry(group, taken, recipe, groups))
+    require_original_sources(entries)
     unused = tuple(rule.label for i, rule in enumerate(recipe.rules) if i not in used)
     return Plan(recipe, tuple(entries), tuple(rest), unused, seed, rest)
 
@@ -218,7 +227,10 @@ def _matches(slot: Slot, recipe: Recipe) -> list[tuple[int, str]]:
 
 
 def _entry(
-    group: tuple[Slot, ...], taken: list[tuple[Slot, list[tuple[int, str]]]], recipe: Recipe
+    group: tuple[Slot, ...],
+    taken: list[tuple[Slot, list[tuple[int, str]]]],
+    recipe: Recipe,
+    groups: Sequence[tuple[Slot, ...]],
 ) -> PlanEntry:
     """Return the entry of a parameter by the first of its names that a rule takes."""
     slot, matches = taken[0]
@@ -230,6 +242,9 @@ def _entry(
     promised = recipe.rules[index].distribution(slot)
     if _is_frozen_table(slot) and not recipe.rules[index].names(slot):
         promised = Kept("a frozen table, requires_grad=False")
+    source = None
+    if isinstance(promised, Derived):
+        promised, source = source_of(promised, group, groups)
     others = [(other, recipe.rules[m[0][0]].distribution(other)) for other, m in taken[1:]]
     require_agreeing_ties([(slot, promised), *others])
     return PlanEntry(
@@ -249,6 +264,7 @@ def _entry(
         tie_problem=_tie_problem(group),
         parameter=slot.parameter,
         group=group,
+        source=source,
     )
 
 
@@ -273,7 +289,7 @@ def _tie_problem(group: tuple[Slot, ...]) -> str:
 
 def _padding_row(group: tuple[Slot, ...], promised: Distribution) -> int | None:
     """Return the padding row of an embedding, if it is one with random values."""
-    if isinstance(promised, (Constant, Kept)):
+    if isinstance(promised, (Constant, Kept, Computed, Derived)):
         return None
     for slot in group:
         row = getattr(slot.module, "padding_idx", None)

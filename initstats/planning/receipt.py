@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from torch import nn
 
 from initstats.init.keys import key_of
 from initstats.planning.entry import Piece, PlanEntry
+from initstats.planning.sources import require_fitting
 from initstats.planning.validate import require_own_memory
 from initstats.planning.write import fill_entries
-from initstats.recipes import Constant
+from initstats.recipes import Constant, Derived
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from initstats.recipes.parameters import Slot, slots
 from initstats.recipes.stages import Names
@@ -252,7 +253,8 @@ class Receipt:
     ) -> dict[str, PlanEntry | None]:
         """Find the parameters of the receipt in a model."""
         reshard(model)
-        groups = slots(model, names=names, function=f"Receipt.{function}")
+        groups = slots(model, names=names, function=f"Receipt.{function}", buffers=True)
+        groups = [g for g in groups if not g[0].is_buffer or self._holds(g)]
         require_own_memory(f"Receipt.{function}", groups)
         by_key = {slot.key_name: slot for group in groups for slot in group}
         bound: dict[str, PlanEntry | None] = {}
@@ -265,8 +267,13 @@ class Receipt:
                     )
                 bound[name] = None
                 continue
-            bound[name] = _entry_of(function, entry, slot)
+            bound[name] = _entry_of(function, entry, slot, by_key)
         return bound
+
+    def _holds(self, group: Sequence[Slot]) -> bool:
+        """Tell whether the receipt has an entry for one of the names."""
+        known = {entry["key_name"] for entry in self.entries.values()}
+        return any(slot.key_name in known for slot in group)
 
     def __rich__(self) -> Table:
         title = f"initialised by recipe {self.recipe}, seed {self.seed}"
@@ -318,7 +325,9 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     return dict(entry)
 
 
-def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:
+def _entry_of(
+    function: str, values: dict[str, Any], slot: Slot, by_key: Mapping[str, Slot]
+) -> PlanEntry:
     """Return an entry of a plan from one of a receipt, for a parameter of a model."""
     parameter = slot.parameter
     got = (list(parameter.shape), str(parameter.dtype).removeprefix("torch."))
@@ -328,6 +337,17 @@ def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:
             f"initstats.Receipt.{function}: expected {slot.name} of shape {values['shape']} and "
             f"dtype {values['dtype']} with values, got shape={got[0]}, dtype={got[1]}{where}"
         )
+    promised = distribution_from_dict(values["fill"])
+    source = None
+    if isinstance(promised, Derived):
+        origin = by_key.get(promised.of)
+        if origin is None:
+            raise ValueError(
+                f"initstats.Receipt.{function}: expected a model with {promised.of}, which "
+                f"{slot.name} is the {promised.how} of, got none"
+            )
+        require_fitting(promised, slot.name, parameter, origin.parameter)
+        source = origin.name, origin.parameter
     return PlanEntry(
         name=slot.name,
         key_name=values["key_name"],
@@ -337,7 +357,7 @@ def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:
         role=values["role"],
         rule=values["rule"],
         why=values["why"],
-        distribution=distribution_from_dict(values["fill"]),
+        distribution=promised,
         tied_to=tuple(values["tied_to"]),
         also_matched=tuple(values["also_matched"]),
         keep=values["keep"],
@@ -345,6 +365,7 @@ def _entry_of(function: str, values: dict[str, Any], slot: Slot) -> PlanEntry:
         tie_problem="",
         parameter=parameter,
         group=(slot,),
+        source=source,
     )
 
 

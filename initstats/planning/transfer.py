@@ -423,7 +423,7 @@ def _check_lora(weight: Any, lora_a: Any, lora_b: Any) -> None:
 
 def _restricted(planned: Plan, model: nn.Module, known: set[str], names: Names | None) -> Plan:
     """Return the plan for the parameters that have no name among the known ones."""
-    groups = [{slot.name for slot in group} for group in slots(model, names=names)]
+    groups = [{slot.name for slot in group} for group in slots(model, names=names, buffers=True)]
     old = {name for group in groups if group & known for name in group}
     return dataclasses.replace(
         planned,

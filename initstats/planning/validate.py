@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from initstats.planning.entry import PlanEntry
 from initstats.recipes import Constant, Recipe, Slot, by_name
 from initstats.recipes.distributions.composite import Distribution
 from initstats.sharding import (
@@ -174,6 +175,25 @@ def require_agreeing_ties(promises: Sequence[tuple[Slot, Distribution]]) -> None
             raise ValueError(
                 f"initstats.plan: expected tied names to agree, got {first.name}={promised} and "
                 f"{other.name}={also}; untie them, or give one of them another rule"
+            )
+
+
+def require_original_sources(entries: Sequence[PlanEntry]) -> None:
+    """Refuse values that are derived from derived ones: the order of writing would matter.
+
+    Args:
+        entries: The entries of a plan.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    derived = {id(entry.parameter): entry for entry in entries if entry.source is not None}
+    for entry in derived.values():
+        assert entry.source is not None
+        if id(entry.source[1]) in derived:
+            raise ValueError(
+                f"initstats.plan: expected {entry.name} to be derived from values that are not, "
+                f"got {entry.source[0]}, {derived[id(entry.source[1])].distribution}"
             )
 
 

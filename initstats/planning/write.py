@@ -11,19 +11,31 @@ from initstats.init._distributions import check_trunc_normal, check_uniform
 from initstats.init.orthogonal_fills import orthogonal_
 from initstats.init.random import foreach_normal_, foreach_trunc_normal_, foreach_uniform_
 from initstats.planning.entry import Part, Piece, PlanEntry
-from initstats.recipes import Constant, LogUniform, Normal, Orthogonal, TruncNormal, Uniform
+from initstats.planning.sources import require_readable
+from initstats.recipes import (
+    Computed,
+    Constant,
+    Derived,
+    LogUniform,
+    Normal,
+    NormalisedRows,
+    Orthogonal,
+    Transformed,
+    TruncNormal,
+    Uniform,
+)
 from initstats.recipes.distributions.composite import Simple
-from initstats.sharding import Box
+from initstats.sharding import Box, is_dtensor, local_tensor
 
-_D = TypeVar("_D", bound=Simple)
+_D = TypeVar("_D", bound=Simple | Derived)
 
 
 def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None:
     """Fill the parameters of some entries.
 
     Normals take one launch per device, truncated normals one, and uniforms, logarithms of uniforms
-    and constants one together; orthogonal matrices are one call, whatever their gains. Keys come
-    from the seed and the names.
+    and constants one together; orthogonal matrices are one call, whatever their gains. What is
+    derived from other parameters is written last. Keys come from the seed and the names.
 
     Args:
         function: Public function on whose behalf this is done, for messages.
@@ -37,12 +49,15 @@ def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None
     written = [entry for entry in entries if not entry.keep and not entry.parameter.is_meta]
     pieces = [piece for entry in written for piece in entry.pieces]
     check_entries(function, written)
+    check_sources(function, written)
     with torch.no_grad():
         _fill(function, pieces, seed)
         for entry in written:
             if (padding := entry.padding) is not None:
                 for part in padding.parts(function):
                     part.tensor.zero_()
+        for entry in written:
+            _derive(entry)
 
 
 def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:
@@ -53,7 +68,10 @@ def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:
         entries: The entries; those that are kept are left out.
 
     Raises:
-        ValueError: If no value of a dtype lies between the bounds of a distribution.
+        TypeError: If rows of one norm are cut over ranks, or values are derived from another
+            parameter and either is.
+        ValueError: If no value of a dtype lies between the bounds of a distribution, or a source
+            has no values.
     """
     for piece in (piece for entry in entries if not entry.keep for piece in entry.pieces):
         distribution, dtype = piece.distribution, piece.dtype
@@ -62,6 +80,42 @@ def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:
         elif isinstance(distribution, TruncNormal):
             d = distribution
             check_trunc_normal(function, dtype, d.parent_mean, d.parent_std, d.low, d.high)
+        elif isinstance(distribution, NormalisedRows):
+            _check_rows(function, piece)
+
+
+def check_sources(
+    function: str, entries: Sequence[PlanEntry], *, materialised: bool = False
+) -> None:
+    """Raise the errors of derived values before the first fill.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        entries: The entries; those that are kept, or stay on the meta device, are left out.
+        materialised: What is on the meta device will have values.
+
+    Raises:
+        TypeError: If either parameter is a DTensor, and it is no copy between two cut alike.
+        ValueError: If a source has no values.
+    """
+    for entry in entries:
+        stays = entry.parameter.is_meta and not materialised
+        if entry.source is None or entry.keep or stays:
+            continue
+        assert isinstance(entry.distribution, Derived)
+        pair = (entry.parameter, entry.source[1])
+        require_readable(function, entry.name, entry.distribution, pair, materialised=materialised)
+
+
+def _check_rows(function: str, piece: Piece) -> None:
+    """Refuse rows of one norm of which this rank holds parts."""
+    for part in piece.parts(function):
+        if part.box is not None and tuple(part.tensor.shape[1:]) != part.box.size[1:]:
+            raise TypeError(
+                f"initstats.{function}: expected whole rows of {piece.name} on this rank, which "
+                f"are normalised, got shape={tuple(part.tensor.shape)} of {part.box.size}; "
+                "shard it along dimension 0, or initialise before sharding"
+            )
 
 
 def _fill(function: str, pieces: Sequence[Piece], seed: int) -> None:
@@ -119,6 +173,55 @@ def _fill(function: str, pieces: Sequence[Piece], seed: int) -> None:
             name=_names(some),
             box=_boxes(some),
         )
+
+    _fill_transformed(_of(held, Transformed), seed)
+    _fill_rows(_of(held, NormalisedRows), seed)
+    for one, computed in _of(held, Computed):
+        values = computed.values()
+        if one.part.box is not None:
+            ends = zip(one.part.box.offset, one.part.tensor.shape, strict=True)
+            values = values[tuple(slice(first, first + n) for first, n in ends)]
+        one.part.tensor.copy_(values)
+
+
+def _fill_transformed(todo: Sequence[tuple[_Held, Transformed]], seed: int) -> None:
+    """Write functions of uniforms, computed in float64 on the CPU: the same bits on any device."""
+    if not todo:
+        return
+    held = [one for one, _ in todo]
+    uniform = [
+        torch.empty(one.part.tensor.shape, dtype=torch.float64, device="cpu") for one in held
+    ]
+    lows, highs = [d.low for _, d in todo], [d.high for _, d in todo]
+    foreach_uniform_(uniform, lows, highs, seed=seed, names=_names(held), boxes=_boxes(held))
+    for (one, transformed), u in zip(todo, uniform, strict=True):
+        one.part.tensor.copy_(transformed.values(u))
+
+
+def _fill_rows(todo: Sequence[tuple[_Held, NormalisedRows]], seed: int) -> None:
+    """Write rows of one norm, normalised before they are rounded to a narrow dtype."""
+    if not todo:
+        return
+    held = [one for one, _ in todo]
+    tensors = [
+        x if x.dtype is torch.float64 else x.float() for x in map(torch.empty_like, _tensors(held))
+    ]
+    foreach_normal_(tensors, seed=seed, names=_names(held), boxes=_boxes(held))
+    for (one, rows), x in zip(todo, tensors, strict=True):
+        norms = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+        scale = (rows.norm / norms).view(-1, *(1,) * (x.dim() - 1))
+        one.part.tensor.copy_(x * scale)
+
+
+def _derive(entry: PlanEntry) -> None:
+    """Write values that come from another parameter."""
+    if entry.source is None:
+        return
+    assert isinstance(entry.distribution, Derived)
+    target, source = entry.parameter.detach(), entry.source[1].detach()
+    if is_dtensor(target) and is_dtensor(source):  # cut alike: see require_readable
+        target, source = local_tensor(target), local_tensor(source)
+    target.copy_(entry.distribution.values(source).reshape(target.shape))
 
 
 class _Held(NamedTuple):

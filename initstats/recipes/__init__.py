@@ -8,9 +8,19 @@ from typing import Any
 
 from initstats._public import claim_classes
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
-from initstats.recipes.distributions.composite import Distribution, Kept, Part, Stacked
+from initstats.recipes.distributions.composite import (
+    Distribution,
+    Kept,
+    Part,
+    Slices,
+    Stacked,
+)
+from initstats.recipes.distributions.computed import Computed, formula
+from initstats.recipes.distributions.derived import Derived
 from initstats.recipes.distributions.loguniform import LogUniform
+from initstats.recipes.distributions.normalised_rows import NormalisedRows
 from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
+from initstats.recipes.distributions.transformed import Transformed
 from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library import (
     for_adapters,
@@ -45,22 +55,28 @@ from initstats.text import nearest
 
 __all__ = [
     "ROLES",
+    "Computed",
     "Constant",
+    "Derived",
     "Distribution",
     "Kept",
     "LogUniform",
     "Match",
     "Normal",
+    "NormalisedRows",
     "Orthogonal",
     "Part",
     "Recipe",
     "Rule",
+    "Slices",
     "Slot",
     "Stacked",
+    "Transformed",
     "TruncNormal",
     "Uniform",
     "available",
     "by_name",
+    "formula",
 ]
 __all__ += for_adapters.__all__
 __all__ += for_bert.__all__

@@ -64,8 +64,8 @@ class Match:
     def explain(self, slot: Slot) -> str | None:
         """Say why a parameter matches.
 
-        State-space parameters match only a name pattern that spells them out, or a role that the
-        user gave them.
+        Buffers and parameters with numbers of their own (`SPECIAL`) match only a name pattern that
+        spells them out, or a role that the user gave them.
 
         Args:
             slot: The parameter and its place.
@@ -78,7 +78,7 @@ class Match:
             return None
         patterns = (p for p in _as_tuple(self.name) if p == "*" or fnmatchcase(slot.name, p))
         pattern = next(patterns, None)
-        if pattern is None or (slot.is_state_space and not self.names(slot)):
+        if pattern is None or (slot.is_special and not self.names(slot)):
             return None
         reasons = [] if pattern == "*" else [f"name matches {pattern}"]
         kinds = _as_tuple(self.module)

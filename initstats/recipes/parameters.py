@@ -12,7 +12,7 @@ from torch import nn
 
 from initstats.init.fans import Fans, calculate_fan_in_and_fan_out
 from initstats.recipes.experts import expert_shape, is_bank
-from initstats.recipes.role_patterns import STATE_SPACE
+from initstats.recipes.role_patterns import SPECIAL
 from initstats.recipes.roles import Role, recognise
 from initstats.recipes.stages import (
     Depth,
@@ -49,6 +49,7 @@ class Slot:
         cut: Why the place in the whole stack is not known, in words: the model seems to be a part
             of one, such as a pipeline stage. Empty where it is known.
         depth: Number of blocks of the whole, if it was given.
+        is_buffer: It is a buffer, no parameter.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Slot:
     role: Role = _NO_ROLE
     cut: str = ""
     depth: Depth | None = None
+    is_buffer: bool = False
 
     @property
     def own_name(self) -> str:
@@ -88,14 +90,16 @@ class Slot:
         return "bias" if named and is_vector else "weight"
 
     @property
-    def is_state_space(self) -> bool:
-        """Tell whether it is a parameter of a state-space layer that generic rules never take."""
-        found = STATE_SPACE.search(self.name)
-        if found is None or self.role.why.startswith("given for"):
+    def is_special(self) -> bool:
+        """Tell whether generic rules never take it: buffers, and parameters with own numbers."""
+        found = SPECIAL.search(self.name)
+        if self.role.why.startswith("given for"):
             return False
+        if self.is_buffer or found is None:
+            return self.is_buffer
         # A single letter means this only beside the others.
         return found[2] != "D" or any(
-            STATE_SPACE.search(name) and name != "D" for name, _ in self.module.named_parameters()
+            SPECIAL.search(name) and name != "D" for name, _ in self.module.named_parameters()
         )
 
     @property
@@ -208,6 +212,7 @@ def slots(
     names: Names | None = None,
     depth: Depth | None = None,
     function: str = "plan",
+    buffers: bool = False,
 ) -> list[tuple[Slot, ...]]:
     """List the parameters of a model, tied names together.
 
@@ -217,6 +222,7 @@ def slots(
         names: Names in the whole model, of which this one is a part: see `global_names`.
         depth: Number of blocks of the whole, or such by glob pattern on the path of the stack.
         function: Public function on whose behalf this is done, for messages.
+        buffers: List buffers too, each as a slot of its own.
 
     Returns:
         One tuple per distinct parameter, in the order of `named_parameters()`; each tuple has one
@@ -236,6 +242,10 @@ def slots(
         chains[path] = (*above, module)
         for own_name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             held[f"{path}.{own_name}" if path else own_name] = parameter, path
+    here = set(held)
+    for path, module in modules.items() if buffers else ():
+        for own_name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            held.setdefault(f"{path}.{own_name}" if path else own_name, (buffer, path))
     stacks = _stacks(chains)
     full = global_names(function, list(held), names)
     groups: dict[object, list[Slot]] = {}
@@ -243,8 +253,19 @@ def slots(
         name, parents = full[local], chains[path]
         at = place(local, name, stacks, renamed=names is not None, depth=depth)
         role = recognise(name, parameter, parents, roles)
-        slot = Slot(name, parameter, parents[-1], at.block, at.blocks, parents, role, at.cut, depth)
-        groups.setdefault(_identity(parameter), []).append(slot)
+        slot = Slot(
+            name=name,
+            parameter=parameter,
+            module=parents[-1],
+            block=at.block,
+            blocks=at.blocks,
+            parents=parents,
+            role=role,
+            cut=at.cut,
+            depth=depth,
+            is_buffer=local not in here,
+        )
+        groups.setdefault((slot.is_buffer, _identity(parameter)), []).append(slot)
     return [tuple(group) for group in groups.values()]
 
 

@@ -60,9 +60,11 @@ TOKEN = re.compile(r"(cls|class|dist|reg|register|mask|distillation)_?(token|emb
 POSITION = re.compile(
     r"wpe|pos_?emb|position|relative_attention_bias|rel_pos|relative_bias|pe$|embed_positions"
 )
-# Time constants and decays of state-space and linear-recurrent layers (Mamba, VMamba, S4, RWKV,
-# RG-LRU, gated delta nets), each with numbers of its own: no rule on kinds or roles takes them.
-STATE_SPACE = re.compile(
+# Parameters with numbers of their own: no rule on kinds or roles takes them. Time constants and
+# decays of state-space and linear-recurrent layers (Mamba, VMamba, S4, RWKV, RG-LRU, gated delta
+# nets); mixing coefficients of RWKV; attention sinks; temperatures and biases of contrastive heads.
+SPECIAL = re.compile(
     r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj\.bias|(log|inv)_dt"
-    r"|time_(decay|first|faaaa)|recurrent_param)$"
+    r"|time_(decay|first|faaaa|mix_\w+|maa_\w+)|recurrent_param|x_[rwkvag]|k_[ka]|r_k|[wav]0"
+    r"|sinks?|attention_sinks?|logit_(scale|bias)|log_?std)$"
 )

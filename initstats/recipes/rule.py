@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from initstats.recipes.distributions.composite import DISTRIBUTIONS, Distribution, Stacked
+from initstats.recipes.distributions.composite import (
+    DISTRIBUTIONS,
+    Distribution,
+    Slices,
+    Stacked,
+)
+from initstats.recipes.distributions.computed import Computed
 from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 
@@ -91,7 +97,8 @@ class Rule:
 
         Raises:
             TypeError: If the rule's function returns something else.
-            ValueError: If the parts of a `Stacked` do not add up to the parameter's size.
+            ValueError: If the parts of a `Stacked` do not add up to the parameter's size, or values
+                are computed for another shape.
         """
         promised = self.fill if isinstance(self.fill, DISTRIBUTIONS) else None
         if promised is None and callable(self.fill):
@@ -108,7 +115,33 @@ class Rule:
                     f"initstats.Rule: expected the parts of rule {self.label!r} to add up to "
                     f"{have}, got {[part.size for part in promised.parts]} for name={slot.name!r}"
                 )
+        self._check_shapes(promised, slot)
         return promised
+
+    def _check_shapes(self, promised: Distribution, slot: Slot) -> None:
+        """Refuse values that are computed for another shape, and slices of missing dimensions."""
+        shape = tuple(slot.parameter.shape)
+        found: list[tuple[Distribution, tuple[int, ...]]] = [(promised, shape)]
+        if isinstance(promised, Stacked):
+            dim = promised.dim % len(shape)
+            found = [
+                (part.distribution, (*shape[:dim], part.size, *shape[dim + 1 :]))
+                for part in promised.parts
+            ]
+        elif isinstance(promised, Slices):
+            if max(promised.dims) >= len(shape):
+                raise ValueError(
+                    f"initstats.Rule: expected rule {self.label!r} to slice dimensions of "
+                    f"{shape}, got dims={promised.dims} for name={slot.name!r}"
+                )
+            rest = tuple(n for dim, n in enumerate(shape) if dim not in promised.dims)
+            found = [(promised.each, rest)]
+        for each, size in found:
+            if isinstance(each, Computed) and each.shape != size:
+                raise ValueError(
+                    f"initstats.Rule: expected rule {self.label!r} to compute values of shape "
+                    f"{size}, got shape={each.shape} for name={slot.name!r}"
+                )
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,14 @@ class BlockValues:
         found: list[int] = (sums if self._domain is None else self._domain.sum(sums)).tolist()
         return found
 
+    def whole(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
+        """Return all elements of a parameter: `Values.whole`. Collective over a domain."""
+        found = torch.zeros(parameter.shape, dtype=torch.float64, device="cpu")
+        for block, offset in self._blocks(name, parameter):
+            ends = zip(offset, block.shape, strict=True)
+            found[tuple(slice(first, first + n) for first, n in ends)] = block.cpu().double()
+        return found if self._domain is None else self._domain.sum(found)
+
     def orthogonality_problem(self, piece: Piece, promised: Orthogonal) -> str:
         """Compare the lengths and angles of a few vectors before and after the matrix."""
         rows, columns = _matrix(piece)

@@ -79,6 +79,15 @@ def cause_of_constant(record: Stats) -> Cause:
     return Cause("filled with one value: its units can never learn different things", _FIX)
 
 
+def cause_of_values(record: Stats) -> Cause:
+    """Tell why values are not those of a formula, or of another parameter."""
+    if record.zero == record.count:
+        return Cause("never written: fresh memory is zero, and to_empty writes nothing", _FIX)
+    if record.min == record.max:
+        return Cause("a generic initialiser filled it with one value", _FIX)
+    return Cause("another initialiser wrote it, or it was trained", _FIX)
+
+
 def _known(
     entry: PlanEntry, piece: Piece, others: Iterable[tuple[str, float]]
 ) -> Iterator[tuple[float, Cause]]:

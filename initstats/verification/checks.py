@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from initstats.planning.entry import Piece, PlanEntry
-from initstats.recipes import Constant, Orthogonal
+from initstats.recipes import Computed, Constant, Derived, NormalisedRows, Orthogonal, Transformed
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups
 from initstats.verification.causes import (
@@ -18,15 +18,25 @@ from initstats.verification.causes import (
     cause_of_bounds,
     cause_of_constant,
     cause_of_std,
+    cause_of_values,
 )
 from initstats.verification.confidence import Band, mean_band, std_band
 from initstats.verification.entry import VerifyEntry
+from initstats.verification.exact_values import (
+    distribution_problem,
+    moments_problem,
+    norms_problem,
+    values_problem,
+)
 from initstats.verification.shape_tests import extremes_problem, histogram_problem
 from initstats.verification.values import Values
 
 _NO_CAUSE = Cause("", "")
 _INIT_LAST = "call initstats.init_ with this recipe last"
 _TRUNCATED = Cause("another distribution of the same mean and std", _INIT_LAST)
+_NOT_NORMALISED = Cause(
+    "random, but rows were not divided by their norms", "use initstats.recipes.NormalisedRows"
+)
 _ONE_VALUE = Cause(
     "single values were overwritten or corrupted; all others are as promised", _INIT_LAST
 )
@@ -65,6 +75,8 @@ class Judge:
             # The stored value is the promised one, rounded to the parameter's dtype.
             value = _rounded(distribution.value, piece.dtype)
             means, stds = Band(value, value), Band(0.0, 0.0)
+        elif isinstance(distribution, (Computed, Derived)):
+            means, stds, _ = moments_problem(piece, record)
         else:
             means = mean_band(distribution, sample.count, self.z)
             stds = std_band(distribution, sample.count, self.z)
@@ -100,14 +112,8 @@ class Judge:
         words, cause = not_finite(record)
         if words:
             return "not finite", words, cause
-        if isinstance(distribution, Constant):
-            if record.min == record.max == means.low:
-                return "", "", _NO_CAUSE
-            return (
-                "constant",
-                f"expected {means.low:g} everywhere",
-                Cause("never written, or initialised like a matrix", _INIT_LAST),
-            )
+        if isinstance(distribution, (Constant, Computed, Derived)):
+            return self._values(entry, piece, record)
         if sample.count > 1 and record.min == record.max:
             return (
                 "constant",
@@ -122,7 +128,9 @@ class Judge:
             ratio = sample.std / distribution.std
             words = f"std {sample.std:.4g}, expected {distribution.std:.4g} (x {ratio:.3g})"
             tolerance = max(1.5 * (stds.high / distribution.std - 1), 0.01)
-            without = _without_farthest(record, sample)
+            # The std of these is the same for every draw: no single value makes it wrong.
+            fixed = isinstance(distribution, (Orthogonal, NormalisedRows))
+            without = None if fixed else _without_farthest(record, sample)
             if without is not None and stds.holds(without):
                 far = max(abs(record.min), abs(record.max))
                 words = f"a value of {far:.4g} among {sample.count} of {distribution}"
@@ -138,11 +146,39 @@ class Judge:
         if not means.holds(sample.mean):
             words = f"mean {sample.mean:.3g}, expected {distribution.mean:.3g}"
             return "mean", words, Cause("a shift was added, or all signs are equal", "centre it")
-        return self._shape(piece, record, sample)
+        return self._shape(entry, piece, record, sample)
 
-    def _shape(self, piece: Piece, record: Stats, sample: Sample) -> tuple[str, str, Cause]:
-        """Check the shape: histogram and extremes."""
+    def _values(self, entry: PlanEntry, piece: Piece, record: Stats) -> tuple[str, str, Cause]:
+        """Check values that are not random: each of them, or their moments where they are gone."""
+        if isinstance(piece.distribution, Constant):
+            value = _rounded(piece.distribution.value, piece.dtype)
+            if record.min == record.max == value:
+                return "", "", _NO_CAUSE
+            return (
+                "constant",
+                f"expected {value:g} everywhere",
+                Cause("never written, or initialised like a matrix", _INIT_LAST),
+            )
+        if self.values is None:
+            _, _, words = moments_problem(piece, record)
+        else:
+            words = values_problem(entry, piece, self.values)
+        return ("values", words, cause_of_values(record)) if words else ("", "", _NO_CAUSE)
+
+    def _shape(
+        self, entry: PlanEntry, piece: Piece, record: Stats, sample: Sample
+    ) -> tuple[str, str, Cause]:
+        """Check the shape: histogram and extremes, and what must hold exactly."""
         distribution = piece.distribution
+        assert not isinstance(distribution, Derived)
+        if isinstance(distribution, NormalisedRows) and self.values:
+            words = norms_problem(entry, piece, self.values)
+            if words:
+                return "norms", words, _NOT_NORMALISED
+        if isinstance(distribution, Transformed) and self.values:
+            words = distribution_problem(entry, piece, self.values, self.rate)
+            if words:
+                return "shape", words, _TRUNCATED
         if isinstance(distribution, Orthogonal):
             words = self.values.orthogonality_problem(piece, distribution) if self.values else ""
             cause = "random, but not orthogonal"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initstats.recipes import Orthogonal
+from initstats.recipes import NormalisedRows, Orthogonal
 from initstats.recipes.distributions.composite import Simple
 
 _ROUNDING = 2.0**-8  # of an element to bfloat16, relative
@@ -75,7 +75,7 @@ def std_band(distribution: Simple, count: int, z: float) -> Band:
     """
     if count == 1:
         return Band(0.0, math.inf)
-    if isinstance(distribution, Orthogonal):
+    if isinstance(distribution, (Orthogonal, NormalisedRows)):
         # The sum of squares is the same for every draw; only the mean and rounding vary.
         slack = z * z / (2 * count) + _ROUNDING
         return Band(distribution.std * (1 - slack), distribution.std * (1 + slack))

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from initstats.planning.entry import Piece, PlanEntry
-from initstats.recipes import Constant
+from initstats.recipes import Computed, Constant, Derived
 from initstats.statistics.record import Stats
 from initstats.verification.values import COMPARED, Values, slice_dims
 
 _FEWEST_ELEMENTS = 4  # below, two random pieces in a narrow dtype are equal by chance
 _MATRIX_DIMS = 2
+# Not random: each value is compared with what it must be.
+_MAY_REPEAT = (Constant, Computed, Derived)
 
 
 class Relation(NamedTuple):
@@ -81,7 +83,7 @@ def _duplicates(
 ) -> Iterator[Relation]:
     """Find pieces with the same random values."""
     record = records.get(piece.name)
-    if record is None or isinstance(piece.distribution, Constant):
+    if record is None or isinstance(piece.distribution, _MAY_REPEAT):
         return
     # One value everywhere is reported as such.
     if record.count < _FEWEST_ELEMENTS or record.min == record.max:
@@ -105,7 +107,7 @@ def _repeats(entry: PlanEntry, piece: Piece, record: Stats, values: Values) -> I
     orientation, the experts of a bank [experts, ...]; in a bank of matrices along the last, too.
     """
     shape = piece.shape
-    if len(shape) < _MATRIX_DIMS or isinstance(piece.distribution, Constant):
+    if len(shape) < _MATRIX_DIMS or isinstance(piece.distribution, _MAY_REPEAT):
         return
     if record.min == record.max:
         return  # one value everywhere is reported as such

@@ -25,8 +25,8 @@ class VerifyEntry:
         std_band: Where the measured standard deviation may lie.
         problem: What is wrong in words, empty when nothing is.
         kind: The kind of problem: "not finite", "constant", "bounds", "std", "mean", "shape",
-            "extremes", "orthogonal", "padding", "zero rows", "duplicate", "shards" or "tied";
-            empty when there is none.
+            "extremes", "orthogonal", "values", "norms", "padding", "zero rows", "duplicate",
+            "shards" or "tied"; empty when there is none.
         cause: The likely cause of the problem.
         fix: What to do about it.
     """

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from initstats.recipes import Constant, Normal, Orthogonal, TruncNormal, Uniform
+from initstats.recipes import Computed, Constant, Normal, Orthogonal, TruncNormal, Uniform
 from initstats.recipes.distributions.composite import Simple
 from initstats.statistics.histogram import Histogram
 
@@ -40,7 +40,7 @@ def histogram_problem(
 
     Source: Massart 1990, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality".
     """
-    if isinstance(distribution, (Constant, Orthogonal)):
+    if isinstance(distribution, (Computed, Constant, Orthogonal)):
         return ""
     total = histogram.total - zeros_left_out
     if total < 1:

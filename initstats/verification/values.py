@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
+
 from initstats.planning.entry import Piece
 from initstats.recipes import Orthogonal
 
@@ -30,6 +32,14 @@ class Values(Protocol):
         Returns:
             Indices of slices that are all zero, and the first equal slice of those that equal an
             earlier one, by index.
+        """
+
+    def whole(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
+        """Return all elements of a parameter, of any floating dtype.
+
+        Args:
+            name: Its name.
+            parameter: The parameter.
         """
 
     def orthogonality_problem(self, piece: Piece, promised: Orthogonal) -> str:

@@ -54,6 +54,8 @@ KINDS = (
     "shape",
     "extremes",
     "orthogonal",
+    "values",
+    "norms",
     "padding",
     "zero rows",
     "zero columns",
@@ -284,7 +286,9 @@ def _verify(
 def _without_promise(model: nn.Module, planned: Plan, *, stored: bool) -> dict[str, Tensor]:
     """Return the floating parameters and buffers with values that no rule promises anything of."""
     kept = ((entry.name, entry.parameter) for entry in planned if entry.keep)
-    named = itertools.chain(kept, planned.rest.items(), model.named_buffers())
+    promised = {id(entry.parameter) for entry in planned if not entry.keep}
+    buffers = ((name, x) for name, x in model.named_buffers() if id(x) not in promised)
+    named = itertools.chain(kept, planned.rest.items(), buffers)
     return {
         name: tensor.detach()
         for name, tensor in named
@@ -344,7 +348,8 @@ def compare(
     promised = [e for e in planned if not e.keep and not isinstance(e.distribution, Kept)]
     pieces = [(entry, piece) for entry in promised for piece in entry.pieces]
     rate = false_alarm_rate / max(1, _CHECKS_PER_PIECE * len(pieces))
-    promises = {(entry.rule, piece.distribution.std) for entry, piece in pieces}
+    stds = ((entry.rule, piece.distribution.std) for entry, piece in pieces)
+    promises = {(label, std) for label, std in stds if math.isfinite(std)}
     z = NormalDist().inv_cdf(1 - rate / 2)
     judge = Judge(rate, z, sorted(promises), values)
     verdicts = {

@@ -34,6 +34,11 @@ class WholeValues:
         """
         return _equal_slices(piece.tensor, dim, look_for_zero=look_for_zero)
 
+    def whole(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
+        """Return all elements of a parameter: `Values.whole`."""
+        del name
+        return parameter.detach()
+
     def orthogonality_problem(self, piece: Piece, promised: Orthogonal) -> str:
         """Say what keeps a matrix from being orthogonal; nothing if it is."""
         return _orthogonality_problem(piece.tensor, promised)

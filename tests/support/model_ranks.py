@@ -29,15 +29,20 @@ from gloo_ranks import Check
 from initstats.checkpoints import load_checkpoint
 from initstats.planning.receipt import Receipt
 from initstats.recipes import (
+    Computed,
     Constant,
+    Derived,
     LogUniform,
     Match,
     Normal,
+    NormalisedRows,
     Orthogonal,
     Part,
     Recipe,
     Rule,
+    Slices,
     Stacked,
+    Transformed,
     TruncNormal,
     Uniform,
 )
@@ -306,6 +311,82 @@ def packed_pieces_and_padding_rows_equal_one_process() -> None:
     assert_equal(model, expected)
 
 
+class Exact(nn.Module):
+    """Parameters that are functions of uniforms, formulas, rows of one norm and copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dt_bias = nn.Parameter(torch.empty(10))
+        self.A_log = nn.Parameter(torch.empty(6, 5))
+        self.rows = nn.Parameter(torch.empty(7, 6))
+        self.bank = nn.Parameter(torch.empty(3, 6, 6))
+        self.head = nn.Linear(6, 11, bias=False)
+        self.embed = nn.Embedding(11, 6)
+        self.register_buffer("scale", torch.empty(4))
+
+
+EXACT = Recipe(
+    [
+        Rule("dt_bias", Transformed.time_step()),
+        Rule("A_log", Computed("log_arange", (6, 5))),
+        Rule("rows", NormalisedRows(6)),
+        Rule("bank", Slices(Orthogonal(6, 6))),
+        Rule("head.weight", Normal(0.1)),
+        Rule("embed.weight", Derived("copy", "head.weight")),
+        Rule("scale", Constant(2.0)),
+    ]
+)
+
+
+def cut_along(model: nn.Module, dim: int) -> nn.Module:
+    mesh = mesh_of(4)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            at = Shard(min(dim, parameter.dim() - 1))
+            cut = nn.Parameter(distribute_tensor(parameter, mesh, [at]))
+            module.register_parameter(name, cut)
+    return model
+
+
+def exact_fills_equal_one_process() -> None:
+    expected = whole(Exact, EXACT)
+    model = cut_along(on_meta(Exact), 0)
+    receipt = initialised(model, EXACT)
+    assert_equal(model, expected)
+    assert receipt.check(model) == {}
+    assert model.scale.tolist() == [2.0] * 4
+    report = initstats.verify(model, EXACT)
+    assert report.ok, str(report)
+    same_everywhere(told(report))
+    with torch.no_grad():
+        local(model.A_log).mul_(1.01)
+        local(model.embed.weight).mul_(1.01)
+        local(model.rows).mul_(1.01)
+    report = initstats.verify(model, EXACT)
+    assert {e.name: e.kind for e in report.failures} == {
+        "A_log": "values",
+        "embed.weight": "values",
+        "rows": "std",
+    }, str(report)
+    same_everywhere(told(report))
+
+
+def what_cannot_be_written_in_shards_is_refused() -> None:
+    model = cut_along(on_meta(Exact), 1)
+    with refused(TypeError, "whole rows of rows"):
+        initstats.init_(model, EXACT, seed=0, device="cpu")
+    norms = [Rule("dt_bias", Normal(0.1)), Rule("A_log", Derived("transpose", "head.weight"))]
+    turned = nn.Module()
+    turned.head, turned.A_log = nn.Linear(6, 11, bias=False), nn.Parameter(torch.zeros(6, 11))
+    turned.dt_bias = nn.Parameter(torch.zeros(4))
+    cut_along(turned, 0)
+    recipe = Recipe([*norms, Rule("head.weight", Normal(0.1))])
+    with refused(TypeError, "A_log", "cut alike"):
+        initstats.init_(turned, recipe, seed=0)
+    assert not local(turned.A_log).any()
+    assert not local(turned.dt_bias).any()
+
+
 def values_outlive_the_unsharded_state() -> None:
     """Row 1: what init_ wrote into FSDP2's unsharded copies was lost at the next reshard()."""
     model, expected = fsdp2(on_meta()), whole()
@@ -524,6 +605,8 @@ CHECKS: list[Check] = [
     every_layout_equals_one_process,
     ties_stay_ties,
     packed_pieces_and_padding_rows_equal_one_process,
+    exact_fills_equal_one_process,
+    what_cannot_be_written_in_shards_is_refused,
     values_outlive_the_unsharded_state,
     memory_is_that_of_the_shards,
     verify_says_what_one_process_says,

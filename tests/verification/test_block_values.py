@@ -12,7 +12,18 @@ import named_models
 from distributed_checkpoints import cut
 from initstats.checkpoints import skeleton
 from initstats.planning.initialize import init_
-from initstats.recipes import Match, Normal, Orthogonal, Recipe, Rule
+from initstats.recipes import (
+    Computed,
+    Derived,
+    Match,
+    Normal,
+    NormalisedRows,
+    Orthogonal,
+    Recipe,
+    Rule,
+    Slices,
+    Transformed,
+)
 from initstats.verification.verifier import VerifyReport, verify, verify_blocks
 
 CUTS = [(1,), (3, 2), (1, 4), (4, 1), (2, 3, 2, 2)]
@@ -163,6 +174,44 @@ def test_orthogonality_is_seen_in_blocks(
     whole, blocks = both({"fc.weight": weight}, ORTHOGONAL, cuts)
     assert [e.kind for e in whole.entries] == ["orthogonal"]
     assert [e.kind for e in blocks.entries] == ["orthogonal"]
+
+
+def exact() -> tuple[dict[str, Tensor], Recipe]:
+    model = nn.Module()
+    model.dt_bias = nn.Parameter(torch.empty(40))
+    model.A_log = nn.Parameter(torch.empty(8, 16))
+    model.rows = nn.Parameter(torch.empty(12, 16))
+    model.taps = nn.Parameter(torch.empty(12, 8, 3))
+    model.head, model.embed = nn.Linear(8, 24, bias=False), nn.Embedding(24, 8)
+    recipe = Recipe(
+        [
+            Rule("dt_bias", Transformed.time_step()),
+            Rule("A_log", Computed("log_arange", (8, 16))),
+            Rule("rows", NormalisedRows(16)),
+            Rule("taps", Slices(Orthogonal(12, 8), (2,))),
+            Rule("head.weight", Normal(0.1)),
+            Rule("embed.weight", Derived("copy", "head.weight")),
+        ]
+    )
+    init_(model, recipe, seed=0)
+    return {name: p.detach().clone() for name, p in model.named_parameters()}, recipe
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_exact_values_are_compared_in_blocks(cuts: tuple[int, ...]) -> None:
+    tensors, recipe = exact()
+    whole, blocks = both(tensors, recipe, cuts)
+    assert whole.ok
+    assert told(whole) == told(blocks)
+    tensors["A_log"][3, 4] += 0.01
+    tensors["embed.weight"][5, 2] += 0.01
+    tensors["rows"][2] *= 1.01
+    tensors["taps"][:, :, 1] = tensors["taps"][:, :, 0] * 0.9 + 0.01
+    tensors["dt_bias"].fill_(1.0)
+    whole, blocks = both(tensors, recipe, cuts)
+    kinds = {entry.name: entry.kind for entry in whole.failures}
+    assert kinds.keys() == {"A_log", "embed.weight", "rows", "taps[1]", "dt_bias"}
+    assert {entry.name: entry.kind for entry in blocks.failures} == kinds
 
 
 def test_a_padding_row_is_seen_in_blocks() -> None:

@@ -1,4 +1,4 @@
-"""Parameters of several parts along one dimension, each with its own distribution."""
+"""Parameters of several parts, each with its own values: packed along a dimension, or slices."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
+from initstats.recipes.distributions.computed import Computed
+from initstats.recipes.distributions.derived import Derived
 from initstats.recipes.distributions.loguniform import LogUniform
+from initstats.recipes.distributions.normalised_rows import NormalisedRows
 from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
+from initstats.recipes.distributions.transformed import Transformed
 from initstats.recipes.distributions.truncated import TruncNormal
 
 
@@ -47,7 +51,17 @@ class Kept:
         return f"kept: {self.what}"
 
 
-Simple: TypeAlias = Normal | Uniform | Constant | TruncNormal | Orthogonal | LogUniform
+Simple: TypeAlias = (
+    Normal
+    | Uniform
+    | Constant
+    | TruncNormal
+    | Orthogonal
+    | LogUniform
+    | Transformed
+    | NormalisedRows
+    | Computed
+)
 
 
 @dataclass(frozen=True)
@@ -134,5 +148,69 @@ class Stacked:
         return " | ".join(texts)
 
 
-Distribution: TypeAlias = Simple | Stacked | Kept
-DISTRIBUTIONS = (Normal, Uniform, Constant, TruncNormal, Orthogonal, LogUniform, Stacked, Kept)
+@dataclass(frozen=True)
+class Slices:
+    """Independent slices with one distribution: taps of a convolution, experts, heads.
+
+    For independent elements, such as those of `Normal`, a whole bank is one sample and needs no
+    slices; orthogonal matrices and rows of one norm do.
+
+    Args:
+        each: What a slice holds, without the numbering dimensions: `Orthogonal(out, in)` for a tap.
+        dims: The dimensions that number the slices: (0,) for [experts, out, in], (2, 3) for the
+            taps of [out, in, height, width].
+
+    Raises:
+        ValueError: If there are no dimensions, or one occurs twice or is negative.
+    """
+
+    each: Simple
+    dims: Sequence[int] = (0,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", tuple(self.dims))
+        if not self.dims or len(set(self.dims)) < len(self.dims) or min(self.dims) < 0:
+            raise ValueError(
+                f"initstats.Slices: expected different dimensions >= 0, got dims={self.dims}"
+            )
+
+    @property
+    def mean(self) -> float:
+        """Mean of every slice."""
+        return self.each.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of every slice."""
+        return self.each.std
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest possible value."""
+        return self.each.bounds
+
+    def scaled(self, factor: float) -> Slices:
+        """Return the parameter with every slice scaled."""
+        return Slices(self.each.scaled(factor), self.dims)
+
+    def __str__(self) -> str:
+        words = f"dimension {self.dims[0]}" if len(self.dims) == 1 else f"dimensions {self.dims}"
+        return f"{self.each} in each slice of {words}"
+
+
+Distribution: TypeAlias = Simple | Derived | Stacked | Slices | Kept
+DISTRIBUTIONS = (
+    Normal,
+    Uniform,
+    Constant,
+    TruncNormal,
+    Orthogonal,
+    LogUniform,
+    Transformed,
+    NormalisedRows,
+    Computed,
+    Derived,
+    Stacked,
+    Slices,
+    Kept,
+)

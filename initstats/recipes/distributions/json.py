@@ -6,7 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from initstats.recipes.distributions.composite import DISTRIBUTIONS, Distribution, Part, Stacked
+from initstats.recipes.distributions.composite import (
+    DISTRIBUTIONS,
+    Distribution,
+    Part,
+    Slices,
+    Stacked,
+)
+from initstats.recipes.distributions.computed import Computed
 
 _KINDS: dict[str, Callable[..., Distribution]] = {kind.__name__: kind for kind in DISTRIBUTIONS}
 
@@ -31,7 +38,12 @@ def distribution_to_dict(distribution: Distribution) -> dict[str, Any]:
             for part in distribution.parts
         ]
         return {"kind": "Stacked", "dim": distribution.dim, "parts": parts}
+    if isinstance(distribution, Slices):
+        each = distribution_to_dict(distribution.each)
+        return {"kind": "Slices", "each": each, "dims": list(distribution.dims)}
     numbers = {name: getattr(distribution, name) for name in distribution.__dataclass_fields__}
+    if isinstance(distribution, Computed):
+        numbers |= {"shape": list(distribution.shape), "arguments": dict(distribution.arguments)}
     values = {
         name: str(v) if isinstance(v, float) and not math.isfinite(v) else v
         for name, v in numbers.items()
@@ -63,6 +75,8 @@ def distribution_from_dict(values: Mapping[str, Any]) -> Distribution:
             assert not isinstance(fill, Stacked)
             parts.append(Part(fill, part["size"], part["label"], part["key"]))  # type: ignore[arg-type]
         return Stacked(parts, values["dim"])
+    if kind == "Slices":
+        return Slices(distribution_from_dict(values["each"]), values["dims"])  # type: ignore[arg-type]
     numbers = {
         name: float(v) if v in ("inf", "-inf") else v
         for name, v in values.items()

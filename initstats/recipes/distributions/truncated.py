@@ -18,7 +18,9 @@ class TruncNormal:
     """The normal distribution cut to [low, high].
 
     The bounds are absolute values, as in torch's `trunc_normal_`: N(0, 0.02) cut at +-2 is a plain
-    normal. `TruncNormal.at(std, 3)` cuts at three standard deviations.
+    normal. Three truncations are in use, each with a name: `absolute(std)` cuts at +-2;
+    `at(std, 3)` at three standard deviations, which leaves a smaller one; `corrected(std, 2)` at
+    two of a wider normal, so that `std` holds afterwards.
 
     Args:
         parent_std: Standard deviation of the normal before truncation, finite and > 0.
@@ -68,6 +70,38 @@ class TruncNormal:
         """
         parent = std / cls(1.0, -bound, bound).std if corrected else std
         return cls(parent, -bound * parent, bound * parent)
+
+    @classmethod
+    def absolute(cls, std: float, bound: float = 2.0) -> TruncNormal:
+        """Return N(0, std) cut at +-bound, as torch's `trunc_normal_`: at small std a plain normal.
+
+        Args:
+            std: Standard deviation before truncation, > 0.
+            bound: The largest absolute value, > 0.
+
+        Returns:
+            The distribution.
+
+        Raises:
+            ValueError: As the class.
+        """
+        return cls(std, -bound, bound)
+
+    @classmethod
+    def corrected(cls, std: float, bound: float = 2.0) -> TruncNormal:
+        """Return `at(std, bound, corrected=True)`: `std` holds after truncation, as in JAX.
+
+        Args:
+            std: Standard deviation after truncation, > 0.
+            bound: In standard deviations of the normal before truncation, > 0.
+
+        Returns:
+            The distribution.
+
+        Raises:
+            ValueError: As the class.
+        """
+        return cls.at(std, bound, corrected=True)
 
     @property
     def _ends(self) -> tuple[float, float]:

@@ -1,0 +1,78 @@
+"""Values that come from another parameter of the model: copies, transposes, norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+_HOW: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "copy": lambda x: x,
+    "transpose": lambda x: x.transpose(-1, -2),
+    "row norms": lambda x: torch.linalg.vector_norm(x.flatten(1).double(), dim=1),
+    "column norms": lambda x: torch.linalg.vector_norm(x.double(), dim=0),
+}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What another parameter of the same model gives, written after all others.
+
+    Args:
+        how: "copy"; "transpose", of the last two dimensions; "row norms", one per index of the
+            first dimension; or "column norms", one per index of all others. The parameter may have
+            more or fewer dimensions of size 1.
+        of: Name of the other parameter, or a glob pattern that only one name matches.
+
+    Raises:
+        ValueError: If `how` is none of the four.
+    """
+
+    how: str
+    of: str
+
+    def __post_init__(self) -> None:
+        if self.how not in _HOW:
+            raise ValueError(
+                f"initstats.Derived: expected how among {', '.join(_HOW)}, got how={self.how!r}"
+            )
+
+    def values(self, source: torch.Tensor) -> torch.Tensor:
+        """Return the values for a source.
+
+        Args:
+            source: The other parameter, of any shape that has the dimensions.
+
+        Returns:
+            A tensor, not yet of the shape and dtype of the parameter.
+        """
+        return _HOW[self.how](source.detach())
+
+    def shape_of(self, source: torch.Tensor) -> tuple[int, ...]:
+        """Return the shape of the values for a source."""
+        return tuple(self.values(torch.empty(source.shape, device="meta")).shape)
+
+    @property
+    def mean(self) -> float:
+        """Depends on the other parameter."""
+        return math.nan
+
+    @property
+    def std(self) -> float:
+        """Depends on the other parameter."""
+        return math.nan
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Depends on the other parameter."""
+        return -math.inf, math.inf
+
+    def scaled(self, factor: float) -> Derived:
+        """Return the same: it follows the other parameter."""
+        del factor
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.how} of {self.of}"
