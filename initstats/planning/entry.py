@@ -19,6 +19,7 @@ from initstats.recipes.distributions.composite import (
     Slices,
     Stacked,
 )
+from initstats.recipes.multipliers import PLAIN, Multipliers
 from initstats.recipes.parameters import Slot
 from initstats.sharding import Box, Run, is_dtensor, local_boxes, local_tensor, pieces_of
 
@@ -176,6 +177,7 @@ class PlanEntry:
             `init_` leaves it alone.
         zero_row: Index in dimension -2 of the row that stays 0, the padding of an embedding (of
             each table of a fused one); None without.
+        multipliers: Of its hyperparameters, for AdamW.
         tie_problem: What is odd about the names that share the parameter; empty when nothing is.
         parameter: The parameter itself.
         group: Where it stands in the model, under each of its names.
@@ -199,6 +201,7 @@ class PlanEntry:
     parameter: torch.Tensor = field(repr=False)
     group: tuple[Slot, ...] = field(repr=False)
     source: tuple[str, torch.Tensor] | None = field(default=None, repr=False)
+    multipliers: Multipliers = PLAIN
 
     @property
     def is_buffer(self) -> bool:
@@ -282,4 +285,5 @@ class PlanEntry:
             "also_matched": list(self.also_matched),
             "keep": self.keep,
             "zero_row": self.zero_row,
+            "multipliers": dict(vars(self.multipliers)),
         }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from initstats.init.keys import integer_seed, key_of
@@ -22,6 +23,7 @@ from initstats.planning.validate import (
 )
 from initstats.recipes import Computed, Constant, Derived, Recipe, Rule, Slot
 from initstats.recipes.distributions.composite import Distribution, Kept
+from initstats.recipes.multipliers import Forward
 from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
 from initstats.recipes.stages import Depth, Names
@@ -49,6 +51,7 @@ class Plan:
         unused_rules: Labels of the rules that took nothing.
         seed: The seed whose keys are shown; None shows none.
         rest: The parameters of `unmatched`, by name.
+        forward: Multipliers that the model must apply itself, with what it states of them.
     """
 
     recipe: Recipe
@@ -57,6 +60,7 @@ class Plan:
     unused_rules: tuple[str, ...]
     seed: int | None = None
     rest: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    forward: tuple[Forward, ...] = ()
 
     def __iter__(self) -> Iterator[PlanEntry]:
         return iter(self.entries)
@@ -104,6 +108,7 @@ class Plan:
             "parameters": [{**entry.to_dict(), "key": self.key(entry)} for entry in self.entries],
             "unmatched": list(self.unmatched),
             "unused_rules": list(self.unused_rules),
+            "forward": [multiplier.to_dict() for multiplier in self.forward],
         }
 
     def key(self, entry: PlanEntry) -> str | None:
@@ -112,6 +117,7 @@ class Plan:
 
     def __rich__(self) -> Table:
         groups: dict[tuple[str, ...], int] = {}
+        multiplied = any(str(entry.multipliers) for entry in self.entries)
         for entry in self.entries:
             key = self.key(entry)
             # With keys every parameter has a line; without, those of all blocks share one.
@@ -121,16 +127,19 @@ class Plan:
             loaded = entry.keep and not isinstance(entry.distribution, Kept)
             fill = "kept: already loaded" if loaded else entry.promise
             also = f"; before {', '.join(entry.also_matched)}" if entry.also_matched else ""
-            tail = () if key is None else (key,)
+            tail = [*([str(entry.multipliers)] if multiplied else []), *([key] if key else [])]
             role = f"{entry.role}, a buffer" if entry.is_buffer else entry.role
             line = (name, shape, role, fill, f"{entry.rule}: {entry.why}{also}", *tail)
             groups[line] = groups.get(line, 0) + 1
         title = f"plan of recipe {self.recipe.name}: {len(self)} parameters"
-        table = plain_table(title)
+        lines = [f"the model multiplies {multiplier}" for multiplier in self.forward]
+        table = plain_table(title, caption=Text("\n".join(lines)) if lines else None)
         table.add_column("parameter", overflow="fold", min_width=24)
         for column in ("shape", "role", "values"):
             table.add_column(column, no_wrap=column != "role", min_width=10)
         table.add_column("rule, and why it matches")
+        if multiplied:
+            table.add_column("multipliers, AdamW", min_width=10)
         if self.seed is not None:
             table.add_column("key", no_wrap=True, min_width=16)
         for (name, *rest), members in groups.items():
@@ -198,10 +207,11 @@ def plan(
     if seed is not None:
         seed = integer_seed("plan", seed)
     reshard(model)
+    listed = slots(model, roles, names=names, depth=depth, base=recipe.base, buffers=True)
     groups = [
         group
-        for group in slots(model, roles, names=names, depth=depth, buffers=True)
-        if not group[0].is_buffer or any(_matches(slot, recipe) for slot in group)
+        for group in listed
+        if not group[0].is_buffer or any(recipe.matches(slot) for slot in group)
     ]
     require_own_memory("plan", groups)
     require_separate_memory(groups)
@@ -209,7 +219,7 @@ def plan(
     rest: dict[str, Tensor] = {}
     used: set[int] = set()
     for group in groups:
-        taken = [(slot, matches) for slot in group if (matches := _matches(slot, recipe))]
+        taken = [(slot, matches) for slot in group if (matches := recipe.matches(slot))]
         if not taken:
             rest[group[0].name] = group[0].parameter
             continue
@@ -217,13 +227,8 @@ def plan(
         entries.append(_entry(group, taken, recipe, groups))
     require_original_sources(entries)
     unused = tuple(rule.label for i, rule in enumerate(recipe.rules) if i not in used)
-    return Plan(recipe, tuple(entries), tuple(rest), unused, seed, rest)
-
-
-def _matches(slot: Slot, recipe: Recipe) -> list[tuple[int, str]]:
-    """Return (index, reason) of every rule that matches a parameter."""
-    explained = ((index, rule.explain(slot)) for index, rule in enumerate(recipe.rules))
-    return [(index, why) for index, why in explained if why is not None]
+    forward = () if recipe.forward is None else tuple(recipe.forward(groups))
+    return Plan(recipe, tuple(entries), tuple(rest), unused, seed, rest, forward)
 
 
 def _entry(
@@ -259,6 +264,7 @@ def _entry(
         distribution=promised,
         tied_to=tuple(other.name for other in group if other is not slot),
         also_matched=tuple(recipe.rules[i].label for i, _ in matches[1:]),
+        multipliers=recipe.rules[index].multipliers_of(slot),
         keep=keep or isinstance(promised, Kept),
         zero_row=_padding_row(group, promised),
         tie_problem=_tie_problem(group),

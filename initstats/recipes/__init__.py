@@ -34,6 +34,7 @@ from initstats.recipes.library import (
     for_recurrent,
     for_t5,
     for_vit,
+    for_width,
 )
 from initstats.recipes.library.building import RECIPES
 from initstats.recipes.library.for_adapters import *  # noqa: F403
@@ -47,21 +48,28 @@ from initstats.recipes.library.for_mlp import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
 from initstats.recipes.library.for_t5 import *  # noqa: F403
 from initstats.recipes.library.for_vit import *  # noqa: F403
+from initstats.recipes.library.for_width import *  # noqa: F403
 from initstats.recipes.match import Match
+from initstats.recipes.multipliers import Forward, Multipliers
 from initstats.recipes.parameters import Slot
 from initstats.recipes.roles import ROLES
 from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.width import Base, Growth
 from initstats.text import nearest
 
 __all__ = [
     "ROLES",
+    "Base",
     "Computed",
     "Constant",
     "Derived",
     "Distribution",
+    "Forward",
+    "Growth",
     "Kept",
     "LogUniform",
     "Match",
+    "Multipliers",
     "Normal",
     "NormalisedRows",
     "Orthogonal",
@@ -89,6 +97,7 @@ __all__ += for_mlp.__all__
 __all__ += for_recurrent.__all__
 __all__ += for_t5.__all__
 __all__ += for_vit.__all__
+__all__ += for_width.__all__
 
 
 def available() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -23,13 +23,20 @@ from initstats.recipes.stages import (
     place,
     stated_depth,
 )
+from initstats.recipes.width import (
+    HEAD_WIDTHS,
+    HEADS,
+    WIDTHS,
+    Base,
+    Growth,
+    growth_by_role,
+    growth_by_shape,
+    stated_width,
+)
 
 # Modules that wrap a model put their name into the names of its parameters; keys leave them out.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _THREE_IN_ONE = re.compile(r"qkv|c_attn|query_key_value|Wqkv|qkv_proj|to_qkv|in_proj(_weight)?")
-_HEADS = ("n_heads", "num_heads", "num_attention_heads", "n_head", "heads", "nhead")
-_WIDTHS = ("d_model", "hidden_size", "n_embd", "embed_dim", "dim")
-_HEAD_WIDTHS = ("key_value_proj_dim", "head_dim", "d_kv", "attention_head_size")
 
 _NO_ROLE = Role("other", "not asked for")
 
@@ -50,6 +57,8 @@ class Slot:
             of one, such as a pipeline stage. Empty where it is known.
         depth: Number of blocks of the whole, if it was given.
         is_buffer: It is a buffer, no parameter.
+        base: The model whose width this one's is compared with; None for itself.
+        tied_roles: Roles under its other names, of a tied parameter.
     """
 
     name: str
@@ -62,6 +71,8 @@ class Slot:
     cut: str = ""
     depth: Depth | None = None
     is_buffer: bool = False
+    base: Base | None = None
+    tied_roles: tuple[str, ...] = ()
 
     @property
     def own_name(self) -> str:
@@ -155,17 +166,71 @@ class Slot:
     @property
     def heads(self) -> int | None:
         """The number of attention heads that a module around the parameter states."""
-        return self._stated(_HEADS)
+        return self._stated(HEADS)
 
     @property
     def head_width(self) -> int | None:
         """The width of one attention head that a module around the parameter states."""
-        return self._stated(_HEAD_WIDTHS)
+        return self._stated(HEAD_WIDTHS)
 
     @property
     def model_width(self) -> int | None:
         """The width of the model that a module around the parameter states."""
-        return self._stated(_WIDTHS)
+        return self._stated(WIDTHS)
+
+    @property
+    def growth(self) -> Growth:
+        """How the parameter grows with the width, against the base of the recipe.
+
+        A head that is tied to the embedding is an embedding.
+
+        Raises:
+            ValueError: If the base is a number, and the role does not tell which dimensions grow;
+                or the width of the model is not known; or the base has other parameters.
+        """
+        role = "embedding" if "embedding" in self.tied_roles else self.role.name
+        base = self.base or Base(width_mult=1.0)
+        shape = base.shape_of(self.key_name, self.parameter.shape)
+        if shape is not None:
+            return growth_by_shape(self._sides(shape), self.parameter, shape, role)
+        width_mult = base.width_mult
+        if width_mult is None:
+            width = stated_width(self.parents[0]) if self.parents else None
+            if width is None or base.width is None:
+                raise ValueError(
+                    "initstats.plan: expected a model that states its width (d_model, hidden_size, "
+                    f"...) or has an embedding, got neither with base={base.width}; give the base "
+                    "as a model: base=build(...)"
+                )
+            width_mult = width / base.width
+        try:
+            return growth_by_role(role, width_mult, self.parameter)
+        except LookupError:
+            raise ValueError(
+                "initstats.plan: expected base to be a model, or shapes by name, for a layer whose "
+                f"role does not tell which sides grow with the width, got {self.name} with role "
+                f"{role!r} and a number; or give its role with roles="
+            ) from None
+
+    @property
+    def width_mult(self) -> float:
+        """How many times more inputs than in the base; of vectors and embeddings the width."""
+        return self.growth.width_mult
+
+    def _sides(self, base_shape: tuple[int, ...]) -> tuple[float, float]:
+        """Return outputs and inputs of the layer, against those of the base."""
+        shape = self.parameter.shape
+        if len(shape) < 2:  # noqa: PLR2004  # a matrix has two
+            return 1.0, 1.0
+        ratios = [now / base for now, base in zip(shape, base_shape, strict=True)]
+        if is_bank(self.parameter, self.role.name, self.module):
+            ratios = ratios[1:]
+            is_transposed = self.matrix_shape != tuple(shape[1:])
+        else:
+            is_transposed = type(self.module).__name__ == "Conv1D" or bool(
+                getattr(self.module, "transposed", False)
+            )
+        return (ratios[1], ratios[0]) if is_transposed else (ratios[0], ratios[1])
 
     @property
     def largest_stack(self) -> int:
@@ -211,6 +276,7 @@ def slots(
     *,
     names: Names | None = None,
     depth: Depth | None = None,
+    base: Base | None = None,
     function: str = "plan",
     buffers: bool = False,
 ) -> list[tuple[Slot, ...]]:
@@ -221,6 +287,7 @@ def slots(
         roles: Roles by glob pattern on the name, for those that are not recognised well.
         names: Names in the whole model, of which this one is a part: see `global_names`.
         depth: Number of blocks of the whole, or such by glob pattern on the path of the stack.
+        base: The model whose width this one's is compared with; None for itself.
         function: Public function on whose behalf this is done, for messages.
         buffers: List buffers too, each as a slot of its own.
 
@@ -264,9 +331,20 @@ def slots(
             cut=at.cut,
             depth=depth,
             is_buffer=local not in here,
+            base=base,
         )
         groups.setdefault((slot.is_buffer, _identity(parameter)), []).append(slot)
-    return [tuple(group) for group in groups.values()]
+    return [_tied(group) for group in groups.values()]
+
+
+def _tied(group: list[Slot]) -> tuple[Slot, ...]:
+    """Tell the slots of one parameter the roles that it has under its other names."""
+    if len(group) == 1:
+        return tuple(group)
+    names = [slot.role.name for slot in group]
+    return tuple(
+        replace(slot, tied_roles=(*names[:i], *names[i + 1 :])) for i, slot in enumerate(group)
+    )
 
 
 def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+
+from torch import nn
 
 from initstats.recipes.distributions.composite import (
     DISTRIBUTIONS,
@@ -15,7 +17,12 @@ from initstats.recipes.distributions.composite import (
 )
 from initstats.recipes.distributions.computed import Computed
 from initstats.recipes.match import Match
-from initstats.recipes.parameters import Slot
+from initstats.recipes.multipliers import PLAIN, Forward, ForwardRule, Multipliers, MultipliersLike
+from initstats.recipes.optimizer_groups import Hyperparameters, make_groups
+from initstats.recipes.parameters import Slot, slots
+from initstats.recipes.roles import check_roles
+from initstats.recipes.stages import Depth, Names
+from initstats.recipes.width import Base
 
 MadeBy: TypeAlias = "tuple[Callable[..., Recipe], dict[str, Any], int]"
 Fill: TypeAlias = Distribution | Callable[[Slot], Distribution]
@@ -32,15 +39,19 @@ class Rule:
         label: Short name of the rule, shown in plans; the condition when empty.
         optional: The rule may match nothing. A rule of a user that matches nothing is refused,
             since it is most often misspelt.
+        multipliers: What learning rate, weight decay and the like of the parameters are multiplied
+            with (`Recipe.param_groups`), or a function from the parameter's `Slot` and the name of
+            the optimizer to that.
 
     Raises:
-        TypeError: If `match` or `fill` is of another kind.
+        TypeError: If `match`, `fill` or `multipliers` is of another kind.
     """
 
     match: Match | str
     fill: Fill
     label: str = ""
     optional: bool = False
+    multipliers: MultipliersLike = PLAIN
 
     def __post_init__(self) -> None:
         if isinstance(self.match, str):
@@ -53,6 +64,11 @@ class Rule:
             raise TypeError(
                 "initstats.Rule: expected a distribution or a function from Slot to one, "
                 f"got fill={self.fill!r}"
+            )
+        if not (isinstance(self.multipliers, Multipliers) or callable(self.multipliers)):
+            raise TypeError(
+                "initstats.Rule: expected Multipliers or a function from Slot and optimizer to "
+                f"them, got multipliers={self.multipliers!r}"
             )
         if not self.label:
             object.__setattr__(self, "label", str(self.match))
@@ -77,9 +93,12 @@ class Rule:
     def __reduce__(self) -> tuple[Callable[..., Rule], tuple[object, ...]]:
         """Pickle a rule of a built-in recipe by the call that makes the recipe, others by value."""
         made_by: MadeBy | None = vars(self).get("_made_by")
-        if made_by is not None and not isinstance(self.fill, DISTRIBUTIONS):
+        by_value = isinstance(self.fill, DISTRIBUTIONS) and isinstance(
+            self.multipliers, Multipliers
+        )
+        if made_by is not None and not by_value:
             return _rule_of, made_by
-        return Rule, (self.match, self.fill, self.label, self.optional)
+        return Rule, (self.match, self.fill, self.label, self.optional, self.multipliers)
 
     def names(self, slot: Slot) -> bool:
         """Tell whether the rule is about this parameter by name, not by kind or role."""
@@ -143,6 +162,29 @@ class Rule:
                     f"{size}, got shape={each.shape} for name={slot.name!r}"
                 )
 
+    def multipliers_of(self, slot: Slot, optimizer: str = "adamw") -> Multipliers:
+        """Return the multipliers of a parameter.
+
+        Args:
+            slot: The parameter and its place.
+            optimizer: "adamw", "adam", "sgd" or "muon".
+
+        Returns:
+            The multipliers.
+
+        Raises:
+            TypeError: If the rule's function returns something else.
+        """
+        if isinstance(self.multipliers, Multipliers):
+            return self.multipliers
+        found = self.multipliers(slot, optimizer)
+        if not isinstance(found, Multipliers):
+            raise TypeError(
+                f"initstats.Rule: expected rule {self.label!r} to give Multipliers, got {found!r} "
+                f"for name={slot.name!r}"
+            )
+        return found
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -154,6 +196,9 @@ class Recipe:
         source: Where the numbers come from.
         partial: The recipe is for some layers only (adapters, a new head): parameters that no rule
             takes are left as they are, without an error.
+        base: The narrower model whose hyperparameters are transferred: `slot.width_mult` compares
+            with it. None: the model is its own base.
+        forward: The multipliers that the model must apply itself, from all its parameters.
 
     Raises:
         ValueError: If there are no rules.
@@ -164,6 +209,8 @@ class Recipe:
     name: str = "custom"
     source: str = ""
     partial: bool = False
+    base: Base | None = None
+    forward: ForwardRule | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -185,7 +232,103 @@ class Recipe:
         """
         for index, rule in enumerate(self.rules):
             vars(rule)["_made_by"] = (make, options, index)
+        vars(self)["_made_by"] = (make, options)
         return self
+
+    def __reduce__(self) -> tuple[Callable[..., Recipe], tuple[object, ...]]:
+        """Pickle a built-in recipe with forward multipliers by its call, others by value."""
+        made_by = vars(self).get("_made_by")
+        if made_by is not None and self.forward is not None:
+            return _recipe_of, made_by
+        values = (self.rules, self.name, self.source, self.partial, self.base, self.forward)
+        return Recipe, values
+
+    def with_base(self, base: Base) -> Recipe:
+        """Return the same recipe for models that are compared with another base.
+
+        Args:
+            base: The base.
+
+        Returns:
+            A new recipe with the same rules.
+        """
+        return replace(self, base=base)
+
+    def matches(self, slot: Slot) -> list[tuple[int, str]]:
+        """Return number and reason of every rule that matches a parameter; the first takes it."""
+        explained = ((index, rule.explain(slot)) for index, rule in enumerate(self.rules))
+        return [(index, why) for index, why in explained if why is not None]
+
+    def param_groups(
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        optimizer: str = "adamw",
+        eps: float | None = None,
+        other_lr: float | None = None,
+        roles: Mapping[str, str] | None = None,
+        names: Names | None = None,
+        depth: Depth | None = None,
+        allow_unmatched: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Return the groups of an optimizer, with the multipliers of this recipe in them.
+
+        A tied parameter is in one group, frozen parameters are in none. Parameters with the same
+        numbers share a group, whose `param_names` are their names.
+
+        Args:
+            model: Any module.
+            lr: Learning rate at the base, finite and > 0.
+            weight_decay: Weight decay at the base, finite and >= 0.
+            optimizer: "adamw", "adam", "sgd", or "muon": groups then say `use_muon`, True for
+                matrices between layers whose both sides grow (for `torch.optim.Muon`), False for
+                the rest (for AdamW).
+            eps: Adam's epsilon at the base, > 0; 1e-8 where the recipe multiplies it, else the
+                optimizer's own.
+            other_lr: With "muon", the learning rate of the rest.
+            roles: As in `initstats.plan`.
+            names: As in `initstats.plan`.
+            depth: As in `initstats.plan`.
+            allow_unmatched: Give parameters that no rule takes multipliers of 1.
+
+        Returns:
+            One dict per group: `params`, `param_names`, `lr`, `weight_decay`, and `eps` or
+            `use_muon` where they apply. Every torch optimizer takes them.
+
+        Raises:
+            TypeError: If `model` is no module.
+            ValueError: If a number is out of range, the optimizer is unknown or one that the recipe
+                does not know, a parameter is taken by no rule, or nothing is trained.
+        """
+        hyper = Hyperparameters(lr, weight_decay, optimizer, eps, other_lr)
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                "initstats.Recipe.param_groups: expected model to be a torch.nn.Module, "
+                f"got model={type(model).__name__}"
+            )
+        check_roles("Recipe.param_groups", roles)
+        found, unmatched = [], []
+        for group in slots(
+            model, roles, names=names, depth=depth, base=self.base, function="Recipe.param_groups"
+        ):
+            if not group[0].parameter.requires_grad:
+                continue
+            taken = next(((s, m[0][0]) for s in group if (m := self.matches(s))), None)
+            if taken is None:
+                unmatched.append(group[0].name)
+                found.append((group[0], PLAIN))
+            else:
+                slot, index = taken
+                found.append((slot, self.rules[index].multipliers_of(slot, optimizer)))
+        if unmatched and not (allow_unmatched or self.partial):
+            raise ValueError(
+                "initstats.Recipe.param_groups: expected a rule for every parameter, got "
+                f"unmatched={unmatched} with recipe {self.name!r}; add a rule, or pass "
+                "allow_unmatched=True"
+            )
+        return make_groups(found, hyper)
 
     def scaled(self, factor: float | Callable[[Slot], float], match: Match | None = None) -> Recipe:
         """Return the recipe with other standard deviations.
@@ -208,10 +351,25 @@ class Recipe:
         if not callable(factor):
             _check_factor(factor)
         rules = [
-            Rule(rule.match, _Scaled(rule, factor, match), rule.label, rule.optional)
+            replace(
+                rule,
+                fill=_Scaled(rule, factor, match),
+                # Methods, because functions inside a recipe's own do not pickle.
+                multipliers=rule.multipliers_of if callable(rule.multipliers) else rule.multipliers,
+            )
             for rule in self.rules
         ]
-        return Recipe(rules, f"{self.name}, scaled", self.source, self.partial)
+        forward = None if self.forward is None else self.forward_multipliers
+        return replace(self, rules=rules, name=f"{self.name}, scaled", forward=forward)
+
+    def forward_multipliers(self, groups: Sequence[tuple[Slot, ...]]) -> Sequence[Forward]:
+        """Return the multipliers that a model with these parameters must apply itself."""
+        return () if self.forward is None else self.forward(groups)
+
+
+def _recipe_of(make: Callable[..., Recipe], options: dict[str, Any]) -> Recipe:
+    """Make a recipe again."""
+    return make(**options)
 
 
 def _rule_of(make: Callable[..., Recipe], options: dict[str, Any], index: int) -> Rule:

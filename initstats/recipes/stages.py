@@ -13,7 +13,7 @@ Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 Depth: TypeAlias = int | Mapping[str, int]
 
 _DEPTHS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
-_CONFIGS = ("config", "model_args", "args")
+CONFIGS = ("config", "model_args", "args")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def stated_depth(parents: Sequence[nn.Module]) -> int | None:
     """
     for module in reversed(parents):
         own = vars(module)
-        configs = [vars(c) for c in map(own.get, _CONFIGS) if hasattr(c, "__dict__")]
+        configs = [vars(c) for c in map(own.get, CONFIGS) if hasattr(c, "__dict__")]
         for values in (own, *configs):
             for name in _DEPTHS:
                 value = values.get(name)

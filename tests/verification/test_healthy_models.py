@@ -56,6 +56,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
         lambda: Tree(word_embeddings=nn.Embedding(64, 32, padding_idx=0), dense=linear(32, 64)),
         recipes.bert_transformers,
     ),
+    "mup": (named_models.nano_gpt, lambda: recipes.mup(base=16)),
+    "mup, torch": (named_models.titan_llama, lambda: recipes.mup(base=16, form="torch")),
+    "completep": (named_models.nano_gpt, lambda: recipes.completep(base=16)),
+    "u_mup": (named_models.titan_llama, recipes.u_mup),
+    "spectral": (named_models.nano_gpt, recipes.spectral),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,

@@ -17,6 +17,7 @@ from initstats.recipes.match import Match
 from initstats.recipes.norm_scale import neutral_scale
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.width import Base
 from initstats.text import nearest
 
 RecipeT = TypeVar("RecipeT", bound=Callable[..., Recipe])
@@ -35,7 +36,9 @@ def built_in(make: RecipeT) -> RecipeT:
 
     @functools.wraps(make)
     def made(**options: Any) -> Recipe:
-        return make(**options).made_by(made, options)
+        # What the call is remembered by holds no model.
+        kept = {n: Base.of_model(v) if isinstance(v, nn.Module) else v for n, v in options.items()}
+        return make(**kept).made_by(made, kept)
 
     RECIPES[make.__name__] = made
     return cast("RecipeT", made)
