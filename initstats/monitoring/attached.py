@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from initstats.monitoring.clipping import unlisten
 from initstats.monitoring.hooks import Taps
+from initstats.monitoring.local_gradients import LocalGradients
 from initstats.monitoring.optimizers import Optimizers
 from initstats.monitoring.scripting import end_scripting
 from initstats.monitoring.window import Window
@@ -24,6 +25,7 @@ class Attached:
     Attributes:
         taps: Its hooks in the model.
         optimizers: Its hooks on optimizers.
+        local: Its hooks on parameters, for gradients before a reduction.
         window: The open window.
         delivery: Its threads, None when it is not attached.
         process: The process that attached it.
@@ -31,6 +33,7 @@ class Attached:
 
     taps: Taps
     optimizers: Optimizers
+    local: LocalGradients
     window: Window
     delivery: Delivery | None = None
     process: int = 0
@@ -39,6 +42,7 @@ class Attached:
         """Remove all hooks."""
         self.optimizers.detach()
         unlisten()
+        self.local.end()
         self.taps.active = False
         self.taps.detach()
         end_scripting(self.taps)

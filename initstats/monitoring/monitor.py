@@ -19,6 +19,8 @@ from initstats.monitoring.alerts import Alerts, MonitorRule, Subject
 from initstats.monitoring.attached import Attached, wait_for_abandoned
 from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
+from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.local_gradients import REDUCED, LocalGradients
 from initstats.monitoring.monitored_ranks import MonitoredRanks
 from initstats.monitoring.optimizers import CAPTURED, Optimizers, is_captured
 from initstats.monitoring.parameters import (
@@ -67,8 +69,9 @@ class Monitor:
             Of several, each has the gradients of its own parameters measured before its first step.
         every: Steps from one measured step to the next, >= 1. The first step is measured.
         window: Measured steps per row, >= 1.
-        watch: Some of "weights", "gradients", "activations", "inputs" (of modules), "updates",
-            "moments" (Adam's first and second, and g^2 / v).
+        watch: Some of "weights", "gradients" (as the optimizer gets them), "local_gradients" (of
+            each rank, before DistributedDataParallel reduces them), "activations", "inputs" (of
+            modules), "updates", "moments" (Adam's first and second, and g^2 / v).
         sinks: Objects with a method `write(row)`, such as those of `initstats.sinks`.
         modules: Tells by name and module whose outputs and inputs to watch; None for all that have
             no children, own parameters or are a block of a stack.
@@ -145,7 +148,8 @@ class Monitor:
             self._add_flow,
             histograms=histograms,
         )
-        self._attached = Attached(self._taps, self._optimizers, self._new_window())
+        self._local = LocalGradients(model, histograms=histograms)
+        self._attached = Attached(self._taps, self._optimizers, self._local, self._new_window())
         self._finalizer: weakref.finalize[..., Monitor] | None = None
         self._measured = 0
         self._taken = self._moments_taken = False
@@ -366,6 +370,7 @@ class Monitor:
         names = {"weights": parameters.weights.names, "gradients": parameters.trained}
         names |= {"updates": parameters.trained, "activations": self._taps.names}
         names["inputs"] = self._taps.names
+        names[LOCAL_GRADIENTS] = parameters.trained_of(None, plain=True)
         found = {kind: names[kind] for kind in self.watch if kind in names}
         if "moments" in self.watch:
             found |= dict.fromkeys(MOMENTS, parameters.trained)
@@ -392,6 +397,8 @@ class Monitor:
                 self._parameters.note_gradients()
             if "updates" in self.watch and not self._optimizers:
                 self._parameters.remember()
+            if LOCAL_GRADIENTS in self.watch:
+                self._local.begin(self._parameters.watched)
         self._taps.active = due and bool({"activations", "inputs"} & set(self.watch))
 
     def _measure_flow(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
@@ -461,8 +468,20 @@ class Monitor:
                     stale = dict.fromkeys(stale, CAPTURED)
                 self._window.reasons.setdefault("gradients", {}).update(stale)
             self._keep_gradients(self._gradients(self._optimizers))
+        if LOCAL_GRADIENTS in self.watch:
+            self._keep_local_gradients()
         if self._optimizers.stepped or not self._optimizers:
             self._measure_updates()
+
+    def _keep_local_gradients(self) -> None:
+        """Add the gradients that this rank had before the reduction."""
+        factor = self._factor(None)
+        for layout, rows in self._local.take():
+            self._window.add(LOCAL_GRADIENTS, layout, self._step, rows, factor)
+        trained = self._parameters.trained
+        plain = set(self._parameters.trained_of(None, plain=True))
+        self._window.expected[LOCAL_GRADIENTS] = trained
+        self._window.reasons[LOCAL_GRADIENTS] = {n: REDUCED for n in trained if n not in plain}
 
     def _measure(self, kind: str, listed: Listed) -> None:
         """Take the records of many tensors."""

@@ -256,12 +256,19 @@ class Parameters:
         ratios.names = self._layout(names["ratio"])
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
 
-    def trained_of(self, owned: set[int] | None) -> Layout:
-        """Return the names of trained parameters among those whose ids are given."""
-        pairs = zip(*self._pairs(), strict=True)
-        return self._layout(
-            [n for n, p in pairs if p.requires_grad and (owned is None or id(p) in owned)]
-        )
+    def trained_of(self, owned: set[int] | None, *, plain: bool = False) -> Layout:
+        """Return the names of trained parameters.
+
+        Args:
+            owned: Ids of the parameters that count, None for all.
+            plain: Leave out DTensors.
+        """
+        names = []
+        for name, p in zip(*self._pairs(), strict=True):
+            is_meant = (owned is None or id(p) in owned) and not (plain and is_dtensor(p))
+            if p.requires_grad and is_meant:
+                names.append(name)
+        return self._layout(names)
 
     def _pairs(self) -> tuple[Layout, list[Tensor]]:
         return self.weights.names, self.weights.tensors

@@ -204,6 +204,7 @@ def _missing(window: Window, measured: dict[str, Measured]) -> dict[str, dict[st
 
 _REASON = {
     "gradients": "no gradient",
+    "local_gradients": "no gradient",
     "activations": "not called in a measured step",
     "inputs": "not called in a measured step",
     "updates": "the optimizer did not step",

@@ -156,8 +156,9 @@ class Row:
         first_step: First measured step.
         measured: Number of measured steps.
         time: Seconds since the epoch.
-        tables: By kind: "weights", "gradients", "activations", "inputs", "updates", "exp_avg",
-            "exp_avg_sq", "square_gradient_ratio".
+        tables: By kind: "weights", "gradients" as the optimizer got them, "local_gradients" before
+            the reduction over ranks, "activations", "inputs", "updates", "exp_avg", "exp_avg_sq",
+            "square_gradient_ratio".
         gradient_norm: Global gradient norm of each measured step, float64 `[measured]`; empty
             without gradients. NaN or infinite when any gradient is. As the optimizer got them:
             after clipping.

@@ -15,8 +15,13 @@ from initstats.diagnostics.rules.training import UpdateRatio
 from initstats.monitoring.alerts import FromAudit, MonitorRule, Subject, evidence_of
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.row import Row
-from initstats.statistics.record_array import COUNT, NAN, NEG_INF, POS_INF, Floats
+from initstats.statistics.record_array import COUNT, NAN, NEG_INF, POS_INF, Floats, Records
 from initstats.text import number
+
+_BACKWARD = (
+    "look at the operation after this layer: division, sqrt or log at 0; with AMP an overflow that"
+    " the scaler skips is normal"
+)
 
 
 class FirstNotFinite(MonitorRule):
@@ -33,8 +38,8 @@ class FirstNotFinite(MonitorRule):
         "weights": "the step before wrote it: look at its gradients and its learning rate",
         "inputs": "look at the data",
         "activations": "look at the operation of this layer and at the scale of its input",
-        "gradients": "look at the operation after this layer: division, sqrt or log at 0; with AMP"
-        " an overflow that the scaler skips is normal",
+        "local_gradients": _BACKWARD,
+        "gradients": _BACKWARD,
         "updates": "look at the state of the optimizer: an epsilon that is 0 in this dtype",
     }
 
@@ -57,7 +62,7 @@ class FirstNotFinite(MonitorRule):
             if first is not None and first[0] <= found.steps[k]:
                 continue
             places = np.flatnonzero(counts[k])
-            order = places[::-1] if kind == "gradients" else places
+            order = places[::-1] if kind in BACKWARD else places
             names = [found.table.names[i] for i in order]
             first = (found.steps[k], kind, names, int(counts[k, order[0]]))
         if first is not None:
@@ -74,20 +79,29 @@ class FirstNotFinite(MonitorRule):
             )
 
 
+def is_not_finite(kind: str, records: Records) -> Any:
+    """Tell which records have NaN or infinity for another reason than a mask, `[...]`."""
+    counts = records.counts
+    bad = counts[..., NAN] + counts[..., POS_INF] > 0
+    infinite = counts[..., NEG_INF] > 0
+    if infinite.any():
+        is_mask = kind in _MASKED and records.column("abs_max") < OVERFLOWN
+        bad |= infinite & ~np.broadcast_to(is_mask, infinite.shape)
+    return bad
+
+
 def _not_finite_steps(kind: str, measured: Mapping[str, Measured]) -> list[int]:
     """Return the steps in which a kind is not finite for another reason than a mask."""
     found = measured.get(kind)
     if found is None:
         return []
-    counts = found.by_step.counts
-    bad = counts[..., NAN] + counts[..., POS_INF] > 0
-    infinite = counts[..., NEG_INF] > 0
-    if infinite.any():
-        is_mask = kind in _MASKED and found.by_step.column("abs_max") < OVERFLOWN
-        bad |= infinite & ~np.broadcast_to(is_mask, infinite.shape)
+    bad = is_not_finite(kind, found.by_step)
     return [step for step, is_bad in zip(found.steps, bad.any(axis=1), strict=True) if is_bad]
 
 
+# The order of a step: of the last of these from the last parameter to the first.
+IN_A_STEP = ("weights", "inputs", "activations", "local_gradients", "gradients", "updates")
+BACKWARD = ("local_gradients", "gradients")
 # Kinds that a mask of -inf may be in.
 _MASKED = ("inputs", "activations")
 

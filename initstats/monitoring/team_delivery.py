@@ -9,15 +9,18 @@ from dataclasses import replace
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.alerts import LOG, Alerts
+from initstats.monitoring.rank_norms import RankNorms
 from initstats.monitoring.reader import Measured, gradient_norms, read_window
 from initstats.monitoring.row import Row
 from initstats.monitoring.sink_worker import Feed, Sink
-from initstats.monitoring.team import Offer, Outcome, Team
+from initstats.monitoring.team import Team
+from initstats.monitoring.team_row import Offer, Outcome, merge, offer
 from initstats.monitoring.window import Window
 from initstats.monitoring.worker import Delivery
 
 _WAITING_WINDOWS = 256
 _DESYNC = "replicas that drift apart: allenai/OLMo-core#319"
+_LOOK = "look at the data and the memory of that rank"
 _FIRST = "the first rank with NaN: NVIDIA/Megatron-LM#7076"
 _RANKS = "ranks whose keys differ hang a reduction: Lightning-AI/pytorch-lightning#19106"
 
@@ -41,6 +44,7 @@ class TeamDelivery(Delivery):
         self._after = after
         self._last_time = 0.0
         self._left: set[str] = set()
+        self._norms = RankNorms()
         super().__init__(self._own_sinks if team.writes else (), alerts, after, team.info)
 
     @property
@@ -70,7 +74,7 @@ class TeamDelivery(Delivery):
                 if window is not None and held is None:
                     continue
             try:
-                outcome = self._team.merge(None if held is None else held[2])
+                outcome = merge(self._team, None if held is None else held[2])
             except RuntimeError as error:
                 self._go_on_alone(held, closing, error)
                 return
@@ -89,11 +93,11 @@ class TeamDelivery(Delivery):
             seconds = (window.wall_time - self._last_time) if self._last_time else 0.0
             self._last_time = window.wall_time
             number = self._team.schedule.row_of(row.first_step)
-            offer = self._team.offer(measured, number, max(0.0, seconds) / max(1, row.measured))
+            mine = offer(self._team, measured, number, max(0.0, seconds) / max(1, row.measured))
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
             return None
-        return row, measured, offer
+        return row, measured, mine
 
     def _write(self, outcome: Outcome, local: Row | None) -> None:
         try:
@@ -126,19 +130,8 @@ class TeamDelivery(Delivery):
                 )
             )
         if outcome.first_not_finite is not None:
-            kind, name, rank = outcome.first_not_finite
-            found.append(
-                Finding(
-                    rule="first-rank-not-finite",
-                    severity="error",
-                    where=name,
-                    value=float(rank),
-                    threshold=0.0,
-                    cause=f"{kind}: rank {rank} is the first with NaN or infinity here",
-                    fix="look at the data and the memory of that rank",
-                    source=_FIRST,
-                )
-            )
+            found.append(_first_not_finite(*outcome.first_not_finite))
+        found += self._norms.check(outcome.local_norms, self._team.alike)
         for who, why in outcome.missing.get("ranks", {}).items():
             found.append(
                 Finding(
@@ -199,6 +192,24 @@ class TeamDelivery(Delivery):
                 feed.put(row)
         if not closing:
             super()._run()
+
+
+def _first_not_finite(kind: str, name: str, rank: int) -> Finding:
+    """Return the finding of the first NaN; a rank is to blame only where it has data of its own."""
+    cause, fix = f"rank {rank} is the first with NaN or infinity here", _LOOK
+    if kind == "gradients":
+        cause = f"reduced over ranks, with NaN or infinity that rank {rank} holds"
+        fix = 'watch "activations" or "local_gradients" to see of which rank they are'
+    return Finding(
+        rule="first-rank-not-finite",
+        severity="error",
+        where=name,
+        value=float(rank),
+        threshold=0.0,
+        cause=f"{kind}: {cause}",
+        fix=fix,
+        source=_FIRST,
+    )
 
 
 def of_rank(sink: Sink, rank: int) -> Sink:

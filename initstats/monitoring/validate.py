@@ -8,7 +8,15 @@ from initstats.monitoring.sink_worker import Sink
 from initstats.text import nearest
 
 REDUCTIONS = ("merge", "none")
-KINDS = ("weights", "gradients", "activations", "inputs", "updates", "moments")
+KINDS = (
+    "weights",
+    "gradients",
+    "local_gradients",
+    "activations",
+    "inputs",
+    "updates",
+    "moments",
+)
 
 
 def check_arguments(

@@ -90,6 +90,9 @@ class Contribution:
             records share one; None for one each.
         checks: More integers to be summed, int64 of a length that all ranks know.
         tag: What must agree where the layout is known to; None for names, shapes and groups.
+        order: For each record its place among those that may be the first with NaN, int64 `[n]`,
+            each once and the same on all ranks; None for the order of the table.
+        not_finite: Which records are to be named so, bool `[n]`; None for all with NaN or infinity.
     """
 
     names: tuple[str, ...]
@@ -105,6 +108,8 @@ class Contribution:
     histogram_of: Integers | None = None
     checks: Integers | None = None
     tag: str | None = None
+    order: Integers | None = None
+    not_finite: Array | None = None
 
     def digest(self) -> float:
         """Return a number that differs, but for a chance of 2**-48, when the layout does."""
@@ -212,10 +217,13 @@ def finish(function: str, own: Contribution, agreed: Array) -> Messages:
     sums.take_sums((yield Message("sum", sums.message())))
     _check_counts(function, own, sums.counts[:, COUNT])
     sums.take_powers((yield Message("sum", sums.powers())))
+    first = header.first_not_finite
+    if first is not None and own.order is not None:
+        first = int(np.flatnonzero(own.order == first[0])[0]), first[1]
     return Merged(
         sums.records(),
         sums.places,
-        header.first_not_finite,
+        first,
         header.slowest,
         header.fastest,
         capacity,
@@ -281,8 +289,13 @@ class Header(NamedTuple):
     def of(cls, own: Contribution) -> Header:
         """Return the header of one rank."""
         digest = own.digest()
-        bad = np.flatnonzero(own.records.finite < own.records.counts[:, COUNT])
-        first = _ranked(int(bad[0]), own.rank) if bad.size else math.inf
+        bad = np.flatnonzero(
+            own.records.finite < own.records.counts[:, COUNT]
+            if own.not_finite is None
+            else own.not_finite
+        )
+        places = bad if own.order is None else own.order[bad]
+        first = _ranked(int(places.min()), own.rank) if bad.size else math.inf
         microseconds = min(round(own.seconds * 1e6), _MOST_MICROSECONDS)
         fast, slow = _ranked(microseconds, own.rank), _ranked(-microseconds, own.rank)
         return cls(digest, -digest, first, fast, slow, math.inf)
@@ -299,7 +312,7 @@ class Header(NamedTuple):
 
     @property
     def first_not_finite(self) -> tuple[int, int] | None:
-        """The first tensor with NaN or infinity, and the first rank that has some there."""
+        """Place of the first tensor with NaN or infinity, and the first rank with some there."""
         return None if math.isinf(self.not_finite) else _unranked(self.not_finite)
 
     @property

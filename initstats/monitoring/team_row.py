@@ -1,0 +1,320 @@
+"""One row over the ranks of a team: what a rank adds, the messages, and what comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.reader import Measured, gradient_norms, table_of
+from initstats.monitoring.row import RankInfo
+from initstats.monitoring.rules import BACKWARD, IN_A_STEP, is_not_finite
+from initstats.monitoring.team import Kind, Team
+from initstats.statistics.across_ranks import run
+from initstats.statistics.histogram import PLACES
+from initstats.statistics.record_array import COUNT, FINGERPRINT, Floats, Integers, Records
+from initstats.statistics.reduction import (
+    Array,
+    Contribution,
+    Header,
+    Merged,
+    Message,
+    finish,
+    first_message,
+)
+from initstats.statistics.replicas import classes_of
+
+CLOSED = "closed its monitor"
+ELSEWHERE = "was at step {step}: it called step() less or more often"
+_CLOSED = 2.0**52  # in the place of the number of a row
+_NAMED = 16  # tensors with differing replicas that are looked into
+_FUNCTION = "Monitor"
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What one rank adds to a row.
+
+    Attributes:
+        row: Number of the row.
+        contribution: Records in the order that the ranks agreed on.
+        prints: Fingerprints of this rank's weights, int64 `[n]`.
+        has_weights: Which of them were measured, bool `[n]`.
+    """
+
+    row: int
+    contribution: Contribution
+    prints: Integers
+    has_weights: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the ranks made of one row.
+
+    Attributes:
+        row: Number of the row.
+        measured: By kind, merged over all ranks.
+        missing: Why a rank, under "ranks", or a part of a tensor is not in it, by kind and name.
+        ranks: Which ranks it is of.
+        took_own: Whether this rank's own measurements are in it.
+        differing: By tensor, ranks with equal bits together, the most first.
+        first_not_finite: Kind, name and rank of the first value that is not finite, or None.
+        local_norms: Norm of the gradients of each rank before the reduction, the largest of the
+            window; by rank, of those that measured it.
+    """
+
+    row: int
+    measured: dict[str, Measured]
+    missing: dict[str, dict[str, str]]
+    ranks: RankInfo
+    took_own: bool
+    differing: dict[str, tuple[tuple[int, ...], ...]]
+    first_not_finite: tuple[str, str, int] | None
+    local_norms: dict[int, float] = field(default_factory=dict)
+
+
+def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float) -> Offer:
+    """Return what this rank adds to a row: by kind, step and name, as the ranks agreed.
+
+    Args:
+        team: The ranks.
+        measured: By kind, of this rank.
+        row: Number of the row.
+        seconds: Mean time of a step.
+    """
+    steps = team.schedule.steps_of(row)
+    moments, counts, places, histogram_of, bad = [], [], [], [], []
+    at, checks = 0, np.empty(0, dtype=np.int64)
+    prints, has_weights = checks, np.empty(0, dtype=bool)
+    for kind, agreed in team.kinds.items():
+        n = len(agreed.names)
+        placed = _placed(agreed, measured.get(kind), steps)
+        moments.append(placed.records.moments.reshape(-1, 8))
+        counts.append(placed.records.counts.reshape(-1, 8))
+        places.append(placed.places)
+        histogram_of.append(np.tile(np.arange(at, at + n), len(steps)))
+        bad.append(is_not_finite(kind, placed.records).ravel())
+        at += n
+        if kind == "weights":
+            prints, has_weights = placed.prints, placed.has_print
+            owed = np.where(agreed.is_counted, agreed.replicas * prints, 0)
+            checks = np.where(has_weights & (agreed.replicas > 1), prints - owed, 0)
+    length = sum(map(len, moments))
+    contribution = Contribution(
+        names=("",) * length,
+        shapes=(),
+        records=Records(np.concatenate(moments), np.concatenate(counts)),
+        places=np.concatenate(places) if team.histograms else None,
+        scale=0,
+        numel=np.full(length, -1, dtype=np.int64),
+        fingerprint=False,
+        rank=team.rank,
+        ranks=len(team.ranks),
+        seconds=seconds,
+        histogram_of=np.concatenate(histogram_of),
+        checks=np.concatenate((checks, _norm_message(team, measured.get(LOCAL_GRADIENTS)))),
+        tag=f"row {row}",
+        order=_order(team.kinds, len(steps)),
+        not_finite=np.concatenate(bad),
+    )
+    return Offer(row, contribution, prints, has_weights)
+
+
+def merge(team: Team, own: Offer | None) -> Outcome | None:
+    """Merge the next row over the ranks; waits for all of them. In the reader's thread.
+
+    Args:
+        team: The ranks.
+        own: What this rank adds; None when it has closed its monitor.
+
+    Returns:
+        What came out, or None when all ranks have closed.
+
+    Raises:
+        RuntimeError: If a rank is gone or does not come.
+    """
+    return run(_rounds(team, own), team.reduce)
+
+
+def _order(kinds: Mapping[str, Kind], steps: int) -> Integers:
+    """Return when each record comes: step by step, in the order of a step, gradients backwards."""
+    keys: list[tuple[int, int, int]] = []
+    for kind, agreed in kinds.items():
+        n, sign = len(agreed.names), -1 if kind in BACKWARD else 1
+        turn = IN_A_STEP.index(kind) if kind in IN_A_STEP else len(IN_A_STEP)
+        keys += [(k, turn, sign * i) for k in range(steps) for i in range(n)]
+    order = np.empty(len(keys), dtype=np.int64)
+    # Of kinds with the same turn the sort, which is stable, keeps the order.
+    order[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return order
+
+
+def _norm_message(team: Team, found: Measured | None) -> Integers:
+    """Return the norm of this rank in a place of its own: pairs of float32 in an int64.
+
+    All other ranks have 0 there, so that the sum is what each has put in.
+    """
+    if LOCAL_GRADIENTS not in team.kinds:
+        return np.empty(0, dtype=np.int64)
+    norms = np.zeros(len(team.ranks) + len(team.ranks) % 2, dtype=np.float32)
+    if found is not None:
+        with np.errstate(all="ignore"):
+            largest = np.float32(gradient_norms(found.by_step).max())
+        norms[team.ranks.index(team.rank)] = np.fmax(largest, _LEAST) if largest == 0 else largest
+    return norms.view(np.int64)
+
+
+# In place of a norm of 0, which means that there is none: the smallest float32.
+_LEAST = np.nextafter(np.float32(0), np.float32(1))
+
+
+def _norms(team: Team, message: Integers) -> dict[int, float]:
+    """Return the norms by rank, of those that have one."""
+    norms: Floats = message.view(np.float32).astype(np.float64)
+    pairs = zip(team.ranks, norms.tolist(), strict=False)
+    return {rank: norm for rank, norm in pairs if norm != 0}
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    records: Records  # [steps, n]
+    places: Integers  # [n, 512]
+    prints: Integers  # [n], of the last step
+    has_print: Array  # bool [n]
+
+
+def _placed(agreed: Kind, found: Measured | None, steps: Sequence[int]) -> _Placed:
+    """Put the records of a kind where the ranks agreed to have them."""
+    n = len(agreed.names)
+    placed = _Placed(
+        Records.empty(len(steps), n),
+        np.zeros((n, 2 * PLACES), dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
+        np.zeros(n, dtype=bool),
+    )
+    rows = (
+        []
+        if found is None
+        else [(steps.index(step), j) for j, step in enumerate(found.steps) if step in steps]
+    )
+    if found is None or not rows:
+        return placed
+    index = {name: i for i, name in enumerate(agreed.names)}
+    pairs = [(index[name], j) for j, name in enumerate(found.table.names) if name in index]
+    for i, j in pairs:
+        placed.prints[i] = found.by_step.counts[rows[-1][1], j, FINGERPRINT]
+        placed.has_print[i] = True
+    pairs = [(i, j) for i, j in pairs if agreed.is_counted[i]]
+    to, source = [i for i, _ in pairs], [j for _, j in pairs]
+    for k, j in rows:
+        placed.records.moments[k, to] = found.by_step.moments[j, source]
+        placed.records.counts[k, to] = found.by_step.counts[j, source]
+    if found.table.places is not None:
+        for i, j in pairs:
+            placed.places[i] = found.table.places.full(j).ravel()
+    return placed
+
+
+def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome | None]:
+    """Exchange the messages of one row: three, and more where ranks are not at the same row."""
+    nothing = offer(team, {}, -1, 0.0)
+    mine = own or nothing
+    room = len(nothing.contribution.names)
+    agreed = yield Message("min", first_message(mine.contribution, room))
+    missing: dict[str, str] = {}
+    if Header.read(agreed).digests_differ:
+        at = np.full(len(team.ranks), math.inf)
+        at[team.ranks.index(team.rank)] = _CLOSED if own is None else own.row
+        at = yield Message("min", at)
+        row = int(at.min())
+        missing = _missing(team, at, row)
+        mine = own if own is not None and own.row == row else nothing
+        agreed = yield Message("min", first_message(mine.contribution, room))
+    elif own is None:
+        return None
+    else:
+        row = own.row
+    merged: Merged = yield from finish(_FUNCTION, mine.contribution, agreed)
+    replicas, norms = np.split(merged.checks, [len(mine.prints)])
+    differing = {}
+    if replicas.any() and not missing:
+        differing = yield from _differing(team, mine, replicas)
+    outcome = _outcome(team, merged, row, missing, mine is own, differing)
+    return replace(outcome, local_norms=_norms(team, norms))
+
+
+def _missing(team: Team, at: Array, row: int) -> dict[str, str]:
+    found = {}
+    for rank, its_row in zip(team.ranks, at.tolist(), strict=True):
+        if its_row == _CLOSED:
+            found[f"rank {rank}"] = CLOSED
+        elif its_row != row:
+            step = team.schedule.steps_of(int(its_row))[-1]
+            found[f"rank {rank}"] = ELSEWHERE.format(step=step)
+    return found
+
+
+def _differing(
+    team: Team, mine: Offer, checks: Integers
+) -> Generator[Message, Array, dict[str, tuple[tuple[int, ...], ...]]]:
+    """Find the ranks whose replicas of some weights differ."""
+    weights = team.kinds["weights"]
+    named = np.flatnonzero(checks)[:_NAMED]
+    seen = np.zeros((3, len(team.ranks), len(named)), dtype=np.int64)
+    at = team.ranks.index(team.rank)
+    seen[:, at] = mine.prints[named], weights.pieces[named], mine.has_weights[named]
+    prints, pieces, there = (yield Message("sum", seen.ravel())).reshape(3, -1, len(named))
+    found = {}
+    for k, i in enumerate(named.tolist()):
+        here = np.flatnonzero(there[:, k])
+        ranks = [team.ranks[j] for j in here.tolist()]
+        classes = classes_of(prints[here, k], pieces[here, k], ranks)
+        if len(classes) > 1:
+            found[weights.names[i]] = classes
+    return found
+
+
+def _outcome(
+    team: Team,
+    merged: Merged,
+    row: int,
+    missing: Mapping[str, str],
+    took_own: bool,
+    differing: dict[str, tuple[tuple[int, ...], ...]],
+) -> Outcome:
+    """Take the merged records apart: by kind, the steps and names that any rank measured."""
+    steps, at, rows = team.schedule.steps_of(row), 0, 0
+    measured: dict[str, Measured] = {}
+    absent: dict[str, dict[str, str]] = {"ranks": dict(missing)} if missing else {}
+    first = None
+    for kind, agreed in team.kinds.items():
+        k, n = len(steps), len(agreed.names)
+        part = merged.records[at : at + k * n]
+        if merged.first_not_finite is not None and 0 <= merged.first_not_finite[0] - at < k * n:
+            first = (
+                kind,
+                agreed.names[(merged.first_not_finite[0] - at) % n],
+                merged.first_not_finite[1],
+            )
+        by_step = Records(part.moments.reshape(k, n, 8), part.counts.reshape(k, n, 8))
+        counted = by_step.counts[..., COUNT]
+        there, names = np.flatnonzero(counted.any(axis=1)), np.flatnonzero(counted.any(axis=0))
+        if there.size:
+            places = None if merged.places is None else merged.places[rows : rows + n][names]
+            by_step = by_step[np.ix_(there, names)]
+            kept = tuple(agreed.names[i] for i in names.tolist())
+            found_steps = tuple(steps[j] for j in there.tolist())
+            with np.errstate(all="ignore"):
+                table = table_of(kept, by_step, places, 0)
+            measured[kind] = Measured(table, found_steps, by_step)
+        least = counted[there].min(axis=0, initial=1 << 62) if there.size else np.zeros(n)
+        for i in np.flatnonzero((agreed.numel > least) & (least > 0)).tolist():
+            why = f"{int(least[i])} of {int(agreed.numel[i])} elements"
+            absent.setdefault(kind, {})[agreed.names[i]] = why
+        at, rows = at + k * n, rows + n
+    info = replace(team.info, slowest=merged.slowest, fastest=merged.fastest)
+    return Outcome(row, measured, absent, info, took_own, differing, first)

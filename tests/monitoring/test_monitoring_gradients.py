@@ -1,0 +1,20 @@
+"""Gradients on four processes; what each rank checks is in tests/support/gradient_ranks.py."""
+
+from __future__ import annotations
+
+import pytest
+
+import gradient_ranks
+from gloo_ranks import Check, run_checks
+
+
+@pytest.fixture(scope="module")
+def wrong() -> dict[str, list[str]]:
+    """What went wrong in each check, by rank."""
+    return run_checks(gradient_ranks.CHECKS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("check", gradient_ranks.CHECKS, ids=lambda check: check.__name__)
+def test_on_every_rank(check: Check, wrong: dict[str, list[str]]) -> None:
+    assert not wrong[check.__name__], "\n".join(wrong[check.__name__])

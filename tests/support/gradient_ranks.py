@@ -1,0 +1,200 @@
+"""What each of four ranks checks of gradients: tests/monitoring/test_monitoring_gradients.py."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from initstats import stats
+from initstats.monitoring import Monitor, Row
+from monitored import Kept
+from monitoring_ranks import RANKS, batch, model, rank, rows_of, world
+
+LOCAL = "local_gradients"
+
+
+def gradients_of(which: int, steps: tuple[int, ...]) -> dict[str, Tensor]:
+    """What one rank accumulates over some batches, without any other rank."""
+    net = model()
+    for step in steps:
+        net(rows_of(batch(step), RANKS, which)).square().mean().backward()
+    return {f"module.{n}": p.grad for n, p in net.named_parameters() if p.grad is not None}
+
+
+def watched(net: nn.Module, kept: Kept, **settings: object) -> Monitor:
+    optimizer = torch.optim.SGD(net.parameters(), 0.0)
+    defaults = {"watch": ("gradients", LOCAL), "group": world(), "rank_timeout": 30.0}
+    defaults |= {"optimizer": optimizer, "every": 1, "sinks": [kept]}
+    return Monitor(net, **(defaults | settings))  # type: ignore[arg-type]
+
+
+def assert_local(row: Row, steps: tuple[int, ...]) -> None:
+    """The row has the elements of all ranks before, and the mean of the ranks after."""
+    each = [gradients_of(which, steps) for which in range(RANKS)]
+    for name in each[0]:
+        local, reduced = row.tables[LOCAL][name], row.tables["gradients"][name]
+        expected = stats(torch.cat([one[name].ravel() for one in each]))
+        assert local.count == expected.count == RANKS * reduced.count
+        np.testing.assert_allclose(local.l2, expected.l2, rtol=1e-5)
+        assert (local.min, local.max) == (expected.min, expected.max)
+        whole = stats(torch.stack([one[name] for one in each]).mean(0))
+        np.testing.assert_allclose(reduced.l2, whole.l2, rtol=1e-4)
+
+
+def check_ddp_local_gradients_are_those_before_the_reduction() -> None:
+    for view in (False, True):
+        net = DistributedDataParallel(model(), gradient_as_bucket_view=view)
+        kept = Kept()
+        with watched(net, kept) as monitor:
+            for step in range(3):
+                net.zero_grad()
+                net(rows_of(batch(step))).square().mean().backward()
+                monitor.step()
+        if rank() == 0:
+            assert [row.step for row in kept.rows] == [1, 2, 3]
+            for step, row in enumerate(kept.rows):
+                assert_local(row, (step,))
+                assert not row.missing
+        assert not net.module[0].weight._post_accumulate_grad_hooks  # type: ignore[union-attr,operator,index]
+
+
+def check_accumulation_without_sync_counts_once_and_whole() -> None:
+    net = DistributedDataParallel(model())
+    kept = Kept()
+    with watched(net, kept) as monitor:
+        for step in range(2):
+            net.zero_grad()
+            for i in range(3):
+                with contextlib.nullcontext() if i == 2 else net.no_sync():
+                    net(rows_of(batch(3 * step + i))).square().mean().backward()
+            monitor.step()
+    if rank() == 0:
+        for step, row in enumerate(kept.rows):
+            assert_local(row, (3 * step, 3 * step + 1, 3 * step + 2))
+
+
+def check_a_parameter_that_some_ranks_do_not_use() -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.other = nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.used(x)
+            return out + self.other(x) if rank() < 2 else out
+
+    net = DistributedDataParallel(Routed(), find_unused_parameters=True)
+    kept = Kept()
+    with watched(net, kept) as monitor:
+        for step in range(2):
+            net.zero_grad()
+            net(rows_of(batch(step))).square().mean().backward()
+            monitor.step()
+    if rank() == 0:
+        assert [row.step for row in kept.rows] == [1, 2]
+        for row in kept.rows:
+            assert row.tables[LOCAL]["module.used.weight"].count == RANKS * 12
+            assert row.tables[LOCAL]["module.other.weight"].count == 2 * 12
+            assert row.tables["gradients"]["module.other.weight"].count == 12
+
+
+def check_fsdp2_says_that_it_has_none() -> None:
+    net = model()
+    fully_shard(net)
+    kept = Kept()
+    with watched(net, kept) as monitor:
+        net(rows_of(batch(0))).square().mean().backward()
+        monitor.step()
+    if rank() == 0:
+        (row,) = kept.rows
+        assert LOCAL not in row.tables
+        assert "reduced before" in row.missing[LOCAL]["0.weight"]
+
+
+def alerts_of(kept: Kept, rule: str) -> list[tuple[int, str]]:
+    return [(row.step, a.where) for row in kept.rows for a in row.alerts if a.rule == rule]
+
+
+def check_a_rank_whose_gradient_norm_leaves_the_others_is_named() -> None:
+    net = DistributedDataParallel(model())
+    kept = Kept()
+    with watched(net, kept, histograms=False) as monitor:
+        for step in range(1, 31):
+            net.zero_grad()
+            scale = 100.0 if rank() == 2 and step in (21, 22, 30) else 1.0
+            loss = net(rows_of(batch(step))).square().mean()  # healthy: each rank its own data
+            (scale * loss).backward()
+            monitor.step()
+    if rank() == 0:
+        assert [row.step for row in kept.rows] == list(range(1, 31))
+        found = alerts_of(kept, "rank-gradient-norm")
+        assert found == [(21, "rank 2"), (30, "rank 2")]  # once, and again when it comes back
+        (alert,) = [a for a in kept.rows[20].alerts if a.rule == "rank-gradient-norm"]
+        assert alert.value > alert.threshold > 0
+
+
+def check_the_first_rank_and_layer_with_nan_are_named() -> None:
+    for watch, where in (
+        (("weights", "gradients", "activations"), "module.0"),
+        (("gradients", LOCAL), "module.2.bias"),  # the last parameter is the first in backward
+    ):
+        net = DistributedDataParallel(model())
+        kept = Kept()
+        with watched(net, kept, watch=watch, window=2) as monitor:
+            for step in range(1, 5):
+                net.zero_grad()
+                x = rows_of(batch(step)).clone()
+                if rank() == 3 and step == 4:
+                    x[0, 0] = float("nan")
+                net(x).square().mean().backward()
+                monitor.step()
+        if rank() == 0:
+            assert alerts_of(kept, "first-rank-not-finite") == [(4, where)]
+            (alert,) = [a for a in kept.rows[1].alerts if a.rule == "first-rank-not-finite"]
+            assert "rank 3 is the first" in alert.cause
+
+
+def check_reduced_gradients_blame_no_rank() -> None:
+    net = DistributedDataParallel(model())
+    kept = Kept()
+    with watched(net, kept, watch=("gradients",)) as monitor:
+        x = rows_of(batch(0)) * (float("inf") if rank() == 3 else 1.0)
+        net(x).square().mean().backward()
+        monitor.step()
+    if rank() == 0:
+        (alert,) = [a for a in kept.rows[0].alerts if a.rule == "first-rank-not-finite"]
+        assert "reduced over ranks" in alert.cause
+        assert "local_gradients" in alert.fix
+
+
+def check_a_mask_of_infinities_is_no_alert() -> None:
+    class Mask(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.masked_fill(x < 0, -torch.inf)
+
+    net = nn.Sequential(nn.Linear(6, 6), Mask(), nn.Softmax(-1))
+    kept = Kept()
+    with watched(net, kept, watch=("activations",)) as monitor:
+        net(batch(rank()))
+        monitor.step()
+    if rank() == 0:
+        (row,) = kept.rows
+        assert row.tables["activations"]["1"].neg_inf > 0
+        assert not row.alerts
+
+
+CHECKS = (
+    check_ddp_local_gradients_are_those_before_the_reduction,
+    check_accumulation_without_sync_counts_once_and_whole,
+    check_a_parameter_that_some_ranks_do_not_use,
+    check_fsdp2_says_that_it_has_none,
+    check_a_rank_whose_gradient_norm_leaves_the_others_is_named,
+    check_the_first_rank_and_layer_with_nan_are_named,
+    check_reduced_gradients_blame_no_rank,
+    check_a_mask_of_infinities_is_no_alert,
+)
