@@ -147,6 +147,8 @@ class LayerReport:
 class Carried:
     """How much of the input x of a block is in its output y: 1, the input, for a residual path.
 
+    Both without the means of their units.
+
     Attributes:
         slope: (x, y) / (x, x): 1 for y = x + f(x) whatever the size of f, 0 without a residual.
         cosine: (x, y) / (|x| |y|).

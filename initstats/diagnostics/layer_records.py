@@ -99,10 +99,21 @@ def unit_axis(module: nn.Module, tensor: Tensor, inherited: int | None) -> int:
 
 
 def dot_products(x: Tensor, y: Tensor) -> Tensor:
-    """Return n, (x, x), (x, y) and (y, y) of the same n <= 65,536 elements, [4]. Asynchronous."""
-    a, b = _sample(x), _sample(y)
-    count = torch.full_like(a[:1], float(len(a))).squeeze(0) if len(a) else a.sum()
-    return torch.stack([count, torch.dot(a, a), torch.dot(a, b), torch.dot(b, b)])
+    """Return the size of a sample of two tensors and its dot products. Asynchronous.
+
+    Means of units are taken off before: behind rectifiers both are positive, and would be alike
+    without any path between them.
+
+    Args:
+        x: The input of a block, of one dimension or more.
+        y: Its output, of the same shape.
+
+    Returns:
+        n, (x, x), (x, y) and (y, y) of the same n <= 65,536 elements, [4].
+    """
+    a, b = _centred_sample(x), _centred_sample(y)
+    count = torch.full((), float(a.numel()), device=a.device)
+    return torch.stack([count, a.square().sum(), (a * b).sum(), b.square().sum()])
 
 
 def floating_tensors(value: object) -> Iterator[Tensor]:
@@ -110,12 +121,13 @@ def floating_tensors(value: object) -> Iterator[Tensor]:
     return (tensor for tensor in nested_tensors(value) if tensor.is_floating_point())
 
 
-def _sample(tensor: Tensor) -> Tensor:
-    """Return the first elements of a tensor, flat, in float32."""
+def _centred_sample(tensor: Tensor) -> Tensor:
+    """Return rows of a tensor without the means of their units, [rows, units], in float32."""
     tensor = tensor.detach()
-    while tensor.numel() > _SAMPLE and tensor.dim() > 1:
-        rows = max(1, _SAMPLE * tensor.shape[0] // tensor.numel())
-        tensor = tensor[0] if rows == 1 else tensor[:rows]
-        if rows > 1:
-            break
-    return tensor.reshape(-1)[:_SAMPLE].float()
+    if tensor.dim() > 1:  # whole examples, before anything is copied
+        tensor = tensor[: max(1, _SAMPLE * tensor.shape[0] // max(1, tensor.numel()))]
+    if tensor.dim() >= _IMAGE_DIMS:
+        tensor = tensor.movedim(1, -1)
+    units = tensor.shape[-1] if tensor.dim() else 1
+    rows = tensor.reshape(-1, units)[: max(2, _SAMPLE // max(1, units))].float()
+    return rows - rows.mean(0)

@@ -405,6 +405,33 @@ def test_blocks_that_all_subtract_their_input_are_an_error(count: int) -> None:
     assert severity("residual-path", model(lambda x, y: x - y), batch) == ""
 
 
+class Rectified(nn.Module):
+    """A block of a ResNet: a norm, a sum, and a rectifier behind it."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.join = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(x, self.norm(self.conv(x))).relu()
+
+
+def test_subtraction_behind_a_rectifier_is_found_and_a_chain_of_rectifiers_is_none() -> None:
+    def images(join: Callable[[Tensor, Tensor], Tensor]) -> nn.Module:
+        blocks = nn.Sequential(*(Rectified(join) for _ in range(5)))
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        )
+
+    batch = labelled(16, 3, 12, 12)
+    assert severity("residual-path", images(lambda x, y: y - x), batch) == "error"
+    assert severity("residual-path", images(lambda x, y: x + y), batch) == ""
+    assert severity("residual-path", images(lambda _, y: y), batch) == ""
+    chain = [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(5)]
+    plain = nn.Sequential(nn.Linear(8, 32), *chain, nn.Linear(32, 4))
+    assert severity("residual-path", plain, labelled(64, 8)) == ""
+
+
 class Spatial(nn.Module):
     """The spatial gate of a gMLP: weights near 0, bias 1."""
 

@@ -17,9 +17,9 @@ class ResidualPath(AuditRule):
     """Blocks of a stack that do not pass their input on, unlike their siblings.
 
     For y = x + f(x) the slope (x, y) / (x, x) is near 1, however large f is; a post-norm scales it,
-    but keeps the cosine of x and y. A block has neither when its residual path is missing. When
-    no block of a stack has one, it is a finding only where attention is inside, because no
-    published transformer leaves it out.
+    but keeps the cosine of x and y, both without the means of units. A block has neither when its
+    residual path is missing. When no block of a stack has one, it is a finding only where attention
+    is inside, because no published transformer leaves it out.
 
     Attributes:
         slope: Slope, at least 0, above which the input is found in the output.
@@ -27,6 +27,8 @@ class ResidualPath(AuditRule):
         noise: Standard error of the slope above which nothing is found.
         multiple: Slope above which a block multiplies its input.
         rms: Rms of the output that it must have as well.
+        most: Share of blocks above which a negative cosine alone tells that they subtract.
+        fewest: Number of blocks below which it does not.
     """
 
     slope: float = 0.5
@@ -34,6 +36,8 @@ class ResidualPath(AuditRule):
     noise: float = 0.1
     multiple: float = 5.0
     rms: float = 3.0
+    most: float = 0.8
+    fewest: int = 4
 
     id: ClassVar[str] = "residual-path"
     source: ClassVar[str] = "He et al. 2016, Identity mappings, eq. 4: x_(l+1) = x_l + F(x_l)"
@@ -45,8 +49,8 @@ class ResidualPath(AuditRule):
             carried = {x.name: x.carried for x in layers if x is not None and x.carried is not None}
             lost = [name for name, value in carried.items() if not self._passes(value)]
             yield from self._multiplied(evidence, carried)
-            flipped = [name for name in lost if self._flips(carried[name])]
-            if flipped and len(flipped) > len(carried) / 2:
+            flipped = self._flipped(carried)
+            if flipped:
                 yield self._subtracted(carried, flipped)
                 continue
             if not lost or len(carried) < 2:  # noqa: PLR2004  # nothing to compare with
@@ -106,14 +110,30 @@ class ResidualPath(AuditRule):
             also=tuple(flipped[1:]),
         )
 
-    def _flips(self, value: Carried) -> bool:
-        """Tell whether the input is found in the output with the other sign."""
-        return value.slope < -self.slope and value.cosine < -self.cosine
+    def _flipped(self, carried: Mapping[str, Carried]) -> list[str]:
+        """Return the blocks that hold their input with the other sign, when most do.
+
+        Behind a rectifier little of it is left: then nearly all must do so.
+        """
+        found = [
+            name
+            for name, x in carried.items()
+            if x.cosine < -self.cosine and not self._is_unclear(x)
+        ]
+        clear = [name for name in found if carried[name].slope < -self.slope]
+        if len(clear) > len(carried) / 2:
+            return clear
+        most = len(carried) >= self.fewest and len(found) > self.most * len(carried)
+        return found if most else []
+
+    def _is_unclear(self, value: Carried) -> bool:
+        """Tell whether too few values were seen."""
+        return value.noise > self.noise
 
     def _passes(self, value: Carried) -> bool:
         """Tell whether the input is found in the output, with its sign."""
-        unclear = value.noise > self.noise
-        return value.cosine > self.cosine or value.slope > self.slope or unclear
+        found = value.cosine > self.cosine or value.slope > self.slope
+        return found or self._is_unclear(value)
 
 
 @dataclass(frozen=True)
