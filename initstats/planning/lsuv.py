@@ -70,9 +70,9 @@ def lsuv_(
     Raises:
         TypeError: If a parameter is a DTensor, or managed by FSDP or ZeRO-3.
         ValueError: If the model has no Linear layer or convolution with a weight of its own,
-            `tolerance` is not > 0 or `tries` < 1; if the output of a layer is not finite, as NaN in
-            the batch makes it. The parameters are as before then, and after an exception of the
-            model too.
+            `tolerance` is not > 0 or `tries` < 1; if a parameter is on the meta device or was made
+            in inference mode; if the output of a layer is not finite, as NaN in the batch makes it.
+            The parameters are as before then, and after an exception of the model too.
 
     Determinism: run_to_run. The forward pass rounds as torch does.
 
@@ -98,6 +98,7 @@ def lsuv_(
             "initstats.lsuv_: expected a layer whose weight is a parameter, got parametrized or"
             f" computed weights alone, such as that of {next(iter(found))!r}"
         )
+    _refuse_unwritable(found)
     report = LsuvReport()
     dead: set[str] = set()
     with (
@@ -117,6 +118,24 @@ def lsuv_(
     report.dead = tuple(sorted(dead))
     report.ok = max(off, default=0.0) <= tolerance
     return report
+
+
+def _refuse_unwritable(layers: Mapping[str, nn.Module]) -> None:
+    """Refuse parameters on the meta device, and those that were made in inference mode."""
+    for name, module in layers.items():
+        held = module.named_parameters(recurse=False)
+        # The plan refuses lazy ones.
+        for own, parameter in [one for one in held if not is_lazy(one[1])]:  # type: ignore[redundant-expr]
+            if parameter.is_meta:
+                raise ValueError(
+                    f"initstats.lsuv_: expected parameters with values, got {name}.{own} on the"
+                    " meta device"
+                )
+            if parameter.is_inference() and not torch.is_inference_mode_enabled():
+                raise ValueError(
+                    f"initstats.lsuv_: expected parameters to write to, got {name}.{own} of"
+                    " inference mode; build the model outside of it"
+                )
 
 
 def _orthonormal() -> Recipe:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from initstats.checkpoints import CHECKPOINT_KEYS
-from initstats.init._validate import fillable_dtype
+from initstats import _ops
+from initstats.init._validate import check_separate, fillable_dtype, number
+from initstats.planning.fitting import (
+    check_copies,
+    fitting_names,
+    parameters_of,
+    refuse_lazy,
+    refuse_parametrized,
+    some,
+    tensor_of,
+)
 from initstats.planning.initialize import initialise_plan, seed_or_draw
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
 from initstats.recipes.stages import Depth, Names, global_names
-from initstats.sharding import Domain, is_dtensor, local_boxes, local_tensor, reshard
-from initstats.statistics.compute import stats, why_no_statistics
+from initstats.sharding import is_dtensor, local_boxes, local_tensor, reshard
 
 _MATRIX_DIMS = 2
-_LISTED = 3
-# Modules that wrappers put into the path of a name.
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +75,9 @@ def init_new_(
 
     Args:
         model: The model with its pretrained weights loaded.
-        pretrained: Names of the pretrained parameters, such as the keys of the checkpoint. A tied
-            parameter is pretrained if one of its names is.
+        pretrained: Names of the pretrained parameters, such as the keys of the checkpoint, or the
+            checkpoint itself; prefixes as in `warm_start_`. A tied parameter is pretrained if one
+            of its names is.
         recipe: A recipe or its name. "new_layers" gives N(0, 0.02), biases 0, norms 1 and 0;
             "lora" and "adapter" leave the function of the model unchanged.
         seed: As in `init_`.
@@ -85,8 +90,9 @@ def init_new_(
 
     Raises:
         TypeError: As `init_`; or if `pretrained` is one string.
-        ValueError: If there is no new parameter, no rule takes one of them, or as `init_`. Nothing
-            has been written then.
+        ValueError: If there is no new parameter, no rule takes one of them, none of the names is
+            one of the model, several prefixes fit equally well, or as `init_`. Nothing has been
+            written then.
 
     Determinism: bitwise, as `init_`. The key of a parameter depends on its name, so the new
         parameters are those that `init_` of the whole model gives.
@@ -96,7 +102,16 @@ def init_new_(
             "initstats.init_new_: expected pretrained to be a collection of names, "
             f"got pretrained={pretrained!r}"
         )
-    known = set(pretrained)
+    targets = _targets("init_new_", model, names)
+    given = pretrained
+    if isinstance(pretrained, Mapping):
+        given = parameters_of("init_new_", pretrained, targets)
+    known = set(fitting_names("init_new_", given, targets))
+    if pretrained and not known:
+        raise ValueError(
+            "initstats.init_new_: expected names of the model in pretrained, got "
+            f"{some(pretrained)} where the model has {some(targets)}"
+        )
     planned = _restricted(
         plan(model, recipe, roles=roles, names=names, depth=depth), model, known, names
     )
@@ -121,15 +136,16 @@ def warm_start_(
     """Copy parameters of equal name and shape from a checkpoint, and initialise the rest.
 
     Names fit without the prefixes that wrappers add (`module.` of DDP, `_orig_mod.` of
-    torch.compile, FSDP's), in the checkpoint as in the model. If none fits then, one prefix that
-    all names of one side share, such as `model.`, is taken off.
+    torch.compile, FSDP's), in the checkpoint as in the model. If more names fit without a prefix of
+    one side, such as `model.` or `bert.`, and half of those of the smaller side do, it is taken
+    off.
 
     Args:
         model: The model; not on the meta device.
         state_dict: The checkpoint: tensors or NumPy arrays by name, of any floating dtype and
             device, finite; also DTensors, which are gathered one by one where they are cut
-            otherwise than in the model. Or a dictionary that holds it under "model", "state_dict"
-            or "model_state_dict".
+            otherwise than in the model. Or a dictionary that holds it under "model", "state_dict",
+            "model_state_dict", or another key if no other dictionary in it has names of the model.
         recipe: A recipe or its name, for parameters that are not copied.
         seed: As in `init_`.
         roles: As in `plan`.
@@ -140,10 +156,13 @@ def warm_start_(
         What was copied, initialised, did not fit or was not used.
 
     Raises:
-        TypeError: As `init_`, or if `state_dict` is no mapping, holds something else than tensors
-            under a name of the model, or integers for a floating-point parameter.
-        ValueError: If no rule takes a parameter that is not copied, no name fits, a tensor is on
-            the meta device or holds values that are not finite, or as `init_`. Nothing has been
+        TypeError: As `init_`, or if `state_dict` is no mapping, holds something else than dense
+            tensors under a name of the model, or integers for a floating-point parameter.
+        ValueError: If no rule takes a parameter that is not copied, no name fits, several prefixes
+            or inner dictionaries fit equally well, a tensor is on the meta device, holds values
+            that are not finite (minus infinity in a buffer is a mask) or that the parameter's dtype
+            does not hold, two names of a tied parameter have different values, the checkpoint holds
+            the parts of a weight that is plain in the model, or as `init_`. Nothing has been
             written then.
 
     Determinism: bitwise, as `init_`.
@@ -153,22 +172,22 @@ def warm_start_(
             "initstats.warm_start_: expected state_dict to be a mapping from names to tensors, "
             f"got state_dict={type(state_dict).__name__}"
         )
-    for key in CHECKPOINT_KEYS:
-        if isinstance(state_dict.get(key), Mapping):
-            state_dict = state_dict[key]
     reshard(model)
-    local = dict(model.named_parameters(remove_duplicate=False))
-    full = global_names("warm_start_", list(local), names)
-    targets = {full[name]: p for name, p in local.items()} | dict(model.named_buffers())
-    sources = fitting_names(state_dict, targets)
+    targets = _targets("warm_start_", model, names)
+    refuse_lazy("warm_start_", targets)
+    state_dict = parameters_of("warm_start_", state_dict, targets)
+    sources = fitting_names("warm_start_", state_dict, targets)
     if not sources:
         raise ValueError(
             "initstats.warm_start_: expected names of the model in state_dict, got "
-            f"{_some(state_dict)} where the model has {_some(targets)}"
+            f"{some(state_dict)} where the model has {some(targets)}"
         )
-    values = {name: _value(name, state_dict[source]) for name, source in sources.items()}
+    refuse_parametrized("warm_start_", state_dict, sources, targets)
+    values = {
+        name: tensor_of("warm_start_", name, state_dict[source]) for name, source in sources.items()
+    }
     fits = {name: x for name, x in values.items() if x.shape == targets[name].shape}
-    _check_copies(fits, targets)
+    check_copies("warm_start_", fits, targets, dict(model.named_buffers()))
     seed = seed_or_draw("warm_start_", seed)
     planned = _restricted(
         plan(model, recipe, roles=roles, names=names, depth=depth), model, set(fits), names
@@ -176,6 +195,12 @@ def warm_start_(
     receipt = None
     if planned.entries or planned.unmatched:
         planned.require_complete("warm_start_")
+        on_meta = next((entry.name for entry in planned if entry.parameter.is_meta), None)
+        if on_meta is not None:
+            raise ValueError(
+                f"initstats.warm_start_: expected a model with memory, got {on_meta} on the meta "
+                "device; call to_empty first"
+            )
         receipt = initialise_plan("warm_start_", model, planned, seed=seed)
     with torch.no_grad():
         for name, value in fits.items():
@@ -189,89 +214,16 @@ def warm_start_(
             for name, value in values.items()
             if name not in fits
         ),
-        unused=tuple(name for name in state_dict if name not in used),
+        unused=tuple(str(name) for name in state_dict if name not in used),
         receipt=receipt,
     )
 
 
-def fitting_names(names: Collection[str], targets: Collection[str]) -> dict[str, str]:
-    """Find which name of a checkpoint belongs to which name of a model.
-
-    Args:
-        names: Names in the checkpoint.
-        targets: Names in the model.
-
-    Returns:
-        Names in the checkpoint by name in the model, in the order of the checkpoint.
-    """
-    bare = {_unwrapped(name): name for name in names}
-    bare_targets = {_unwrapped(name): name for name in targets}
-    for taken_off in _shared_prefixes(bare, bare_targets):
-        of_names, of_targets = taken_off
-        found = {}
-        for name, source in bare.items():
-            if name.startswith(of_names):
-                target = bare_targets.get(of_targets + name[len(of_names) :])
-                if target is not None:
-                    found[target] = source
-        if found:
-            return found
-    return {}
-
-
-def _shared_prefixes(names: Collection[str], targets: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield none, then the prefix that all names of one side share, and not the other side."""
-    yield "", ""
-    for ours, theirs, swap in ((names, targets, False), (targets, names, True)):
-        firsts = {name.split(".")[0] for name in ours}
-        prefix = ""
-        while len(firsts) == 1 and all(name.startswith(f"{prefix}{min(firsts)}.") for name in ours):
-            prefix += f"{min(firsts)}."
-            if not any(name.startswith(prefix) for name in theirs):
-                yield ("", prefix) if swap else (prefix, "")
-            firsts = {name[len(prefix) :].split(".")[0] for name in ours}
-
-
-def _unwrapped(name: str) -> str:
-    """Return a name without what wrappers put into it."""
-    parts = name.split(".")
-    if len(parts) > 1 and parts[0] == "module":  # of DDP and DataParallel, at the front alone
-        del parts[0]
-    return ".".join(part for part in parts if part not in _WRAPPERS)
-
-
-def _value(name: str, value: object) -> torch.Tensor:
-    """Return the tensor of a checkpoint's value."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(
-            "initstats.warm_start_: expected tensors in state_dict, got "
-            f"{name}={type(value).__name__}"
-        )
-    return value.detach()
-
-
-def _check_copies(values: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> None:
-    """Refuse values that their targets cannot hold.
-
-    Raises:
-        TypeError: If one is of integers and the other of floating-point numbers.
-        ValueError: If one is on the meta device, or a value is not finite.
-    """
-    for name, value in values.items():
-        if value.is_meta or targets[name].is_meta:
-            where = "the model" if targets[name].is_meta else "state_dict"
-            raise ValueError(
-                f"initstats.warm_start_: expected values, got {name} of {where} on the meta device"
-                "; call to_empty, or load_state_dict(assign=True)"
-            )
-        if value.is_floating_point() != targets[name].is_floating_point():
-            raise TypeError(
-                f"initstats.warm_start_: expected {name} to be {targets[name].dtype}, got "
-                f"{value.dtype}; dequantise it first"
-            )
-    _refuse_not_finite(values)
+def _targets(function: str, model: nn.Module, names: Names | None) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a model by the name in the whole model."""
+    local = dict(model.named_parameters(remove_duplicate=False))
+    full = global_names(function, list(local), names)
+    return {full[name]: p for name, p in local.items()} | dict(model.named_buffers())
 
 
 def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
@@ -297,36 +249,6 @@ def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
         part.copy_(value[tuple(slice(first, first + n) for first, n in ranges)])
 
 
-def _refuse_not_finite(values: Mapping[str, torch.Tensor]) -> None:
-    """Refuse values that are not finite; of DTensors on every rank alike, which is collective."""
-    floats = {name: x for name, x in values.items() if not (is_dtensor(x) or why_no_statistics(x))}
-    for name, record in stats(floats, histogram=False).items() if floats else ():
-        if record.nan or record.pos_inf or record.neg_inf:
-            raise ValueError(
-                f"initstats.warm_start_: expected finite values, got {record.nan} NaN and "
-                f"{record.pos_inf + record.neg_inf} infinite ones in {name}"
-            )
-    sharded = {name: x for name, x in values.items() if is_dtensor(x) and x.is_floating_point()}
-    domain = Domain.of("warm_start_", sharded.values())
-    if domain is None:
-        return
-    lost = [int((~torch.isfinite(local_tensor(x))).sum()) for x in sharded.values()]
-    owned = [n * domain.owns(x) for n, x in zip(lost, sharded.values(), strict=True)]
-    totals = domain.sum(torch.tensor(owned, dtype=torch.int64)).tolist()
-    for name, total in zip(sharded, totals, strict=True):
-        if total:
-            raise ValueError(
-                f"initstats.warm_start_: expected finite values, got {total} that are NaN or "
-                f"infinite in {name}"
-            )
-
-
-def _some(names: Collection[str]) -> str:
-    """Return a few names in words."""
-    listed = [repr(name) for name in names]
-    return ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "") or "none"
-
-
 def lora_from_weight_(
     weight: torch.Tensor,
     lora_a: torch.Tensor,
@@ -347,37 +269,20 @@ def lora_from_weight_(
         scaling: Factor of the product in the model (alpha / r), finite and > 0.
 
     Raises:
-        TypeError: If one of them is no floating-point tensor.
-        ValueError: If the shapes do not fit, r is larger than both sides of the weight, `scaling`
-            is out of range, `method` is neither, the weight holds values that are not finite, is on
-            the meta device, or is computed from other parameters. Nothing has been written then.
+        TypeError: If one of them is no floating-point tensor, or `scaling` no number.
+        ValueError: If the shapes do not fit, r is 0 or larger than both sides of the weight,
+            `scaling` is out of range, `method` is neither, the weight holds values that are not
+            finite, one of them is on the meta device, sparse, shares memory with itself or another,
+            or is computed from other parameters, or the result does not fit into its dtype.
+            Nothing has been written then.
 
     Determinism: run_to_run. Singular vectors depend on the library that computes them.
 
     Source: Meng et al. 2024 (PiSSA), Buyukakyuz 2024 (OLoRA); peft `tuners/lora/layer.py`,
         pissa_init and olora_init.
     """
-    _check_lora(weight, lora_a, lora_b)
+    scaling = _check_lora(weight, lora_a, lora_b, method, scaling)
     rank = lora_a.shape[0]
-    outputs, inputs = weight.shape
-    if lora_a.shape != (rank, inputs) or lora_b.shape != (outputs, rank):
-        raise ValueError(
-            f"initstats.lora_from_weight_: expected lora_a [r, {inputs}] and lora_b [{outputs}, r],"
-            f" got lora_a={tuple(lora_a.shape)}, lora_b={tuple(lora_b.shape)}"
-        )
-    if rank > min(outputs, inputs):
-        raise ValueError(
-            f"initstats.lora_from_weight_: expected r <= {min(outputs, inputs)}, got r={rank}"
-        )
-    if not 0 < scaling < float("inf"):
-        raise ValueError(
-            f"initstats.lora_from_weight_: expected scaling finite and > 0, got scaling={scaling}"
-        )
-    if method not in {"pissa", "olora"}:
-        raise ValueError(
-            "initstats.lora_from_weight_: expected method among pissa, olora, "
-            f"got method={method!r}"
-        )
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
         exact = weight.double() if weight.dtype is torch.float64 else weight.float()
         if method == "pissa":
@@ -387,38 +292,90 @@ def lora_from_weight_(
         else:
             q, r = torch.linalg.qr(exact)
             b, a = q[:, :rank], r[:rank]
+        b, a = b.to(lora_b.dtype), a.to(lora_a.dtype)
+        # What is stored, after rounding to the adapter's dtype, is what is taken off; in float64,
+        # which neither autocast nor TF32 touches.
+        rest = (exact - scaling * (b.double() @ a.double())).to(weight.dtype)
+        for name, x in (("lora_a", a), ("lora_b", b), ("weight", rest)):
+            if not bool(torch.isfinite(x).all()):
+                raise ValueError(
+                    f"initstats.lora_from_weight_: expected {name} to hold the result, got values "
+                    f"beyond {x.dtype} (scaling={scaling})"
+                )
         lora_a.copy_(a)
         lora_b.copy_(b)
-        # What was stored, after rounding to the adapter's dtype, is what is taken off; in float64,
-        # which neither autocast nor TF32 touches.
-        weight.copy_(exact - scaling * (lora_b.double() @ lora_a.double()))
+        weight.copy_(rest)
 
 
-def _check_lora(weight: Any, lora_a: Any, lora_b: Any) -> None:
-    """Refuse tensors that are no matrices of floating-point numbers to write to."""
-    for name, x in (("weight", weight), ("lora_a", lora_a), ("lora_b", lora_b)):
-        if not isinstance(x, torch.Tensor) or not fillable_dtype(x.dtype):
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(
-                "initstats.lora_from_weight_: expected a tensor of float16, bfloat16, float32 or "
-                f"float64, got {name}={got}"
-            )
-        problem: tuple[str, str] | None = None
-        if x.dim() != _MATRIX_DIMS:
-            problem = (
-                "a matrix",
-                f"shape={tuple(x.shape)}; flatten what follows the first",
-            )
-        elif x.is_meta:
-            problem = ("a tensor with values", "the meta device")
-        elif x.grad_fn is not None:
-            problem = ("a leaf", "a computed tensor; remove the parametrization first")
-        elif not bool(torch.isfinite(x).all()) and name == "weight":
-            problem = ("finite values", "NaN or infinite ones")
-        if problem is not None:
-            raise ValueError(
-                f"initstats.lora_from_weight_: expected {name} to be {problem[0]}, got {problem[1]}"
-            )
+def _check_lora(weight: Any, lora_a: Any, lora_b: Any, method: str, scaling: float) -> float:
+    """Refuse what cannot be written, or is no LoRA of the weight; return the scaling."""
+    tensors = {"weight": weight, "lora_a": lora_a, "lora_b": lora_b}
+    for name, x in tensors.items():
+        _check_lora_tensor(name, x)
+    check_separate("lora_from_weight_", list(tensors.values()))
+    rank = lora_a.shape[0]
+    outputs, inputs = weight.shape
+    if lora_a.shape != (rank, inputs) or lora_b.shape != (outputs, rank):
+        raise ValueError(
+            f"initstats.lora_from_weight_: expected lora_a [r, {inputs}] and lora_b [{outputs}, r],"
+            f" got lora_a={tuple(lora_a.shape)}, lora_b={tuple(lora_b.shape)}"
+        )
+    if not 1 <= rank <= min(outputs, inputs):
+        raise ValueError(
+            f"initstats.lora_from_weight_: expected 1 <= r <= {min(outputs, inputs)}, got r={rank}"
+        )
+    scaling = number("lora_from_weight_", "scaling", scaling)
+    if not 0 < scaling < float("inf"):
+        raise ValueError(
+            f"initstats.lora_from_weight_: expected scaling finite and > 0, got scaling={scaling}"
+        )
+    if method not in {"pissa", "olora"}:
+        raise ValueError(
+            "initstats.lora_from_weight_: expected method among pissa, olora, "
+            f"got method={method!r}"
+        )
+    return scaling
+
+
+def _check_lora_tensor(name: str, x: Any) -> None:
+    """Refuse what is no matrix of floating-point numbers to write to."""
+    if not isinstance(x, torch.Tensor) or not fillable_dtype(x.dtype):
+        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(
+            "initstats.lora_from_weight_: expected a tensor of float16, bfloat16, float32 or "
+            f"float64, got {name}={got}"
+        )
+    problem: tuple[str, str] | None = None
+    if x.layout is not torch.strided:
+        problem = ("dense", f"layout={x.layout}")
+    elif x.dim() != _MATRIX_DIMS:
+        problem = (
+            "a matrix",
+            f"shape={tuple(x.shape)}; flatten what follows the first",
+        )
+    elif x.is_meta:
+        problem = ("a tensor with values", "the meta device")
+    elif x.grad_fn is not None:
+        problem = ("a leaf", "a computed tensor; remove the parametrization first")
+    elif x.is_inference() and not torch.is_inference_mode_enabled():
+        problem = ("a tensor to write to", "one of inference mode; clone it")
+    elif _shares_with_itself(x):
+        problem = ("a tensor whose elements do not share memory", "one that was expanded")
+    elif not bool(torch.isfinite(x).all()) and name == "weight":
+        problem = ("finite values", "NaN or infinite ones")
+    if problem is not None:
+        raise ValueError(
+            f"initstats.lora_from_weight_: expected {name} to be {problem[0]}, got {problem[1]}"
+        )
+
+
+def _shares_with_itself(x: torch.Tensor) -> bool:
+    """Tell whether elements of a tensor share memory, as those of an expanded one do."""
+    try:
+        _ops.check_memory("lora_from_weight_", x)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _restricted(planned: Plan, model: nn.Module, known: set[str], names: Names | None) -> Plan:

@@ -174,3 +174,22 @@ def test_an_output_of_one_element_does_not_vary() -> None:
 def test_a_model_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^initstats.lsuv_: expected a model with Linear layers"):
         lsuv_(nn.LayerNorm(4), torch.zeros(2, 4))
+
+
+def test_parameters_that_cannot_be_written_are_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8))
+    with pytest.raises(
+        ValueError, match=r"expected parameters with values, got 0\.weight on the me"
+    ):
+        lsuv_(model, torch.randn(9, 8))
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(8, 8))
+    before = model[0].weight.clone()
+    with pytest.raises(
+        ValueError, match=r"expected parameters to write to, got 0\.weight of infer"
+    ):
+        lsuv_(model, torch.randn(9, 8))
+    assert torch.equal(model[0].weight, before)
+    with pytest.raises(ValueError, match=r"^initstats\.plan: "):
+        lsuv_(nn.Sequential(nn.LazyLinear(8)), torch.randn(9, 8))

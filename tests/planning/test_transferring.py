@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -104,7 +105,7 @@ def test_lora_from_a_weight_leaves_the_sum(method: str, shape: tuple[int, int]) 
     ("options", "message"),
     [
         ({"a": torch.zeros(2, 7)}, r"expected lora_a \[r, 8\] and lora_b \[6, r\]"),
-        ({"a": torch.zeros(7, 8), "b": torch.zeros(6, 7)}, "expected r <= 6, got r=7"),
+        ({"a": torch.zeros(7, 8), "b": torch.zeros(6, 7)}, "expected 1 <= r <= 6, got r=7"),
         ({"scaling": 0.0}, "expected scaling finite and > 0, got scaling=0.0"),
         ({"method": "svd"}, "expected method among pissa, olora, got method='svd'"),
     ],
@@ -181,6 +182,25 @@ WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
     "state_dict": lambda s: {"state_dict": s, "epoch": 1},
     "model": lambda s: {"model": {f"module.{n}": x for n, x in s.items()}, "step": 3},
     "numpy": lambda s: {n: x.numpy() for n, x in s.items()},
+    "numpy, read-only": lambda s: {n: np.broadcast_to(x.numpy(), x.shape) for n, x in s.items()},
+    "numpy, other byte order": lambda s: {n: x.numpy().astype(">f4") for n, x in s.items()},
+    "keys that are no text": lambda s: {**s, 0: torch.ones(2)},
+    "DeepSpeed": lambda s: {"module": s, "lr": 0.1},
+    "two levels": lambda s: {"state_dict": {"model": s}},
+    "another key": lambda s: {"net": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+    "a prefix beside other entries": lambda s: {
+        **{f"model.{n}": x for n, x in s.items()},
+        "loss.scale": torch.ones(2),
+    },
+    "a prefix, and a name that fits by chance": lambda s: {
+        "a.weight": torch.zeros(8, 8),
+        **{f"model.{n}": x for n, x in s.items()},
+    },
+}
+UNUSED = {
+    "keys that are no text": ("0",),
+    "a prefix beside other entries": ("loss.scale",),
+    "a prefix, and a name that fits by chance": ("a.weight",),
 }
 
 
@@ -189,8 +209,21 @@ def test_a_warm_start_finds_names_behind_wrappers(name: str) -> None:
     model = two_layers()
     report = warm_start_(model, WRAPPED[name](plain()), "mlp", seed=0)
     assert report.copied == ("a.weight", "b.weight")
-    assert report.unused == report.initialised == ()
+    assert report.unused == UNUSED.get(name, ())
+    assert report.initialised == ()
     assert all(torch.equal(x, plain()[n]) for n, x in model.named_parameters())
+
+
+def test_a_base_model_and_one_with_a_head_take_each_others_values() -> None:
+    base, whole = two_layers(), nn.ModuleDict({"base": two_layers(), "head": nn.Linear(8, 4)})
+    report = warm_start_(whole, plain(), "mlp", seed=0)
+    assert report.copied == ("base.a.weight", "base.b.weight")
+    assert report.initialised == ("head.weight", "head.bias")
+    assert warm_start_(base, whole.state_dict(), "mlp", seed=0).unused == (
+        "head.weight",
+        "head.bias",
+    )
+    assert all(torch.equal(x, plain()[n]) for n, x in base.named_parameters())
 
 
 @pytest.mark.parametrize("prefix", ["module", "model", "_orig_mod"])
@@ -231,6 +264,46 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[dict[str, Any]], object
         "got a.weight of state_dict on the meta device",
         lambda s: s.update({"a.weight": torch.empty(8, 8, device="meta")}),
     ),
+    "sparse": (
+        TypeError,
+        "expected dense tensors in state_dict, got a.weight as layout=torch.sparse_coo",
+        lambda s: s.update({"a.weight": torch.ones(8, 8).to_sparse()}),
+    ),
+    "objects of NumPy": (
+        TypeError,
+        "expected tensors in state_dict, got a.weight of NumPy's object",
+        lambda s: s.update({"a.weight": np.ones((8, 8), object)}),
+    ),
+    "complex": (
+        TypeError,
+        "expected a.weight to be torch.float32, got torch.complex64",
+        lambda s: s.update({"a.weight": torch.ones(8, 8, dtype=torch.complex64)}),
+    ),
+    "too large": (
+        ValueError,
+        "expected values of a.weight that fit into torch.float32, got 1e+300",
+        lambda s: s.update({"a.weight": torch.full((8, 8), 1e300, dtype=torch.float64)}),
+    ),
+    "two models": (
+        ValueError,
+        "expected the parameters of one model, got those of 'g', 'd'; pass the right one",
+        lambda s: (s.clear(), s.update(g=plain(), d=plain())),
+    ),
+    "two prefixes": (
+        ValueError,
+        "got the prefixes 'g.', 'd.', which fit equally well; rename the entries",
+        lambda s: (s.clear(), s.update({f"{m}.{n}": x for m in "gd" for n, x in plain().items()})),
+    ),
+    "a parametrization": (
+        ValueError,
+        "expected values of a.weight in state_dict, got a.parametrizations.weight.original0",
+        lambda s: s.update({"a.parametrizations.weight.original0": s.pop("a.weight")}),
+    ),
+    "weight_norm of old": (
+        ValueError,
+        "expected values of a.weight in state_dict, got a.weight_v, a part of a parametrized",
+        lambda s: s.update({"a.weight_v": s.pop("a.weight")}),
+    ),
     "other names": (
         ValueError,
         "expected names of the model in state_dict, got 'x' where the model has 'a.weight'",
@@ -256,6 +329,62 @@ def test_a_model_on_meta_is_refused_as_a_target() -> None:
         model = two_layers()
     with pytest.raises(ValueError, match=r"got a\.weight of the model on the meta device"):
         warm_start_(model, plain(), "mlp", seed=0)
+    model["a"] = nn.Linear(8, 8, bias=False)
+    before = model["a"].weight.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"expected a model with memory, got b\.weight on the meta"
+    ):
+        warm_start_(model, {"a.weight": plain()["a.weight"]}, "mlp", seed=0)
+    assert torch.equal(model["a"].weight, before)
+    with pytest.raises(ValueError, match=r"expected parameters with a shape, got the lazy weight"):
+        warm_start_(nn.LazyLinear(8), {"weight": torch.ones(8, 8)}, "mlp", seed=0)
+
+
+def test_values_that_a_narrower_dtype_cannot_hold_are_refused() -> None:
+    model = two_layers().half()
+    model.register_buffer("ids", torch.zeros(2, dtype=torch.int8))
+    before = values(model)
+    state = plain()
+    state["a.weight"][0, 0] = 7e4
+    with pytest.raises(ValueError, match=r"of a\.weight that fit into torch\.float16, got 7e\+04"):
+        warm_start_(model, state, "mlp", seed=0)
+    with pytest.raises(ValueError, match=r"of ids that fit into torch\.int8, got larger ones"):
+        warm_start_(model, {**plain(), "ids": torch.tensor([1, 1000])}, "mlp", seed=0)
+    assert all(torch.equal(x, before[name]) for name, x in values(model).items())
+
+
+def test_minus_infinity_is_copied_into_buffers_alone() -> None:
+    model = two_layers()
+    model.register_buffer("mask", torch.zeros(2, 2))
+    mask = torch.full((2, 2), -math.inf).triu(1)
+    warm_start_(model, {**plain(), "mask": mask}, "mlp", seed=0)
+    assert torch.equal(model.mask, mask)  # type: ignore[arg-type]  # a buffer
+
+
+def test_two_values_for_a_tied_parameter_are_refused() -> None:
+    model = named_models.nano_gpt()
+    before = values(model)
+    state = {name: x.clone() for name, x in before.items()}
+    state["lm_head.weight"] += 1
+    with pytest.raises(ValueError, match=r"expected one value for transformer\.wte\.weight and lm"):
+        warm_start_(model, state, "gpt2", seed=0)
+    assert all(torch.equal(x, before[name]) for name, x in values(model).items())
+    del state["lm_head.weight"]
+    assert warm_start_(model, state, "gpt2", seed=0).initialised == ()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+def test_pretrained_names_fit_without_prefixes(prefix: str) -> None:
+    model = two_layers()
+    before = values(model)
+    receipt = init_new_(model, [f"{prefix}a.weight"], seed=0)
+    assert set(receipt.entries) == {"b.weight"}
+    assert set(init_new_(model, {"model": {f"{prefix}a.weight": before}}, seed=0).entries) == {
+        "b.weight"
+    }
+    assert torch.equal(model["a"].weight, before["a.weight"])
+    with pytest.raises(ValueError, match=r"^initstats.init_new_: expected names of the model in"):
+        init_new_(model, ["c.weight"], seed=0)
 
 
 def test_counters_are_copied_into_counters() -> None:
@@ -281,6 +410,8 @@ LORA: list[tuple[Any, type[Exception], str]] = [
     (torch.empty(8, 8, device="meta"), ValueError, "expected weight to be a tensor with values"),
     (torch.full((8, 8), math.nan), ValueError, "expected weight to be finite values"),
     (torch.ones(8, 8, requires_grad=True) * 2, ValueError, "expected weight to be a leaf"),
+    (torch.ones(8, 8).to_sparse(), ValueError, "expected weight to be dense, got layout=torch.sp"),
+    (torch.ones(1, 8).expand(8, 8), ValueError, "got one that was expanded"),
     ([[1.0]], TypeError, "got weight=list"),
 ]
 
@@ -293,3 +424,22 @@ def test_lora_from_weight_refuses_before_anything_is_written(
     with pytest.raises(kind, match=re.escape(message)):
         lora_from_weight_(weight, a, b)
     assert bool((a == 1).all() and (b == 1).all())
+
+
+def test_lora_from_weight_refuses_a_result_that_cannot_be_held() -> None:
+    weight = torch.full((8, 8), 6e4, dtype=torch.float16)
+    weight[0] = -6e4
+    before = weight.clone()
+    a, b = torch.ones(2, 8), torch.ones(8, 2)
+    for options, message in (
+        ({"scaling": 1e-80}, "expected lora_a to hold the result, got values beyond torch.float32"),
+        ({"scaling": "1"}, "expected scaling to be a number"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            lora_from_weight_(weight.float(), a, b, **options)
+    with pytest.raises(ValueError, match=r"expected 1 <= r <= 8, got r=0"):
+        lora_from_weight_(weight, torch.ones(0, 8), torch.ones(8, 0))
+    with pytest.raises(ValueError, match=r"expected tensors that do not share memory"):
+        lora_from_weight_(weight, weight[:2], b.half())
+    assert bool((a == 1).all() and (b == 1).all())
+    assert torch.equal(weight, before)
