@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # rich is imported where it draws: it would double the time of `import initstats`
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 # Wide enough for the layer table of the audit; used where no terminal tells its width.
 PLAIN_WIDTH = 100
@@ -109,6 +110,20 @@ def plain_table(title: str = "", *, edge: bool = True, **options: Any) -> Table:
         pad_edge=edge,
         **options,
     )
+
+
+def literal(*texts: str) -> tuple[Text, ...]:
+    """Return texts as rich draws them, brackets in them included: names are no markup.
+
+    Args:
+        *texts: Any texts.
+
+    Returns:
+        One for each.
+    """
+    from rich.text import Text
+
+    return tuple(Text(text) for text in texts)
 
 
 def number(value: float | None) -> str:

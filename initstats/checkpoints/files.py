@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -34,18 +35,23 @@ def load_checkpoint(path: Path, command: str) -> Checkpoint:
         ImportError: If it is a safetensors file and safetensors is not installed.
         ValueError: If it holds no tensors, two of one name, or cannot be read.
     """
+    if not os.path.exists(path):  # noqa: PTH110  # Path.exists raises for loops and long names
+        raise FileNotFoundError(f"initstats.{command}: expected a file, got {str(path)!r}")
     if path.is_dir() and not is_distributed_checkpoint(path):
         raise FileNotFoundError(
             f"initstats.{command}: expected a file, or a folder of torch.distributed.checkpoint, "
             f"got {str(path)!r} without .metadata"
         )
-    if not path.exists():
-        raise FileNotFoundError(f"initstats.{command}: expected a file, got {str(path)!r}")
     if path.is_dir():
         found = load_distributed(path, command)
+    elif not path.is_file():
+        raise ValueError(
+            f"initstats.{command}: expected a file, got {str(path)!r}, which is a pipe or a device;"
+            " write it to a file first"
+        )
     elif path.name.endswith(".index.json"):
         found = _load_parts(path, command)
-    elif path.suffix == ".safetensors":
+    elif path.suffix.lower() == ".safetensors" or _looks_like_safetensors(path):
         found = _load_safetensors(path, command)
     else:
         found = _load_torch(path, command)
@@ -54,6 +60,13 @@ def load_checkpoint(path: Path, command: str) -> Checkpoint:
             f"initstats.{command}: expected tensors by name, got none in {str(path)!r}"
         )
     return found
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    """Tell whether a file begins as one of safetensors does: a length, then JSON."""
+    with path.open("rb") as file:
+        length, begin = int.from_bytes(file.read(8), "little"), file.read(2)
+    return begin == b'{"' and length < path.stat().st_size
 
 
 def _load_torch(path: Path, command: str) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from initstats.checkpoints.checkpoint import FLOATS, Checkpoint
@@ -58,12 +59,21 @@ def skeleton(
 
 
 def not_judged(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the tensors that a skeleton has no parameter for, such as quantised ones: dtypes."""
+    """Return the tensors that a skeleton has no parameter for, such as quantised ones: why."""
     return {
-        name: str(tensor.dtype).removeprefix("torch.")
+        name: why
         for name, tensor in tensors.items()
-        if tensor.dtype not in FLOATS and not name.endswith("num_batches_tracked")
+        if (why := _why_no_parameter(tensor)) and not name.endswith("num_batches_tracked")
     }
+
+
+def _why_no_parameter(tensor: Tensor) -> str:
+    """Return the dtype or layout that recipes say nothing about; empty for a parameter's."""
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.dtype not in FLOATS:
+        return str(tensor.dtype).removeprefix("torch.")
+    return "" if tensor.numel() else "empty"
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:
@@ -109,5 +119,5 @@ def _hold(module: nn.Module, held: Mapping[str, Tensor]) -> None:
     for name, tensor in held.items():
         if name.startswith("running_"):
             own["_buffers"][name] = tensor
-        elif tensor.dtype in FLOATS:
+        elif not _why_no_parameter(tensor):
             own["_parameters"][name] = nn.Parameter(tensor, requires_grad=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import io
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +22,13 @@ from initstats.cli.console import (
     refusals,
     refuse,
     working,
+    write_output,
 )
 from initstats.cli.doctor_command import add_doctor_command
 from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
-from initstats.text import plain_table
+from initstats.text import literal, plain_table
 from initstats.verification.block_values import Blocks
 from initstats.verification.verifier import verify as verify_model
 from initstats.verification.verifier import verify_blocks
@@ -72,16 +75,16 @@ def verify(
             else:
                 report = verify_blocks(loaded, recipe, blocks, allow_unmatched=lenient)
     if output is not None:
-        output.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+        write_output("verify", output, report.to_dict())
     if as_json:
         print_json({**report.to_dict(), "not_judged": left_out})
     else:
         console = make_console()
         console.print(report.table(failures_only=not all_parameters))
         for name in report.unmatched:
-            console.print(f"no rule takes {name}", soft_wrap=True, highlight=False)
+            console.print(*literal(f"no rule takes {name}"), soft_wrap=True)
         for name, reason in left_out.items():
-            console.print(f"not judged: {name}: {reason}", soft_wrap=True, highlight=False)
+            console.print(*literal(f"not judged: {name}: {reason}"), soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -91,7 +94,7 @@ def _load(where: str) -> tuple[nn.Module, dict[str, str], Blocks | None]:
 
     Of a checkpoint that is read in blocks the skeleton is on the meta device, and the blocks come.
     """
-    if ":" not in where or Path(where).exists():
+    if ":" not in where or os.path.exists(where):  # noqa: PTH110  # Path.exists raises for long names
         found = load_checkpoint(Path(where), "verify")
         left_out = {**found.left_out, **not_judged(found.tensors)}
         if not found.tensors.keys() - left_out.keys():
@@ -156,4 +159,8 @@ add_commands(app)
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names in files may hold what the terminal's encoding does not.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="initstats")

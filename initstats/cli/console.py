@@ -6,6 +6,7 @@ import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeAlias
 
 import typer
@@ -42,7 +43,29 @@ def print_json(values: Any, *, indent: int | None = 1) -> None:
         values: What `json.dumps` can write.
         indent: As of `json.dumps`; None for one line.
     """
-    typer.echo(json.dumps(strict(values), indent=indent, allow_nan=False))
+    typer.echo(_strict_json(values, indent))
+
+
+def _strict_json(values: Any, indent: int | None) -> str:
+    return json.dumps(strict(values), indent=indent, allow_nan=False)
+
+
+def write_output(command: str, path: Path, values: Any) -> None:
+    """Write strict JSON into a file that the user asked for, or leave with one line.
+
+    Args:
+        command: The command that the message names.
+        path: The file.
+        values: As in `print_json`.
+
+    Raises:
+        typer.Exit: With the status of a usage error, if it cannot be written.
+    """
+    try:
+        path.write_text(_strict_json(values, 1) + "\n", encoding="utf-8")
+    except OSError as error:
+        why = error.strerror or error
+        refuse(f"initstats.{command}: expected an output to write to, got {str(path)!r} ({why})")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -22,13 +21,14 @@ from initstats.cli.console import (
     refusals,
     refuse,
     working,
+    write_output,
 )
 from initstats.sharding import Box
 from initstats.statistics.blocks import stats_of_blocks
 from initstats.statistics.compute import stats, why_no_statistics
 from initstats.statistics.record import Stats
 from initstats.statistics.table import StatsTable
-from initstats.text import number, plain_table
+from initstats.text import literal, number, plain_table
 
 
 def add_stats_command(app: typer.Typer) -> None:
@@ -88,7 +88,7 @@ def stats_of_checkpoint(
             records, base = _steps(found, others, both)
             shown = _differences(records, base)
     if output is not None:
-        output.write_text(json.dumps(records.to_dict(), indent=1) + "\n")
+        write_output("stats", output, records.to_dict())
     bad = [name for name, record in records.items() if record.nan + _infinite(record) > 0]
     reasons = {"left out": left_out, "not compared": not_compared}
     if as_json:
@@ -106,9 +106,9 @@ def _show(table: RenderableType, reasons: dict[str, dict[str, str]], not_finite:
     console.print(table)
     for what, names in reasons.items():
         for name, reason in names.items():
-            console.print(f"{what}: {name}: {reason}", soft_wrap=True, highlight=False)
+            console.print(*literal(f"{what}: {name}: {reason}"), soft_wrap=True)
     if not_finite:
-        console.print(f"not finite: {', '.join(not_finite)}", soft_wrap=True, highlight=False)
+        console.print(*literal(f"not finite: {', '.join(not_finite)}"), soft_wrap=True)
 
 
 def _load(file: Path, expression: re.Pattern[str]) -> tuple[Checkpoint, dict[str, str]]:
@@ -191,7 +191,7 @@ def _differences(records: StatsTable, base: StatsTable) -> Table:
     for name, record in records.items():
         before = base[name].rms
         table.add_row(
-            name,
+            *literal(name),
             f"{record.count:,}",
             f"{record.zero / record.count:.1%}" if record.count else "-",
             *(number(value) for value in (record.mean, record.rms, record.abs_max)),

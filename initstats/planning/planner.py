@@ -28,7 +28,7 @@ from initstats.recipes.parameters import slots
 from initstats.recipes.roles import check_roles
 from initstats.recipes.stages import Depth, Names
 from initstats.sharding import reshard
-from initstats.text import block_pattern, plain_table, render, render_html
+from initstats.text import block_pattern, literal, plain_table, render, render_html
 
 # Columns of the table as text: names, roles and reasons are long.
 _WIDTH = 160
@@ -143,10 +143,10 @@ class Plan:
         if self.seed is not None:
             table.add_column("key", no_wrap=True, min_width=16)
         for (name, *rest), members in groups.items():
-            table.add_row(name if members == 1 else f"{members} x {name}", *rest)
+            table.add_row(*literal(name if members == 1 else f"{members} x {name}", *rest))
         verdict = "left as it is" if self.recipe.partial else "[red]no rule takes it[/]"
         for name in self.unmatched:
-            table.add_row(name, "", "", "", verdict)
+            table.add_row(*literal(name, "", "", ""), verdict)
         return table
 
     def _repr_html_(self) -> str:

@@ -27,7 +27,7 @@ from initstats.statistics.blocks import records_of_blocks
 from initstats.statistics.compute import stats
 from initstats.statistics.record_array import Groups
 from initstats.statistics.table import StatsTable
-from initstats.text import block_pattern, plain_table, render, render_html
+from initstats.text import block_pattern, literal, plain_table, render, render_html
 from initstats.untrusted import read_json
 
 RECEIPT_SCHEMA = "initstats.receipt/1"
@@ -288,7 +288,7 @@ class Receipt:
             key = (names, shape, values, entry["rule"])
             groups[key] = groups.get(key, 0) + 1
         for (names, *rest), members in groups.items():
-            table.add_row(names if members == 1 else f"{members} x {names}", *rest)
+            table.add_row(*literal(names if members == 1 else f"{members} x {names}", *rest))
         return table
 
     def _repr_html_(self) -> str:

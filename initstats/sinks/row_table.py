@@ -10,7 +10,7 @@ from rich.text import Text
 
 from initstats.monitoring.row import Row
 from initstats.sinks.row_words import alert_text, missing_text
-from initstats.text import number
+from initstats.text import literal, number
 
 _PARAMETERS = ("weights", "gradients", "updates")
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -45,7 +45,7 @@ def row_table(row: Row, most: int = 30) -> Group:
             bad = sum(r.nan + r.pos_inf + r.neg_inf for r in records if r is not None)
             cells = [number(r.rms) if r is not None else "-" for r in records]
             style = "red" if bad else ""
-            grid.add_row(name, *cells, number(ratios.get(name)), str(bad), style=style)
+            grid.add_row(*literal(name), *cells, number(ratios.get(name)), str(bad), style=style)
         parts.append(grid)
     if "activations" in row.tables:
         table = row.tables["activations"]
@@ -56,7 +56,7 @@ def row_table(row: Row, most: int = 30) -> Group:
             record = table[name]
             share = record.zero / record.count if record.count else 0.0
             largest = float(table.high["abs_max"][table.index[name]])
-            grid.add_row(name, number(record.rms), number(largest), f"{share:.1%}")
+            grid.add_row(*literal(name), number(record.rms), number(largest), f"{share:.1%}")
         parts.append(grid)
     parts.extend(Text(alert_text(alert), style=_STYLES[alert.severity]) for alert in row.alerts)
     if missing := missing_text(row):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Batch, Groups
-from initstats.text import number, render, render_html
+from initstats.text import literal, number, render, render_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +166,7 @@ class StatsTable(Mapping[str, Stats]):
             table.add_column("shard of, merge with all_merge", justify="right")
             for name in self:
                 spread = self[name].spread
-                table.add_row(name, "" if spread is None else str(list(spread.shape)))
+                table.add_row(*literal(name), "" if spread is None else str(list(spread.shape)))
             return table
         moments = all(record.groups & Groups.COUNTED for record in self.values())
         fingerprint = all(record.groups & Groups.FINGERPRINT for record in self.values())
@@ -178,7 +178,7 @@ class StatsTable(Mapping[str, Stats]):
         for column in columns:
             table.add_column(column, justify="right")
         for name, record in self.items():
-            table.add_row(name, *(_cell(record, column) for column in columns))
+            table.add_row(*literal(name), *(_cell(record, column) for column in columns))
         return table
 
     def _repr_html_(self) -> str:

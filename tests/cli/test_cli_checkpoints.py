@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +173,84 @@ def test_an_exception_of_the_users_own_code_keeps_its_traceback() -> None:
     assert "Traceback" in result.output
     assert "raise ValueError" in result.output
     assert "the user's own error" in result.output
+
+
+@pytest.mark.parametrize("name", ["[/].weight", "[red]x[/red].weight", "a[b].weight"])
+def test_brackets_in_names_are_no_markup(name: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {name: normal(64, 64)})
+    for arguments in (("stats", path), ("verify", path, "--recipe", "gpt2", "--all")):
+        result = run(*arguments)
+        assert result.exit_code in {0, 2}
+        assert name in result.output
+
+
+@pytest.mark.parametrize("file", ["pipe.pt", "pipe.safetensors", "pipe.index.json"])
+def test_a_pipe_is_refused_and_not_waited_for(file: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / file)
+    for arguments in (("stats",), ("verify", "--recipe", "gpt2")):
+        result = run(*arguments, tmp_path / file)
+        assert result.exit_code == 2
+        assert "which is a pipe or a device" in result.output
+
+
+@pytest.mark.parametrize("name", ["", "missing", "x" * 5000, "loop.pt", "loop.safetensors"])
+def test_what_is_no_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    if name.startswith("loop"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    for arguments in (("stats",), ("verify", "--recipe", "gpt2")):
+        result = run(*arguments, tmp_path / name if name else "")
+        assert result.exit_code == 2
+        assert len(result.output.splitlines()) == 1
+        assert result.output.startswith("initstats.")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".SAFETENSORS", ".bin", ".pt", ""])
+def test_safetensors_are_read_under_any_name(suffix: str, tmp_path: Path) -> None:
+    save_file({"w": normal(4, 4)}, tmp_path / f"m{suffix}")
+    assert list(load_checkpoint(tmp_path / f"m{suffix}", "stats").tensors) == ["w"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["sparse_coo", "sparse_csr", "empty"])
+def test_tensors_that_are_no_parameters_are_named_and_the_rest_is_judged(
+    kind: str, tmp_path: Path
+) -> None:
+    odd = {
+        "sparse_coo": normal(8, 8).to_sparse(),
+        "sparse_csr": normal(8, 8).to_sparse_csr(),
+        "empty": torch.zeros(0, 4),
+    }[kind]
+    path = saved(tmp_path / "a.pt", {"wte.weight": normal(64, 64), "h.0.fc1.weight": odd})
+    result = run("verify", path, "--recipe", "gpt2")
+    assert result.exit_code == 0, result.output
+    assert f"not judged: h.0.fc1.weight: {kind}" in result.output
+
+
+def test_an_output_is_strict_json_or_refused_in_one_line(tmp_path: Path) -> None:
+    lost = torch.full((64, 64), float("nan"))
+    path = saved(tmp_path / "a.pt", {"wte.weight": lost})
+
+    def no_constant(word: str) -> None:
+        raise AssertionError(word)
+
+    for arguments, status in (
+        (("stats", path), 0),
+        (("verify", path, "--recipe", "gpt2"), 1),
+    ):
+        written = tmp_path / "r.json"
+        assert run(*arguments, "--output", written).exit_code == status
+        json.loads(written.read_text(), parse_constant=no_constant)
+        for bad in (tmp_path, tmp_path / "no" / "r.json"):
+            result = run(*arguments, "--output", bad)
+            assert result.exit_code == 2
+            assert result.output.startswith(
+                f"initstats.{arguments[0]}: expected an output to write to, got '{bad}'"
+            )
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"é\ud800.weight": normal(8, 8)})
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "initstats.cli", "stats", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert r"\xe9\ud800.weight" in done.stdout
