@@ -42,7 +42,7 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
             f" got {kind}"
         )
     if not tensor.is_cpu:
-        _check_device(function, tensor)
+        check_device(function, tensor)
     if type(tensor) is not torch.Tensor:
         if type(tensor) is not torch.nn.Parameter:
             refuse_subclass(function, tensor)
@@ -77,7 +77,8 @@ def tensors_to_fill(function: str, tensors: Iterable[torch.Tensor]) -> list[torc
     return todo
 
 
-def _check_device(function: str, tensor: torch.Tensor) -> None:
+def check_device(function: str, tensor: torch.Tensor) -> None:
+    """Raise TypeError for a tensor on a device for which there are no kernels."""
     device = tensor.device.type
     if device not in _DEVICES:
         raise TypeError(

@@ -16,6 +16,7 @@ from initstats.planning.sources import source_of
 from initstats.planning.validate import (
     require_agreeing_ties,
     require_fillable,
+    require_kept_ties,
     require_original_sources,
     require_own_memory,
     require_separate_memory,
@@ -197,7 +198,8 @@ def plan(
             outside [-2**63, 2**64), a parameter
             that a rule takes cannot be filled (lazy and not yet shaped, of size 0, sparse, not
             floating point, or hidden behind a parametrization), two parameters share a part of
-            their memory, the names of a tied one contradict each other, `names` gives two
+            their memory, the names of a tied one contradict each other, sharding untied what the
+            configuration says is tied, `names` gives two
             parameters one name, `depth` does not fit the blocks, or it is needed and not given.
 
     Determinism: bitwise. A plan depends on the names, classes and shapes of the model only.
@@ -214,6 +216,7 @@ def plan(
         if not group[0].is_buffer or any(recipe.matches(slot) for slot in group)
     ]
     require_own_memory("plan", groups)
+    require_kept_ties(model)
     require_separate_memory(groups)
     entries: list[PlanEntry] = []
     rest: dict[str, Tensor] = {}

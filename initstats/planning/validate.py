@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from initstats.init._validate import check_device
 from initstats.planning.entry import PlanEntry
 from initstats.recipes import Constant, Recipe, Slot, by_name
 from initstats.recipes.distributions.composite import Distribution
@@ -73,16 +75,44 @@ def require_own_memory(function: str, groups: Sequence[Sequence[Slot]]) -> None:
         groups: The distinct parameters, tied names together.
 
     Raises:
-        TypeError: If a parameter is FSDP1's or ZeRO-3's, of a subclass that keeps its elements
-            elsewhere, or a DTensor with other placements than shards and replicas.
+        TypeError: If a parameter is on a device without kernels, is FSDP1's or ZeRO-3's, of a
+            subclass that keeps its elements elsewhere, or a DTensor with other placements than
+            shards and replicas.
     """
     parameters = [group[0].parameter for group in groups]
+    for device_type in {parameter.device.type for parameter in parameters} - {"cpu", "meta"}:
+        check_device(function, next(p for p in parameters if p.device.type == device_type))
     refuse_managed(function, *parameters)
     for parameter in parameters:
         if not _has_memory(parameter):
             refuse_subclass(function, parameter)
             if is_dtensor(parameter):
                 local_runs(function, parameter)
+
+
+def require_kept_ties(model: nn.Module) -> None:
+    """Refuse embeddings that are to be tied, and were untied when they were sharded.
+
+    Args:
+        model: The model; those of transformers say in their configuration whether they are tied.
+
+    Raises:
+        ValueError: If the two weights are DTensors apart: each would be initialised for itself.
+    """
+    if not any(map(is_dtensor, model.parameters())):
+        return
+    for name, module in model.named_modules():
+        if getattr(getattr(module, "config", None), "tie_word_embeddings", False) is not True:
+            continue
+        get = [getattr(module, f"get_{side}_embeddings", None) for side in ("input", "output")]
+        with suppress(NotImplementedError, AttributeError):  # a model without one of them
+            ends = [getattr(each(), "weight", None) for each in get if callable(each)]
+            if len(ends) == 2 and all(map(is_dtensor, ends)) and ends[0] is not ends[1]:  # noqa: PLR2004
+                raise ValueError(
+                    "initstats.plan: expected tied embeddings, as config.tie_word_embeddings of "
+                    f"{name or 'the model'} says, got two DTensors; shard both in one call, "
+                    "fully_shard([embedding, head]), or tie them again afterwards"
+                )
 
 
 def require_seed(function: str, model: nn.Module, seed: int | None) -> None:
@@ -107,14 +137,15 @@ def require_seed(function: str, model: nn.Module, seed: int | None) -> None:
 
 
 def refuse_sharded(function: str, model: nn.Module) -> None:
-    """Refuse a model whose parameters lie on several ranks.
+    """Refuse a model whose parameters lie on several ranks, or not in memory of their own.
 
     Args:
         function: Public function on whose behalf this is checked, for messages.
         model: The model.
 
     Raises:
-        TypeError: If a parameter is a DTensor, or managed by FSDP or ZeRO-3.
+        TypeError: If a parameter is a DTensor, managed by FSDP or ZeRO-3, or of a subclass that
+            keeps its elements elsewhere.
     """
     reshard(model)
     for name, parameter in model.named_parameters():
@@ -125,6 +156,8 @@ def refuse_sharded(function: str, model: nn.Module) -> None:
                 f"got {name} as a DTensor; call it before fully_shard or parallelize_module, on a "
                 "model of the same shape"
             )
+        if not _has_memory(parameter):
+            refuse_subclass(function, parameter)
 
 
 def require_fillable(slot: Slot) -> None:

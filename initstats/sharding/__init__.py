@@ -9,6 +9,7 @@ from initstats.sharding.domain import Domain
 from initstats.sharding.dtensor import (
     PLAIN_TYPES,
     is_dtensor,
+    is_held,
     local_boxes,
     local_runs,
     local_tensor,
@@ -34,6 +35,7 @@ __all__ = [
     "agreed",
     "engine_loaded",
     "is_dtensor",
+    "is_held",
     "is_managed",
     "local_boxes",
     "local_runs",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+_TOO_LARGE = 1 << 63  # for the ops, which take int64
+
 
 @dataclass(frozen=True)
 class Box:
@@ -22,7 +24,7 @@ class Box:
 
     Raises:
         TypeError: offset or size do not hold integers.
-        ValueError: they differ in length, or one is negative.
+        ValueError: they differ in length, or one is negative or no 64-bit integer.
     """
 
     offset: tuple[int, ...]
@@ -39,7 +41,13 @@ class Box:
                     f"initstats.Box: expected {name} to hold integers, got {name}={value!r}"
                 ) from None
             object.__setattr__(self, name, numbers)
-        if len(self.offset) != len(self.size) or min((*self.offset, *self.size), default=0) < 0:
+        numbers = (*self.offset, *self.size)
+        if max(numbers, default=0) >= _TOO_LARGE:
+            raise ValueError(
+                "initstats.Box: expected offsets and sizes below 2**63, got"
+                f" offset={self.offset}, size={self.size}"
+            )
+        if len(self.offset) != len(self.size) or min(numbers, default=0) < 0:
             raise ValueError(
                 "initstats.Box: expected as many offsets as sizes, none negative,"
                 f" got offset={self.offset}, size={self.size}"

@@ -28,6 +28,11 @@ def is_dtensor(value: object) -> TypeGuard[DTensor]:
     return kind is not None and isinstance(value, kind)
 
 
+def is_held(tensor: torch.Tensor) -> bool:
+    """Whether this rank is in the mesh of a tensor; of a plain one every rank is."""
+    return not is_dtensor(tensor) or tensor.device_mesh.get_coordinate() is not None
+
+
 def local_tensor(tensor: DTensor) -> torch.Tensor:
     """Return the tensor that this rank holds, outside of autograd; writing it writes the DTensor.
 
@@ -48,7 +53,8 @@ def local_runs(function: str, tensor: DTensor) -> _Runs:
 
     Raises:
         TypeError: Partial, or a placement that is not known.
-        ValueError: The runs do not add up to the shape of the local tensor.
+        ValueError: The runs do not add up to the shape of the local tensor, or the DTensor is a
+            view whose memory is a copy.
     """
     mesh = tensor.device_mesh
     coordinate = mesh.get_coordinate()
@@ -90,8 +96,19 @@ def local_boxes(
 
 
 def _check(function: str, tensor: DTensor, runs: _Runs) -> None:
-    """Raise ValueError where torch cut otherwise than it documents: nothing may be written then."""
-    local = tuple(local_tensor(tensor).shape)
+    """Raise ValueError where torch cut otherwise than it documents: nothing may be written then.
+
+    So too for a view along a sharded dimension, such as `x[3]`: torch gathers it, and what is
+    written there reaches no shard.
+    """
+    held = local_tensor(tensor)
+    base = tensor._base  # noqa: SLF001  # there is no public way to ask
+    if is_dtensor(base) and not _share_memory(held, local_tensor(base)):
+        raise ValueError(
+            f"initstats.{function}: expected a DTensor with memory of its own, got a view that"
+            f" torch gathered into a copy, {_described(tensor)} (fill the DTensor that it is of)"
+        )
+    local = tuple(held.shape)
     expected = tuple(sum(length for _, length in each) for each in runs)
     if local != expected:
         raise ValueError(
@@ -99,6 +116,10 @@ def _check(function: str, tensor: DTensor, runs: _Runs) -> None:
             f" {_described(tensor)}, got {local} (give DTensor.from_local the whole shape if shards"
             " are uneven)"
         )
+
+
+def _share_memory(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return bool(x.untyped_storage()._cdata == y.untyped_storage()._cdata)  # noqa: SLF001
 
 
 def _described(tensor: DTensor) -> str:

@@ -64,10 +64,19 @@ def refuse_managed(function: str, *tensors: torch.Tensor) -> None:
             )
 
 
-def refuse_subclass(function: str, tensor: torch.Tensor) -> None:
+def refuse_subclass(
+    function: str,
+    tensor: torch.Tensor,
+    instead: str = "fill a plain tensor of the shape, then convert it",
+) -> None:
     """Raise TypeError for a tensor whose elements are not in its own memory.
 
     DTensors, fake tensors and subclasses that only add methods are let through.
+
+    Args:
+        function: The name for messages.
+        tensor: The tensor.
+        instead: What to do, for messages.
     """
     kind = type(tensor)
     if is_dtensor(tensor):
@@ -77,12 +86,12 @@ def refuse_subclass(function: str, tensor: torch.Tensor) -> None:
                 f"initstats.{function}: expected the local tensor of one rank, got those of all"
                 " ranks from LocalTensorMode (use one process, or one fake process group, per rank)"
             )
-        refuse_subclass(function, local)
+        refuse_subclass(function, local, instead)
         return
     if kind.__torch_dispatch__ is not _NO_DISPATCH and not issubclass(kind, FakeTensor):
         raise TypeError(
             f"initstats.{function}: expected a tensor with memory of its own, got {kind.__name__}"
-            " (fill a plain tensor of the shape, then convert it)"
+            f" ({instead})"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats import _ops
-from initstats.sharding import PLAIN_TYPES, is_dtensor, sharded_parameters
+from initstats.sharding import PLAIN_TYPES, is_dtensor, refuse_subclass, sharded_parameters
 from initstats.statistics.differences import subtrahend, subtrahends
 from initstats.statistics.histogram import MAX_SCALE
 from initstats.statistics.record import Stats
@@ -36,6 +36,8 @@ DTYPES = frozenset(
 )
 
 
+# A subclass that waits for what is being sent, then is a plain tensor.
+_OF_A_COLLECTIVE = "AsyncCollectiveTensor"
 _Many = nn.Module | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
 
@@ -291,6 +293,8 @@ def _check(tensor: object) -> None:
     if tensor.is_meta:
         msg = "initstats.stats: expected a tensor with data, got one on the meta device"
         raise ValueError(msg)
+    if type(tensor) not in PLAIN_TYPES and type(tensor).__name__ != _OF_A_COLLECTIVE:
+        refuse_subclass("stats", tensor, "pass x.dequantize(), or the tensors that it is made of")
 
 
 def why_no_statistics(tensor: Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -158,6 +159,34 @@ def test_a_local_tensor_of_another_shape_is_refused() -> None:
             local_runs("test", x)
 
 
+@pytest.mark.parametrize(
+    "view", [lambda x: x[3], lambda x: x.narrow(0, 1, 2), lambda x: x.chunk(2)[0]]
+)
+def test_views_that_torch_gathered_are_refused(
+    view: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    with fake_mesh((2,), 0) as mesh:
+        x = DTensor.from_local(torch.zeros(2, 4), mesh, [Shard(0)], run_check=False)
+        for base in (x, x.detach().requires_grad_()):
+            with torch.no_grad():
+                copied = view(base)
+                with pytest.raises(ValueError, match="test: expected a DTensor with memory of its"):
+                    local_boxes("test", copied)
+                with pytest.raises(ValueError, match="a view that torch gathered into a copy"):
+                    initstats.ones_(copied)
+                assert not local_tensor(copied).any()
+
+
+def test_views_of_the_memory_are_taken() -> None:
+    whole = initstats.normal_(torch.zeros(4, 4), seed=1)
+    with fake_mesh((2,), 1) as mesh:
+        x = DTensor.from_local(torch.zeros(2, 4), mesh, [Shard(0)], run_check=False)
+        initstats.normal_(x.t(), seed=1)
+        assert torch.equal(local_tensor(x), whole.t()[2:])
+        initstats.ones_(x[:, 1])
+        assert torch.equal(local_tensor(x)[:, 1], torch.ones(2))
+
+
 def test_plain_tensors_are_no_dtensors() -> None:
     assert not is_dtensor(torch.zeros(1))
     assert not is_dtensor(torch.nn.Parameter(torch.zeros(1)))
@@ -182,6 +211,12 @@ def test_a_box_is_public_and_keeps_plain_integers() -> None:
         ((0.5,), (1,), TypeError, r"Box: expected offset to hold integers, got offset=\(0.5,\)"),
         ((0,), 1, TypeError, r"Box: expected size to hold integers, got size=1"),
         ((0,), (1, 2), ValueError, r"as many offsets as sizes, none negative, got offset=\(0,\)"),
+        (
+            (0,),
+            (1 << 63,),
+            ValueError,
+            r"expected offsets and sizes below 2\*\*63, got offset=\(0,",
+        ),
         ((-1,), (1,), ValueError, r"as many offsets as sizes, none negative, got offset=\(-1,\)"),
     ],
 )

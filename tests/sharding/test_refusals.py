@@ -41,8 +41,8 @@ class Wrapper(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types, kwargs
-        if func is torch.ops.aten.view.default:  # for DTensor.from_local
-            return Wrapper(args[0].inner)
+        if func in {torch.ops.aten.view.default, torch.ops.aten.detach.default}:
+            return Wrapper(args[0].inner, args[0].device)  # for DTensor.from_local and Parameter
         raise NotImplementedError(str(func))
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -75,6 +75,50 @@ def test_subclasses_with_memory_of_their_own_are_filled() -> None:
     x = torch.zeros(4, 4).as_subclass(WithMethods)
     initstats.normal_(x, seed=1)
     assert torch.equal(x.as_subclass(torch.Tensor), initstats.normal_(torch.zeros(4, 4), seed=1))
+
+
+def model_with(parameter: torch.Tensor) -> torch.nn.Sequential:
+    """Return a model of nines, one of whose parameters is given."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    for each in model.parameters():
+        each.data.fill_(9.0)
+    model[1].weight = torch.nn.Parameter(parameter, requires_grad=False)
+    return model
+
+
+OF_MODELS: dict[str, Callable[[torch.nn.Module], object]] = {
+    "plan": lambda m: initstats.plan(m, "mlp"),
+    "plan ": lambda m: initstats.init_(m, "mlp", seed=0),
+    "plan  ": lambda m: initstats.verify(m, "mlp"),
+    "plan   ": lambda m: initstats.warm_start_(m, {"0.weight": torch.ones(4, 4)}, "mlp", seed=0),
+    "Receipt.remake_": lambda m: initstats.init_(
+        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)), "mlp", seed=0
+    ).remake_(m),
+    "stats": initstats.stats,
+    "lsuv_": lambda m: initstats.lsuv_(m, torch.zeros(2, 4)),
+    "audit": lambda m: initstats.audit(m, torch.zeros(2, 4), loss_fn=lambda y, _: y.sum()),
+    "ensemble": lambda m: initstats.ensemble(lambda: m, 2, "mlp", seed=0),
+}
+
+
+@pytest.mark.parametrize("function", OF_MODELS)
+def test_models_with_such_subclasses_are_refused(function: str) -> None:
+    model = model_with(Wrapper(torch.zeros(4, 4)))
+    name = function.strip().replace(".", r"\.")
+    message = rf"initstats\.{name}: expected a tensor with memory of its own, got Wrapper \("
+    with pytest.raises(TypeError, match=message):
+        OF_MODELS[function](model)
+    assert bool((model[0].weight == 9.0).all())
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+@pytest.mark.parametrize("function", [name for name in OF_MODELS if name.startswith(("p", "R"))])
+def test_models_on_other_devices_are_refused(function: str, device: str) -> None:
+    model = model_with(Wrapper(torch.zeros(4, 4), device))
+    message = f"expected a tensor on the CPU, on CUDA or on meta, got device={device}"
+    with pytest.raises(TypeError, match=message):
+        OF_MODELS[function](model)
+    assert bool((model[0].weight == 9.0).all())
 
 
 @every_fill
