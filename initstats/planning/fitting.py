@@ -284,6 +284,7 @@ def _refuse_not_finite(
     domain = Domain.of(function, sharded.values())
     if domain is None:
         return
+    domain.settle(list(sharded.values()))
     lost = [
         int((~torch.isfinite(local_tensor(x).to(targets[name].dtype))).sum())
         for name, x in sharded.items()

@@ -15,6 +15,7 @@ from initstats.planning.validate import require_seed
 from initstats.planning.write import check_entries, check_sources, fill_entries
 from initstats.recipes import Recipe
 from initstats.recipes.stages import Depth, Names
+from initstats.sharding import Domain
 
 __all__ = ["Receipt", "init_", "initialise_plan", "seed_or_draw"]
 
@@ -112,6 +113,8 @@ def initialise_plan(
     seed = seed_or_draw(function, seed)
     check_entries(function, planned.entries)
     check_sources(function, planned.entries, materialised=device is not None)
+    if fingerprints:  # of shards need to know their ranks: said before anything is written
+        Domain.of(function, (entry.parameter for entry in planned if not entry.keep))
     made: tuple[str, ...] = ()
     if device is not None:
         planned, made = materialise(function, model, planned, torch.device(device), buffers)

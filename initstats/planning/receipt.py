@@ -22,7 +22,7 @@ from initstats.recipes import Constant, Derived
 from initstats.recipes.distributions.json import distribution_from_dict, distribution_to_dict
 from initstats.recipes.parameters import Slot, slots
 from initstats.recipes.stages import Names
-from initstats.sharding import Box, Domain, is_dtensor, reshard
+from initstats.sharding import Box, Domain, is_dtensor, is_held, reshard
 from initstats.statistics.blocks import records_of_blocks
 from initstats.statistics.compute import stats
 from initstats.statistics.record_array import Groups
@@ -399,6 +399,7 @@ class LocalPrints:
 
     def merged(self) -> dict[str, int]:
         """Return the fingerprints of whole parameters, of the first replica. Collective."""
+        self._domain.settle(self._parameters)
         owned = torch.tensor([self._domain.owns(p) for p in self._parameters])
         sums = self._domain.sum(self._local() * owned)
         return {name: int(sums[i]) % (1 << 64) for name, i in self._places.items()}
@@ -406,7 +407,10 @@ class LocalPrints:
     def differing(self, prints: Mapping[str, int]) -> set[str]:
         """Return the parameters of which a replica has another fingerprint. Collective."""
         found = self._domain.replicas(self._parameters, self._local())
-        wrong = [signed(prints.get(name, 0)) != int(found[i]) for name, i in self._places.items()]
+        wrong = [
+            signed(prints.get(name, 0)) != int(found[i]) and is_held(self._parameters[i])
+            for name, i in self._places.items()
+        ]
         any_rank = self._domain.sum(torch.tensor(wrong, dtype=torch.int64))
         return {name for name, i in self._places.items() if any_rank[i]}
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from initstats.sharding.dtensor import is_dtensor
+from initstats.sharding.dtensor import is_dtensor, is_held
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+
+_NOBODY = 1 << 62  # above any rank
 
 
 class Domain:
     """The ranks of the widest mesh among the tensors of a model.
 
     Each element of each tensor is contributed by one rank: of replicas, said (`Replicate`, plain
-    tensors) or unsaid (a tensor on a mesh of some of the ranks), the first.
+    tensors) or unsaid (a tensor on a mesh of some of the ranks), the first; see `settle`.
 
     Args:
         function: The name for messages.
@@ -28,6 +31,7 @@ class Domain:
         self._mesh = mesh
         self._ranks = set(mesh.mesh.flatten().tolist())
         self._first = int(mesh.mesh.flatten()[0])
+        self._firsts: dict[int, int] = {}
         if mesh.get_coordinate() is None:
             raise ValueError(
                 f"initstats.{function}: expected to be called by the ranks of mesh {mesh}, got "
@@ -53,6 +57,22 @@ class Domain:
                 )
         return domain
 
+    def settle(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Find the first rank that holds each tensor. Collective if a mesh is smaller than this.
+
+        A rank does not know whether others have meshes of their own with the same tensor (a norm
+        that is sharded over data-parallel ranks has one per tensor-parallel rank), or hold nothing.
+
+        Args:
+            tensors: Those that `owns` is asked of, in one order on all ranks.
+        """
+        some = [x for x in tensors if is_dtensor(x) and x.device_mesh.size() < self._mesh.size()]
+        if not some:
+            return
+        held = [min(x.device_mesh.mesh.flatten().tolist()) if is_held(x) else _NOBODY for x in some]
+        firsts = self._reduced(torch.tensor(held, dtype=torch.int64), "MIN").tolist()
+        self._firsts |= dict(zip(map(id, some), firsts, strict=True))
+
     def owns(self, tensor: torch.Tensor) -> bool:
         """Tell whether this rank contributes what it holds of a tensor."""
         import torch.distributed as dist
@@ -62,7 +82,8 @@ class Domain:
         coordinate = tensor.device_mesh.get_coordinate()
         return (
             coordinate is not None
-            and self._first in tensor.device_mesh.mesh.flatten().tolist()
+            and self._firsts.get(id(tensor), self._first)
+            in tensor.device_mesh.mesh.flatten().tolist()
             and all(
                 at == 0 or not placement.is_replicate()
                 for at, placement in zip(coordinate, tensor.placements, strict=True)
@@ -87,6 +108,16 @@ class Domain:
         parts = [torch.empty_like(sent) for _ in range(self._mesh.size(dim))]
         dist.all_gather(parts, sent, group=group)
         return torch.stack(parts).to(values.device)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Global ranks, in C order of the mesh."""
+        return tuple(self._mesh.mesh.flatten().tolist())
+
+    @property
+    def groups(self) -> list[ProcessGroup]:
+        """The groups of this rank, one per dimension: a sum over each in turn is that of all."""
+        return self._mesh.get_all_groups()
 
     @property
     def dims(self) -> range:

@@ -88,10 +88,10 @@ class Spread:
         and of that the ranks count that are where it is along replicated dimensions.
 
         Args:
-            rank: A rank of this mesh.
+            rank: A rank; one outside of this mesh counts nothing.
             chosen: The rank that all have chosen.
         """
-        if chosen not in self.ranks:
+        if chosen not in self.ranks or rank not in self.ranks:
             return False
         mine, its = self.coordinate(rank), self.coordinate(chosen)
         return all(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from initstats.sharding import Spread
+from initstats.sharding import Domain, Spread
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups, RecordRow, Records
 from initstats.statistics.reduction import (
@@ -33,7 +33,8 @@ class Ranks:
 
     Args:
         function: The name for messages.
-        group: A process group that this rank is in, or a mesh of one dimension.
+        group: A process group that this rank is in, a mesh of one dimension, or a domain, whose
+            ranks need not have a group of all.
 
     Attributes:
         ranks: Global ranks of the group, in its order.
@@ -44,10 +45,14 @@ class Ranks:
     """
 
     def __init__(self, function: str, group: object) -> None:
-        self.group = _process_group(function, group)
-        self.ranks = tuple(dist.get_process_group_ranks(self.group))
+        if isinstance(group, Domain):
+            self.ranks, self._groups = group.ranks, group.groups
+        else:
+            self.group = _process_group(function, group)
+            self.ranks = tuple(dist.get_process_group_ranks(self.group))
+            self._groups = [self.group]
         self.rank = dist.get_rank()
-        kinds = [device.type for device in self.group._device_types]  # noqa: SLF001
+        kinds = [device.type for device in self._groups[0]._device_types]  # noqa: SLF001
         self._device = torch.device("cpu" if "cpu" in kinds else kinds[0])
 
     @property
@@ -66,7 +71,8 @@ class Ranks:
     def reduce(self, message: Message) -> Array:
         """All-reduce one message."""
         data = torch.from_numpy(message.data.copy()).to(self._device)
-        dist.all_reduce(data, op=OPS[message.op], group=self.group)
+        for group in self._groups:
+            dist.all_reduce(data, op=OPS[message.op], group=group)
         reduced: Array = data.cpu().numpy()
         return reduced
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from initstats.statistics.reduction import Array, Contribution, Message, agree
 from initstats.statistics.table import StatsTable
 
 _FUNCTION = "replicas_agree"
-_NAMED = 16  # tensors that are looked into at once
+_NAMED = 16  # tensors that are looked into with one message
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,24 @@ class ReplicaReport:
         """True when all replicas agree."""
         return not self.differing
 
+    def ranks_of(self, name: str) -> str:
+        """Return in words which ranks differ in a tensor, such as "rank 3 from ranks 0, 1, 2"."""
+        usual, *others = self.differing[name]
+        return f"{_listed(others)} from {_listed([usual])}"
+
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
         if self.ok:
             return f"replicas of {self.compared} tensors agree"
-        lines = [
-            f"{name}: {_listed(classes[1:])} from {_listed(classes[:1])}"
-            for name, classes in self.differing.items()
-        ]
+        lines = [f"{name}: {self.ranks_of(name)}" for name in self.differing]
         if self.differing_count > len(lines):
             lines.append(f"and {self.differing_count - len(lines)} more tensors")
         return "replicas differ: " + "; ".join(lines)
 
 
-def _listed(classes: tuple[tuple[int, ...], ...]) -> str:
+def _listed(classes: Sequence[tuple[int, ...]]) -> str:
     ranks = sorted(rank for each in classes for rank in each)
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
@@ -66,7 +68,7 @@ def replicas_agree(model_or_table: nn.Module | StatsTable, group: object) -> Rep
 
     Replicas differ after a desynchronised random draw, a rank that loaded another file, a buffer
     that was trained on one rank only, or a bit that memory or network changed. Two all-reduces with
-    8 bytes per tensor find it; only then one more finds the ranks.
+    16 bytes per tensor find it; only then one more finds the ranks.
 
     Args:
         model_or_table: A module, of which the parameters are compared, or records that were taken
@@ -85,13 +87,26 @@ def replicas_agree(model_or_table: nn.Module | StatsTable, group: object) -> Rep
     Determinism: bitwise. One changed element is always found between two replicas; several changes
         escape with a chance near 2**-64.
     """
-    ranks = Ranks(_FUNCTION, group)
+    return compare_replicas(_FUNCTION, model_or_table, Ranks(_FUNCTION, group), most=_NAMED)
+
+
+def compare_replicas(
+    function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks, most: int | None = None
+) -> ReplicaReport:
+    """Compare replicas for another function: see `replicas_agree`.
+
+    Args:
+        function: The name for messages.
+        model_or_table: As for `replicas_agree`.
+        ranks: The ranks.
+        most: Of how many tensors the ranks are looked for; None for all, in messages of 16 each.
+    """
     own: _Own | Exception
     try:
-        own = _own(model_or_table, ranks)
+        own = _own(function, model_or_table, ranks)
     except Exception as error:  # noqa: BLE001  # told to the other ranks, then raised
         own = error
-    return run(_compare(own, ranks), ranks.reduce)
+    return run(_compare(function, own, ranks, most), ranks.reduce)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +116,11 @@ class _Own:
     layout: Contribution
     fingerprints: Integers  # [n]
     replicas: Integers  # [n], ranks of the group that hold the same elements
-    pieces: Integers  # [n], the same number on ranks that do
+    pieces: Integers  # [n], the same number on ranks that do; -1 outside of the tensor's mesh
     counted: Array  # bool [n]
 
 
-def _own(model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
+def _own(function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
     table: Mapping[str, Stats]
     if isinstance(model_or_table, nn.Module):
         table = stats(model_or_table, moments=False, histogram=False, fingerprint=True)
@@ -113,7 +128,7 @@ def _own(model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
         table = model_or_table
     if not all(record.groups & Groups.FINGERPRINT for record in table.values()):
         msg = (
-            f"initstats.{_FUNCTION}: expected records taken with fingerprint=True, got some without"
+            f"initstats.{function}: expected records taken with fingerprint=True, got some without"
         )
         raise ValueError(msg)
     rows = [record.local._read() for record in table.values()]  # noqa: SLF001  # of this package
@@ -138,34 +153,69 @@ def _own(model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
         layout,
         np.array([row.counts[FINGERPRINT] for row in rows], dtype=np.int64),
         np.array([size * s.replicas // len(s.ranks) for s in spreads], dtype=np.int64),
-        np.array([s.piece(ranks.rank) for s in spreads], dtype=np.int64),
+        np.array([_piece(s, ranks.rank) for s in spreads], dtype=np.int64),
         np.array([s.is_counted(ranks.rank, ranks.chosen(i)) for i, s in enumerate(spreads)]),
     )
 
 
-def _compare(own: _Own | Exception, ranks: Ranks) -> Generator[Message, Array, ReplicaReport]:
+def _compare(
+    function: str, own: _Own | Exception, ranks: Ranks, most: int | None
+) -> Generator[Message, Array, ReplicaReport]:
     layout = own.layout if isinstance(own, _Own) else own
-    yield from agree(_FUNCTION, layout, 0, ranks.rank)
+    yield from agree(function, layout, 0, ranks.rank)
     assert isinstance(own, _Own)
     # R equal fingerprints less R times the one that is counted are 0, modulo 2**64.
     mine = own.fingerprints - np.where(own.counted, own.replicas * own.fingerprints, 0)
-    different = np.flatnonzero((yield Message("sum", mine)))
-    found = {}
-    if different.size:
-        named = different[:_NAMED]
-        seen = np.zeros((2, len(ranks.ranks), len(named)), dtype=np.int64)
-        at = ranks.ranks.index(ranks.rank)
-        seen[:, at] = own.fingerprints[named], own.pieces[named]
-        prints, pieces = (yield Message("sum", seen.ravel())).reshape(2, -1, len(named))
-        for k, i in enumerate(named.tolist()):
-            found[own.layout.names[i]] = classes_of(prints[:, k], pieces[:, k], ranks.ranks)
-            if len(found[own.layout.names[i]]) == 1:
+    holders = (own.pieces >= 0).astype(np.int64)
+    sums, holding = (yield Message("sum", np.concatenate([mine, holders]))).reshape(2, -1)
+    held = holding == len(ranks.ranks)
+    compared = int((held & (own.replicas > 1)).sum())
+    # Of a tensor that some ranks do not hold, nobody knows R: its ranks are always looked at.
+    different = np.flatnonzero((sums != 0) & held)
+    found: dict[str, tuple[tuple[int, ...], ...]] = {}
+    count = len(different)
+    for at in _sixteens(different[:most]):
+        for name, classes, _ in (yield from _classes(own, ranks, at)):
+            if len(classes) == 1:
                 msg = (
-                    f"initstats.{_FUNCTION}: expected every shard of {own.layout.names[i]!r} on as"
-                    " many ranks of the group as every other, got others"
+                    f"initstats.{function}: expected every shard of {name!r} on as many ranks of"
+                    " the group as every other, got others"
                 )
                 raise ValueError(msg)
-    return ReplicaReport(int((own.replicas > 1).sum()), found, len(different))
+            found[name] = classes
+    for at in _sixteens(np.flatnonzero(~held)):
+        for name, classes, has_replicas in (yield from _classes(own, ranks, at)):
+            compared += has_replicas
+            if len(classes) > 1:
+                count += 1
+                if most is None or len(found) < most:
+                    found[name] = classes
+    return ReplicaReport(compared, found, count)
+
+
+def _sixteens(at: Integers) -> Iterator[Integers]:
+    return (at[start : start + _NAMED] for start in range(0, len(at), _NAMED))
+
+
+def _piece(spread: Spread, rank: int) -> int:
+    return spread.piece(rank) if rank in spread.ranks else -1
+
+
+def _classes(
+    own: _Own, ranks: Ranks, at: Integers
+) -> Generator[Message, Array, list[tuple[str, tuple[tuple[int, ...], ...], bool]]]:
+    """Return of some tensors the name, the ranks by what they hold, and whether it has replicas."""
+    seen = np.zeros((2, len(ranks.ranks), len(at)), dtype=np.int64)
+    seen[:, ranks.ranks.index(ranks.rank)] = own.fingerprints[at], own.pieces[at]
+    prints, pieces = (yield Message("sum", seen.ravel())).reshape(2, -1, len(at))
+    everybody = np.array(ranks.ranks)
+    found = []
+    for k, i in enumerate(at.tolist()):
+        here = pieces[:, k] >= 0
+        classes = classes_of(prints[here, k], pieces[here, k], everybody[here].tolist())
+        has_replicas = len(np.unique(pieces[here, k])) < int(here.sum())
+        found.append((own.layout.names[i], classes, has_replicas))
+    return found
 
 
 def classes_of(

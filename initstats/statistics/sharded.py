@@ -62,7 +62,8 @@ def _parts(tensor: Tensor, groups: int) -> list[_Part]:
         return [(local, (), ())]
     pieces = local_boxes("stats", tensor)
     if not pieces:
-        return [(local, (0,) * tensor.dim(), tuple(local.shape))]
+        # A rank outside of the mesh has an empty tensor of one dimension, whatever the whole has.
+        return [(local, (0,) * local.dim(), tuple(local.shape))]
     return [(local[p.slices], p.box.offset, p.box.size) for p in pieces]
 
 

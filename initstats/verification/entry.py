@@ -25,8 +25,9 @@ class VerifyEntry:
         std_band: Where the measured standard deviation may lie.
         problem: What is wrong in words, empty when nothing is.
         kind: The kind of problem: "not finite", "constant", "bounds", "std", "mean", "shape",
-            "extremes", "orthogonal", "values", "norms", "padding", "zero rows", "duplicate",
-            "shards" or "tied"; empty when there is none.
+            "extremes", "orthogonal", "values", "norms", "padding", "zero rows", "zero columns",
+            "zero slices", "equal rows", "equal columns", "equal slices", "duplicate", "shards",
+            "tied" or "replicas"; empty when there is none.
         cause: The likely cause of the problem.
         fix: What to do about it.
     """

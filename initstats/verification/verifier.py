@@ -28,6 +28,7 @@ from initstats.verification.checks import Judge, not_finite
 from initstats.verification.confidence import Band
 from initstats.verification.cross_checks import relations
 from initstats.verification.entry import VerifyEntry
+from initstats.verification.replica_checks import differing_replicas, with_replicas
 from initstats.verification.values import Values
 from initstats.verification.whole_values import WholeValues
 
@@ -66,6 +67,7 @@ KINDS = (
     "equal columns",
     "equal slices",
     "tied",
+    "replicas",
 )
 
 
@@ -165,6 +167,10 @@ def verify(
     between blocks are found too, and so are values that are not finite in buffers and in parameters
     that no rule takes. Each problem comes with a likely cause and a fix.
 
+    Collective if the model has DTensors: every rank of its widest mesh calls it and gets the same
+    report. Values are those of the first replica; parameters whose replicas differ are named with
+    the ranks that do.
+
     Args:
         model: Any module with values, so not on the meta device.
         recipe: A recipe, or the name of one in `initstats.recipes.available()`.
@@ -201,8 +207,15 @@ def verify(
         )
     parameters = [entry.parameter for entry in planned] + list(planned.rest.values())
     domain = Domain.of("verify", parameters)
+    if domain is not None:
+        domain.settle(parameters)
     blocks = None if domain is None else _local_blocks(domain)
-    return _verify(model, planned, false_alarm_rate, ignore, blocks, domain)
+    report = _verify(model, planned, false_alarm_rate, ignore, blocks, domain)
+    if domain is None or "replicas" in ignore:
+        return report
+    named = {**{entry.name: entry.parameter for entry in planned}, **planned.rest}
+    differing = differing_replicas("verify", named, domain)
+    return dataclasses.replace(report, entries=with_replicas(report.entries, differing))
 
 
 def verify_blocks(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
     parallelize_module,
 )
+from torch.distributed.tensor.placement_types import Placement
 
 import initstats
 from filling_ranks import Collectives, shard_of
@@ -234,6 +236,17 @@ def initialised(model: nn.Module, recipe: Any = "llama", **options: Any) -> Rece
     return receipt
 
 
+def on_ranks(ranks: list[int], size: int, placement: Placement) -> DTensor:
+    """Return a [size, size] DTensor of zeros on some of the ranks; the others hold nothing."""
+    mesh = DeviceMesh("cpu", ranks)
+    rows = size if placement.is_replicate() else size // len(ranks)
+    local = torch.zeros(rows if dist.get_rank() in ranks else 0, size)
+    shape = torch.Size((size, size))
+    return DTensor.from_local(
+        local, mesh, [placement], run_check=False, shape=shape, stride=(size, 1)
+    )
+
+
 def told(report: VerifyReport) -> list[tuple[str, str, str]]:
     return [(e.name, e.kind, e.problem) for e in report.entries]
 
@@ -275,6 +288,100 @@ def every_layout_equals_one_process() -> None:
         receipt = initialised(model)
         assert_equal(model, expected)
         assert receipt.check(model) == {}
+
+
+def the_vocabulary_and_its_padding_row_are_cut() -> None:
+    plan = {"embed_tokens": RowwiseParallel(input_layouts=Replicate()), **TP_PLAN}
+    plan["lm_head"] = ColwiseParallel(output_layouts=Replicate())
+    mesh, model, expected = mesh_of(2, 2), on_meta(), whole()
+    parallelize_module(model, mesh["tp"], plan)
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh["dp"])
+    fully_shard(model, mesh=mesh["dp"])
+    initialised(model)
+    assert_equal(model, expected)
+    assert not expected.embed_tokens.weight[3].any()
+    assert initstats.verify(model, "llama").ok
+    tokens = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), expected(tokens), rtol=1e-6, atol=1e-6)
+        model.reshard()
+        row = expected.embed_tokens.weight.detach().clone()
+        row[3] = row[4] / 2
+        local(model.embed_tokens.weight).copy_(shard_of(row, model.embed_tokens.weight))
+    found = {e.name: e.kind for e in initstats.verify(model, "llama").failures}
+    assert found == {"embed_tokens.weight": "padding"}, found
+
+
+def meshes_of_three_dimensions_equal_one_process() -> None:
+    expected = whole()
+    for shape in ((2, 1, 2), (1, 2, 2), (2, 2, 1)):
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copies", "shards", "tp"))
+        model = parallelize_module(on_meta(), mesh["tp"], TP_PLAN)
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh["copies", "shards"])
+        fully_shard(model, mesh=mesh["copies", "shards"])
+        receipt = initialised(model)
+        assert_equal(model, expected)
+        assert receipt.check(model) == {}
+        assert initstats.verify(model, "llama").ok
+
+
+def strided_rows_of_packed_projections_equal_one_process() -> None:
+    mesh, model = mesh_of(2, 2), on_meta(Odd)
+    plan = {"c_attn": ColwiseParallel(), "fc": RowwiseParallel(), "tail": ColwiseParallel()}
+    parallelize_module(model, mesh["tp"], plan)
+    fully_shard(model, mesh=mesh["dp"])
+    assert any("_S" in str(p) for p in model.c_attn.weight.placements), model.c_attn.weight
+    initialised(model, ODD)
+    assert_equal(model, whole(Odd, ODD))
+    assert initstats.verify(model, ODD).ok
+
+
+class Experts(nn.Module):
+    """Packed experts [experts, in, out], which lie on a mesh of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, 8, bias=False)
+        self.gate_up_proj = nn.Parameter(torch.empty(8, 16, 48))
+        self.down_proj = nn.Parameter(torch.empty(8, 24, 16))
+
+
+def experts_on_a_mesh_of_their_own_equal_one_process() -> None:
+    recipe = Recipe([Rule("*_proj", TruncNormal(0.02, -0.04, 0.04)), Rule("*", Normal(0.1))])
+    expected, model = whole(Experts, recipe), on_meta(Experts)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "ep"))
+    for name in ("gate_up_proj", "down_proj"):
+        cut = distribute_tensor(getattr(model, name), mesh["ep"], [Shard(0)])
+        model.register_parameter(name, nn.Parameter(cut))
+    fully_shard(model, mesh=mesh["dp"])
+    assert len(model.down_proj.placements) == 2
+    assert len(model.router.weight.placements) == 1
+    initialised(model, recipe)
+    assert_equal(model, expected)
+    assert initstats.verify(model, recipe).ok
+
+
+def stages_of_a_pipeline_equal_one_process() -> None:
+    """Each stage is sharded over ranks of its own; verify is collective among them."""
+    expected = dict(whole().named_parameters())
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "dp"))
+    stage = mesh["pp"].get_local_rank()
+    kept = on_meta()  # with the names of the whole, as torchtitan keeps them
+    kept.layers = nn.ModuleDict({str(i): kept.layers[i] for i in ([0, 1], [2])[stage]})
+    for name in (("norm", "lm_head"), ("embed_tokens",))[stage]:
+        delattr(kept, name)
+    numbered = nn.Sequential(on_meta(Block))
+    names = {"0": f"layers.{stage + 1}"}
+    for part, options in ((kept, {"depth": 3}), (numbered, {"depth": 3, "names": names})):
+        fully_shard(part, mesh=mesh["dp"])
+        receipt = initialised(part, **options)
+        for name, parameter in part.named_parameters():
+            full = name if part is kept else names["0"] + name[1:]
+            assert torch.equal(local(parameter), shard_of(expected[full].detach(), parameter)), name
+        assert initstats.verify(part, "llama", **options).ok
+        assert receipt.check(part, names=options.get("names")) == {}
 
 
 def ties_stay_ties() -> None:
@@ -479,6 +586,75 @@ def verify_says_what_one_process_says() -> None:
             same_everywhere(report.to_dict() if damage is not not_finite else told(report))
 
 
+def verify_names_the_replicas_that_differ() -> None:
+    rank = dist.get_rank()
+    weight = "layers.0.mlp.up_proj.weight"
+    for shard, name in ((fsdp2_and_tp, "norm.weight"), (lambda m: fsdp2(m, 2, 2), weight)):
+        model = shard(on_meta())
+        initialised(model)
+        assert initstats.verify(model, "llama").ok
+        if rank == 3:
+            with torch.no_grad():
+                local(model.get_parameter(name)).flatten()[0] += 2**-8
+        report = initstats.verify(model, "llama")
+        found = [(e.name, e.kind, e.problem) for e in report.failures]
+        assert found == [(name, "replicas", "replicas differ: rank 3 from ranks 0, 1, 2")], found
+        same_everywhere(report.to_dict())
+        assert initstats.verify(model, "llama", ignore={"replicas"}).ok
+    # More than one message of them, among parameters with another problem, and without a promise.
+    model = nn.ModuleDict({f"m{i}": nn.Linear(8, 8, bias=False) for i in range(20)})
+    model["sharded"] = nn.Linear(8, 8, bias=False)
+    model["sharded"].weight = nn.Parameter(on_ranks([0, 1, 2, 3], 8, Shard(0)))
+    recipe = Recipe([Rule(f"m{i}.weight", Normal(0.5)) for i in range(19)], name="most")
+    initstats.init_(model, recipe, seed=0, allow_unmatched=True)
+    with torch.no_grad():
+        initstats.zeros_(model["sharded"].weight)
+        model["m19"].weight.zero_()
+        model["m0"].weight[0, 0] = torch.nan
+        for i in range(20):
+            model[f"m{i}"].weight[1, 1] += rank % 2
+    report = initstats.verify(model, recipe, allow_unmatched=True)
+    odd = {e.name: e for e in report.failures}
+    assert odd.keys() == {f"m{i}.weight" for i in range(20)}, odd.keys()
+    words = "replicas differ: ranks 1, 3 from ranks 0, 2"
+    assert all(e.problem.endswith(words) for e in odd.values()), [e.problem for e in odd.values()]
+    assert odd["m0.weight"].kind == "not finite"
+    assert (odd["m19.weight"].kind, odd["m19.weight"].rule) == ("replicas", "none")
+    assert {odd[f"m{i}.weight"].kind for i in range(1, 19)} == {"replicas"}
+    same_everywhere([(e.name, e.problem) for e in report.failures])
+
+
+def tensors_of_some_ranks_are_counted_once() -> None:
+    rank = dist.get_rank()
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(3)))
+    layouts = ([1, 3], Replicate()), ([0, 1, 2, 3], Shard(0)), ([0, 2], Shard(0))
+    for layer, (ranks, placement) in zip(model, layouts, strict=True):
+        layer.weight = nn.Parameter(on_ranks(ranks, 8, placement))
+    expected = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(3)))
+    alone = initstats.init_(expected, "mlp", seed=7)
+    receipt = initstats.init_(model, "mlp", seed=7)
+    assert receipt.all_merge().fingerprints == alone.fingerprints
+    assert alone.check(model) == {}
+    report = initstats.verify(model, "mlp")
+    assert report.ok, str(report)
+    assert [e.std for e in report.entries] == pytest.approx(
+        [e.std for e in initstats.verify(expected, "mlp").entries]
+    )
+    same_everywhere(report.to_dict())
+    agreed = initstats.replicas_agree(model, dist.group.WORLD)
+    assert agreed.ok
+    assert agreed.compared == 1
+    if rank == 3:
+        with torch.no_grad():
+            local(model[0].weight)[0, 0] += 2**-8
+    for found in (
+        [e.problem for e in initstats.verify(model, "mlp").failures],
+        [str(initstats.replicas_agree(model, dist.group.WORLD)).replace("0.weight: ", "")],
+    ):
+        assert found == ["replicas differ: rank 3 from rank 1"], found
+    assert set(alone.check(model)) == {"0.weight"}
+
+
 def orthogonality_is_seen_over_ranks() -> None:
     recipe = Recipe(
         [
@@ -568,6 +744,39 @@ def folders_of_four_ranks_are_read() -> None:
 # ---- refusals
 
 
+def embeddings_that_sharding_untied_are_refused() -> None:
+    mesh = mesh_of(4)
+    apart, together = on_meta(tied=True), on_meta(tied=True)
+    for model in (apart, together):
+        model.config = SimpleNamespace(tie_word_embeddings=True)
+        model.get_input_embeddings = lambda m=model: m.embed_tokens
+        model.get_output_embeddings = lambda m=model: m.lm_head
+    fully_shard(apart.embed_tokens, mesh=mesh)
+    fully_shard(apart.lm_head, mesh=mesh)
+    fully_shard([together.embed_tokens, together.lm_head], mesh=mesh)
+    for model in (apart, together):
+        fully_shard(model, mesh=mesh)
+    with refused(ValueError, "plan: expected tied embeddings", "fully_shard([embedding, head])"):
+        initstats.init_(apart, "llama", seed=7, device="cpu")
+    initialised(together)
+    assert together.lm_head.weight is together.embed_tokens.weight
+    assert_equal(together, whole(tied=True))
+
+
+def ranks_outside_of_the_mesh_are_told_before_anything_is_written() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8, bias=False))
+    plain = model[0].weight.detach().clone()
+    model[1].weight = nn.Parameter(on_ranks([1, 3], 8, Shard(0)))
+    if dist.get_rank() in {1, 3}:
+        receipt = initstats.init_(model, "mlp", seed=0)
+        assert initstats.verify(model, "mlp").ok
+        assert receipt.check(model) == {}
+        return
+    with refused(ValueError, "init_: expected to be called by the ranks of mesh", "another rank"):
+        initstats.init_(model, "mlp", seed=0)
+    assert torch.equal(model[0].weight, plain)
+
+
 def other_engines_and_tools_are_refused() -> None:
     flat = FullyShardedDataParallel(Llama(), device_id=torch.device("cpu"))
     for call in (initstats.plan, initstats.init_, initstats.verify):
@@ -604,15 +813,24 @@ CHECKS: list[Check] = [
     fsdp2_and_tp_from_meta_equals_one_process,
     every_layout_equals_one_process,
     ties_stay_ties,
+    the_vocabulary_and_its_padding_row_are_cut,
+    meshes_of_three_dimensions_equal_one_process,
+    strided_rows_of_packed_projections_equal_one_process,
+    experts_on_a_mesh_of_their_own_equal_one_process,
+    stages_of_a_pipeline_equal_one_process,
     packed_pieces_and_padding_rows_equal_one_process,
     exact_fills_equal_one_process,
     what_cannot_be_written_in_shards_is_refused,
     values_outlive_the_unsharded_state,
     memory_is_that_of_the_shards,
     verify_says_what_one_process_says,
+    verify_names_the_replicas_that_differ,
+    tensors_of_some_ranks_are_counted_once,
     orthogonality_is_seen_over_ranks,
     receipts_check_and_remake,
     a_warm_start_copies_and_initialises,
     folders_of_four_ranks_are_read,
+    embeddings_that_sharding_untied_are_refused,
+    ranks_outside_of_the_mesh_are_told_before_anything_is_written,
     other_engines_and_tools_are_refused,
 ]
