@@ -19,6 +19,7 @@ from initstats.statistics import ReplicaReport, SliceStats, Stats, StatsTable, r
 if TYPE_CHECKING:
     from initstats import recipes, sinks
     from initstats.auditing import AuditReport, AuditRule, Finding, audit
+    from initstats.coordinates import CoordReport, coord_check
     from initstats.monitoring import Monitor
     from initstats.patch import AccelerationReport, FastInit, fast_init
     from initstats.planning import (
@@ -44,6 +45,7 @@ __all__ = [
     "AuditReport",
     "AuditRule",
     "Box",
+    "CoordReport",
     "FastInit",
     "Finding",
     "LsuvReport",
@@ -60,6 +62,7 @@ __all__ = [
     "VerifyReport",
     "WarmStart",
     "audit",
+    "coord_check",
     "ensemble",
     "fast_init",
     "init",

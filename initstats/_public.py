@@ -8,6 +8,7 @@ from typing import Any, ForwardRef
 # Packages whose public names `initstats` offers from the first use on, and those names.
 LATE = {
     "auditing": ("AuditReport", "AuditRule", "Finding", "audit"),
+    "coordinates": ("CoordReport", "coord_check"),
     "monitoring": ("Monitor",),
     "patch": ("AccelerationReport", "FastInit", "fast_init"),
     "planning": (

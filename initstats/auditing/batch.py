@@ -17,7 +17,9 @@ LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 _FEWEST_EXAMPLES = 4
 
 
-def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> Tensor:
+def forward_loss(
+    model: nn.Module, batch: Any, loss_fn: LossFunction | None, *, function: str = "audit"
+) -> Tensor:
     """Run a model on a batch and return the loss.
 
     Args:
@@ -26,6 +28,7 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
         loss_fn: Called with the output and the target: the last item of a tuple or list, which
             the model then does not get; the whole batch otherwise. When None the model computes
             the loss itself: the output, its `loss`, or a scalar tensor in it.
+        function: Public function on whose behalf this is done, for messages.
 
     Returns:
         The loss, a scalar tensor.
@@ -34,31 +37,35 @@ def forward_loss(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> 
         TypeError: If no loss is found, or it is no tensor.
         ValueError: If the loss is not a scalar, or does not depend on any parameter.
     """
-    _, loss = forward(model, batch, loss_fn)
+    _, loss = forward(model, batch, loss_fn, function=function)
     if not isinstance(loss, Tensor):
         raise TypeError(
-            f"initstats.audit: expected loss_fn to return a tensor, got loss={type(loss).__name__}"
+            f"initstats.{function}: expected loss_fn to return a tensor, "
+            f"got loss={type(loss).__name__}"
         )
     if loss.numel() != 1:
         raise ValueError(
-            f"initstats.audit: expected a scalar loss, got shape={tuple(loss.shape)}; "
+            f"initstats.{function}: expected a scalar loss, got shape={tuple(loss.shape)}; "
             "average it over the batch, or pass loss_fn"
         )
     if not loss.requires_grad:
         raise ValueError(
-            "initstats.audit: expected a loss that depends on the parameters, "
+            f"initstats.{function}: expected a loss that depends on the parameters, "
             "got loss.requires_grad=False; do not detach it or compute it under no_grad"
         )
     return loss
 
 
-def forward(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> tuple[Any, Any]:
+def forward(
+    model: nn.Module, batch: Any, loss_fn: LossFunction | None, *, function: str = "audit"
+) -> tuple[Any, Any]:
     """Run a model on a batch, and return its output and what is taken for the loss.
 
     Args:
         model: The model.
         batch: As for `forward_loss`.
         loss_fn: As for `forward_loss`.
+        function: As for `forward_loss`.
 
     Raises:
         TypeError: If no loss is found.
@@ -70,7 +77,7 @@ def forward(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> tuple
         output, target = model(*inputs), batch[-1]
     else:
         output, target = model(inputs), batch
-    return output, loss_fn(output, target) if loss_fn is not None else _own_loss(output)
+    return output, loss_fn(output, target) if loss_fn is not None else _own_loss(output, function)
 
 
 def inputs_of(batch: Any, loss_fn: LossFunction | None) -> Any:
@@ -79,52 +86,54 @@ def inputs_of(batch: Any, loss_fn: LossFunction | None) -> Any:
     return batch[:-1] if is_pair else batch
 
 
-def require_batch(batch: Any) -> None:
+def require_batch(batch: Any, *, function: str = "audit") -> None:
     """Refuse anything but one batch of examples.
 
     Args:
         batch: The batch.
+        function: Public function on whose behalf this is checked, for messages.
 
     Raises:
         TypeError: If it is None, a function, a loader, a dataset or another iterator.
         ValueError: If it is empty, or a tensor of it was made in inference mode or has a graph.
     """
     if batch is None:
-        raise TypeError("initstats.audit: expected a batch, got batch=None")
+        raise TypeError(f"initstats.{function}: expected a batch, got batch=None")
     kind = type(batch).__name__
     if isinstance(batch, (DataLoader, Dataset, Iterator)):
         fix = "next(loader)" if isinstance(batch, Iterator) else "next(iter(loader))"
-        raise TypeError(f"initstats.audit: expected one batch, got batch={kind}; pass {fix}")
+        raise TypeError(f"initstats.{function}: expected one batch, got batch={kind}; pass {fix}")
     tensors = list(nested_tensors(batch))
     if isinstance(batch, type) or (callable(batch) and not tensors):
         raise TypeError(
-            f"initstats.audit: expected a batch, got batch={kind} "
+            f"initstats.{function}: expected a batch, got batch={kind} "
             f"{getattr(batch, '__name__', '')!r}; call it and pass what it returns"
         )
     sized = isinstance(batch, (Mapping, tuple, list))
     if (sized and not batch) or (tensors and not any(tensor.numel() for tensor in tensors)):
         shapes = [tuple(tensor.shape) for tensor in tensors]
         raise ValueError(
-            f"initstats.audit: expected a batch of at least one example, got batch={kind} with "
-            f"shapes {shapes}"
+            f"initstats.{function}: expected a batch of at least one example, got batch={kind} "
+            f"with shapes {shapes}"
         )
     if any(tensor.is_inference() for tensor in tensors):
         raise ValueError(
-            "initstats.audit: expected a batch that autograd can use, got an inference tensor; "
-            "make the batch outside torch.inference_mode(), or clone it there"
+            f"initstats.{function}: expected a batch that autograd can use, got an inference "
+            "tensor; make the batch outside torch.inference_mode(), or clone it there"
         )
     if any(not tensor.is_leaf for tensor in tensors):
         raise ValueError(
-            "initstats.audit: expected a batch without a graph, because every step uses it again, "
-            "got a tensor with a grad_fn; detach it"
+            f"initstats.{function}: expected a batch without a graph, because every step uses it "
+            "again, got a tensor with a grad_fn; detach it"
         )
 
 
-def require_values(model: nn.Module) -> None:
+def require_values(model: nn.Module, *, function: str = "audit") -> None:
     """Refuse parameters and buffers without values that can be trained.
 
     Args:
         model: The model.
+        function: Public function on whose behalf this is checked, for messages.
 
     Raises:
         ValueError: If one is on the meta device, not yet initialised (lazy modules), or was made in
@@ -134,27 +143,29 @@ def require_values(model: nn.Module) -> None:
     for name, tensor in held:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise ValueError(  # noqa: TRY004  # it is of the right kind, but not ready
-                f"initstats.audit: expected parameters with shapes, got {type(tensor).__name__} "
-                f"{name!r} of a lazy module; run the model on the batch once before"
+                f"initstats.{function}: expected parameters with shapes, got "
+                f"{type(tensor).__name__} {name!r} of a lazy module; run the model on the batch "
+                "once before"
             )
         if tensor.device.type == "meta":
             raise ValueError(
-                f"initstats.audit: expected parameters with values, got device=meta for {name!r}; "
-                "call to_empty and init_ first"
+                f"initstats.{function}: expected parameters with values, got device=meta for "
+                f"{name!r}; call to_empty and init_ first"
             )
         if tensor.is_inference():
             raise ValueError(
-                "initstats.audit: expected parameters that autograd can use, got inference tensor "
-                f"{name!r}; build the model outside torch.inference_mode()"
+                f"initstats.{function}: expected parameters that autograd can use, got inference "
+                f"tensor {name!r}; build the model outside torch.inference_mode()"
             )
 
 
-def require_device(model: nn.Module, batch: Any) -> None:
+def require_device(model: nn.Module, batch: Any, *, function: str = "audit") -> None:
     """Refuse a batch that is on another device than the model.
 
     Args:
         model: The model.
         batch: The batch.
+        function: Public function on whose behalf this is checked, for messages.
 
     Raises:
         ValueError: If the model is on one device and a tensor of the batch on another.
@@ -163,8 +174,8 @@ def require_device(model: nn.Module, batch: Any) -> None:
     wrong = [tensor.device for tensor in nested_tensors(batch) if tensor.device not in devices]
     if len(devices) == 1 and wrong:
         raise ValueError(
-            f"initstats.audit: expected the batch on the device of the model, {devices.pop()}, "
-            f"got device={wrong[0]}; move it with .to()"
+            f"initstats.{function}: expected the batch on the device of the model, "
+            f"{devices.pop()}, got device={wrong[0]}; move it with .to()"
         )
 
 
@@ -190,7 +201,7 @@ def halves(batch: Any) -> tuple[Any, Any] | None:
     return part(slice(0, size // 2)), part(slice(size // 2, size))
 
 
-def _own_loss(output: Any) -> Any:
+def _own_loss(output: Any, function: str) -> Any:
     """Find the loss in the output of a model.
 
     Raises:
@@ -205,7 +216,7 @@ def _own_loss(output: Any) -> Any:
         loss = output
     if loss is None:
         raise TypeError(
-            "initstats.audit: expected a loss in the output of the model, "
+            f"initstats.{function}: expected a loss in the output of the model, "
             f"got output={type(output).__name__} without one; pass loss_fn, or targets in the batch"
         )
     return loss

@@ -24,6 +24,7 @@ from initstats.cli.console import (
     working,
     write_output,
 )
+from initstats.cli.coord_check_command import add_coord_check_command
 from initstats.cli.doctor_command import add_doctor_command
 from initstats.cli.import_strings import call_with_seed, load_object
 from initstats.cli.monitor_commands import add_commands
@@ -42,6 +43,7 @@ app = typer.Typer(
 
 add_audit_command(app)
 add_stats_command(app)
+add_coord_check_command(app)
 
 
 @app.command()

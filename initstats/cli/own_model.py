@@ -63,12 +63,12 @@ class OwnModel:
             ValueError: If there is no object of a name, or `audit` refuses a value.
             Exception: What the objects raise.
         """
-        loss, optimizer = self._loss(), self._optimizer()
+        loss, optimizer = load_loss("audit", self.loss, self.device), self._optimizer()
         found = load_object("audit", "model", self.model)
         torch.manual_seed(self.seed)
         model = self._model(found)
         torch.manual_seed(self.seed)
-        batch = self._batch()
+        batch = load_batch("audit", self.batch, self.seed, self.device)
         return audit(
             model,
             batch,
@@ -114,29 +114,6 @@ class OwnModel:
             init_(model, self.recipe, seed=torch.initial_seed(), fingerprints=False)
         return model if self.device is None else model.to(self.device)
 
-    def _batch(self) -> Any:
-        """Return the batch, on the device."""
-        batch = load_object("audit", "batch", self.batch)
-        if callable(batch) and not isinstance(batch, Tensor):
-            batch = call_with_seed("audit", "batch", batch, self.seed)
-        if batch is None:
-            raise TypeError(
-                f"initstats.audit: expected batch to be or return a batch, got None from "
-                f"{self.batch!r}; does the function end without return?"
-            )
-        return batch if self.device is None else moved(batch, self.device)
-
-    def _loss(self) -> Any:
-        """Return the loss function."""
-        if self.loss is None:
-            return None
-        loss = load_object("audit", "loss", self.loss)
-        if isinstance(loss, type) and issubclass(loss, nn.Module):
-            loss = loss()
-        if isinstance(loss, nn.Module) and self.device is not None:
-            loss = loss.to(self.device)
-        return loss
-
     def _optimizer(self) -> Any:
         """Return the function that makes the optimizer."""
         if self.optimizer is None:
@@ -148,6 +125,47 @@ class OwnModel:
                 f"to an optimizer, got {type(make).__name__} from {self.optimizer!r}"
             )
         return make
+
+
+def load_batch(function: str, where: str, seed: int, device: torch.device | None) -> Any:
+    """Return the batch that a name leads to, on a device.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        where: `package.module:name` of a batch, or of a function that makes one.
+        seed: For a function that takes `seed`.
+        device: Where to; None leaves it where it is.
+
+    Raises:
+        TypeError: If it is None.
+    """
+    batch = load_object(function, "batch", where)
+    if callable(batch) and not isinstance(batch, Tensor):
+        batch = call_with_seed(function, "batch", batch, seed)
+    if batch is None:
+        raise TypeError(
+            f"initstats.{function}: expected batch to be or return a batch, got None from "
+            f"{where!r}; does the function end without return?"
+        )
+    return batch if device is None else moved(batch, device)
+
+
+def load_loss(function: str, where: str | None, device: torch.device | None) -> Any:
+    """Return the loss function that a name leads to; None without a name.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        where: `package.module:name` of a function, a module or a class of one.
+        device: Where to put a module.
+    """
+    if where is None:
+        return None
+    loss = load_object(function, "loss", where)
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        loss = loss()
+    if isinstance(loss, nn.Module) and device is not None:
+        loss = loss.to(device)
+    return loss
 
 
 def moved(value: Any, device: torch.device) -> Any:

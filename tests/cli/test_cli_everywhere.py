@@ -64,6 +64,12 @@ AUDIT = (
 COMMANDS: dict[str, tuple[str, ...]] = {
     "audit": (*AUDIT, "--no-save"),
     "audit --demo broken": ("audit", "broken", "--demo", "--steps", "2", "--width", "32"),
+    "coord-check": (
+        "coord-check",
+        "project:build_wide",
+        *("--batch", "project:make_batch", "--widths", "16,32", "--seeds", "1", "--steps", "2"),
+        *("--recipe", "mup(absorb=True, zero_readout=False)"),
+    ),
     "verify": ("verify", "model.pt", "--recipe", "mlp"),
     "stats": ("stats", "model.pt"),
     "stats --minus": ("stats", "model.pt", "--minus", "model.pt"),

@@ -68,7 +68,7 @@ def with_checkpoints(folder: Path) -> None:
 
 
 def with_project(folder: Path) -> None:
-    """Write the training project that docs/guides/audit_command.md audits."""
+    """Write the training project that docs/guides/audit_command.md and width.md name."""
     package = folder / "my_project"
     package.mkdir()
     for name in ("__init__", "model", "data"):
@@ -78,6 +78,7 @@ def with_project(folder: Path) -> None:
 PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/guides/audit_command.md": with_project,
     "docs/guides/statistics.md": with_checkpoints,
+    "docs/guides/width.md": with_project,
 }
 
 

@@ -235,6 +235,7 @@ ORDER = (
     ("drawing",),
     ("diagnostics",),
     ("auditing", "monitoring"),
+    ("coordinates",),
     ("sinks",),
     ("integrations",),
     ("cli",),

@@ -26,6 +26,7 @@ PACKAGES = (
     "planning",
     "verification",
     "auditing",
+    "coordinates",
     "monitoring",
     "sinks",
 )

@@ -41,6 +41,11 @@ def build_with_more(width):
     return Net()
 
 
+def build_wide(width):
+    layers = nn.Linear(WIDTH, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+    return nn.Sequential(*layers, nn.Linear(width, 8))
+
+
 def build_nothing():
     pass
 
