@@ -46,6 +46,7 @@ def coord_page(values: _Values, title: str) -> str:
         values=values,
         verdict=_verdict(values),
         marked=blamed,
+        following=[f for f in values["findings"] if f["severity"] != "error"],
         parts=[(name, heading, _charts(values, name)) for name, (heading, _) in _TITLES.items()],
         quantities=list(_TITLES),
         number=_number,

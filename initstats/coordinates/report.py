@@ -26,6 +26,12 @@ from initstats.text import frame_html, plain_table, render
 
 COORDINATES_SCHEMA = "initstats.coordinates/1"
 _SHOWN = (OUTPUT, CHANGE, OWN)
+# By the severity of a layer's first finding.
+_VERDICTS = {
+    "": ("ok", "green"),
+    "error": ("to blame", "red"),
+    "warning": ("follows", "yellow"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,28 +121,29 @@ class CoordReport:
         return f"sizes depend on the width; to blame: {', '.join(names[:3])}{more}"
 
     def table(self) -> Table:
-        """Return a rich table of the slopes of the last step, with the findings."""
+        """Return a rich table of the slopes of the last step."""
         steps = self.settings["steps"]
         title = f"coordinate check, recipe {self.settings['recipe'] or 'none'}: {self.verdict}"
         table = plain_table(title, caption="slopes of log rms against log width, +- standard error")
         table.add_column("layer", overflow="fold", min_width=16)
         for column in ("output\nstep 1", *(f"{quantity}\nstep {steps}" for quantity in _SHOWN)):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("verdict", overflow="fold")
-        found: dict[str, Finding] = {}
-        for finding in self.findings:
-            found.setdefault(finding.where, finding)
+        table.add_column("verdict", no_wrap=True)
+        severities = {finding.where: finding.severity for finding in reversed(self.findings)}
         for layer in self.layers:
             slopes = [layer.slopes[OUTPUT][0], *(layer.slopes[q][-1] for q in _SHOWN)]
-            problem = found.get(layer.name)
-            style = "" if problem is None else "red" if problem.severity == "error" else "yellow"
-            words = Text("ok" if problem is None else problem.cause, style=style or "green")
-            table.add_row(Text(layer.name), *map(slope_text, slopes), words)
+            words, style = _VERDICTS[severities.get(layer.name, "")]
+            table.add_row(Text(layer.name), *map(slope_text, slopes), Text(words, style=style))
         return table
 
     def __rich__(self) -> Group:
+        causes = [
+            Text(f"{f.where}: {f.cause}; {f.fix}", style="red")
+            for f in self.findings
+            if f.severity == "error"
+        ]
         lines = [Text(f"the model multiplies {multiplier}") for multiplier in self.forward]
-        return Group(self.table(), *lines)
+        return Group(self.table(), *causes, *lines)
 
     def __str__(self) -> str:
         return render(self)

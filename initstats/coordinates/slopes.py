@@ -160,10 +160,10 @@ def _finding(
     way = "grows" if grows else "shrinks"
     power = f"width^{slope.value:.2f} (+-{slope.error:.2f})"
     if quantity == OWN and not to_blame:
-        cause = f"what its own update does {way} with {power} at step {step}, after other layers"
+        cause = f"the effect of its own update {way} with {power} at step {step}, as others moved"
         fix = "see the layers before it"
     elif quantity == OWN:
-        cause = f"what its own update does to its output {way} with {power} at step {step}"
+        cause = f"the effect of its own update on its output {way} with {power} at step {step}"
         fix = (
             f"{'divide' if grows else 'multiply'} the learning rate of its parameters by the width "
             "multiplier (param_groups of the recipe does), or correct its forward multiplier"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -228,7 +229,8 @@ def failed() -> CoordReport:
 def test_the_table_names_the_layer_and_the_exponent(failed: CoordReport) -> None:
     printed = str(failed)
     assert "to blame: h.0.mlp.c_fc" in printed
-    assert "what its own" in printed
+    assert "h.0.mlp.c_fc: the effect of its own update on its output grows with width^0." in printed
+    assert "follows" in printed
     assert "logits x 1/m" in printed
     assert "no size depends on the width from 32 to 64" in str(
         check(mup_gpt(BASE), FULL, widths=(32, 64), steps=2)
@@ -246,6 +248,9 @@ def test_the_report_is_saved_as_json_and_a_page(failed: CoordReport, tmp_path: A
         html.count("<figure") == 4 + 3 + 3
     )  # outputs at each step, changes and own from the second
     assert "to blame: h.0.mlp.c_fc" in html
+    heads, *rows = re.findall(r"<tr.*?</tr>", html, re.DOTALL)
+    assert {row.count("<td") for row in rows} == {heads.count("<th")} == {2 + 4 + 3 + 3}
+    assert len(rows) == len(failed.layers)
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "<iframe" in failed._repr_html_()
 
