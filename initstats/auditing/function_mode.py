@@ -36,6 +36,7 @@ _NAMES: dict[Any, str] = {
     torch.sigmoid_: "sigmoid",
     Tensor.sigmoid: "sigmoid",
     Tensor.sigmoid_: "sigmoid",
+    functional.hardsigmoid: "hardsigmoid",
     functional.softmax: "softmax",
     torch.softmax: "softmax",
     Tensor.softmax: "softmax",

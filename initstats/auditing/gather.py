@@ -29,6 +29,7 @@ from initstats.verification.verifier import compare
 
 _MATRIX_DIMS = 2
 _FEWEST_BLOCKS = 3
+_ONE = 0.05  # distance from 1 of the rms of what a norm returns
 _GATING = {"sigmoid", "hardsigmoid", "tanh", "softplus", "silu", "gelu", "softmax"}
 
 
@@ -216,7 +217,8 @@ def _logits(flow: Flow) -> LogitReport | None:
     """Read how peaked an attention is."""
     if flow.logits:
         stds = [call.factor * call.query.rms * call.key.rms for call in flow.logits]
-        return LogitReport(max(stds), None)
+        sizes = [record.rms for call in flow.logits for record in (call.query, call.key)]
+        return LogitReport(max(stds), None, all(abs(size - 1) < _ONE for size in sizes))
     if flow.row_length > 1:
         peaks = [record.rms**2 * flow.row_length for record in flow.outputs]
         return LogitReport(None, max(peaks))

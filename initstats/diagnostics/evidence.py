@@ -168,10 +168,12 @@ class LogitReport:
         std: Std of the logits of independent queries and keys, None when only weights are seen.
         peak: Mean over rows of the sum of squared weights: 1 when each looks at a single place;
             None when only queries and keys are seen.
+        normalised: True when queries and keys have an rms of 1, as norms return them.
     """
 
     std: float | None
     peak: float | None
+    normalised: bool = False
 
 
 @dataclass(frozen=True)

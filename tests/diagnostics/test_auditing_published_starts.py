@@ -140,10 +140,164 @@ def test_the_growth_of_gradients_through_batch_norms_is_no_error() -> None:
 
 
 def test_growth_that_no_batch_norm_explains_is_an_error() -> None:
-    model = normed(24, nn.Identity, nn.Tanh)
-    model.append(nn.BatchNorm1d(10))  # one is not enough
-    with torch.no_grad():
-        for layer in model:
-            if isinstance(layer, nn.Linear):
-                layer.weight.normal_(std=6 / 8)
+    blocks = [nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(24)]
+    for block in blocks:
+        nn.init.normal_(block[0].weight, std=6 / 8)
+    blocks[12].append(nn.BatchNorm1d(64))  # one is not enough
+    model = nn.Sequential(nn.Sequential(*blocks), nn.Linear(64, 10))
     assert only(GradientGrowth(), judged(model)).severity == "error"
+
+
+# --- branches that start at 0 or small
+
+
+def severities(model: nn.Module, *shape: int) -> dict[str, str]:
+    """Return the worst severity of each rule on random inputs of four classes."""
+    batch = torch.randn(*shape), torch.randint(4, shape[:1])
+    findings = judged(model, batch=batch).findings
+    return {finding.rule: finding.severity for finding in reversed(findings)}
+
+
+class Excited(nn.Module):
+    """A convolution whose norm starts at 0, with squeeze and excitation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv, self.shortcut = nn.Conv2d(inputs, outputs, 3), nn.Conv2d(inputs, outputs, 3)
+        self.norm = nn.GroupNorm(4, outputs)
+        self.squeeze, self.excite = nn.Linear(outputs, 4), nn.Linear(4, outputs)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        gate = torch.sigmoid(self.excite(self.squeeze(y.mean((2, 3))).relu()))[..., None, None]
+        return (y * gate + self.shortcut(x)).relu()
+
+
+def pooled(*layers: nn.Module, width: int) -> nn.Sequential:
+    end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+    return nn.Sequential(*layers, *end)
+
+
+def test_a_gradient_of_zero_behind_a_norm_that_starts_at_zero_has_not_vanished() -> None:
+    found = severities(pooled(Excited(3, 16), Excited(16, 32), width=32), 16, 3, 12, 12)
+    assert "error" not in found.values()
+
+
+class Spatial(nn.Module):
+    """A spatial transformer, whose transform starts as the identity: weights of 0, and a bias."""
+
+    def __init__(self, bias: tuple[float, ...], std: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3 * 64, 32), nn.Linear(32, 6)
+        self.net = pooled(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), width=8)
+        nn.init.normal_(self.outer.weight, std=std)
+        with torch.no_grad():
+            self.outer.bias.copy_(torch.tensor(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        transform = self.outer(self.inner(x.flatten(1)).relu()).view(-1, 2, 3)
+        grid = nn.functional.affine_grid(transform, list(x.shape), align_corners=False)
+        out: Tensor = self.net(nn.functional.grid_sample(x, grid, align_corners=False))
+        return out
+
+
+def test_the_bias_of_weights_that_start_at_zero_is_a_choice() -> None:
+    found = severities(Spatial((1.0, 0.0, 0.0, 0.0, 1.0, 0.0)), 16, 3, 8, 8)
+    assert "error" not in found.values()
+    drowned = Spatial((30.0, 30.0, 30.0, 30.0, 30.0, 30.0), std=0.1)
+    assert severities(drowned, 16, 3, 8, 8)["bias-scale"] == "error"
+
+
+class Controlled(nn.Module):
+    """A branch behind a convolution that starts at `scale`, as ControlNet's at 0."""
+
+    def __init__(self, scale: float, *, beside: bool) -> None:
+        super().__init__()
+        self.stem, self.start = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1)
+        self.branch, self.path = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.head, self.beside = nn.Linear(16, 4), beside
+        with torch.no_grad():
+            for parameter in self.start.parameters():
+                parameter.mul_(scale)
+            self.branch.bias.zero_()
+            self.path.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        branch = self.branch(nn.functional.silu(self.start(h)))
+        out: Tensor = self.head(self.path(h + branch if self.beside else branch).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-4])
+def test_a_branch_that_starts_small_beside_a_path_is_no_lost_signal(scale: float) -> None:
+    found = severities(Controlled(scale, beside=True), 16, 3, 12, 12)
+    assert "error" not in found.values()
+
+
+def test_a_signal_that_does_not_come_back_is_lost() -> None:
+    assert "activation-std" in severities(Controlled(1e-4, beside=False), 16, 3, 12, 12)
+
+
+class Shut(nn.Module):
+    """Channels multiplied by a hard sigmoid, whose bias opens it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+        self.inner, self.outer = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        nn.init.ones_(self.outer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu()
+        gate = self.outer(self.inner(x.mean((2, 3), keepdim=True)).relu())
+        return x * nn.functional.hardsigmoid(gate)
+
+
+def test_the_bias_of_a_hard_gate_is_no_finding() -> None:
+    found = severities(pooled(nn.Conv2d(3, 8, 1), Shut(), Shut(), width=8), 16, 3, 12, 12)
+    assert "bias-scale" not in found
+
+
+# --- gains and sinks
+
+
+class Attends(nn.Module):
+    """Attention with norms on queries and keys whose gains differ by head, a scale, and sinks."""
+
+    def __init__(self, scale: float, size: float | None = None) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(64, 3 * 64), nn.Linear(64, 64)
+        self.scale, self.size = nn.Parameter(torch.ones(2, 32)), size
+        self.sinks, self.factor = nn.Parameter(0.02 * torch.randn(2)), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
+        if self.size is None:
+            q, k = (nn.functional.rms_norm(y, (32,)) * self.scale[:, None] for y in (q, k))
+        else:
+            q, k = (self.size * y * self.scale[:, None] for y in (q, k))
+        heads = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.factor)
+        gates = (1 + self.sinks.view(1, 2, 1, 1)) * heads
+        out: Tensor = x + self.out(gates.transpose(1, 2).flatten(2))
+        return out
+
+
+def attending(scale: float, size: float | None = None) -> nn.Sequential:
+    blocks = [Attends(scale, size) for _ in range(4)]
+    return nn.Sequential(nn.Linear(8, 64), *blocks, nn.Flatten(), nn.Linear(64 * 6, 4))
+
+
+def test_large_logits_of_normalised_queries_and_keys_are_a_warning() -> None:
+    found = severities(attending(4.0), 16, 6, 8)
+    assert found["saturated-units"] == "warning"
+    assert severities(attending(4.0, 20.0), 16, 6, 8)["saturated-units"] == "error"
+
+
+def test_gains_of_each_head_are_no_symmetry_and_two_sinks_have_no_std() -> None:
+    model = attending(0.2)
+    with torch.no_grad():
+        model[2].sinks.copy_(torch.tensor([0.01, 0.0101]))
+    found = severities(model, 16, 6, 8)
+    assert not {"symmetry", "weight-peers"} & found.keys()

@@ -15,6 +15,7 @@ from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
 _FEWEST_PEERS = 3
+_FEWEST_VALUES = 16  # whose std says something: GPT-OSS has one sink for each head
 _FEWEST_WEIGHTS = 3  # of a model, to know its usual size
 # Weights whose size follows other laws than weights between layers.
 _APART = frozenset(
@@ -54,7 +55,7 @@ class WeightPeers(AuditRule):
         """Compare every weight with its peers."""
         groups: dict[tuple[object, ...], list[ParameterReport]] = defaultdict(list)
         for p in evidence.parameters.values():
-            if p.weight.count > 1 and p.role not in {"norm", "adapter"}:
+            if p.weight.count >= _FEWEST_VALUES and p.role not in {"norm", "adapter"}:
                 alike = _without_numbers(p.name), p.role, len(p.shape)
                 groups[alike].append(p)
         factors: dict[str, tuple[float, float]] = {}

@@ -158,7 +158,10 @@ class ActivationStd(AuditRule):
             layers = [evidence.layers[name] for name in series.layers]
             first = layers[0].activation.std
             limit = self.relative * max(1.0, math.sqrt(len(layers) / self.relative))
-            bad = [layer for layer in layers if self._factor(layer, first) > limit]
+            apart = [self._factor(layer, first) > limit for layer in layers]
+            # What later layers have not is on no path that all pass: a branch that starts small.
+            lasting = len(apart) - apart[::-1].index(False) if False in apart else 0
+            bad = layers[lasting:]
             if bad:
                 worst = max(bad, key=lambda layer: self._factor(layer, first))
                 std = worst.activation.std
@@ -180,6 +183,8 @@ class ActivationStd(AuditRule):
         """Return the factor between a layer and the first; 1 inside the useful range."""
         std = layer.activation.std
         if self.low <= std <= self.high or not (first > 0 and math.isfinite(std)):
+            return 1.0
+        if _starts_at_zero(layer):
             return 1.0
         return math.inf if std == 0 else max(std / first, first / std)
 
@@ -219,6 +224,10 @@ class DepthGrowth(AuditRule):
                 sizes = getattr(first, self.size), getattr(last, self.size)
                 yield from self._judge(evidence, series, layer.name, *sizes)
 
+    def is_path(self, _evidence: Evidence, _series: Series) -> bool:
+        """Tell whether the signal is known to pass all layers of a series."""
+        return True
+
     def own_growth(self, _evidence: Evidence, _series: Series) -> float:
         """Return the growth, in nats, that the layers of a series have by themselves."""
         return 0.0
@@ -238,7 +247,7 @@ class DepthGrowth(AuditRule):
         verb, gain = ("grow", "lower") if total > 0 else ("shrink", "raise")
         stack = "" if series.name == "layers" else f" of {series.name}"
         yield self.finding(
-            "error" if abs(total) > severe else "warning",
+            "error" if abs(total) > severe and self.is_path(evidence, series) else "warning",
             where,
             total / length,
             math.copysign(allowed / length, total),
@@ -287,6 +296,20 @@ class GradientGrowth(DepthGrowth):
     def own_growth(self, evidence: Evidence, series: Series) -> float:
         """Return what the batch norms of a series explain."""
         return growth_by_batch_norms(evidence, series)
+
+    def is_path(self, evidence: Evidence, series: Series) -> bool:
+        """Tell whether layers are blocks, or the layers of a model without norms.
+
+        Others may stand in branches, as the gates of the linear attention of OLMo Hybrid.
+        """
+        return series.name != "layers" or not evidence.normalised
+
+
+def _starts_at_zero(layer: LayerReport) -> bool:
+    """Tell a layer whose weights are 0, as ControlNet's convolutions, or that gets only zeros."""
+    weight = None if layer.matrix is None else layer.matrix.weight
+    waits = layer.input is not None and 0 < layer.input.count == layer.input.zero
+    return waits or (weight is not None and weight.abs_max == 0)
 
 
 def _not_finite(record: Stats) -> int:

@@ -53,7 +53,8 @@ class GradientRatio(AuditRule):
                 f"weight gradients have rms {number(first.rms)} in {series.layers[0]} and "
                 f"{number(last.rms)} in {series.layers[-1]}"
             )
-            if ratio < self.low and first.rms < self.tiny and faded:
+            # Zeros wait for something that starts at 0: zero-gradient judges them.
+            if 0 < ratio < self.low and first.rms < self.tiny and faded:
                 fix = "raise the gain of the weights, or add residual paths or normalisation"
                 yield self.finding("error", series.layers[0], ratio, self.low, cause=cause, fix=fix)
             elif ratio > self.high:

@@ -124,10 +124,15 @@ class SaturatedUnits(AuditRule):
             for layer in evidence.layers.values()
             if layer.logits is not None and layer.logits.std is not None
         ]
+        # The norms of queries and keys have a say in training, and products of normalised vectors
+        # end at their width: Gemma 4 starts with logits of std sqrt(512), and trains.
+        normalised = all(
+            c.logits is not None and c.logits.normalised for a, _, c in logits if a > 1
+        )
         yield from self._worst(
             [(a, b, c, f"the logits have std {number(b)}") for a, b, c in logits],
             self.logits,
-            self.severe_logits,
+            math.inf if normalised else self.severe_logits,
             _LOGITS_FIX,
         )
         peaks = [
@@ -207,8 +212,8 @@ class BiasScale(AuditRule):
             bias = next((p for p in layer.parameters if p.is_bias), None)
             if bias is None or not layer.units or bias.role in {"recurrent", "gate"}:
                 continue
-            if layer.is_gate:
-                continue
+            if layer.is_gate or (layer.matrix is not None and layer.matrix.weight.abs_max == 0):
+                continue  # of weights that start at 0 the bias is the output that was chosen
             spread = float(layer.units[0].std.double().square().mean().sqrt())
             if bias.weight.rms > self.least and bias.weight.rms > self.ratio * spread:
                 ratios[bias.name] = bias.weight.rms / spread if spread > 0 else math.inf

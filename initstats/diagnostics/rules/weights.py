@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initstats.diagnostics.evidence import Evidence
+from initstats.diagnostics.evidence import Evidence, ParameterReport
 from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.statistics.record import Stats
 from initstats.text import number
@@ -83,6 +83,8 @@ class Symmetry(AuditRule):
         for p in evidence.parameters.values():
             if p.rows is None or not p.trained or not p.is_matrix or p.weight.abs_max == 0:
                 continue
+            if _is_gain(evidence, p):
+                continue
             if p.role == "other" and p.weight.std > 0:
                 continue  # a table of its own, such as the decay rates of a state space
             share = 1 - (p.rows.distinct - 1) / (p.rows.rows - 1)
@@ -123,6 +125,14 @@ class Symmetry(AuditRule):
                 fix="initialise each of them on its own",
                 also=(*(p.name for p in copies[1:]), first.copy_of),
             )
+
+
+def _is_gain(evidence: Evidence, p: ParameterReport) -> bool:
+    """Tell gains that a norm has for each head: one value, multiplied element by element."""
+    layer = evidence.layers.get(p.layer)
+    of_norm = layer is not None and "Norm" in layer.kind
+    by_name = p.role == "other" and p.name.rpartition(".")[2] in {"scale", "gain", "gamma"}
+    return p.weight.std == 0 and (of_norm or by_name)
 
 
 def _is_pattern(record: Stats) -> bool:
