@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from typer.testing import CliRunner, Result
 import named_models
 from distributed_checkpoints import save, save_in_chunks
 from initstats.checkpoints import load_checkpoint
+from initstats.checkpoints.distributed import MOST_METADATA
 from initstats.cli import app
 from initstats.planning.initialize import init_
 from initstats.statistics.compute import stats
@@ -135,6 +139,100 @@ def test_chunks_outside_the_folder_are_refused(tmp_path: Path) -> None:
     assert "the chunks lie outside the folder" in result.output
 
 
+def deep(levels: int) -> bytes:
+    """Return the pickle of tuples within each other, as the key of a dictionary."""
+    return b"\x80\x02}(" + b")" + b"\x85" * levels + b"K\x01u."
+
+
+def laughs(levels: int) -> bytes:
+    """Return the pickle of a tuple of two tuples of two tuples ...: hashing it takes for ever."""
+    again = b"".join(b"q%ch%c\x86" % (i, i) for i in range(levels))
+    return b"\x80\x02}(" + b")" + again + b"K\x01u."
+
+
+# A memo of 2**29 places, 4 GB, for an object that is numbered 2**28.
+MEMO = b"\x80\x02}r\x00\x00\x00\x10."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (deep(1_000_000), "it holds objects 64 deep within each other"),
+        (laughs(60), "it names its 309 bytes again and again"),
+        (MEMO, "it numbers an object 268435456 in 9 bytes"),
+        (b"\x80\x05\x96" + b"\xff" * 4 + b"\0" * 4 + b".", "it is no pickle of torch"),
+        (b"\x80\x02]Pabc\n.", "it is no pickle of torch: ValueError: opcode PERSID"),
+    ],
+)
+def test_metadata_that_costs_more_than_its_size_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "dcp", {"a": normal(4)})
+    (folder / ".metadata").write_bytes(content)
+    result = run("stats", folder)
+    assert result.exit_code == 2
+    assert len(result.output.strip().splitlines()) == 1
+    assert message in result.output
+
+
+def test_metadata_of_more_than_a_gigabyte_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path / "dcp", {"a": normal(4)})
+    with (folder / ".metadata").open("r+b") as file:
+        file.truncate(MOST_METADATA + 1)  # of no size on the disk
+    result = run("stats", folder)
+    assert result.exit_code == 2
+    message = f"its .metadata has {MOST_METADATA + 1} bytes, more than {MOST_METADATA}"
+    assert message in result.output
+
+
+def test_many_chunks_are_no_bomb(tmp_path: Path) -> None:
+    folder = save(tmp_path / "dcp", {"a": normal(2000, 2)})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    ((index, info),) = metadata.storage_data.items()
+    entry = metadata.state_dict_metadata["a"]
+    offsets = [torch.Size((i, 0)) for i in range(2000)]
+    entry.chunks = [replace(entry.chunks[0], offsets=o, sizes=torch.Size((1, 2))) for o in offsets]
+    metadata.storage_data = {replace(index, offset=o, index=None): info for o in offsets}
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert len(load_checkpoint(folder, "stats").stored["a"]) == 2000
+
+
+@pytest.mark.parametrize("size", [(1 << 40,), (1 << 31, 1 << 31), (1 << 32, 1 << 32)])
+def test_chunks_that_are_larger_than_their_files_are_left_out(
+    size: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "dcp", {"a": normal(4), "b": normal(*[2] * len(size))})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    entry = metadata.state_dict_metadata["b"]
+    entry.size = entry.chunks[0].sizes = torch.Size(size)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    found = load_checkpoint(folder, "stats")
+    assert found.tensors.keys() == {"a"}
+    assert found.left_out["b"].startswith(f"a chunk of {size[0] ** len(size)} elements in ")
+
+
+def test_a_compressed_chunk_is_refused_before_it_unpacks(tmp_path: Path) -> None:
+    folder = save(tmp_path / "dcp", {"a": torch.zeros(1 << 20)})
+    (file,) = folder.glob("*.distcp")
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as to:
+        for member in source.infolist():
+            to.writestr(member.filename, source.read(member))
+    # Enough behind it that the chunk could be there.
+    file.write_bytes(bomb.getvalue() + bytes(4 << 20))
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    (info,) = metadata.storage_data.values()
+    info.length = len(bomb.getvalue())
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert "a chunk of 1048576 elements in " in load_checkpoint(folder, "stats").left_out["a"]
+    metadata.state_dict_metadata["a"].size = torch.Size([64])
+    metadata.state_dict_metadata["a"].chunks[0].sizes = torch.Size([64])
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    result = run("stats", folder)
+    assert result.exit_code == 2
+    assert "that unpacks to" in result.output
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}q\x00.", pickle.dumps([1])])
 def test_what_is_no_metadata_is_one_line_and_status_2(content: bytes, tmp_path: Path) -> None:
     folder = save(tmp_path / "dcp", {"a": normal(4)})
@@ -153,7 +251,8 @@ def test_missing_and_broken_chunks_are_named(tmp_path: Path) -> None:
     result = run("stats", folder)
     assert result.exit_code == 0
     assert "left out: b: its chunks hold 4 elements, not the 8 of shape (8,)" in result.output
-    next((folder / "0-1").glob("*.distcp")).write_bytes(b"nothing")
+    file = next((folder / "0-1").glob("*.distcp"))
+    file.write_bytes(b"nothing" + bytes(file.stat().st_size - 7))
     result = run("stats", folder)
     assert result.exit_code == 2
     assert "expected chunks of a that torch.load reads" in result.output
