@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from initstats.auditing.loss_mode import LossInputs
 from initstats.auditing.steps import FirstSteps
-from initstats.diagnostics.dataflow import LossInputReport
+from initstats.diagnostics.dataflow import LossInputReport, NormMode
 from initstats.diagnostics.depth import depth_series, has_normalisation
 from initstats.diagnostics.evidence import (
     Carried,
@@ -80,10 +80,17 @@ def gather(model: nn.Module, run: FirstSteps, planned: Plan | None) -> Evidence:
             ),
         ),
         axes=() if operations is None else tuple(operations.axes),
-        norm_modes={} if operations is None else operations.norms,
+        norm_modes={} if operations is None else {**_unfilled(run), **operations.norms},
+        norm_calls={} if operations is None else operations.drowned,
+        unregistered=run.unregistered,
         tables={} if operations is None else operations.tables,
         dependence=run.dependence,
     )
+
+
+def _unfilled(run: FirstSteps) -> dict[str, NormMode]:
+    """Return the norms by hand that normalise with statistics that nothing has filled."""
+    return dict.fromkeys(run.unfilled_norms, "eval")
 
 
 def _held(run: FirstSteps) -> list[Tensor]:
@@ -103,6 +110,7 @@ def _loss_input(inputs: LossInputs) -> LossInputReport:
         value=float(low) if low == high else math.nan,
         scores=inputs.scores,
         target=inputs.target,
+        made_by=inputs.made_by,
     )
 
 

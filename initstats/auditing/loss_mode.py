@@ -26,8 +26,13 @@ LOSS_NAMES: dict[Any, str] = {
     functional.huber_loss: "huber_loss",
     functional.kl_div: "kl_div",
     functional.poisson_nll_loss: "poisson_nll_loss",
+    functional.gaussian_nll_loss: "gaussian_nll_loss",
 }
 _LOG_SOFTMAX: tuple[Any, ...] = (functional.log_softmax, torch.log_softmax, Tensor.log_softmax)
+_PASSING = (
+    *("ViewB", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "TB", "Squeeze", "Unsqueeze"),
+    *("Clone", "ToCopy", "Slice", "Select", "Alias", "Expand"),
+)
 _TAKE_SCORES: tuple[Any, ...] = (
     functional.cross_entropy,
     functional.binary_cross_entropy_with_logits,
@@ -67,6 +72,7 @@ class LossInputs:
         target: Record of the targets, None for classes.
         counted: The targets that are not ignored: their number, and the smallest and largest one; a
             target that is a vector counts once, and both are nan where two such vectors differ.
+        made_by: Name of the operation that made the scores, without "Backward".
     """
 
     name: str
@@ -75,6 +81,7 @@ class LossInputs:
     scores: Stats
     target: Stats | None
     counted: tuple[Tensor, Tensor, Tensor]
+    made_by: str = ""
 
 
 class LossWatch(TorchFunctionMode):
@@ -115,6 +122,9 @@ class LossWatch(TorchFunctionMode):
         elif func in _LOG_SOFTMAX:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             self.log_softmaxes.append(result.shape[-1 if dim is None else dim])
+            x = args[0] if args else kwargs["input"]
+            if self._with_scores and x.requires_grad:
+                self.inputs.append(log_softmax_inputs(x))
         return result
 
     def _note(
@@ -165,7 +175,35 @@ def loss_inputs(func: Any, name: str, given: dict[str, Any]) -> LossInputs:
         stats(scores, histogram=False),
         stats(target, histogram=False) if target.is_floating_point() else None,
         _counted(func, given, target),
+        made_by(given["input"]),
     )
+
+
+def log_softmax_inputs(scores: Tensor) -> LossInputs:
+    """Record scores that a loss by hand takes the log_softmax of. Asynchronous.
+
+    Args:
+        scores: The scores.
+    """
+    shape, nothing = tuple(scores.shape), torch.tensor(torch.nan)
+    record = stats(scores.detach(), histogram=False)
+    counted = (torch.tensor(0), nothing, nothing)
+    return LossInputs("log_softmax", shape, shape, record, None, counted, made_by(scores))
+
+
+def made_by(tensor: Tensor) -> str:
+    """Return the operation that made a tensor, views and copies of it left out.
+
+    Args:
+        tensor: The tensor.
+
+    Returns:
+        The name that autograd has for it, without "Backward" and its number; "" for a leaf.
+    """
+    node = tensor.grad_fn
+    while node is not None and node.name().startswith(_PASSING):
+        node = node.next_functions[0][0] if node.next_functions else None
+    return "" if node is None else node.name().partition("Backward")[0]
 
 
 def _counted(func: Any, given: dict[str, Any], target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

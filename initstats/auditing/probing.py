@@ -53,7 +53,17 @@ def batch_report(batch: Any, loss_fn: LossFunction | None) -> BatchReport:
         return BatchReport()
     examples = sizes.pop()
     alike = examples > 1 and all(bool((x == x[:1]).all()) for x in tensors)
-    return BatchReport(examples, alike)
+    return BatchReport(examples, alike, *_targets(batch, loss_fn))
+
+
+def _targets(batch: Any, loss_fn: LossFunction | None) -> tuple[int, float | None]:
+    """Return the number of targets that a loss function gets, and their one value."""
+    is_pair = isinstance(batch, (tuple, list)) and loss_fn is not None
+    target = batch[-1] if is_pair else None
+    if not isinstance(target, Tensor) or not target.numel() or target.layout is not torch.strided:
+        return 0, None
+    low, high = (float(x) for x in torch.aminmax(target.detach().float()))
+    return target.numel(), low if low == high else None
 
 
 def dependence(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> DependenceReport:
@@ -120,7 +130,14 @@ class _Probe:
         """Run the model and its loss on a copy of a batch."""
         with RandomStates(self._devices), _Scores() as scores:
             output, _ = forward(self._model, _copied(batch), self._loss_fn)
-        return _Run([x.detach().clone() for x in floating_tensors(output)], scores.kept)
+        outputs = [x.detach().clone() for x in floating_tensors(output)]
+        return _Run(outputs, scores.kept or self._by_hand(outputs, batch))
+
+    def _by_hand(self, outputs: list[Tensor], batch: Any) -> list[tuple[Tensor, Tensor]]:
+        """Take outputs for scores of a loss that calls no loss function of torch."""
+        is_pair = isinstance(batch, (tuple, list)) and self._loss_fn is not None
+        target = batch[-1] if is_pair else None
+        return [(x, target) for x in outputs] if isinstance(target, Tensor) else []
 
     def examples(self, batch: Any, base: _Run, rows: int) -> dict[str, Any]:
         """Replace half of the examples by the other half."""
@@ -214,7 +231,8 @@ class _Probe:
                 steps, ahead = _shifted(x, target)
                 if not steps or _by_position(scores, len(x), steps) is None:
                     continue
-                middle = x.shape[1] // 2
+                counted = _counted(target, len(x), steps)
+                middle = _middle(counted)
                 before, behind = slice(0, middle), slice(middle, None)
                 later = self._shift(batch, base, (x, behind), (i, steps, before))
                 if later is None:
@@ -252,7 +270,10 @@ class _Probe:
         if len(run.losses) != len(base.losses):
             return None
         a, b = (_by_position(r.losses[loss][0], len(x), steps) for r in (base, run))
-        return None if a is None or b is None else _difference(a[:, compared], b[:, compared])
+        if a is None or b is None:
+            return None
+        counted = _counted(base.losses[loss][1], len(x), steps)[:, compared]
+        return _difference(a[:, compared][counted], b[:, compared][counted])
 
 
 def _without_targets(batch: Any, loss_fn: LossFunction | None) -> Any:
@@ -335,6 +356,22 @@ def _shifted(x: Tensor, target: Tensor) -> tuple[int, int]:
         if total >= _FEWEST_MATCHES and matches > _MATCHING * total:
             return steps, ahead
     return 0, 0
+
+
+def _counted(target: Tensor, examples: int, steps: int) -> Tensor:
+    """Tell which targets count, [examples, steps]: no negative classes."""
+    given = target.reshape(examples, steps, -1)
+    return (
+        torch.ones_like(given[..., 0], dtype=torch.bool)
+        if given.is_floating_point()
+        else (given >= 0).all(-1)
+    )
+
+
+def _middle(counted: Tensor) -> int:
+    """Return the position that has half of those before it whose targets count."""
+    places = counted.any(0).nonzero().flatten()
+    return int(places[len(places) // 2]) if len(places) else counted.shape[1] // 2
 
 
 def _by_position(scores: Tensor, examples: int, steps: int) -> Tensor | None:

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from initstats.auditing.batch import LossFunction, forward_loss, halves
 from initstats.auditing.hooks import Collector, parameter_records
+from initstats.auditing.leaves import unregistered
 from initstats.auditing.loss_mode import LossCall, LossInputs, LossWatch
 from initstats.auditing.operations import Operations
 from initstats.auditing.probing import batch_report, dependence
 from initstats.diagnostics.dataflow import BatchReport, DependenceReport
 from initstats.diagnostics.layer_records import Flow
+from initstats.diagnostics.nested import nested_tensors
 from initstats.diagnostics.weight_rows import RowReport, equal_weights, row_report
 from initstats.statistics.compute import stats
 from initstats.statistics.record import Stats
@@ -43,6 +46,8 @@ class FirstSteps:
         examples: The examples of the batch.
         dependence: Which outputs depend on which inputs.
         probe_error: Why this could not be measured, or empty.
+        unregistered: What the loss depends on and that is no parameter of the model.
+        unfilled_norms: Norms of other classes than torch's whose running statistics stay untouched.
     """
 
     model: nn.Module
@@ -66,6 +71,8 @@ class FirstSteps:
     examples: BatchReport = field(default_factory=BatchReport)
     dependence: DependenceReport = field(default_factory=DependenceReport)
     probe_error: str = ""
+    unregistered: tuple[str, ...] = ()
+    unfilled_norms: tuple[str, ...] = ()
 
     def first_step(self, before: Mapping[str, Tensor]) -> None:
         """Run one step with hooks.
@@ -84,6 +91,7 @@ class FirstSteps:
             self.operations = collector.operations(self.batch)
             with self.operations, collector.functions(), watch:
                 loss = forward_loss(self.model, self.batch, self.loss_fn)
+            self.unregistered = unregistered(loss, self.model, self._known())
             collector.in_backward = True
             loss.backward()  # type: ignore[no-untyped-call]
         self.calls.append(watch.calls)
@@ -111,9 +119,14 @@ class FirstSteps:
         self.losses.append(loss.detach())
 
     def finish(self) -> None:
-        """Record the last gradients."""
+        """Record the last gradients, and norms whose statistics nothing has filled."""
         if len(self.losses) > 1:
             self.last_gradients = self._gradients()
+        self.unfilled_norms = tuple(
+            name
+            for name, module in self.model.named_modules()
+            if name in self.flows and not isinstance(module, _NormBase) and _is_unfilled(module)
+        )
 
     def compare_halves(self) -> None:
         """Run the batch and its halves once more, to tell a sum over examples from a mean.
@@ -147,7 +160,22 @@ class FirstSteps:
         except Exception as error:  # noqa: BLE001  # the first steps have run: this may be unwanted
             self.probe_error = f"{type(error).__name__}: {error}"
 
+    def _known(self) -> set[int]:
+        """Return what a loss may depend on besides the model."""
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        own = list(self.loss_fn.parameters()) if isinstance(self.loss_fn, nn.Module) else []
+        return {id(x) for x in (*held, *own, *nested_tensors(self.batch))}
+
     def _gradients(self) -> dict[str, Stats]:
         """Return the records of the gradients that arrived."""
         parameters = self.model.named_parameters()
         return parameter_records({n: p.grad for n, p in parameters if p.grad is not None})
+
+
+def _is_unfilled(module: nn.Module) -> bool:
+    """Tell whether a module has running statistics of 0 and 1."""
+    buffers = dict(module.named_buffers(recurse=False))
+    mean, variance = (buffers.get(name) for name in ("running_mean", "running_var"))
+    if mean is None or variance is None or not any(True for _ in module.parameters(recurse=False)):
+        return False
+    return bool((mean == 0).all()) and bool((variance == 1).all())

@@ -31,6 +31,24 @@ class AxisReport:
 
 
 @dataclass(frozen=True)
+class NormCall:
+    """A normalisation with an epsilon that no published model has.
+
+    Attributes:
+        epsilon: What it adds to the variance.
+        variance: Mean of the variances that it divides by.
+    """
+
+    epsilon: float
+    variance: float
+
+    @property
+    def output(self) -> float:
+        """Rms of what it returns, before gains."""
+        return math.sqrt(self.variance / (self.variance + self.epsilon))
+
+
+@dataclass(frozen=True)
 class TableReport:
     """The rows of a table of vectors that the first forward pass reads.
 
@@ -54,10 +72,14 @@ class BatchReport:
     Attributes:
         examples: Number of examples; 0 when the tensors of the inputs do not share one.
         alike: True when the inputs of all examples are equal.
+        targets: Number of targets, 0 where the batch holds none apart from the inputs.
+        target: The one value of all of them, None where they differ.
     """
 
     examples: int = 0
     alike: bool = False
+    targets: int = 0
+    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,8 @@ class LossInputReport:
         value: That target, nan where they differ or a target is a vector.
         scores: Record of the scores or predictions, without histogram.
         target: Record of the targets, without histogram; None for classes.
+        made_by: Name of the operation that made the scores, as autograd calls it, without
+            "Backward"; empty where there is none.
     """
 
     name: str
@@ -83,6 +107,7 @@ class LossInputReport:
     value: float
     scores: Stats | None = field(default=None, compare=False)
     target: Stats | None = field(default=None, compare=False)
+    made_by: str = ""
 
     @property
     def joint_shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from initstats.diagnostics.dataflow import (
     BatchReport,
     DependenceReport,
     LossInputReport,
+    NormCall,
     NormMode,
     TableReport,
 )
@@ -265,6 +266,8 @@ class Evidence:
         loss_inputs: What entered the loss functions of torch in the first forward pass.
         axes: Softmaxes over a wrong axis.
         norm_modes: Norms that do not use or keep statistics of the batch, by name.
+        norm_calls: Norms whose epsilon drowns the variance of their input, by name.
+        unregistered: What the loss depends on and that is no parameter of the model.
         tables: Tables of vectors that were read, by name.
         dependence: Which outputs depend on which inputs.
     """
@@ -282,5 +285,7 @@ class Evidence:
     loss_inputs: tuple[LossInputReport, ...] = ()
     axes: tuple[AxisReport, ...] = ()
     norm_modes: Mapping[str, NormMode] = field(default_factory=dict)
+    norm_calls: Mapping[str, NormCall] = field(default_factory=dict)
+    unregistered: tuple[str, ...] = ()
     tables: Mapping[str, TableReport] = field(default_factory=dict)
     dependence: DependenceReport = field(default_factory=DependenceReport)

@@ -11,6 +11,8 @@ from initstats.diagnostics.evidence import Evidence
 from initstats.diagnostics.findings import AuditRule, Finding
 from initstats.text import number
 
+_TARGET_FIX = "shuffle the data; check how labels are read, and that none are lost on the way"
+
 
 @dataclass(frozen=True)
 class ConstantBatch(AuditRule):
@@ -63,6 +65,7 @@ class ConstantTargets(AuditRule):
     """Targets that are all the same: a constant output is right.
 
     Only where one loss function runs: of the two losses of a discriminator each has one target.
+    Where none of torch runs, the targets of the batch are judged.
 
     Attributes:
         fewest: Number of targets below which all may be equal by chance.
@@ -76,6 +79,8 @@ class ConstantTargets(AuditRule):
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Look at the targets of the loss."""
         calls = [call for call in evidence.loss_inputs if call.targets]
+        if not calls:
+            yield from self._by_hand(evidence)
         if len(calls) != 1 or calls[0].targets < self.fewest or not calls[0].alike:
             return
         (call,) = calls
@@ -87,5 +92,19 @@ class ConstantTargets(AuditRule):
             0.0,
             cause=f"all {call.targets} targets of {call.name} are {what}: a constant answers "
             "all of them",
-            fix="shuffle the data; check how labels are read, and that none are lost on the way",
+            fix=_TARGET_FIX,
         )
+
+    def _by_hand(self, evidence: Evidence) -> Iterator[Finding]:
+        """Look at the targets that a loss function of the project gets."""
+        batch = evidence.batch
+        if batch.targets >= self.fewest and batch.target is not None:
+            yield self.finding(
+                "warning",
+                "loss",
+                batch.target,
+                0.0,
+                cause=f"all {batch.targets} targets of the batch are {number(batch.target)}: a "
+                "constant answers all of them",
+                fix=_TARGET_FIX,
+            )

@@ -105,6 +105,7 @@ class NormEpsilon(AuditRule):
         severe: The same for an error.
         usual: Largest epsilon of published models (batch norms of TensorFlow).
         around: Distance of the gains from 1 within which a norm is judged.
+        drowned: The same for a norm with an epsilon above `usual`, before gains.
         zeros: Share of zeros in the output above which it is not: padding and masked places.
     """
 
@@ -113,6 +114,7 @@ class NormEpsilon(AuditRule):
     usual: float = 1e-3
     around: float = 0.1
     zeros: float = 0.3
+    drowned: float = 0.9
 
     id: ClassVar[str] = "norm-epsilon"
     source: ClassVar[str] = (
@@ -126,6 +128,12 @@ class NormEpsilon(AuditRule):
             for layer in evidence.layers.values()
             if self._is_judged(evidence, layer) and layer.activation.rms < self.output
         }
+        drowned = {
+            name: call.output
+            for name, call in evidence.norm_calls.items()
+            if name not in bad and call.epsilon > self.usual and call.output < self.drowned
+        }
+        yield from self._drowned(evidence, drowned)
         if not bad:
             return
         large = {name: rms for name, rms in bad.items() if self._is_large(evidence.layers[name])}
@@ -145,6 +153,24 @@ class NormEpsilon(AuditRule):
             if large
             else "raise the std of what comes before it, if this is not meant",
             also=tuple(name for name in bad if name != where),
+        )
+
+    def _drowned(self, evidence: Evidence, found: dict[str, float]) -> Iterator[Finding]:
+        """Report norms with a large epsilon, by what enters them."""
+        if not found:
+            return
+        where = min(found, key=lambda name: found[name])
+        call = evidence.norm_calls[where]
+        yield self.finding(
+            "error" if found[where] < self.severe else "warning",
+            where,
+            found[where],
+            self.drowned,
+            cause=f"{where} divides by the root of a variance of {number(call.variance)} plus an "
+            f"epsilon of {number(call.epsilon)}: it returns an rms of {number(found[where])} "
+            "instead of 1",
+            fix="give it an epsilon far below the variance of its input, as 1e-5",
+            also=tuple(name for name in found if name != where),
         )
 
     def _is_large(self, layer: LayerReport) -> bool:

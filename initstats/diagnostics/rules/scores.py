@@ -63,11 +63,14 @@ class ScoreActivation(AuditRule):
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Compare what enters the loss with the outputs of activations."""
-        for call in evidence.loss_inputs:
+        calls = evidence.loss_inputs
+        if any(call.name in _TAKE_SCORES for call in calls):
+            calls = tuple(call for call in calls if call.name != "log_softmax")
+        for call in calls:
             if call.scores is None or not call.scores.count or call.scores.min == call.scores.max:
                 continue  # a head that starts at 0
             layer = _activation_of(evidence, call.scores)
-            if call.name in _TAKE_SCORES:
+            if call.name in {*_TAKE_SCORES, "log_softmax"}:
                 yield from self._judge_scores(call, call.scores, layer)
             elif call.name in _COMPARE and layer is not None and call.target is not None:
                 yield from self._judge_range(call, layer, call.target)
@@ -83,9 +86,11 @@ class ScoreActivation(AuditRule):
             kind == "sigmoid" and call.name.startswith("binary")
         )
         rectified = scores.min == 0 and scores.zero > self.zeros * scores.count
-        if again or (layer is None and not rectified):
+        bent = layer is None and call.made_by in _BENT and scores.min >= 0
+        if again or (layer is None and not rectified and not bent):
             return
-        what = "a rectifier" if layer is None else f"{layer.name} ({layer.kind})"
+        made = call.made_by.lower() if bent and call.made_by else "a rectifier"
+        what = made if layer is None else f"{layer.name} ({layer.kind})"
         share = scores.zero / scores.count
         yield self.finding(
             "warning",
@@ -119,8 +124,15 @@ class ScoreActivation(AuditRule):
 
 # Targets of these have one dimension less, or are checked by torch.
 _OWN_SHAPES = frozenset(
-    {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+    {
+        "cross_entropy",
+        "nll_loss",
+        "log_softmax",
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+    }
 )
+_BENT = frozenset({"Abs", "Exp", "Pow", "Sqrt", "Clamp", "ClampMin"})  # as autograd calls them
 _ADDS_UP = 1e-4  # as in double-softmax
 _TAKE_SCORES = frozenset({"cross_entropy", "binary_cross_entropy_with_logits"})
 _COMPARE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})

@@ -33,6 +33,19 @@ class UnheldParameters(AuditRule):
 
     def check(self, evidence: Evidence) -> Iterator[Finding]:
         """Compare the parameters of the model with those of the optimizer."""
+        if evidence.unregistered:
+            names = evidence.unregistered
+            yield self.finding(
+                "warning",
+                names[0],
+                float(len(names)),
+                0.0,
+                cause=f"the loss depends on {names[0]}, which is no parameter of the model, and "
+                f"{len(names) - 1} more: the optimizer does not hold them, and no state_dict does",
+                fix="hold modules in nn.ModuleList or nn.ModuleDict and tensors as nn.Parameter, "
+                "and make them in __init__",
+                also=names[1:],
+            )
         trained = [p for p in evidence.parameters.values() if p.trained]
         missing = [p for p in trained if not p.held]
         total = sum(p.weight.count for p in trained)
