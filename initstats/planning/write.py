@@ -108,14 +108,20 @@ def check_sources(
 
 
 def _check_rows(function: str, piece: Piece) -> None:
-    """Refuse rows of one norm of which this rank holds parts."""
-    for part in piece.parts(function):
-        if part.box is not None and tuple(part.tensor.shape[1:]) != part.box.size[1:]:
-            raise TypeError(
-                f"initstats.{function}: expected whole rows of {piece.name} on this rank, which "
-                f"are normalised, got shape={tuple(part.tensor.shape)} of {part.box.size}; "
-                "shard it along dimension 0, or initialise before sharding"
-            )
+    """Refuse rows of one norm that are cut over ranks: every rank refuses, also one without any."""
+    if not is_dtensor(piece.parameter):
+        return
+    whole = {
+        *piece.dropped,
+        next(d for d in range(piece.parameter.dim()) if d not in piece.dropped),
+    }
+    cut = [p.dim % piece.parameter.dim() for p in piece.parameter.placements if hasattr(p, "dim")]
+    if not set(cut) <= whole:
+        raise TypeError(
+            f"initstats.{function}: expected whole rows of {piece.name} on each rank, which are "
+            f"normalised, got placements={tuple(piece.parameter.placements)}; shard it along "
+            "dimension 0, or initialise before sharding"
+        )
 
 
 def _fill(function: str, pieces: Sequence[Piece], seed: int) -> None:

@@ -473,7 +473,7 @@ def exact_fills_equal_one_process() -> None:
     assert {e.name: e.kind for e in report.failures} == {
         "A_log": "values",
         "embed.weight": "values",
-        "rows": "std",
+        "rows": "norms",
     }, str(report)
     same_everywhere(told(report))
 
