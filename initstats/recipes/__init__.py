@@ -26,11 +26,15 @@ from initstats.recipes.library import (
     for_adapters,
     for_bert,
     for_convolutions,
+    for_decoders,
     for_depth,
     for_dit,
+    for_experts,
     for_gpt2,
     for_llama,
     for_mlp,
+    for_modernbert,
+    for_nanochat,
     for_recurrent,
     for_t5,
     for_vit,
@@ -40,11 +44,15 @@ from initstats.recipes.library.building import RECIPES
 from initstats.recipes.library.for_adapters import *  # noqa: F403
 from initstats.recipes.library.for_bert import *  # noqa: F403
 from initstats.recipes.library.for_convolutions import *  # noqa: F403
+from initstats.recipes.library.for_decoders import *  # noqa: F403
 from initstats.recipes.library.for_depth import *  # noqa: F403
 from initstats.recipes.library.for_dit import *  # noqa: F403
+from initstats.recipes.library.for_experts import *  # noqa: F403
 from initstats.recipes.library.for_gpt2 import *  # noqa: F403
 from initstats.recipes.library.for_llama import *  # noqa: F403
 from initstats.recipes.library.for_mlp import *  # noqa: F403
+from initstats.recipes.library.for_modernbert import *  # noqa: F403
+from initstats.recipes.library.for_nanochat import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
 from initstats.recipes.library.for_t5 import *  # noqa: F403
 from initstats.recipes.library.for_vit import *  # noqa: F403
@@ -89,11 +97,15 @@ __all__ = [
 __all__ += for_adapters.__all__
 __all__ += for_bert.__all__
 __all__ += for_convolutions.__all__
+__all__ += for_decoders.__all__
 __all__ += for_depth.__all__
 __all__ += for_dit.__all__
+__all__ += for_experts.__all__
 __all__ += for_gpt2.__all__
 __all__ += for_llama.__all__
 __all__ += for_mlp.__all__
+__all__ += for_modernbert.__all__
+__all__ += for_nanochat.__all__
 __all__ += for_recurrent.__all__
 __all__ += for_t5.__all__
 __all__ += for_vit.__all__

@@ -95,10 +95,19 @@ class Slot:
 
     @property
     def kind(self) -> str:
-        """Tell "bias" from "weight": a bias is a vector whose own name says so."""
+        """Tell "bias" from "weight": a bias is a vector whose own name says so, or a bank."""
         named = re.search(r"(^|_)bias(_|$)|^shift$|^beta$", self.own_name)
         is_vector = self.parameter.dim() <= 1 or self.role.name == "norm"  # GRN: [1, 1, 1, width]
-        return "bias" if named and is_vector else "weight"
+        return "bias" if named and (is_vector or self._is_bank_of_biases) else "weight"
+
+    @property
+    def _is_bank_of_biases(self) -> bool:
+        """Tell whether it holds one bias per expert, [experts, out], beside a bank of matrices."""
+        layer = self.own_name.partition("_bias")[0]
+        return self.parameter.dim() == 2 and any(  # noqa: PLR2004
+            p.dim() == self.parameter.dim() + 1 and name.startswith(layer)
+            for name, p in self.module.named_parameters(recurse=False)
+        )
 
     @property
     def is_special(self) -> bool:

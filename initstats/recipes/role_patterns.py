@@ -30,17 +30,17 @@ ADAPTER = re.compile(r"lora_[A-Za-z_]*|adapter\w*|\w*_adapters?|ia3_\w+|prompt_e
 ATTENTION_PART = re.compile(r"(?i)attn|attention")
 # Leaves.
 ATTENTION_INPUT = re.compile(
-    r"q|k|v|qkv|kv|[Ww](q|k|v|kv|qkv)|c_attn|q_attn|query|key|value|query_key_value"
-    r"|(q|k|v|kv|qkv|qk|in|att|query|key|value)_proj|q_proj_[ab]|kv_proj_[ab]|to_(q|k|v|kv|qkv)"
+    r"q|k|v|qkv|kv|[Ww]_?(q|k|v|kv|qkv)|c_(attn|q|k|v)|q_attn|query|key|value|query_key_value"
+    r"|(q|k|v|kv|qkv|qk|in|att|query|key|value)_proj|q_proj_[ab]|kv_proj_[ab]|(q|kv)_[ab]_proj|kv_a_proj_with_mqa|w(q|kv)_[ab]|to_(q|k|v|kv|qkv)"
     r"|(add_)?[qkv]_lin|linear_(q|k|v|kv|qkv)|in_proj_(weight|bias)|[qkv]_proj_weight|bias_[kv]"
 )
 ATTENTION_OUTPUT = re.compile(r"o|o_proj|attn_out|attn_proj|linear_proj|out_lin|resid_proj|to_out")
 MLP_INPUT = re.compile(
-    r"w1|w3|w12|[Ww]i|wi_\d|c_fc|fc1|fc_in|fc_1|lin1|linear1|linear_fc1|ff_proj|ff_in|pwconv1"
+    r"w1|w3|w12|w[13]_EFD|mlp1_weight(_EGD)?|[Ww]i|wi_\d|c_fc|fc1|fc_in|fc_1|lin1|linear1|linear_fc1|ff_proj|ff_in|pwconv1"
     r"|dense_h_to_4h|(up|gate|gate_up)_proj|intermediate|mlp_in|input_linear"
 )
 MLP_OUTPUT = re.compile(
-    r"w2|[Ww]o|c_proj|fc2|fc_out|fc_2|lin2|linear2|linear_fc2|ff_out|pwconv2|dense_4h_to_h|down_proj"
+    r"w2|w2_EDF|mlp2_weight(_EDF)?|[Ww]o|c_proj|fc2|fc_out|fc_2|lin2|linear2|linear_fc2|ff_out|pwconv2|dense_4h_to_h|down_proj"
     r"|mlp_out|output_linear|out_proj|proj_out"
 )
 HEAD = re.compile(

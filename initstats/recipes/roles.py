@@ -35,7 +35,7 @@ _NORMS = (
 )
 # Leaves that mean one thing inside attention and another outside.
 _EITHER_OUTPUT = frozenset(
-    {"c_proj", "wo", "Wo", "dense", "out_proj", "proj", "to_out", "output", "out"}
+    {"c_proj", "wo", "Wo", "dense", "out_proj", "proj", "to_out", "output", "out", "w_out"}
 )
 _BERT_DENSE = {"output": "mlp output", "intermediate": "mlp input"}
 _BY_LEAF: tuple[tuple[re.Pattern[str], str], ...] = (

@@ -21,7 +21,7 @@ def missing(name: str) -> list[str]:
     table = GUIDE.partition("| architecture | recipes |")[2].partition("\n\n")[0]
     examples = "".join(re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL))
     tests = Path(__file__).parent
-    files = (*tests.glob("test_recipe_numbers*.py"), tests / "test_recipe_references.py")
+    files = (*tests.glob("test_recipe_numbers*.py"), *tests.glob("test_recipe_reference*.py"))
     numbers = "".join(path.read_text() for path in files)
     healthy = (ROOT / "tests/verification/test_healthy_models.py").read_text()
     used = rf"\brecipes\.{name}\b|, \"{name}\""

@@ -9,7 +9,18 @@ import pytest
 from torch import nn
 
 from initstats.planning.planner import PlanEntry, plan
-from initstats.recipes import Constant, Kept, Normal, Orthogonal, Recipe, Stacked, Uniform
+from initstats.recipes import (
+    Computed,
+    Constant,
+    Derived,
+    Kept,
+    Normal,
+    Orthogonal,
+    Recipe,
+    Slices,
+    Stacked,
+    Uniform,
+)
 from named_models import WIDTH
 
 D = WIDTH
@@ -38,7 +49,7 @@ def check(model: nn.Module, recipe: Recipe, promises: dict[str, object]) -> None
 def assert_same(entry: PlanEntry, expected: object) -> None:
     got = entry.distribution
     assert type(got) is type(expected), (entry.name, got, expected)
-    if isinstance(got, (Kept, Stacked, Orthogonal)):
+    if isinstance(got, (Kept, Stacked, Orthogonal, Computed, Derived, Slices)):
         assert got == expected, entry.name
         return
     assert got.mean == pytest.approx(expected.mean, rel=1e-12), entry.name  # type: ignore[attr-defined]

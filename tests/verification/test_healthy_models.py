@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import decoder_models
 import named_models
 from initstats import recipes
 from initstats.planning.initialize import init_
@@ -61,6 +62,24 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "completep": (named_models.nano_gpt, lambda: recipes.completep(base=16)),
     "u_mup": (named_models.titan_llama, recipes.u_mup),
     "spectral": (named_models.nano_gpt, recipes.spectral),
+    "nanochat": (decoder_models.NanoChat, recipes.nanochat),
+    "modded_nanogpt": (decoder_models.ModdedNanoGPT, recipes.modded_nanogpt),
+    "olmo2": (decoder_models.Olmo, recipes.olmo2),
+    "olmo2, llama": (decoder_models.Olmo, lambda: recipes.olmo2(variant="llama")),
+    "deepseek_v3": (decoder_models.TitanDeepSeek, recipes.deepseek_v3),
+    "deepseek_v3, torchtitan": (
+        decoder_models.TitanDeepSeek,
+        lambda: recipes.deepseek_v3(variant="torchtitan"),
+    ),
+    "gpt_oss": (decoder_models.TitanGptOss, recipes.gpt_oss),
+    "gpt_oss, torchtitan": (
+        decoder_models.TitanGptOss,
+        lambda: recipes.gpt_oss(variant="torchtitan"),
+    ),
+    "qwen3": (decoder_models.TitanQwen, recipes.qwen3),
+    "gemma": (decoder_models.gemma, recipes.gemma),
+    "moe": (decoder_models.TitanQwen, recipes.moe),
+    "modernbert": (decoder_models.modern_bert, recipes.modernbert),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,
