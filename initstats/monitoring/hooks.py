@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
 from collections.abc import Callable
@@ -126,12 +127,13 @@ class Taps:
         self._handles.clear()
         self._held.clear()
 
-    def refresh(self) -> None:
-        """Follow modules that were added or removed."""
+    def refresh(self) -> list[nn.Module]:
+        """Follow modules that were added or removed; return all that there are."""
         modules = list(self._model.modules())
         same = len(modules) == len(self._modules)
-        if not same or any(a is not b for a, b in zip(modules, self._modules, strict=True)):
+        if not same or not all(map(operator.is_, modules, self._modules)):
             self.attach()
+        return modules
 
     def listens(self) -> bool:
         """Tell whether this forward pass is recorded: a measured step, in training, not again.
@@ -344,6 +346,8 @@ def _is_transformed() -> bool:
 
 def _first_tensor(value: Any) -> Tensor | None:
     """Return the first floating-point tensor of a nested value."""
+    if type(value) is Tensor:
+        return value if value.is_floating_point() else None
     if isinstance(value, Tensor):
         found = value if value.is_floating_point() else None
     else:
@@ -356,7 +360,10 @@ def _first_tensor(value: Any) -> Tensor | None:
 
 def _version(tensor: Tensor) -> int:
     """Return how often a tensor was written to; inference tensors do not count."""
-    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001  # torch's own name
+    try:
+        return tensor._version  # noqa: SLF001  # torch's own name
+    except RuntimeError:
+        return 0
 
 
 def _plain(name: str) -> str:

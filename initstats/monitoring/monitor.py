@@ -390,9 +390,9 @@ class Monitor:
         self._optimizers.begin()
         due = self._due
         if due:
-            self._taps.refresh()
+            modules = self._taps.refresh()
             self._taps.begin()
-            self._parameters.refresh()
+            self._parameters.refresh(modules)
             if "gradients" in self.watch and self._optimizers:
                 self._parameters.note_gradients()
             if "updates" in self.watch and not self._optimizers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ class Parameters:
         self._keep = every < _KEPT_BELOW
         self._layouts: dict[Layout, Layout] = {}
         self._all: list[tuple[str, nn.Parameter]] = []
+        self._held: list[tuple[int, torch.dtype, type]] = []
         self._seen: list[tuple[int, torch.dtype, type]] = []
         self._before: list[Tensor] = []
         self._copied: Listed | None = None
@@ -85,10 +86,28 @@ class Parameters:
         self.trained: Layout = ()
         self.refresh()
 
-    def refresh(self) -> None:
-        """Begin a step: follow parameters that were added, removed, replaced, frozen or thawed."""
+    def refresh(self, modules: Iterable[nn.Module] | None = None) -> None:
+        """Begin a step: follow parameters that were added, removed, replaced, frozen or thawed.
+
+        Args:
+            modules: All modules of the model, where they are known.
+        """
         self.kept.clear()
         self.partial.clear()
+        held = [
+            (id(p), p.dtype, type(p))
+            for module in (self._model.modules() if modules is None else modules)
+            for p in module._parameters.values()  # noqa: SLF001  # named_parameters takes ten times
+            if p is not None
+        ]
+        if held != self._held:
+            self._look()
+            # FSDP2 may replace what stands behind the parameters that it shows.
+            self._held = [] if any(is_dtensor(p) for _, p in self._all) else held
+        self.trained = self.trained_of(None)
+
+    def _look(self) -> None:
+        """Look up the parameters by name."""
         found: list[Any] = list(sharded_parameters(self._model).items())
         seen = [(id(p), p.dtype, type(p)) for _, p in found]
         if seen != self._seen:
@@ -103,7 +122,6 @@ class Parameters:
             named = [(name, p) for name, p in named if name not in self.unfit]
             self.weights = Listed(tuple(n for n, _ in named), [p for _, p in named])
             self.forget()
-        self.trained = self.trained_of(None)
 
     @property
     def watched(self) -> dict[str, Tensor]:
