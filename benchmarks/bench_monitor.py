@@ -22,7 +22,7 @@ from benchmarks.harness import Case, Measure, cases
 from initstats.auditing.demo import data
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.monitoring import Monitor
-from initstats.monitoring.hooks import BeforeInPlace, EndHook, OutputHook
+from initstats.monitoring.hooks import BeforeInPlace, EndHook, EnterHook, LeaveHook, OutputHook
 from initstats.sinks import JsonLines
 
 # 24.3 million parameters; 2048 tokens per step.
@@ -64,10 +64,13 @@ class OwnTime:
 
     Args:
         monitor: A monitor that is not attached yet.
+        clock: Read in the training thread.
     """
 
     entries = (
         (OutputHook, "__call__"),
+        (EnterHook, "__call__"),
+        (LeaveHook, "__call__"),
         (EndHook, "__call__"),
         (BeforeInPlace, "__call__"),
         (Monitor, "_before_update"),
@@ -75,8 +78,9 @@ class OwnTime:
         (Monitor, "step"),
     )
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, clock: Callable[[], float] = time.perf_counter) -> None:
         self._monitor = monitor
+        self._clock = clock
         self._inside = 0
         self._spent = 0.0
         self._originals: list[tuple[type, str, Any]] = []
@@ -94,7 +98,15 @@ class OwnTime:
 
     def seconds(self) -> float:
         """Return the seconds so far: wall time in the training thread, CPU time in the others."""
-        return self._spent + sum(
+        return self.in_training() + self.in_threads()
+
+    def in_training(self) -> float:
+        """Return the seconds so far in the training thread, by the clock."""
+        return self._spent
+
+    def in_threads(self) -> float:
+        """Return the processor time of the monitor's own threads so far."""
+        return sum(
             time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
             for thread in threading.enumerate()
             if thread.name.startswith("initstats ") and thread.ident is not None
@@ -102,14 +114,14 @@ class OwnTime:
 
     def _timed(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
+            begin = self._clock()
             self._inside += 1
             try:
                 return original(*args, **kwargs)
             finally:
                 self._inside -= 1
                 if self._inside == 0:
-                    self._spent += time.perf_counter() - begin
+                    self._spent += self._clock() - begin
 
         return timed
 

@@ -120,8 +120,9 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Join the files that each rank of a run wrote to rows of the whole model."""
-    if output.exists():
-        refuse(f"initstats.merge: expected a new file, got output={output}")
+    # JsonLines("run.jsonl") makes an empty file before it writes one per rank instead.
+    if output.exists() and (not output.is_file() or output.stat().st_size):
+        refuse(f"initstats.merge: expected a new or empty file, got output={output}")
     try:
         rows = list(join_rows(files))
     except (FileNotFoundError, ValueError) as error:

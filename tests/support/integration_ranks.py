@@ -6,14 +6,19 @@ compares the rows of the monitor with those of one process that trains without a
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
+import re
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,12 +32,16 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from typer.testing import CliRunner
 
 import initstats
+from initstats.cli import app
 from initstats.monitoring import Monitor, Row
 from monitored import Kept
 
 RANKS, STEPS, ROWS, ACCUMULATED = 4, 3, 8, 2
+GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/monitoring_ranks.md"
+EXAMPLE = re.compile(r"```{code-block} python\n(.*?)```", re.DOTALL)
 RECIPE = "torch_default"
 RATE, MOST = 1e-2, 0.05  # of the optimizer, and norm that gradients are clipped to
 SETTINGS: dict[str, Any] = {
@@ -370,6 +379,36 @@ def check_torchtitan_loop_fsdp2_and_tensor_parallel_from_meta() -> None:
     assert_group_is_left_alone()
 
 
+# ---- the guide
+
+
+def check_the_examples_of_the_guide() -> None:
+    """Each runs after the beginning that they share, and its rows are read as the last one does."""
+    beginning, *loops, reading = EXAMPLE.findall(GUIDE.read_text())
+    assert len(loops) == 6
+    for loop in loops:
+        folder = [tempfile.mkdtemp() if rank() == 0 else ""]
+        dist.broadcast_object_list(folder, 0)
+        os.chdir(folder[0])
+        forget_accelerate()
+        there: dict[str, Any] = {}
+        with patch.object(dist, "init_process_group"):  # as by torchrun, of which there is one
+            exec(beginning + loop, there)
+        dist.barrier()
+        if rank() == 0:
+            if 'reduce="none"' in loop:
+                files = sorted(map(str, Path().glob("run.rank*.jsonl")))
+                done = CliRunner().invoke(app, ["merge", *files, "--output", "run.jsonl"])
+                assert done.exit_code == 0, done.output
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(beginning + reading, there)
+            rows = [line for line in printed.getvalue().splitlines() if " merged 4 [" in line]
+            assert [int(row.split()[0]) for row in rows] == [1, 2, 3, 4], printed.getvalue()
+            assert "is not in this row" not in printed.getvalue()
+        assert_group_is_left_alone()
+
+
 CHECKS = (
     check_lightning_ddp_in_a_group_that_it_makes_itself,
     check_lightning_model_parallel_fsdp2_and_tensor_parallel,
@@ -378,4 +417,5 @@ CHECKS = (
     check_accelerate_with_ddp,
     check_accelerate_with_fsdp2,
     check_torchtitan_loop_fsdp2_and_tensor_parallel_from_meta,
+    check_the_examples_of_the_guide,
 )
