@@ -20,6 +20,7 @@ from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
 from initstats.sinks.row_table import row_table
 from initstats.sinks.row_text import from_lines
+from initstats.sinks.row_words import NamedNumbers
 
 _POLL_SECONDS = 0.5
 
@@ -80,6 +81,7 @@ def _values(row: Row) -> dict[str, Any]:
         "first_step": row.first_step,
         "time": row.time,
         "scalars": dict(row.scalars()),
+        **{kind: numbers for kind, numbers in NamedNumbers().of(row).items() if numbers},
         "alerts": [finding.to_dict() for finding in row.alerts],
         "missing": row.missing,
     }
@@ -89,7 +91,10 @@ def plot(
     file: Annotated[Path, typer.Argument(help="File that sinks.JsonLines writes.")],
     *,
     kind: Annotated[
-        str, typer.Option(help="activations, gradients, weights, update_ratio, ...")
+        str,
+        typer.Option(
+            help="activations, gradients, weights, update_ratio, near_zero, calls, momentum_cosine"
+        ),
     ] = "activations",
     field: Annotated[str, typer.Option(help="Field of Stats, such as rms or abs_max.")] = "rms",
     match: Annotated[str, typer.Option(help="Regular expression that names must hold.")] = "",

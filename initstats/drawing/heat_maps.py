@@ -55,9 +55,16 @@ class HeatMap:
 
 
 def heat_map(
-    title: str, about: str, names: Sequence[str], steps: Sequence[int], values: Any
+    title: str,
+    about: str,
+    names: Sequence[str],
+    steps: Sequence[int],
+    values: Any,
+    *,
+    marked: Any = None,
+    linear: bool = False,
 ) -> HeatMap:
-    """Lay out sizes by name and step, on a logarithmic scale of colours.
+    """Lay out numbers by name and step, as sizes on a logarithmic scale of colours or as they are.
 
     Args:
         title: Heading.
@@ -65,36 +72,47 @@ def heat_map(
         names: Names, n of them, first to last.
         steps: Steps, k of them, ascending.
         values: float64 `[n, k]`; NaN where there is none. Many names or steps share a cell, which
-            shows the largest of their sizes.
+            shows the largest of them.
+        marked: bool `[n, k]`, cells that are red whatever their number, such as those of tensors
+            with NaN; None for none.
+        linear: Draw the numbers themselves, also 0 and below, on a linear scale.
 
     Returns:
-        What a template draws. What is infinite is red; 0 and what is not there are left out.
+        What a template draws. What is marked or infinite is red; what is not there is left out, and
+        0 on a logarithmic scale.
     """
-    size = np.abs(np.asarray(values, dtype=np.float64))
+    size = np.asarray(values, dtype=np.float64)
+    red = np.isinf(size) | (False if marked is None else np.asarray(marked, dtype=bool))
+    size = size if linear else np.abs(size)
     per_row = math.ceil(len(names) / HeatMap.MOST_ROWS)
     per_column = math.ceil(len(steps) / HeatMap.MOST_COLUMNS)
     down = range(0, len(names), per_row)
     across = range(0, len(steps), per_column)
     cells = np.fmax.reduceat(np.fmax.reduceat(size, list(down), axis=0), list(across), axis=1)
-    known = cells[np.isfinite(cells) & (cells > 0)]
+    red = np.logical_or.reduceat(
+        np.logical_or.reduceat(red, list(down), axis=0), list(across), axis=1
+    )
+    has_colour = np.isfinite(cells) & (linear | (cells > 0))
+    known = cells[has_colour]
     low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
-    span = math.log(high / low) or 1.0
+    span = (high - low if linear else math.log(high / low)) or 1.0
     rows = []
     for at, i in enumerate(down):
         name = (
             names[i] if per_row == 1 else f"{names[i]} and {len(names[i : i + per_row]) - 1} more"
         )
-        own = cells[at][np.isfinite(cells[at]) & (cells[at] > 0)]
+        own = cells[at][has_colour[at]]
         tip = f"{short(own.min())} to {short(own.max())}" if own.size else "no size"
+        if red[at].any():
+            tip += f"\nNaN or infinity from step {steps[across[int(red[at].argmax())]]}"
         rows.append((name, f"{name}\n{tip}"))
     wide = (HeatMap.WIDTH - HeatMap.LEFT) / len(across)
     outlines: dict[str, list[str]] = {}
-    for (i, j), cell in np.ndenumerate(cells):
-        if np.isnan(cell) or cell == 0:
-            continue
-        share = math.log(cell / low) / span if math.isfinite(cell) else 0.0
-        level = min(int(share * len(_COLOURS)), len(_COLOURS) - 1)
-        colour = _COLOURS[level] if math.isfinite(cell) else _BROKEN
+    for i, j in np.argwhere(has_colour | red).tolist():
+        colour, cell = _BROKEN, float(cells[i, j])
+        if not red[i, j]:
+            share = (cell - low if linear else math.log(cell / low)) / span
+            colour = _COLOURS[min(int(share * len(_COLOURS)), len(_COLOURS) - 1)]
         x, y = HeatMap.LEFT + j * wide, HeatMap.TOP + i * HeatMap.CELL
         outlines.setdefault(colour, []).append(
             f"M{x:.1f} {y}h{wide:.1f}v{HeatMap.CELL}h-{wide:.1f}z"

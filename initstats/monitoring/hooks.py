@@ -63,6 +63,7 @@ class Taps:
     Attributes:
         active: True in a step that is measured.
         names: Watched modules.
+        smooth: Those that are GELU, SiLU or a relative.
         seen: How many outputs were remembered since `begin`.
         reasons: Why a name is not there, by kind and name.
     """
@@ -80,6 +81,7 @@ class Taps:
     ) -> None:
         self.active = False
         self.names: Layout = ()
+        self.smooth: Layout = ()
         self.seen = 0
         self.reasons: dict[str, dict[str, str]] = {}
         self.traced: list[tuple[str, str, Tensor, Tensor, Tensor]] = []
@@ -102,10 +104,12 @@ class Taps:
         """Hook the modules; again after the model has changed."""
         self.detach()
         self._modules = list(self._model.modules())
-        names = []
+        names, smooth = [], []
         for name, module in self._model.named_modules():
             if module is not self._model and self._chosen(_plain(name), module):
                 names.append(_plain(name))
+                if _is_smooth(module):
+                    smooth.append(_plain(name))
                 self._handles.append(
                     module.register_forward_hook(OutputHook(self, _plain(name)), with_kwargs=True)
                 )
@@ -118,7 +122,7 @@ class Taps:
                 module.register_forward_hook(LeaveHook(self)),
             ]
         self._handles.append(self._model.register_forward_hook(EndHook(self)))
-        self.names = tuple(names)
+        self.names, self.smooth = tuple(names), tuple(smooth)
 
     def detach(self) -> None:
         """Remove the hooks."""
@@ -356,6 +360,16 @@ def _first_tensor(value: Any) -> Tensor | None:
         partial = any(placement.is_partial() for placement in found.placements)
         return None if partial else local_tensor(found)
     return found
+
+
+def _is_smooth(module: nn.Module) -> bool:
+    """Tell by its class whether a module is GELU, SiLU or a relative, alone."""
+    name = type(module).__name__.lower()
+    return any(word in name for word in _SMOOTH) and not any(True for _ in module.parameters())
+
+
+# In names such as NewGELUActivation, QuickGELU, SiLUActivation, Hardswish.
+_SMOOTH = ("gelu", "silu", "swish", "mish")
 
 
 def _version(tensor: Tensor) -> int:

@@ -71,7 +71,8 @@ class Monitor:
         window: Measured steps per row, >= 1.
         watch: Some of "weights", "gradients" (as the optimizer gets them), "local_gradients" (of
             each rank, before DistributedDataParallel reduces them), "activations", "inputs" (of
-            modules), "updates", "moments" (Adam's first and second, and g^2 / v).
+            modules), "updates", "moments" (Adam's first and second, and g^2 / v),
+            "momentum_cosine" (the cosine of an optimizer's momentum and the gradient).
         sinks: Objects with a method `write(row)`, such as those of `initstats.sinks`.
         modules: Tells by name and module whose outputs and inputs to watch; None for all that have
             no children, own parameters or are a block of a stack.
@@ -374,6 +375,8 @@ class Monitor:
         found = {kind: names[kind] for kind in self.watch if kind in names}
         if "moments" in self.watch:
             found |= dict.fromkeys(MOMENTS, parameters.trained)
+        if _COSINE in self.watch:
+            found[_COSINE] = parameters.trained
         return found
 
     # ---- a measured step, in order
@@ -559,11 +562,17 @@ class Monitor:
         if updates is not None:
             self._measure("updates", updates)
             self._parameters.forget()
-        if "moments" in self.watch and not self._moments_taken:
-            self._moments_taken = True
-            for optimizer in stepped:
+        if self._moments_taken:
+            return
+        self._moments_taken = True
+        for optimizer in stepped:
+            if "moments" in self.watch:
                 for kind, listed in self._parameters.moments(optimizer).items():
                     self._measure(kind, listed)
+            if _COSINE in self.watch:
+                cosines, why = self._parameters.momentum_cosines(optimizer)
+                self._measure(_COSINE, cosines)
+                self._window.reasons.setdefault(_COSINE, {}).update(why)
 
     def _expect_moments(self) -> None:
         """Say which moments should be there, and why they may not be."""
@@ -594,6 +603,9 @@ class Monitor:
             window.reasons["weights"] = unfit
         if "moments" in self.watch:
             self._expect_moments()
+        if _COSINE in self.watch:
+            window.expected[_COSINE] = self._parameters.trained
+        window.smooth = taps.smooth if "activations" in self.watch else ()
         if "updates" in self.watch:
             window.expected["updates"] = self._parameters.trained
             window.reasons.setdefault(
@@ -621,6 +633,7 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 _STATE = "initstats.monitor.state/1"
+_COSINE = "momentum_cosine"
 _OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 

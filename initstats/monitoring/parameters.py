@@ -16,6 +16,7 @@ from initstats.sharding import is_dtensor, local_tensor, sharded_parameters
 
 ChosenParameter = Callable[[str, nn.Parameter], bool]
 NOT_STEPPED = "the optimizer did not step"
+NO_GRADIENT = "no gradient"
 PARTIAL = "a Partial DTensor: its sum over ranks is still to come"
 STALE = "left by an earlier step: the optimizer did not step"
 NO_STATE = "not in the state of the optimizer"
@@ -25,6 +26,10 @@ MOMENTS = {
     "exp_avg_sq": "exp_avg_sq",
     "square_gradient_ratio": "exp_avg_sq",
 }
+NO_MOMENTUM = "no momentum in the state of the optimizer"
+SHARDED = "a shard: the cosine of the whole is known to no rank"
+# Where optimizers keep momentum: those like Adam, and SGD, Muon and RMSprop.
+_MOMENTA = ("exp_avg", "momentum_buffer")
 STEP_ON_DEVICE = "the optimizer keeps its step count on the device"
 _KEPT_BELOW = 10
 
@@ -274,6 +279,35 @@ class Parameters:
         ratios.names = self._layout(names["ratio"])
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
 
+    def momentum_cosines(self, optimizer: Optimizer) -> tuple[Listed, dict[str, str]]:
+        """Return the cosine of momentum, as an optimizer keeps it now, and gradient.
+
+        Args:
+            optimizer: Any optimizer that has just stepped; state called `exp_avg` (Adam and its
+                relatives) or `momentum_buffer` (SGD, Muon, RMSprop) counts.
+
+        Returns:
+            A number per parameter, 0 where gradient or momentum is 0, on its device, and why others
+            have none.
+        """
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        names, cosines, why = [], [], {}
+        for name, parameter in zip(*self._pairs(), strict=True):
+            if not parameter.requires_grad or id(parameter) not in owned:
+                continue
+            state, gradient = optimizer.state.get(parameter, {}), parameter.grad
+            momentum = next((state[key] for key in _MOMENTA if _is_tensor(state.get(key))), None)
+            if momentum is None:
+                why[name] = NO_MOMENTUM
+            elif gradient is None:
+                why[name] = NO_GRADIENT
+            elif is_dtensor(gradient) or is_dtensor(momentum):
+                why[name] = SHARDED
+            elif momentum.shape == gradient.shape:
+                names.append(name)
+                cosines.append(_cosine(momentum, gradient))
+        return Listed(self._layout(names), cosines), why
+
     def trained_of(self, owned: set[int] | None, *, plain: bool = False) -> Layout:
         """Return the names of trained parameters.
 
@@ -295,6 +329,25 @@ class Parameters:
         """Return one and the same tuple for the same names, so that it is compared by identity."""
         layout = tuple(names)
         return self._layouts.setdefault(layout, layout)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _cosine(momentum: Tensor, gradient: Tensor) -> Tensor:
+    """Return the cosine of two tensors as one number in float32 or float64, without a sync."""
+    if gradient.layout is not torch.strided:
+        gradient = gradient.to_dense()
+    wide = torch.float64 if momentum.dtype is torch.float64 else torch.float32
+    least = torch.finfo(wide).tiny
+    a, b = (x.detach().to(wide).flatten() for x in (momentum, gradient))
+    if not a.numel():
+        return a.new_zeros(())
+    # Largest element 1: the squares of small and of large gradients leave the range of float32.
+    a, b = (x / torch.linalg.vector_norm(x, torch.inf).clamp_min(least) for x in (a, b))
+    sizes: Tensor = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
+    return torch.dot(a, b).div_(sizes.clamp_min(least))
 
 
 # Under the smallest second moment that the eps of Adam, 1e-8, leaves to matter: 1e-8 squared.

@@ -58,6 +58,8 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
         missing=_missing(window, measured),
         loss=_losses(window, steps),
         learning_rates={name: _number(rate) for name, rate in window.rates.items()},
+        calls=_calls(window, len(steps)),
+        smooth=window.smooth,
     )
     return row, measured
 
@@ -181,6 +183,19 @@ def _number(factor: Factor) -> float:
     return float(factor)
 
 
+def _calls(window: Window, steps: int) -> dict[str, float]:
+    """Return the recorded calls per step of each watched module: every call left a record."""
+    kind = next((kind for kind in ("activations", "inputs") if kind in window.expected), None)
+    if kind is None or not steps:
+        return {}
+    calls = dict.fromkeys(window.expected[kind], 0)
+    for its_kind, segment in window.parts():
+        if its_kind == kind:
+            for name in segment.layout:
+                calls[name] = calls.get(name, 0) + len(segment.steps)
+    return {name: n / steps for name, n in calls.items()}
+
+
 def _losses(window: Window, steps: list[int]) -> Floats:
     """Return the loss of each step, NaN where none was given; empty without any."""
     if not window.losses:
@@ -208,4 +223,5 @@ _REASON = {
     "activations": "not called in a measured step",
     "inputs": "not called in a measured step",
     "updates": "the optimizer did not step",
+    "momentum_cosine": "the optimizer did not step",
 }

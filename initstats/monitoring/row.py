@@ -13,7 +13,7 @@ import numpy as np
 from initstats.diagnostics.findings import Finding
 from initstats.statistics.histogram import PLACES, edges
 from initstats.statistics.record import Stats
-from initstats.statistics.record_array import Floats, Groups, Integers, RecordRow, Records
+from initstats.statistics.record_array import ZERO, Floats, Groups, Integers, RecordRow, Records
 
 # What is followed through a window, beside the merged record.
 WINDOWED = ("mean", "std", "rms", "l2", "abs_max")
@@ -65,6 +65,8 @@ class Places:
         return limits, [0, *reversed(negative), 0, 0, *positive]
 
 
+# Sizes from which GELU and SiLU pass on less than a thousandth: GELU below -3.4, SiLU below -9.1.
+_NEAR_ZERO = 2.0**-10
 # Share of the norm before below which a gradient was clipped: torch adds 1e-6 to the norm.
 _CLIPPED = 0.9999
 _TINY = 5e-324
@@ -95,6 +97,28 @@ class Table(Mapping[str, Stats]):
         """Return a field of `Stats` for all records, float64 `[n]`."""
         column: Floats = self.records.column(name)
         return column
+
+    def near_zero(self, name: str) -> float:
+        """Return the share of values that GELU or SiLU made of inputs far below 0.
+
+        They are 0, or negative and at most 2**-10 in size, in excess of the positive values of that
+        size: small inputs of both signs pass through on both sides and do not count.
+
+        Args:
+            name: Name of a module whose function is one of these.
+
+        Returns:
+            The share of the finite values, as that of zeros after a ReLU; NaN without histograms.
+        """
+        i = self.index[name]
+        finite = float(self.records.finite[i])
+        if self.places is None or not finite:
+            return math.nan
+        first, scale = self.places.first, self.places.scale
+        width = self.places.counts.shape[2]
+        small = sum(edges(first + k, scale)[1] <= _NEAR_ZERO for k in range(width))
+        positive, negative = self.places.counts[i, :, :small].sum(axis=1).tolist()
+        return float(int(self.records.counts[i, ZERO]) + max(0, negative - positive)) / finite
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -158,7 +182,7 @@ class Row:
         time: Seconds since the epoch.
         tables: By kind: "weights", "gradients" as the optimizer got them, "local_gradients" before
             the reduction over ranks, "activations", "inputs", "updates", "exp_avg", "exp_avg_sq",
-            "square_gradient_ratio".
+            "square_gradient_ratio", "momentum_cosine" (a number per measured step).
         gradient_norm: Global gradient norm of each measured step, float64 `[measured]`; empty
             without gradients. NaN or infinite when any gradient is. As the optimizer got them:
             after clipping.
@@ -173,6 +197,10 @@ class Row:
             empty when it never did.
         learning_rates: Learning rates of the optimizer's groups in the last measured step, by the
             number of the group; of several optimizers by both numbers, such as "1.0".
+        calls: Recorded calls per measured step of each watched module, 0 for one that was not
+            called: the load of the experts of a mixture. In a row of several ranks those of the
+            rank that wrote it.
+        smooth: Watched modules that are GELU, SiLU or a relative, see `near_zero_shares`.
     """
 
     step: int
@@ -189,6 +217,23 @@ class Row:
     shards: Mapping[str, Shard] = field(default_factory=dict)
     loss: Floats = field(default_factory=lambda: np.empty(0))
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    calls: Mapping[str, float] = field(default_factory=dict)
+    smooth: tuple[str, ...] = ()
+
+    def near_zero_shares(self) -> dict[str, float]:
+        """Return the share of outputs near zero of GELU, SiLU and relatives, `Table.near_zero`."""
+        table = self.tables.get("activations")
+        if table is None or table.places is None:
+            return {}
+        shares = {name: table.near_zero(name) for name in self.smooth if name in table.index}
+        return {name: share for name, share in shares.items() if math.isfinite(share)}
+
+    def momentum_cosines(self) -> dict[str, float]:
+        """Return the cosine of momentum and gradient by name, its mean over the measured steps."""
+        table = self.tables.get("momentum_cosine")
+        if table is None:
+            return {}
+        return dict(zip(table.names, table.average["mean"].tolist(), strict=True))
 
     def update_ratios(self) -> dict[str, float]:
         """Return rms of the update / rms of the weights by name, without weights that are 0."""
@@ -223,4 +268,7 @@ class Row:
         ratios = [r for r in self.update_ratios().values() if math.isfinite(r) and r > 0]
         if ratios:
             found["update_ratio_median"] = float(np.median(ratios))
+        cosines = [c for c in self.momentum_cosines().values() if math.isfinite(c)]
+        if cosines:
+            found["momentum_cosine_median"] = float(np.median(cosines))
         return found

@@ -40,6 +40,8 @@ def merge_rows(a: Row, b: Row) -> Row:
         alerts=(*a.alerts, *b.alerts),
         loss=np.concatenate(losses) if a.loss.size or b.loss.size else np.empty(0),
         learning_rates=b.learning_rates or a.learning_rates,
+        calls=_calls([a, b]),
+        smooth=tuple(dict.fromkeys((*a.smooth, *b.smooth))),
     )
 
 
@@ -79,6 +81,17 @@ def _merged(a: Table, b: Table, row_a: Row, row_b: Row) -> Table:
         high={name: np.fmax(*both(name, "high")) for name in WINDOWED},
         average={name: _weighted(both(name, "average"), weights) for name in WINDOWED},
     )
+
+
+def _calls(rows: list[Row]) -> dict[str, float]:
+    """Return the calls per measured step of both rows together."""
+    steps = [row.measured if row.calls else 0 for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row.calls)
+    return {
+        name: sum(n * row.calls.get(name, 0.0) for n, row in zip(steps, rows, strict=True))
+        / sum(steps)
+        for name in names
+    }
 
 
 def _weighted(values: list[Floats], weights: tuple[float, float]) -> Floats:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from initstats.diagnostics.findings import Finding
@@ -79,10 +80,15 @@ class FirstNotFinite(MonitorRule):
             )
 
 
-def is_not_finite(kind: str, records: Records) -> Any:
-    """Tell which records have NaN or infinity for another reason than a mask, `[...]`."""
+def holds_not_finite(kind: str, records: Records) -> npt.NDArray[np.bool_]:
+    """Tell which records hold NaN or infinity for another reason than a mask of -inf.
+
+    Args:
+        kind: The kind that they are of.
+        records: Records of any shape.
+    """
     counts = records.counts
-    bad = counts[..., NAN] + counts[..., POS_INF] > 0
+    bad: npt.NDArray[np.bool_] = counts[..., NAN] + counts[..., POS_INF] > 0
     infinite = counts[..., NEG_INF] > 0
     if infinite.any():
         is_mask = kind in _MASKED and records.column("abs_max") < OVERFLOWN
@@ -95,7 +101,7 @@ def _not_finite_steps(kind: str, measured: Mapping[str, Measured]) -> list[int]:
     found = measured.get(kind)
     if found is None:
         return []
-    bad = is_not_finite(kind, found.by_step)
+    bad: Any = holds_not_finite(kind, found.by_step)
     return [step for step, is_bad in zip(found.steps, bad.any(axis=1), strict=True) if is_bad]
 
 

@@ -27,6 +27,8 @@ from initstats.statistics.reduction import Array, Message
 
 # Kinds of which every rank has elements of its own, for its own batch.
 OF_EACH_RANK = ("activations", "inputs", LOCAL_GRADIENTS)
+# Kinds with one number per parameter, the same on all ranks that have it.
+_ONE_NUMBER = ("momentum_cosine",)
 _SILENT_SECONDS = 5.0  # how long survivors wait for each other's sign of life
 _LOOK_SECONDS = 1.0  # how often a waiting rank looks whether another has given up
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2e-4, 2e-2  # seconds between two looks at a message
@@ -177,6 +179,9 @@ class Team:
         for i, (name, ranks) in enumerate(holders.items()):
             if kind in OF_EACH_RANK:
                 counted[i] = True
+                continue
+            if kind in _ONE_NUMBER:
+                counted[i] = ranks[i % len(ranks)] == self.rank
                 continue
             parameter = parameters.get(name)
             if parameter is None:  # of other ranks alone

@@ -242,6 +242,7 @@ def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
     if local is not None:
         loss = local.loss if local.loss.size == len(steps) else local.loss[:0]
         row = replace(row, learning_rates=local.learning_rates, loss=loss)
+        row = replace(row, calls=local.calls, smooth=local.smooth)
     if norms is not None:
         row = replace(row, gradient_norm=norms)
         before = local.gradient_norm_before_clipping if local is not None else norms[:0]

@@ -11,7 +11,7 @@ import numpy as np
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.reader import Measured, gradient_norms, table_of
 from initstats.monitoring.row import RankInfo
-from initstats.monitoring.rules import BACKWARD, IN_A_STEP, is_not_finite
+from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
 from initstats.monitoring.team import Kind, Team
 from initstats.statistics.across_ranks import run
 from initstats.statistics.histogram import PLACES
@@ -97,7 +97,7 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
         counts.append(placed.records.counts.reshape(-1, 8))
         places.append(placed.places)
         histogram_of.append(np.tile(np.arange(at, at + n), len(steps)))
-        bad.append(is_not_finite(kind, placed.records).ravel())
+        bad.append(holds_not_finite(kind, placed.records).ravel())
         at += n
         if kind == "weights":
             prints, has_weights = placed.prints, placed.has_print

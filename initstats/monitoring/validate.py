@@ -9,14 +9,10 @@ from initstats.text import nearest
 
 REDUCTIONS = ("merge", "none")
 KINDS = (
-    "weights",
-    "gradients",
-    "local_gradients",
-    "activations",
-    "inputs",
-    "updates",
-    "moments",
+    *("weights", "gradients", "local_gradients", "activations", "inputs", "updates"),
+    *("moments", "momentum_cosine"),
 )
+_OF_OPTIMIZERS = {"moments": "its moments", "momentum_cosine": "its momentum"}
 
 
 def check_arguments(
@@ -49,9 +45,10 @@ def check_arguments(
         msg = f"initstats.Monitor: expected watch to name some of {KINDS}, got watch={watch}"
         msg += nearest(unknown[0], KINDS) if unknown else ""
         raise ValueError(msg)
-    if "moments" in watch and optimizers == 0:
-        msg = "initstats.Monitor: expected an optimizer to watch its moments, got optimizer=None"
-        raise ValueError(msg)
+    for kind, what in _OF_OPTIMIZERS.items():
+        if kind in watch and optimizers == 0:
+            msg = f"initstats.Monitor: expected an optimizer to watch {what}, got optimizer=None"
+            raise ValueError(msg)
     for sink in sinks:
         if not isinstance(sink, Sink):
             msg = f"initstats.Monitor: expected sinks with a method write, got {sink!r}"

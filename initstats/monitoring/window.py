@@ -74,6 +74,7 @@ class Window:
         rates: Learning rates of the groups of the optimizers in the last measured step, by name.
         transfers: Copies from devices to the host.
         fingerprints: Take fingerprints of weights, which tell replicas on several ranks apart.
+        smooth: Watched modules that are GELU, SiLU or a relative.
         earlier: What the window held on the host when its monitor was saved, by kind.
     """
 
@@ -90,6 +91,7 @@ class Window:
     rates: dict[str, Factor] = field(default_factory=dict)
     transfers: Transfers = field(default_factory=Transfers)
     fingerprints: bool = False
+    smooth: Layout = ()
     earlier: list[tuple[str, Segment]] = field(default_factory=list)
 
     def parts(self) -> Iterator[tuple[str, Segment]]:

@@ -77,6 +77,11 @@ def _joined(rows: Sequence[Row], everyone: set[int]) -> Row:
         gradient_norm_before_clipping=np.empty(0),
         missing={kind: names for kind, names in missing.items() if names},
         alerts=tuple(finding for row in rows for finding in row.alerts),
+        calls={
+            name: sum(row.calls.get(name, 0.0) for row in rows) / len(rows)
+            for name in dict.fromkeys(name for row in rows for name in row.calls)
+        },
+        smooth=tuple(dict.fromkeys(name for row in rows for name in row.smooth)),
         ranks=replace(first.ranks, scope="merged"),
         shards={},
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from initstats.monitoring.row import Row, Table
 from initstats.sinks.extras import refuse_pickle, require
-from initstats.sinks.row_words import missing_groups
+from initstats.sinks.row_words import NamedNumbers, missing_groups, ordinary_tables
 from initstats.statistics.histogram import BIAS
 
 _NANOSECONDS = 1_000_000_000
@@ -15,7 +15,8 @@ _NANOSECONDS = 1_000_000_000
 class OpenTelemetry:
     """Export exponential histograms, without any loss, and scalars as gauges.
 
-    A metric is called `initstats.<kind>` and has one point per tensor, with the attribute `tensor`.
+    A metric is called `initstats.<kind>` and has one point per tensor, with the attribute `tensor`;
+    what is one number per name (momentum_cosine, near_zero, calls) is a gauge.
     The gauge of alerts has a point per new one (its value; attributes rule, severity, where and
     cause), that of missing values one per kind and reason (how many names).
     The export runs in the sink's thread, past the periodic reader of the SDK.
@@ -41,6 +42,7 @@ class OpenTelemetry:
         )
         self._buckets = points.Buckets
         self._exporter = exporter
+        self._numbers = NamedNumbers()
         self._resource = resources.Resource.create(attributes or {})
         self._scope = scopes.InstrumentationScope("initstats")
 
@@ -60,7 +62,11 @@ class OpenTelemetry:
             for name, value in row.scalars().items()
         ]
         metrics += self._alerts_and_missing(row, end)
-        for kind, table in row.tables.items():
+        for kind, numbers in self._numbers.of(row).items():
+            points = [self._gauge(n, end, step=row.step, tensor=t) for t, n in numbers.items()]
+            if points:
+                metrics.append(sdk.Metric(f"initstats.{kind}", "", "1", sdk.Gauge(points)))
+        for kind, table in ordinary_tables(row).items():
             if table.places is None:
                 continue
             points = [self._point(table, i, end, row.step) for i in range(len(table))]

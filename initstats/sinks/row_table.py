@@ -28,40 +28,64 @@ def row_table(row: Row, most: int = 30) -> Group:
     """
     head = "  ".join(f"{name} {number(value)}" for name, value in row.scalars().items())
     parts: list[Text | Grid] = [Text(head, style="bold")]
-    names = _natural(
-        {name for kind in _PARAMETERS if kind in row.tables for name in row.tables[kind]}
-    )
-    if names:
-        grid = Grid(box=None, pad_edge=False)
-        grid.add_column("parameter", overflow="fold")
-        kinds = [kind for kind in _PARAMETERS if kind in row.tables]
-        for kind in kinds:
-            grid.add_column(f"{kind} rms", justify="right")
-        grid.add_column("update ratio", justify="right")
-        grid.add_column("NaN, inf", justify="right")
-        ratios = row.update_ratios()
-        for name in _middle_out(names, most):
-            records = [row.tables[kind].get(name) for kind in kinds]
-            bad = sum(r.nan + r.pos_inf + r.neg_inf for r in records if r is not None)
-            cells = [number(r.rms) if r is not None else "-" for r in records]
-            style = "red" if bad else ""
-            grid.add_row(*literal(name), *cells, number(ratios.get(name)), str(bad), style=style)
-        parts.append(grid)
-    if "activations" in row.tables:
-        table = row.tables["activations"]
-        grid = Grid(box=None, pad_edge=False)
-        for column in ("activation", "rms", "largest in the window", "zeros"):
-            grid.add_column(column, justify="left" if column == "activation" else "right")
-        for name in _middle_out(list(table.names), most):
-            record = table[name]
-            share = record.zero / record.count if record.count else 0.0
-            largest = float(table.high["abs_max"][table.index[name]])
-            grid.add_row(*literal(name), number(record.rms), number(largest), f"{share:.1%}")
-        parts.append(grid)
+    parts += [grid for grid in (_parameters(row, most), _modules(row, most)) if grid is not None]
     parts.extend(Text(alert_text(alert), style=_STYLES[alert.severity]) for alert in row.alerts)
     if missing := missing_text(row):
         parts.append(Text(missing, style="dim"))
     return Group(*parts)
+
+
+def _parameters(row: Row, most: int) -> Grid | None:
+    """Draw a line per parameter; None when nothing of parameters was measured."""
+    kinds, cosines = [kind for kind in _PARAMETERS if kind in row.tables], row.momentum_cosines()
+    names = _natural({*cosines, *(name for kind in kinds for name in row.tables[kind])})
+    if not names:
+        return None
+    cosine = ["momentum cosine"] if cosines else []
+    ratios = row.update_ratios()
+    grid = _grid(
+        "parameter", *[f"{kind} rms" for kind in kinds], "update ratio", *cosine, "NaN, inf"
+    )
+    for name in _middle_out(names, most):
+        records = [row.tables[kind].get(name) for kind in kinds]
+        bad = sum(r.nan + r.pos_inf + r.neg_inf for r in records if r is not None)
+        cells = [number(r.rms) if r is not None else "-" for r in records]
+        cells.append(number(ratios.get(name)))
+        cells += [number(cosines.get(name))] if cosines else []
+        grid.add_row(*literal(name), *cells, str(bad), style="red" if bad else "")
+    return grid
+
+
+def _modules(row: Row, most: int) -> Grid | None:
+    """Draw a line per module; None when activations were not measured."""
+    table = row.tables.get("activations")
+    if table is None:
+        return None
+    shares = row.near_zero_shares()
+    calls = row.calls if any(n != 1 for n in row.calls.values()) else {}
+    more = [name for name, has in (("near 0", shares), ("calls", calls)) if has]
+    grid = _grid("activation", "rms", "largest in the window", "zeros", *more)
+    for name in _middle_out(list(dict.fromkeys((*table.names, *calls))), most):
+        cells = ["-", "-", "-"]
+        if name in table.index:
+            record = table[name]
+            share = record.zero / record.count if record.count else 0.0
+            largest = float(table.high["abs_max"][table.index[name]])
+            cells = [number(record.rms), number(largest), f"{share:.1%}"]
+        if shares:
+            cells.append(f"{shares[name]:.1%}" if name in shares else "-")
+        if calls:
+            cells.append(number(calls.get(name)))
+        grid.add_row(*literal(name), *cells)
+    return grid
+
+
+def _grid(first: str, *others: str) -> Grid:
+    grid = Grid(box=None, pad_edge=False)
+    grid.add_column(first, overflow="fold")
+    for column in others:
+        grid.add_column(column, justify="right")
+    return grid
 
 
 def _natural(names: set[str]) -> list[str]:

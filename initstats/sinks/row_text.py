@@ -68,6 +68,8 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             **({"shards": row.shards} if row.shards else {}),
             **({"loss": _numbers(row.loss)} if row.loss.size else {}),
             **({"learning_rates": rates} if rates else {}),
+            **({"calls": {n: c for n, c in row.calls.items() if c != 1}} if row.calls else {}),
+            **({"smooth": row.smooth} if row.smooth else {}),
             "missing": row.missing,
             "alerts": [_finding(finding) for finding in row.alerts],
             "tables": tables,
@@ -176,12 +178,24 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
         learning_rates={
             name: float(_array([rate])[0]) for name, rate in value.get("learning_rates", {}).items()
         },
+        calls=_calls(value, layouts),
+        smooth=tuple(map(str, value.get("smooth", ()))),
         steps=tuple(value["steps"]),
         missing=value["missing"],
         alerts=tuple(_finding_of(a) for a in value["alerts"]),
         ranks=_ranks(value["ranks"]) if "ranks" in value else None,
         shards={name: Shard(*shard) for name, shard in value.get("shards", {}).items()},
     )
+
+
+def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    """Return the calls of all modules: those that are not written are called once per step."""
+    if "calls" not in value:
+        return {}
+    tables = value["tables"]
+    table = tables.get("activations", tables.get("inputs"))
+    calls = {} if table is None else dict.fromkeys(layouts[table["layout"]], 1.0)
+    return calls | {str(name): float(n) for name, n in value["calls"].items()}
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:

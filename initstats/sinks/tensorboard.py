@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from initstats.monitoring.row import Row, Table
 from initstats.sinks.extras import refuse_pickle, require
-from initstats.sinks.row_words import alert_text, missing_text
+from initstats.sinks.row_words import NamedNumbers, alert_text, missing_text, ordinary_tables
 
 DEFAULT_FIELDS = ("std", "abs_max")
 
@@ -18,7 +17,8 @@ class TensorBoard:
     """Write scalars and ready-made histograms; nothing is counted or copied again.
 
     Tags are `gradients/h.0.attn.weight` for histograms and `gradients_std/h.0.attn.weight` for
-    fields; the largest value of a field in the window is drawn for "abs_max", else its mean.
+    fields, `near_zero/h.0.act`, `calls/experts.3` and `momentum_cosine/...` for what is one number
+    per name; the largest value of a field in the window is drawn for "abs_max", else its mean.
 
     Args:
         target: A folder, or a `SummaryWriter` that is used as it is and not closed.
@@ -44,6 +44,7 @@ class TensorBoard:
         self._target = Path(target).absolute() if self._owns else target
         self._writer = module.SummaryWriter(str(self._target)) if self._owns else target
         self._missing = ""
+        self._numbers = NamedNumbers()
         self._fields = tuple(fields)
         self._histograms = histograms
         self._prefix = f"{prefix}/" if prefix else ""
@@ -54,13 +55,9 @@ class TensorBoard:
         for name, value in row.scalars().items():
             if name != "step":
                 self._writer.add_scalar(f"{begin}initstats/{name}", value, row.step, row.time)
-        for kind, table in row.tables.items():
-            for field in self._fields:
-                values = drawn(table, field)
-                for name, value in zip(table.names, values, strict=True):
-                    if math.isfinite(value):
-                        tag = f"{begin}{kind}_{field}/{name}"
-                        self._writer.add_scalar(tag, value, row.step, row.time)
+        for tag, value in self._numbers.flat(row, self._fields).items():
+            self._writer.add_scalar(f"{begin}{tag}", value, row.step, row.time)
+        for kind, table in ordinary_tables(row).items():
             if self._histograms and table.places is not None:
                 self._write_histograms(kind, table, row)
         for finding in row.alerts:
@@ -119,10 +116,3 @@ class TensorBoard:
                 global_step=row.step,
                 walltime=row.time,
             )
-
-
-def drawn(table: Table, field: str) -> list[float]:
-    """Return the values of a field that stand for a window: the largest size, else the mean."""
-    columns = table.high if field == "abs_max" else table.average
-    values: list[float] = (columns[field] if field in columns else table.column(field)).tolist()
-    return values

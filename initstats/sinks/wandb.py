@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from initstats.monitoring.row import Row
 from initstats.monitoring.row_merge import merge_rows
 from initstats.sinks.extras import refuse_pickle, require
-from initstats.sinks.row_words import alert_text, missing_text
-from initstats.sinks.tensorboard import DEFAULT_FIELDS, drawn
+from initstats.sinks.row_words import NamedNumbers, alert_text, missing_text, ordinary_tables
+from initstats.sinks.tensorboard import DEFAULT_FIELDS
 
 # wandb refuses more.
 _MOST_BUCKETS = 512
@@ -58,6 +57,7 @@ class WandB:
         self._is_defined = False
         self._open: tuple[int, Row] | None = None
         self._missing = ""
+        self._numbers = NamedNumbers()
 
     def write(self, row: Row) -> None:
         """Log a row in one call."""
@@ -113,11 +113,9 @@ class WandB:
         if (missing := missing_text(row)) != self._missing:
             self._missing = missing
             values[f"{begin}/missing_text"] = missing
-        for kind, table in row.tables.items():
-            for field in self._fields:
-                for name, value in zip(table.names, drawn(table, field), strict=True):
-                    if math.isfinite(value):
-                        values[f"{begin}/{kind}_{field}/{name}"] = value
+        numbers = self._numbers.flat(row, self._fields)
+        values |= {f"{begin}/{tag}": value for tag, value in numbers.items()}
+        for kind, table in ordinary_tables(row).items():
             if not self._histograms or table.places is None:
                 continue
             zeros = table.records.counts[:, 4].tolist()

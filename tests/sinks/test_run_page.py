@@ -17,9 +17,9 @@ from initstats import sinks
 from initstats.cli.application import app
 from initstats.drawing.heat_maps import heat_map
 from initstats.monitoring import Monitor
-from initstats.monitoring.heat_map import scale_by_depth
+from initstats.monitoring.heat_map import draw_heat_map, not_finite_by_depth, scale_by_depth
 from initstats.monitoring.report.page import run_page
-from monitored import batch, small_model
+from monitored import Kept, batch, small_model, wait_for
 
 OLD = Path(__file__).parents[1] / "vectors/saved_0_1_0/run.jsonl"
 
@@ -90,6 +90,60 @@ def test_a_heat_map_keeps_the_largest_of_what_shares_a_cell() -> None:
     assert colours[drawn.COLOURS[-1]].count("M") == 1
     assert colours["#b3221a"].count("M") == 1
     assert drawn.rows[0][0] == "p0 and 2 more"
+
+
+def test_a_cell_with_nan_is_marked_and_a_mask_is_not() -> None:
+    """Gradients that are NaN, in part or all of them, are red in the page and the picture."""
+    model, kept = nn.Sequential(nn.Linear(8, 8), nn.Identity(), nn.Linear(8, 4)), Kept()
+    with Monitor(model, every=1, sinks=[kept]) as monitor:
+        model[1].register_forward_hook(
+            lambda _m, _x, y: y.masked_fill(torch.eye(5, 8) > 0, -math.inf), prepend=True
+        )
+        for factor in (1.0, math.nan, 1.0):
+            model.zero_grad()
+            (model[2](model[0](batch(0))).square().mean() * factor).backward()
+            with torch.no_grad():
+                model[0].weight.grad[0, 0] = 1.0  # the rest is NaN in the second step
+            model(batch(0))
+            monitor.step()
+            wait_for(kept, len(kept.rows) + 1)
+    names, _ = scale_by_depth(kept.rows, "gradients", "rms")
+    marked = not_finite_by_depth(kept.rows, "gradients", names)
+    assert names == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert marked.tolist() == [[False, True, False]] * 4
+    masked = kept.rows[0].tables["activations"]["1"]
+    assert masked.neg_inf > 0
+    names, _ = scale_by_depth(kept.rows, "activations", "rms")
+    assert not not_finite_by_depth(kept.rows, "activations", ["1"]).any()
+    page = run_page(kept.rows, "run")
+    assert page.count("NaN or infinity from step 2") >= 4
+    (gradients,) = re.findall(r"gradients by depth and time</h3>(.*?)</figure>", page, re.DOTALL)
+    (outline,) = re.findall(r'fill="#b3221a" d="([^"]+)"', gradients)
+    assert outline.count("M") == 4
+
+
+def test_a_linear_heat_map_shows_0_and_what_is_below() -> None:
+    values = np.array([[-1.0, 0.0, 1.0, math.nan]])
+    drawn = heat_map("t", "a", ["p"], [1, 2, 3, 4], values, linear=True)
+    assert drawn.ends == ("-1", "1")
+    assert sum(outline.count("M") for _, outline in drawn.paths) == 3
+    assert dict(drawn.paths)[drawn.COLOURS[0]].count("M") == 1
+    red = heat_map("t", "a", ["p"], [1, 2], np.full((1, 2), math.nan), marked=[[True, False]])
+    assert [colour for colour, _ in red.paths] == ["#b3221a"]
+
+
+@pytest.mark.parametrize("kind", ["gradients", "calls", "momentum_cosine"])
+def test_plot_draws_kinds_of_one_number_and_what_is_not_finite(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    model, kept = small_model(), Kept()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    kinds = ("weights", "gradients", "activations", "momentum_cosine")
+    with Monitor(model, optimizer=optimizer, every=1, watch=kinds, sinks=[kept]) as monitor:
+        (model(batch(0)).mean() * math.nan).backward()
+        optimizer.step()
+        monitor.step()
+    draw_heat_map(kept.rows, tmp_path / "a.png", kind=kind)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_chooses_names_and_draws_update_ratios(run: Path) -> None:

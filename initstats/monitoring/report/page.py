@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,24 @@ import numpy as np
 from initstats.drawing.charts import Chart, Line, Mark, short
 from initstats.drawing.heat_maps import HeatMap, heat_map
 from initstats.drawing.template import render_page
-from initstats.monitoring.heat_map import UPDATE_RATIO, scale_by_depth
+from initstats.monitoring.heat_map import (
+    LINEAR,
+    ONE_NUMBER,
+    UPDATE_RATIO,
+    not_finite_by_depth,
+    scale_by_depth,
+)
 from initstats.monitoring.row import Row
+from initstats.statistics.record import Stats
 
 _GOOD_UPDATES = (1e-4, 1e-1, "1e-4 to 1e-1")
+_COLOURS = "red holds NaN or infinity, blank is not there"
+_ABOUT = {
+    UPDATE_RATIO: f"Root mean square of the update / that of the weights, logarithmic; {_COLOURS}.",
+    "momentum_cosine": f"Cosine of the optimizer's momentum and the gradient; {_COLOURS}.",
+    "near_zero": "Share of the outputs of GELU, SiLU and relatives that inputs far below 0 made.",
+    "calls": "Recorded calls per measured step: the load of the experts of a mixture.",
+}
 _NAMED = 12
 _TICKS = 8
 
@@ -152,17 +166,29 @@ def _ticks(lines: Sequence[Line]) -> list[tuple[float, str]]:
 def _maps(rows: Sequence[Row]) -> list[HeatMap]:
     """Make a heat map for each kind, and one of update ratios."""
     steps = [row.step for row in rows]
-    kinds = list(dict.fromkeys(kind for row in rows for kind in row.tables))
+    kinds = [k for k in dict.fromkeys(k for row in rows for k in row.tables) if k not in ONE_NUMBER]
     maps = []
     for kind in kinds:
         names, values = scale_by_depth(rows, kind, "rms")
-        about = f"Root mean square of {kind}, logarithmic; blank is 0, not finite or not there."
-        maps.append(heat_map(f"{kind} by depth and time", about, names, steps, values))
-    if any(row.update_ratios() for row in rows):
-        names, values = scale_by_depth(rows, UPDATE_RATIO, "rms")
-        about = "Root mean square of the update / that of the weights, logarithmic."
-        maps.append(heat_map("update ratio by depth and time", about, names, steps, values))
+        about = f"Root mean square of {kind}, logarithmic; {_COLOURS}, or 0."
+        marked = not_finite_by_depth(rows, kind, names)
+        title = f"{kind} by depth and time"
+        maps.append(heat_map(title, about, names, steps, values, marked=marked))
+    for kind, about in _ABOUT.items():
+        if not any(_is_shown(kind, row) for row in rows):
+            continue
+        names, values = scale_by_depth(rows, kind, "rms")
+        marked = not_finite_by_depth(rows, kind, names)
+        title = f"{kind.replace('_', ' ')} by depth and time"
+        linear = kind in LINEAR
+        maps.append(heat_map(title, about, names, steps, values, marked=marked, linear=linear))
     return maps
+
+
+def _is_shown(kind: str, row: Row) -> bool:
+    """Tell whether a row has something to draw; of calls, more than one each."""
+    numbers = ONE_NUMBER[kind][0](row)
+    return any(n != 1 for n in numbers.values()) if kind == "calls" else bool(numbers)
 
 
 def _missing(rows: Sequence[Row]) -> list[tuple[str, str, str, int]]:
@@ -184,7 +210,7 @@ def _missing(rows: Sequence[Row]) -> list[tuple[str, str, str, int]]:
 
 def _parameters(row: Row) -> list[dict[str, Any]]:
     """Return the last numbers of each parameter."""
-    ratios = row.update_ratios()
+    ratios, cosines = row.update_ratios(), row.momentum_cosines()
     kinds = ("weights", "gradients", "updates")
     names = dict.fromkeys(n for kind in kinds for n in row.tables.get(kind, ()))
     return [
@@ -194,6 +220,8 @@ def _parameters(row: Row) -> list[dict[str, Any]]:
             "gradient": _get(row, "gradients", name, "rms"),
             "update": _get(row, "updates", name, "rms"),
             "ratio": ratios.get(name),
+            "cosine": cosines.get(name),
+            "broken": sum(_broken(row, kind, name) for kind in kinds),
         }
         for name in names
     ]
@@ -202,14 +230,25 @@ def _parameters(row: Row) -> list[dict[str, Any]]:
 def _modules(row: Row) -> list[dict[str, Any]]:
     """Return the last numbers of each module."""
     fields = ("mean", "std", "rms", "abs_max")
+    shares = row.near_zero_shares()
+    table: Mapping[str, Stats] = row.tables.get("activations", {})
     return [
         {
             "name": name,
             **{field: _get(row, "activations", name, field) for field in fields},
-            "zeros": record.zero / record.count if record.count else None,
+            "zeros": table[name].zero / table[name].count if name in table else None,
+            "near_zero": shares.get(name),
+            "calls": row.calls.get(name),
+            "broken": _broken(row, "activations", name),
         }
-        for name, record in row.tables.get("activations", {}).items()
+        for name in dict.fromkeys((*table, *row.calls))
     ]
+
+
+def _broken(row: Row, kind: str, name: str) -> int:
+    """Return how many values of a tensor are NaN or infinite."""
+    record = row.tables[kind].get(name) if kind in row.tables else None
+    return 0 if record is None else record.nan + record.pos_inf + record.neg_inf
 
 
 def _get(row: Row, kind: str, name: str, field: str) -> float | None:
