@@ -22,8 +22,9 @@ from audit_project import PROJECT
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# Blocks are programs, words of a program, or directives of the site.
+BLOCK = re.compile(r"^( *)```(\S*)[^\n`]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+# Blocks are programs, words of a program, or directives of the site: of {code-block} python those
+# that need several processes, which tests/support/integration_ranks.py runs.
 RUNS = {"python", "sh", "yaml"}
 SHOWS = {"text"}
 # Tested elsewhere, in a clone and in an empty environment: .ci/run, tests/project/test_wheel.py.
