@@ -123,6 +123,33 @@ def test_what_init_writes_from_meta_is_what_verify_accepts(name: str) -> None:
     initialises(build(name), MODELS[name][-1], seeds=1)
 
 
+FAMILIES = (
+    "arcee", "cohere2", "deepseek_v2", "ernie4_5", "ernie4_5_moe", "exaone4", "flex_olmo",
+    "gemma4_text", "glm4", "granite", "granitemoe", "helium", "hunyuan_v1_moe", "llama4_text",
+    "longcat_flash", "minimax_m2", "mistral", "phi3", "phimoe", "qwen2", "qwen2_moe", "seed_oss",
+    "smollm3", "stablelm", "vaultgemma",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_decoders_of_transformers_keep_the_promises_of_moe_and_gemma(family: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 120, "head_dim": 16,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_experts": 4,
+        "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+        "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "topk_group": 1,
+        "first_k_dense_replace": 1, "moe_num_experts": 4, "moe_k": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **small)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    recipe = "gemma" if "gemma" in family else "moe"
+    assert plan(model, recipe).unmatched == ()
+    accepts(model, recipe)
+
+
 TITAN = recipes.deepseek_v3(variant="torchtitan"), recipes.gpt_oss(variant="torchtitan")
 SMALL: dict[str, tuple[Callable[[], Any], Recipe, dict[str, str]]] = {
     "nanochat": (decoder_models.NanoChat, recipes.nanochat(), {}),

@@ -33,10 +33,11 @@ __all__ = ["gemma", "olmo2", "qwen3"]
 
 @built_in
 def gemma(*, std: float = 0.02) -> Recipe:
-    """Make the recipe of Gemma, Gemma 2 and Gemma 3 in transformers.
+    """Make the recipe of Gemma, Gemma 2, 3 and 4 (text) in transformers.
 
     Matrices and embeddings N(0, std), no scaling with depth; the scale of a norm 0, since it is
-    used as 1 + scale; the factor of the embedding's output (a buffer) sqrt(d), d the width.
+    used as 1 + scale (1 where it is not); the factor of an embedding's output (a buffer) what its
+    module states, else sqrt(d), d the width.
 
     Args:
         std: Standard deviation (`initializer_range`), > 0.
@@ -51,15 +52,18 @@ def gemma(*, std: float = 0.02) -> Recipe:
     """
     require_positive("gemma", std=std)
 
-    @described("sqrt(d), d the width")
+    @described("what the module states, or sqrt(d), d the width")
     def factor(slot: Slot) -> Distribution:
-        return Constant(math.sqrt(slot.module.get_parameter("weight").shape[-1]))
+        stated = vars(slot.module).get("scalar_embed_scale")  # embeddings per layer: one layer's
+        width = slot.module.get_parameter("weight").shape[-1]
+        return Constant(math.sqrt(width) if stated is None else float(stated))
 
     rules = [
         *norms(),
         biases(),
         rule(Match("*embed_scale", module="Embedding"), factor, "factor of the embedding"),
         rule(weights(*EMBEDDINGS), Normal(std), "embedding"),
+        rule(weights("gate", name="*per_layer_input_gate.weight"), Normal(std), "input gate"),
         rule(weights(*MATRICES), Normal(std), "matrix"),
     ]
     return Recipe(rules, name="gemma", source="transformers modeling_gemma3.py")
