@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -154,7 +156,7 @@ def audit(
             rules=rules,
         )
         begin = time.perf_counter()
-        report = _run(own)
+        report = _run(own, as_json=as_json)
         files = report.save(output) if save else []
     if as_json:
         print_json(report.to_dict())
@@ -168,17 +170,21 @@ def audit(
         raise typer.Exit(FOUND_ERRORS)
 
 
-def _run(own: OwnModel) -> AuditReport:
-    """Audit with a bar of progress on standard error."""
-    with Progress(
-        TextColumn("training on one batch"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        console=make_console(stderr=True),
-        transient=True,
-    ) as progress:
+def _run(own: OwnModel, *, as_json: bool) -> AuditReport:
+    """Audit with a bar of progress on standard error; of JSON it is the only output."""
+    hushed = redirect_stdout(sys.stderr) if as_json else nullcontext()
+    with (
+        hushed,
+        Progress(
+            TextColumn("training on one batch"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            console=make_console(stderr=True),
+            transient=True,
+        ) as progress,
+    ):
         task = progress.add_task("steps", total=own.steps * own.seeds)
         return own.run(lambda step: progress.update(task, completed=step))
 

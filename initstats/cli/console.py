@@ -99,6 +99,9 @@ def refusals() -> Iterator[None]:
         yield
     except typer.Exit:
         raise
+    except SystemExit as error:  # of the user's code: its status would be taken for the command's
+        traceback.print_exception(error)
+        refuse(f"initstats: the code that was called left with sys.exit({error.code!r})")
     except Exception as error:
         if str(error).startswith("initstats."):
             if error.__cause__ is not None and "while importing" in str(error):

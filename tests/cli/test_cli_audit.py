@@ -280,3 +280,26 @@ def test_the_snippet_for_the_tests_of_a_project_runs() -> None:
     names: dict[str, Any] = {}
     exec(snippet, names)  # the page is ours
     names["test_the_model_starts_well"]()
+
+
+# --- code of the project that leaves, or prints
+
+
+def test_code_that_exits_is_no_success_and_code_that_prints_does_not_spoil_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving.py").write_text(
+        "import sys\nimport torch\nfrom torch import nn\n\n"
+        "def build():\n    print('building')\n    return nn.Linear(8, 4)\n\n"
+        "def leave():\n    sys.exit(0)\n\n"
+        "def batch():\n    return torch.randn(8, 8), torch.randint(4, (8,))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = ["--batch", "leaving:batch", "--loss", "torch.nn.functional:cross_entropy"]
+    left = audit("leaving:leave", *given, "--no-save")
+    assert left.exit_code == 2
+    assert "sys.exit(0)" in left.stderr
+    printed = audit("leaving:build", *given, "--no-save", "--json", "--fail-on", "never")
+    assert printed.exit_code == 0
+    assert json.loads(printed.stdout)["schema"] == "initstats.audit/2"
+    assert "building" in printed.stderr

@@ -17,13 +17,13 @@ RATE = Stepper(rate=3e-4)
 LONG = {"max_position_embeddings": 64}
 
 
-def _next_token(kind: str, size: Size, **config: Any) -> Specimen:
+def next_token(kind: str, size: Size, **config: Any) -> Specimen:
     return causal(kind, size, **{**LONG, **config}).but(optimizer=RATE)
 
 
-def _masked(kind: str, size: Size, **config: Any) -> Specimen:
+def masked(kind: str, size: Size, **config: Any) -> Specimen:
     """Masked language modelling: 15 % of the tokens are hidden and asked for."""
-    specimen = _next_token(kind, size, **config)
+    specimen = next_token(kind, size, **config)
     tokens = specimen.batch["input_ids"]
     hidden = torch.rand(tokens.shape) < 0.15
     batch = {
@@ -52,106 +52,106 @@ def _patches(size: Size) -> dict[str, Any]:
 
 
 def falcon(size: Size) -> Specimen:
-    return _next_token("FalconForCausalLM", size)
+    return next_token("FalconForCausalLM", size)
 
 
 def bloom(size: Size) -> Specimen:
-    return _next_token("BloomForCausalLM", size, n_layer=size.deep(4), n_head=4)
+    return next_token("BloomForCausalLM", size, n_layer=size.deep(4), n_head=4)
 
 
 def gptj(size: Size) -> Specimen:
     sizes = {"n_embd": size.wide(64), "n_layer": size.deep(4), "n_head": 4}
-    return _next_token("GPTJForCausalLM", size, rotary_dim=8, n_positions=64, **sizes)
+    return next_token("GPTJForCausalLM", size, rotary_dim=8, n_positions=64, **sizes)
 
 
 def gpt_bigcode(size: Size) -> Specimen:
     sizes = {"n_embd": size.wide(64), "n_layer": size.deep(4), "n_head": 4}
-    return _next_token("GPTBigCodeForCausalLM", size, n_positions=64, **sizes)
+    return next_token("GPTBigCodeForCausalLM", size, n_positions=64, **sizes)
 
 
 def olmo2(size: Size) -> Specimen:
     """Norms behind the branches only, which start far below epsilon."""
-    return _next_token("Olmo2ForCausalLM", size)
+    return next_token("Olmo2ForCausalLM", size)
 
 
 def phi(size: Size) -> Specimen:
-    return _next_token("PhiForCausalLM", size)
+    return next_token("PhiForCausalLM", size)
 
 
 def starcoder2(size: Size) -> Specimen:
-    return _next_token("Starcoder2ForCausalLM", size, num_key_value_heads=2)
+    return next_token("Starcoder2ForCausalLM", size, num_key_value_heads=2)
 
 
 def cohere(size: Size) -> Specimen:
-    return _next_token("CohereForCausalLM", size)
+    return next_token("CohereForCausalLM", size)
 
 
 def granite(size: Size) -> Specimen:
-    return _next_token("GraniteForCausalLM", size)
+    return next_token("GraniteForCausalLM", size)
 
 
 def gemma2(size: Size) -> Specimen:
-    return _next_token("Gemma2ForCausalLM", size, num_key_value_heads=2, head_dim=16)
+    return next_token("Gemma2ForCausalLM", size, num_key_value_heads=2, head_dim=16)
 
 
 def qwen3(size: Size) -> Specimen:
-    return _next_token("Qwen3ForCausalLM", size, num_key_value_heads=2, head_dim=16)
+    return next_token("Qwen3ForCausalLM", size, num_key_value_heads=2, head_dim=16)
 
 
 def qwen2_moe(size: Size) -> Specimen:
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
     shared = {"shared_expert_intermediate_size": 64, "num_key_value_heads": 2}
-    return _next_token("Qwen2MoeForCausalLM", size, **experts, **shared)
+    return next_token("Qwen2MoeForCausalLM", size, **experts, **shared)
 
 
 def mpt(size: Size) -> Specimen:
     sizes = {"d_model": size.wide(64), "n_layers": size.deep(4), "n_heads": 4}
-    return _next_token("MptForCausalLM", size, **sizes)
+    return next_token("MptForCausalLM", size, **sizes)
 
 
 def mamba2(size: Size) -> Specimen:
     width = size.wide(64)
     sizes = {"num_heads": 8, "head_dim": width // 4, "n_groups": 1, "chunk_size": 16}
-    return _next_token("Mamba2ForCausalLM", size, state_size=16, expand=2, **sizes)
+    return next_token("Mamba2ForCausalLM", size, state_size=16, expand=2, **sizes)
 
 
 def recurrent_gemma(size: Size) -> Specimen:
     sizes = {"lru_width": size.wide(64), "attention_window_size": 16}
-    return _next_token("RecurrentGemmaForCausalLM", size, **sizes)
+    return next_token("RecurrentGemmaForCausalLM", size, **sizes)
 
 
 def rwkv(size: Size) -> Specimen:
     """Embeddings of 1e-4 behind a norm: its epsilon is larger than their variance."""
     sizes = {"attention_hidden_size": size.wide(64), "context_length": 2 * CONTEXT}
-    return _next_token("RwkvForCausalLM", size, **sizes)
+    return next_token("RwkvForCausalLM", size, **sizes)
 
 
 def albert(size: Size) -> Specimen:
     """One block, called four times."""
-    return _masked("AlbertForMaskedLM", size, embedding_size=32)
+    return masked("AlbertForMaskedLM", size, embedding_size=32)
 
 
 def electra(size: Size) -> Specimen:
-    return _masked("ElectraForMaskedLM", size, embedding_size=size.wide(64))
+    return masked("ElectraForMaskedLM", size, embedding_size=size.wide(64))
 
 
 def deberta_v2(size: Size) -> Specimen:
-    return _masked("DebertaV2ForMaskedLM", size)
+    return masked("DebertaV2ForMaskedLM", size)
 
 
 def convbert(size: Size) -> Specimen:
-    return _masked("ConvBertForMaskedLM", size, embedding_size=size.wide(64))
+    return masked("ConvBertForMaskedLM", size, embedding_size=size.wide(64))
 
 
 def modernbert(size: Size) -> Specimen:
     """No norm in the first block, because the embedding has one."""
-    return _masked("ModernBertForMaskedLM", size)
+    return masked("ModernBertForMaskedLM", size)
 
 
 def mobilebert(size: Size) -> Specimen:
     """Norms in name only."""
     inside = {"true_hidden_size": 64, "intra_bottleneck_size": 64}
-    return _masked("MobileBertForMaskedLM", size, embedding_size=32, **inside)
+    return masked("MobileBertForMaskedLM", size, embedding_size=32, **inside)
 
 
 def dinov2(size: Size) -> Specimen:
@@ -243,8 +243,25 @@ TIMM: dict[str, int] = {
     **dict.fromkeys(("resnet18", "seresnet18", "resnext26ts", "ecaresnet26t", "nf_resnet26"), 64),
     **dict.fromkeys(("regnety_002", "mobilenetv3_small_100", "ghostnet_100", "xception41"), 64),
     **dict.fromkeys(("hrnet_w18_small", "cspresnet50", "vovnet39a", "edgenext_xx_small"), 64),
+    **dict.fromkeys(("tinynet_e", "dla34", "convmixer_768_32", "repvgg_a0", "densenet121"), 64),
+    **dict.fromkeys(
+        ("mobileone_s0", "efficientnet_lite0", "mambaout_femto", "convnextv2_atto"), 64
+    ),
     **dict.fromkeys(("gmlp_ti16_224", "resmlp_12_224", "vit_tiny_patch16_224"), 224),
 }
+
+
+# Families of torchvision, which .venv does not have either.
+TORCHVISION = ("mnasnet0_5", "shufflenet_v2_x0_5", "regnet_y_400mf", "squeezenet1_1")
+
+
+def torchvision_family(name: str) -> Specimen:
+    """Build a model of torchvision, with ten classes."""
+    import torchvision
+
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(num_classes=10)
+    return Specimen(model, data.images(8, 64, 0), nn.functional.cross_entropy, optimizer=RATE)
 
 
 def timm_family(name: str) -> Specimen:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from zoo import convolutional, families, language, mixtures, perceptrons, recurrent, unets, vision
+from zoo import (
+    convolutional,
+    families,
+    language,
+    mixtures,
+    more_families,
+    perceptrons,
+    recurrent,
+    unets,
+    vision,
+)
 from zoo.specimens import Builder
 
 HEALTHY: dict[str, Builder] = {
@@ -14,4 +24,5 @@ HEALTHY: dict[str, Builder] = {
     **vision.MODELS,
     **language.MODELS,
     **families.MODELS,
+    **more_families.MODELS,
 }
