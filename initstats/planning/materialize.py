@@ -119,15 +119,13 @@ def reset_norms(model: nn.Module, planned: Plan) -> tuple[str, ...]:
     Returns:
         The names of the norms.
     """
-    written = {id(entry.parameter) for entry in planned if not entry.keep}
     names = []
     for name, module in model.named_modules():
         statistics = getattr(module, "running_mean", None)
         reset = getattr(module, "reset_running_stats", None)
         if statistics is None or reset is None or statistics.is_meta:
             continue
-        own = list(module.parameters(recurse=False))
-        if any(id(p) in written for p in own) or (not own and not planned.recipe.partial):
+        if written_with_norm(module, planned):
             reset()
             names.append(name)
     return tuple(names)
@@ -234,9 +232,35 @@ def _values(
         return torch.ones(shape, dtype=dtype, device="cpu")
     if own == "position_ids":
         return torch.arange(shape[-1], dtype=dtype, device="cpu").expand(shape).clone()
+    found = rotary_buffer(module, own)
+    return None if found is None else found.to(dtype)
+
+
+def rotary_buffer(module: nn.Module, own: str) -> torch.Tensor | None:
+    """Return a buffer of a rotary embedding of transformers, made again from its configuration.
+
+    Args:
+        module: Any module.
+        own: Name of the buffer in it.
+
+    Returns:
+        The buffer on the CPU; None for other modules.
+    """
     config = getattr(module, "config", None)
-    if "Rotary" in type(module).__name__ and config is not None:
-        with torch.device("cpu"):
-            again: nn.Module = type(module)(config)
-        return again.get_buffer(own).to(dtype)
-    return None
+    if "Rotary" not in type(module).__name__ or config is None:
+        return None
+    with torch.device("cpu"):
+        again: nn.Module = type(module)(config)
+    return again.get_buffer(own)
+
+
+def written_with_norm(module: nn.Module, planned: Plan) -> bool:
+    """Tell whether a plan sets the running statistics of a norm: it sets its scale, or all.
+
+    Args:
+        module: The norm.
+        planned: What is initialised.
+    """
+    written = {id(entry.parameter) for entry in planned if not entry.keep}
+    own = list(module.parameters(recurse=False))
+    return any(id(p) in written for p in own) or (not own and not planned.recipe.partial)

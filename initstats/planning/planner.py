@@ -81,10 +81,15 @@ class Plan:
         """
         recipe = self.recipe
         if self.unmatched and not (allow_unmatched or recipe.partial):
+            fix = "add a rule, or pass allow_unmatched=True"
+            if any(".parametrizations." in f".{name}" for name in self.unmatched):
+                fix = (
+                    "remove parametrizations, initialise and register them again, or pass "
+                    "allow_unmatched=True to leave what no rule takes"
+                )
             raise ValueError(
                 f"initstats.{function}: expected a rule for every parameter, got "
-                f"unmatched={list(self.unmatched)} with recipe {recipe.name!r}; "
-                "add a rule, or pass allow_unmatched=True"
+                f"unmatched={list(self.unmatched)} with recipe {recipe.name!r}; {fix}"
             )
         required = {rule.label for rule in recipe.rules if not rule.optional}
         unused = [label for label in self.unused_rules if label in required]

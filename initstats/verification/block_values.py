@@ -19,7 +19,8 @@ from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Orthogonal
 from initstats.sharding import Box, Domain
 from initstats.statistics.blocks import NamedBlock, merge_over_ranks, stats_of_blocks
-from initstats.verification.values import COMPARED, FLOAT32_SLACK, slice_dims
+from initstats.verification.segments import COMPARED, Copy
+from initstats.verification.values import FLOAT32_SLACK, slice_dims
 
 Blocks = Callable[[str, torch.Tensor], Iterable[tuple[torch.Tensor, Sequence[int]]]]
 _T = TypeVar("_T")
@@ -101,6 +102,20 @@ class BlockValues:
         products = self._products.get(piece.name)
         if products is not None:
             _add_products(products, piece, block, box)
+
+    def slice_dims(self, piece: Piece) -> list[int]:
+        """Return the dimensions of slices that can be compared: `Values.slice_dims`."""
+        return slice_dims(piece)
+
+    def is_rounded(self, piece: Piece) -> bool:
+        """Say that they may: `Values.is_rounded` needs values in memory."""
+        del piece
+        return True
+
+    def copies(self, pieces: Sequence[Piece]) -> Sequence[Copy]:
+        """Find nothing: `Values.copies` needs values in memory."""
+        del pieces
+        return ()
 
     def equal_slices(
         self, piece: Piece, dim: int, *, look_for_zero: bool

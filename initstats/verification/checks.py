@@ -28,6 +28,7 @@ from initstats.verification.exact_values import (
     norms_problem,
     values_problem,
 )
+from initstats.verification.segments import random_bits
 from initstats.verification.shape_tests import extremes_problem, histogram_problem
 from initstats.verification.values import Values
 
@@ -40,6 +41,13 @@ _NOT_NORMALISED = Cause(
 _ONE_VALUE = Cause(
     "single values were overwritten or corrupted; all others are as promised", _INIT_LAST
 )
+
+
+_FEW_VALUES = Cause(
+    "a few values were overwritten or corrupted; all others are as promised", _INIT_LAST
+)
+_ZEROS = Cause("a block was never written, set to 0, or pruned", _INIT_LAST)
+_FAR = 10.0  # standard deviations: further than any value of a right sample
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,12 @@ class Judge:
         else:
             means = mean_band(distribution, sample.count, self.z)
             stds = std_band(distribution, sample.count, self.z)
-        kind, problem, cause = self._problem(entry, piece, record, sample, means, stds)
+        zeros = zeros_problem(entry, piece, record, sample, self.rate, self.values)
+        kind, problem, cause = (
+            ("zeros", zeros, _ZEROS)
+            if zeros
+            else self._problem(entry, piece, record, sample, means, stds)
+        )
         return VerifyEntry(
             name=piece.name,
             rule=entry.rule,
@@ -114,7 +127,7 @@ class Judge:
             return "not finite", words, cause
         if isinstance(distribution, (Constant, Computed, Derived)):
             return self._values(entry, piece, record)
-        if sample.count > 1 and record.min == record.max:
+        if _is_one_value(piece, record, sample, self.rate):
             return (
                 "constant",
                 f"{record.min:g} everywhere, expected {distribution}",
@@ -124,7 +137,9 @@ class Judge:
         # A bound may be missed by the rounding of the bound itself to the parameter's dtype.
         slack = torch.finfo(piece.dtype).eps
         outside = record.min < low - slack * abs(low) or record.max > high + slack * abs(high)
-        if sample.count > 1 and not stds.holds(sample.std):
+        # Of few values, rounding changes the std too.
+        rounding = slack * max(abs(record.min), abs(record.max)) / math.sqrt(sample.count)
+        if sample.count > 1 and not stds.low - rounding <= sample.std <= stds.high + rounding:
             ratio = sample.std / distribution.std
             words = f"std {sample.std:.4g}, expected {distribution.std:.4g} (x {ratio:.3g})"
             tolerance = max(1.5 * (stds.high / distribution.std - 1), 0.01)
@@ -135,6 +150,10 @@ class Judge:
                 far = max(abs(record.min), abs(record.max))
                 words = f"a value of {far:.4g} among {sample.count} of {distribution}"
                 return ("bounds" if outside else "extremes"), words, _ONE_VALUE
+            if not fixed and self._only_few_are_off(piece, record, sample):
+                far = max(abs(record.min), abs(record.max))
+                words = f"values of up to {far:.4g} among {sample.count} of {distribution}"
+                return ("bounds" if outside else "extremes"), words, _FEW_VALUES
             cause = cause_of_std(entry, piece, sample.std, tolerance, self.promises)
             if not outside:
                 return "std", words, cause
@@ -147,6 +166,18 @@ class Judge:
             words = f"mean {sample.mean:.3g}, expected {distribution.mean:.3g}"
             return "mean", words, Cause("a shift was added, or all signs are equal", "centre it")
         return self._shape(entry, piece, record, sample)
+
+    def _only_few_are_off(self, piece: Piece, record: Stats, sample: Sample) -> bool:
+        """Tell whether a std is wrong for some values that are far out, and the rest is right."""
+        if not record.groups & Groups.HISTOGRAM:
+            return False
+        distribution = piece.distribution
+        assert not isinstance(distribution, Derived)
+        shape = histogram_problem(
+            distribution, record.histogram, sample.zeros, piece.dtype, self.rate
+        )
+        far = max(abs(record.min), abs(record.max)) > _FAR * distribution.std
+        return far and not shape
 
     def _values(self, entry: PlanEntry, piece: Piece, record: Stats) -> tuple[str, str, Cause]:
         """Check values that are not random: each of them, or their moments where they are gone."""
@@ -190,8 +221,55 @@ class Judge:
             )
             if words:
                 return "shape", words, _TRUNCATED
-        words = extremes_problem(distribution, sample.count, record.min, record.max, self.rate)
+        words = extremes_problem(
+            distribution,
+            sample.count,
+            record.min,
+            record.max,
+            self.rate,
+            slack=torch.finfo(piece.dtype).eps * max(map(abs, (record.min, record.max))),
+        )
         return ("extremes" if words else ""), words, _TRUNCATED if words else _NO_CAUSE
+
+
+def _is_one_value(piece: Piece, record: Stats, sample: Sample, rate: float) -> bool:
+    """Tell whether all values are one, which few that were rounded may be by chance."""
+    if sample.count <= 1 or record.min != record.max:
+        return False
+    bits = random_bits(piece.distribution, piece.dtype)
+    return record.min == 0 or not bits or -bits * (sample.count - 1) < math.log2(rate)
+
+
+def zeros_problem(
+    entry: PlanEntry,
+    piece: Piece,
+    record: Stats,
+    sample: Sample,
+    rate: float,
+    values: Values | None,
+) -> str:
+    """Say that there are more zeros than a continuous distribution gives; nothing if not.
+
+    A value is 0 with probability at most that of one step of torch's generators, 2**-23 of float32
+    and 2 eps of values that were drawn in half precision. The number of zeros is Poisson then, and
+    at least k with probability at most exp(k - m) (m / k)**k for its mean m < k (Chernoff).
+    """
+    is_table = entry.zero_row is not None and len(piece.shape) > 1
+    zeros = record.zero - (piece.count // piece.shape[-2] if is_table else 0)
+    bits = random_bits(piece.distribution, piece.dtype)
+    lost = record.nan or record.pos_inf or record.neg_inf  # reported as such
+    if not bits or zeros < 1 or record.zero == record.count or lost:
+        return ""
+    dtype = piece.dtype
+    if torch.finfo(dtype).eps < _HALF_EPS and (values is None or values.is_rounded(piece)):
+        dtype = torch.bfloat16
+    info = torch.finfo(dtype)
+    step = info.tiny * info.eps / piece.distribution.std  # a wide bound of the rounding to 0
+    expected = sample.count * (2 * info.eps + step)
+    if zeros <= expected:
+        return ""
+    log_chance = zeros - expected + zeros * math.log(expected / zeros)
+    return f"{zeros} of {sample.count} values are 0" if log_chance < math.log(rate) else ""
 
 
 def not_finite(record: Stats) -> tuple[str, Cause]:
@@ -252,4 +330,5 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(value, dtype=dtype, device="cpu"))
 
 
+_HALF_EPS = 2.0**-11  # below that of float16
 _FEWEST_LEFT = 2  # values that have a std

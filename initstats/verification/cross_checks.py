@@ -8,7 +8,8 @@ from typing import NamedTuple
 from initstats.planning.entry import Piece, PlanEntry
 from initstats.recipes import Computed, Constant, Derived
 from initstats.statistics.record import Stats
-from initstats.verification.values import COMPARED, Values, slice_dims
+from initstats.verification.segments import COMPARED
+from initstats.verification.values import Values
 
 _FEWEST_ELEMENTS = 4  # below, two random pieces in a narrow dtype are equal by chance
 _MATRIX_DIMS = 2
@@ -63,6 +64,8 @@ def relations(
                 yield from _duplicates(piece, records, seen)
                 if piece.name in records:
                     yield from _repeats(entry, piece, records[piece.name], values)
+    if values is not None:
+        yield from _copies(entries, records, values)
 
 
 def _padding(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
@@ -111,9 +114,11 @@ def _repeats(entry: PlanEntry, piece: Piece, record: Stats, values: Values) -> I
         return
     if record.min == record.max:
         return  # one value everywhere is reported as such
-    for dim in slice_dims(piece):
+    for dim in values.slice_dims(piece):
         allowed = entry.zero_row if dim == len(shape) - 2 else None
-        zero, leaders = values.equal_slices(piece, dim, look_for_zero=record.zero >= COMPARED)
+        zero, leaders = values.equal_slices(
+            piece, dim, look_for_zero=record.zero >= min(COMPARED, piece.count // shape[dim])
+        )
         word = ("row", "column", "slice")[dim]
         empty = [i for i in zero if i != allowed]
         if empty:
@@ -128,6 +133,22 @@ def _repeats(entry: PlanEntry, piece: Piece, record: Stats, values: Values) -> I
         if leaders:
             yield _described(piece.name, leaders, shape[dim], dim, word)
             return
+
+
+def _copies(
+    entries: Sequence[PlanEntry], records: Mapping[str, Stats], values: Values
+) -> Iterator[Relation]:
+    """Find blocks that were copied within a piece, or from another one."""
+    pieces = [piece for entry in entries for piece in entry.pieces if piece.name in records]
+    for place, of, others in values.copies(pieces):
+        where = str(of) if of.name == place.name else f"{of} of {of.name}"
+        yield Relation(
+            place.name,
+            "copies",
+            f"{place} equals {where}, signs aside, and so do {others} more segments",
+            "a part was copied after initialisation: heads, experts, tiles, or a transposed matrix",
+            "initialise after copying: initstats.init_ gives every element its own value",
+        )
 
 
 def _described(name: str, leaders: Mapping[int, int], size: int, dim: int, word: str) -> Relation:

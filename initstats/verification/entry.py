@@ -26,8 +26,8 @@ class VerifyEntry:
         problem: What is wrong in words, empty when nothing is.
         kind: The kind of problem: "not finite", "constant", "bounds", "std", "mean", "shape",
             "extremes", "orthogonal", "values", "norms", "padding", "zero rows", "zero columns",
-            "zero slices", "equal rows", "equal columns", "equal slices", "duplicate", "shards",
-            "tied" or "replicas"; empty when there is none.
+            "zero slices", "equal rows", "equal columns", "equal slices", "copies", "zeros",
+            "buffers", "duplicate", "shards", "tied" or "replicas"; empty when there is none.
         cause: The likely cause of the problem.
         fix: What to do about it.
     """

@@ -69,7 +69,9 @@ def histogram_problem(
     )
 
 
-def extremes_problem(distribution: Simple, count: int, low: float, high: float, rate: float) -> str:
+def extremes_problem(
+    distribution: Simple, count: int, low: float, high: float, rate: float, slack: float = 0.0
+) -> str:
     """Check the smallest and the largest value of a sample.
 
     Args:
@@ -78,6 +80,7 @@ def extremes_problem(distribution: Simple, count: int, low: float, high: float, 
         low: The smallest.
         high: The largest.
         rate: Chance of a false alarm of each of four checks, in (0, 1).
+        slack: How far rounding, or a generator of few values, moves a value.
 
     Returns:
         What is wrong in words, empty when nothing is.
@@ -86,13 +89,13 @@ def extremes_problem(distribution: Simple, count: int, low: float, high: float, 
         return ""
     mirrored = distribution.scaled(-1.0)
     unbounded = math.isinf(distribution.bounds[1])
-    for name, value, beyond in (
-        ("largest", high, mirrored.cdf(-high)),
-        ("smallest", low, distribution.cdf(low)),
+    for name, value, beyond, at_least in (
+        ("largest", high, mirrored.cdf(-high), mirrored.cdf(-high - slack)),
+        ("smallest", low, distribution.cdf(low), distribution.cdf(low - slack)),
     ):
         if unbounded and count * beyond < rate:
             return f"{name} value {value:.4g} is too far out for {count} values of {distribution}"
-        if beyond >= 1 or count * math.log1p(-beyond) < math.log(rate):
+        if at_least >= 1 or count * math.log1p(-at_least) < math.log(rate):
             return f"{name} value {value:.4g} is not far out enough: cut, or another shape"
     return ""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from initstats.planning.entry import Piece
 from initstats.recipes import Orthogonal
+from initstats.verification.segments import COMPARED, Copy
 
-# Elements of a slice that are compared first; equal by chance once in 2**80 even in bfloat16. A
-# shorter slice is not looked at: in a narrow dtype it may be zero, or equal to another, by chance.
-COMPARED = 8
 FLOAT32_SLACK = 2e-5  # of a product of reflections in float32
 _BANK_DIMS = 3
 
@@ -34,6 +33,27 @@ class Values(Protocol):
             earlier one, by index.
         """
 
+    def slice_dims(self, piece: Piece) -> list[int]:
+        """Return the dimensions along which slices of a piece are long enough to be compared.
+
+        Args:
+            piece: The piece.
+        """
+
+    def is_rounded(self, piece: Piece) -> bool:
+        """Tell whether values may have been rounded to half precision before.
+
+        Args:
+            piece: The piece.
+        """
+
+    def copies(self, pieces: Sequence[Piece]) -> Sequence[Copy]:
+        """Find pieces of which blocks were copied, as far as values are at hand.
+
+        Args:
+            pieces: The pieces.
+        """
+
     def whole(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
         """Return all elements of a parameter, of any floating dtype.
 
@@ -51,7 +71,12 @@ class Values(Protocol):
         """
 
 
-def slice_dims(piece: Piece) -> list[int]:
-    """Return the dimensions along which slices of a piece are long enough to be compared."""
+def slice_dims(piece: Piece, least: int = COMPARED) -> list[int]:
+    """Return the dimensions along which slices of a piece are long enough to be compared.
+
+    Args:
+        piece: The piece.
+        least: Elements of a slice. 8 are equal by chance once in 2**72 even in bfloat16.
+    """
     sizes = piece.shape[:_BANK_DIMS]
-    return [dim for dim, n in enumerate(sizes) if n > 0 and piece.count >= n * COMPARED]
+    return [dim for dim, n in enumerate(sizes) if n > 0 and piece.count >= n * least]

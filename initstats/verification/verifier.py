@@ -24,6 +24,7 @@ from initstats.statistics.compute import DTYPES, stats
 from initstats.statistics.record import Stats
 from initstats.text import nearest, number, plain_table, render, render_html
 from initstats.verification.block_values import Blocks, BlockValues
+from initstats.verification.buffers import buffer_problems, is_mask
 from initstats.verification.checks import Judge, not_finite
 from initstats.verification.confidence import Band
 from initstats.verification.cross_checks import relations
@@ -42,10 +43,10 @@ _CHECKS_PER_PIECE = 7
 _EXPLAINING = frozenset(
     {
         *("duplicate", "shards", "zero rows", "zero columns", "zero slices"),
-        *("equal rows", "equal columns", "equal slices"),
+        *("equal rows", "equal columns", "equal slices", "copies"),
     }
 )
-_SAMPLED = frozenset({"std", "mean", "shape", "extremes"})
+_SAMPLED = frozenset({"std", "mean", "shape", "extremes", "zeros"})
 KINDS = (
     "not finite",
     "constant",
@@ -66,6 +67,9 @@ KINDS = (
     "equal rows",
     "equal columns",
     "equal slices",
+    "copies",
+    "zeros",
+    "buffers",
     "tied",
     "replicas",
 )
@@ -165,7 +169,10 @@ def verify(
     values, padding rows and orthogonality must hold exactly, up to rounding. Fingerprints tell
     parameters with the same values apart from different ones; rows of zeros, equal shards and ties
     between blocks are found too, and so are values that are not finite in buffers and in parameters
-    that no rule takes. Each problem comes with a likely cause and a fix.
+    that no rule takes, running statistics and rotary frequencies with which no model can start, and
+    blocks of zeros. Blocks of values that were copied are found, transposed and with other signs
+    too, but not scaled: of parameters in memory, and of large ones as far as samples show. Each
+    problem comes with a likely cause and a fix.
 
     Collective if the model has DTensors: every rank of its widest mesh calls it and gets the same
     report. Values are those of the first replica; parameters whose replicas differ are named with
@@ -288,29 +295,47 @@ def _verify(
         table = values.table
     records = {name: table[name] for name in table if not name.endswith("@rest")}
     report = compare(planned, records, false_alarm_rate, values=values, ignore=ignore)
-    if "not finite" in ignore:
-        return report
-    lost = [_not_finite(name, table[f"{name}@rest"]) for name in rest]
+    buffers = {name for name, _ in model.named_buffers()}
+    lost = [
+        _not_finite(name, table[f"{name}@rest"])
+        for name, tensor in rest.items()
+        if not (name in buffers and is_mask(name, tensor, table[f"{name}@rest"]))
+    ]
+    found = [*(entry for entry in lost if entry is not None), *buffer_problems(model, planned)]
     return dataclasses.replace(
-        report, entries=(*report.entries, *(entry for entry in lost if entry is not None))
+        report, entries=(*report.entries, *(entry for entry in found if entry.kind not in ignore))
     )
 
 
 def _without_promise(model: nn.Module, planned: Plan, *, stored: bool) -> dict[str, Tensor]:
-    """Return the floating parameters and buffers with values that no rule promises anything of."""
+    """Return the parameters and buffers with values that no rule promises anything of.
+
+    Those of floating-point numbers, and complex ones as real ones with one more dimension.
+    """
     kept = ((entry.name, entry.parameter) for entry in planned if entry.keep)
     promised = {id(entry.parameter) for entry in planned if not entry.keep}
     buffers = ((name, x) for name, x in model.named_buffers() if id(x) not in promised)
     named = itertools.chain(kept, planned.rest.items(), buffers)
-    return {
-        name: tensor.detach()
+    known = (
+        (name, _real(tensor.detach()))
         for name, tensor in named
+        if type(tensor) in {Tensor, nn.Parameter} or is_dtensor(tensor)
+    )
+    return {
+        name: tensor
+        for name, tensor in known
         if (type(tensor) in {Tensor, nn.Parameter} or is_dtensor(tensor))
         and tensor.layout is torch.strided
         and tensor.dtype in DTYPES
         and tensor.is_floating_point()
         and tensor.is_meta == stored
     }
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as pairs of real numbers, and any other as it is."""
+    is_pair = tensor.is_complex() and not is_dtensor(tensor) and tensor.layout is torch.strided
+    return torch.view_as_real(tensor.resolve_conj()) if is_pair else tensor
 
 
 def _not_finite(name: str, record: Stats) -> VerifyEntry | None:

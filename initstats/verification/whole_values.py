@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,14 +10,37 @@ import torch
 
 from initstats.planning.entry import Piece
 from initstats.recipes import Orthogonal
-from initstats.verification.values import COMPARED, FLOAT32_SLACK
+from initstats.verification.segments import COMPARED, Copy, find_copies, random_bits
+from initstats.verification.values import FLOAT32_SLACK, slice_dims
 
 _CHUNK = 1 << 22  # elements compared at a time
 _ROWS_COMPARED = 64
+# Slices that are equal by chance once in so many draws, as a power of 2, are looked at.
+_CHANCE_BITS = 40
+_MOST_BITS = 22  # of float32 values: generators make them from 24 bits
 
 
 class WholeValues:
     """Looks at the values of pieces where they are."""
+
+    def slice_dims(self, piece: Piece) -> list[int]:
+        """Return the dimensions of slices that can be compared: `Values.slice_dims`.
+
+        Slices of less than 8 values are compared where as few are not equal by chance.
+        """
+        bits = min(random_bits(piece.distribution, piece.dtype), _MOST_BITS)
+        if not bits or _is_rounded(piece.tensor):
+            return slice_dims(piece)
+        pairs = 2 * math.log2(max(2, *piece.shape))
+        return slice_dims(piece, min(COMPARED, math.ceil((pairs + _CHANCE_BITS) / bits)))
+
+    def is_rounded(self, piece: Piece) -> bool:
+        """Look at a few values: `Values.is_rounded`."""
+        return _is_rounded(piece.tensor)
+
+    def copies(self, pieces: Sequence[Piece]) -> Sequence[Copy]:
+        """Find copied blocks of all pieces: `Values.copies`."""
+        return tuple(find_copies(pieces))
 
     def equal_slices(
         self, piece: Piece, dim: int, *, look_for_zero: bool
@@ -42,6 +66,12 @@ class WholeValues:
     def orthogonality_problem(self, piece: Piece, promised: Orthogonal) -> str:
         """Say what keeps a matrix from being orthogonal; nothing if it is."""
         return _orthogonality_problem(piece.tensor, promised)
+
+
+def _is_rounded(tensor: torch.Tensor) -> bool:
+    """Tell whether values were rounded to half precision before: such are equal more often."""
+    some = tensor.flatten()[:_ROWS_COMPARED]
+    return bool((some == some.bfloat16()).all() or (some == some.half()).all())
 
 
 def _orthogonality_problem(tensor: torch.Tensor, promised: Orthogonal) -> str:

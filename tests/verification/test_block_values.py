@@ -138,7 +138,11 @@ def test_the_same_problems_are_found_in_blocks(
     tensors = healthy()
     damage(tensors[name_of(tensors, "h.1.attn.c_attn.weight")])
     whole, blocks = both(tensors, "gpt2", cuts)
-    assert whole.ok == (damage is almost_equal_rows)
+    if damage is almost_equal_rows:  # parts of rows are compared in memory alone
+        assert [e.kind for e in whole.failures] == ["copies"]
+        assert blocks.ok
+        return
+    assert not whole.ok
     assert told(blocks) == told(whole)
     assert [e.problem for e in blocks.failures] == [e.problem for e in whole.failures]
 
