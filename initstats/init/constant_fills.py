@@ -76,6 +76,7 @@ def eye_(tensor: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ValueError: not 2 dimensions (torch's message).
+        RuntimeError: elements share memory, as those of an expanded tensor do.
 
     Determinism: bitwise.
     Source: the signature is torch.nn.init.eye_.
@@ -85,6 +86,7 @@ def eye_(tensor: torch.Tensor) -> torch.Tensor:
     if _has_place("eye_", tensor):
         return _fill_diagonal("eye_", tensor, 1.0, 1, None)
     _check_memory("eye_", tensor)
+    _refuse_overlaps("eye_", tensor)
     with torch.no_grad():
         tensor.zero_().diagonal().fill_(1)
     return tensor
@@ -191,6 +193,12 @@ def _check_memory(function: str, tensor: torch.Tensor) -> None:
         _ops.check_storage(function, tensor)
 
 
+def _refuse_overlaps(function: str, tensor: torch.Tensor) -> None:
+    """Raise RuntimeError where elements share memory, so that the diagonal would be everywhere."""
+    if not torch.compiler.is_compiling() and not transformed() and has_memory(tensor):
+        _ops.check_memory(function, tensor)
+
+
 def _local(
     function: str, tensor: torch.Tensor, box: Box | None
 ) -> tuple[torch.Tensor, tuple[Piece, ...]]:
@@ -261,6 +269,7 @@ def _fill_dirac(function: str, tensor: torch.Tensor, value: float, groups: int) 
             torch.autograd.graph.increment_version(tensor)
         return
     _check_memory(function, tensor)
+    _refuse_overlaps(function, tensor)
     with torch.no_grad():
         tensor.zero_()
         if 0 in tensor.shape[:2]:

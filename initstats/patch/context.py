@@ -46,22 +46,32 @@ class FastInit:
 
         Raises:
             TypeError: If it is a class, or an async or generator function, whose body runs after
-                the call, outside the block.
+                the call, outside the block; in the call if it returns a coroutine or a generator.
         """
-        kind = next((name for name, is_it in _LATER if is_it(function)), None)
-        if kind is not None:
-            raise TypeError(
-                f"initstats.fast_init: expected a function whose body runs in its call, got {kind} "
-                f"{getattr(function, '__name__', function)!r}; open the block inside it, with "
-                "initstats.fast_init():"
-            )
+        called = getattr(function, "__call__", None)  # noqa: B004  # of an object that is callable
+        for target in (function, called):
+            kind = next((name for name, is_it in _LATER if is_it(target)), None)
+            if kind is not None:
+                raise _runs_later(kind, function)
 
         @functools.wraps(function)
         def accelerated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
             with self:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            if inspect.iscoroutine(result) or inspect.isgenerator(result):
+                result.close()
+                raise _runs_later("one that returns a coroutine or a generator,", function)
+            return result
 
         return accelerated
+
+
+def _runs_later(kind: str, function: object) -> TypeError:
+    return TypeError(
+        f"initstats.fast_init: expected a function whose body runs in its call, got {kind} "
+        f"{getattr(function, '__name__', function)!r}; open the block inside it, with "
+        "initstats.fast_init():"
+    )
 
 
 _LATER = (

@@ -107,10 +107,10 @@ class BlockValues:
         """Return the dimensions of slices that can be compared: `Values.slice_dims`."""
         return slice_dims(piece)
 
-    def is_rounded(self, piece: Piece) -> bool:
-        """Say that they may: `Values.is_rounded` needs values in memory."""
+    def is_rounded(self, piece: Piece) -> bool | None:
+        """Say that it is not known: `Values.is_rounded` needs values in memory."""
         del piece
-        return True
+        return None
 
     def copies(self, pieces: Sequence[Piece]) -> Sequence[Copy]:
         """Find nothing: `Values.copies` needs values in memory."""

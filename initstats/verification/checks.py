@@ -136,7 +136,7 @@ class Judge:
         low, high = distribution.bounds
         # A bound may be missed by the rounding of the bound itself to the parameter's dtype.
         slack = torch.finfo(piece.dtype).eps
-        outside = record.min < low - slack * abs(low) or record.max > high + slack * abs(high)
+        outside = self._is_outside(piece, record, slack)
         # Of few values, rounding changes the std too.
         rounding = slack * max(abs(record.min), abs(record.max)) / math.sqrt(sample.count)
         if sample.count > 1 and not stds.low - rounding <= sample.std <= stds.high + rounding:
@@ -166,6 +166,15 @@ class Judge:
             words = f"mean {sample.mean:.3g}, expected {distribution.mean:.3g}"
             return "mean", words, Cause("a shift was added, or all signs are equal", "centre it")
         return self._shape(entry, piece, record, sample)
+
+    def _is_outside(self, piece: Piece, record: Stats, slack: float) -> bool:
+        """Tell whether values lie beyond the bounds, by more than their rounding."""
+        low, high = piece.distribution.bounds
+        if low - slack * abs(low) <= record.min and record.max <= high + slack * abs(high):
+            return False
+        if slack > _HALF_EPS or self.values is None or not self.values.is_rounded(piece):
+            return True
+        return self._is_outside(piece, record, torch.finfo(torch.bfloat16).eps)
 
     def _only_few_are_off(self, piece: Piece, record: Stats, sample: Sample) -> bool:
         """Tell whether a std is wrong for some values that are far out, and the rest is right."""
@@ -261,7 +270,9 @@ def zeros_problem(
     if not bits or zeros < 1 or record.zero == record.count or lost:
         return ""
     dtype = piece.dtype
-    if torch.finfo(dtype).eps < _HALF_EPS and (values is None or values.is_rounded(piece)):
+    if torch.finfo(dtype).eps < _HALF_EPS and (
+        values is None or values.is_rounded(piece) is not False
+    ):
         dtype = torch.bfloat16
     info = torch.finfo(dtype)
     step = info.tiny * info.eps / piece.distribution.std  # a wide bound of the rounding to 0

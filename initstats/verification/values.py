@@ -40,8 +40,8 @@ class Values(Protocol):
             piece: The piece.
         """
 
-    def is_rounded(self, piece: Piece) -> bool:
-        """Tell whether values may have been rounded to half precision before.
+    def is_rounded(self, piece: Piece) -> bool | None:
+        """Tell whether values were rounded to half precision before; None if that is not known.
 
         Args:
             piece: The piece.

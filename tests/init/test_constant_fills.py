@@ -140,3 +140,20 @@ def test_identity_refuses_bad_input(shape, arguments, error, message) -> None:  
     with pytest.raises(error, match=f"initstats.identity_: .*{message}"):
         constant_fills.identity_(x, **arguments)
     assert not x.any()
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        constant_fills.eye_,
+        lambda x: constant_fills.dirac_(x[:, :, None]),
+        constant_fills.identity_,
+    ],
+)
+def test_a_diagonal_is_not_written_where_elements_share_memory(
+    fill: Callable[[torch.Tensor], object],
+) -> None:
+    memory = torch.full((1, 4), 7.0)
+    with pytest.raises(RuntimeError, match=r"expected a tensor whose elements do not share memory"):
+        fill(memory.expand(4, 4))
+    assert bool((memory == 7).all())

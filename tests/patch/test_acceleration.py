@@ -372,10 +372,33 @@ def _generator() -> Iterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize("target", [_async, _generator, nn.Linear, 3])
+def _returns_coroutine() -> object:
+    return _async()
+
+
+def _returns_generator() -> object:
+    return _generator()
+
+
+class _AsyncCall:
+    async def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "target", [_async, _generator, nn.Linear, 3, functools.partial(_async), _AsyncCall()]
+)
 def test_what_runs_after_its_call_is_refused_as_a_target(target: object) -> None:
     with pytest.raises(TypeError, match=r"^initstats.fast_init: expected a function whose body"):
         initstats.fast_init()(target)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "target", [_returns_coroutine, _returns_generator, functools.partial(_AsyncCall())]
+)
+def test_a_call_whose_body_runs_later_is_refused(target: Callable[[], object]) -> None:
+    fast = initstats.fast_init()(target)
+    with pytest.raises(TypeError, match=r"got one that returns a coroutine or a generator"):
+        fast()
 
 
 def test_functions_compiled_inside_a_block_fill_as_torch_does() -> None:

@@ -141,6 +141,19 @@ def test_few_values_of_half_precision_may_be_equal() -> None:
     assert failed <= 3
 
 
+def test_a_bound_that_was_rounded_is_none_of_float32() -> None:
+    # U(+-1 / sqrt(3)): the bound is 0.57735, or 0.578125 in bfloat16.
+    model = nn.Linear(3, 5)
+    with torch.no_grad():
+        model.weight.copy_(model.weight.bfloat16())
+        model.weight[0, 0] = -0.578125
+    assert verify(model, "torch_default").ok
+    with torch.no_grad():
+        model.weight[1, 1] = 0.123456  # float32 then
+    (failure,) = verify(model, "torch_default").failures
+    assert failure.kind == "bounds"
+
+
 def test_some_wild_values_are_not_blamed_on_another_initialiser() -> None:
     (failure,) = after(lambda m: m["up"].weight[0, :3].fill_(3.0)).failures
     assert failure.kind == "extremes"
