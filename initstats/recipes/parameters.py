@@ -33,6 +33,7 @@ from initstats.recipes.width import (
     growth_by_shape,
     stated_width,
 )
+from initstats.sharding import is_dtensor
 
 # Modules that wrap a model put their name into the names of its parameters; keys leave them out.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -383,8 +384,17 @@ def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def _identity(parameter: torch.Tensor) -> object:
-    """Return the identity of a parameter: the object, or exactly the same memory."""
-    if parameter.is_meta or parameter.layout is not torch.strided or not parameter.numel():
+    """Return the identity of a parameter: the object, or exactly the same memory.
+
+    Of a DTensor the object: the address that it names is the place of the shard in what it was cut
+    from, the same for all of one shape, and differs by rank.
+    """
+    if (
+        is_dtensor(parameter)
+        or parameter.is_meta
+        or parameter.layout is not torch.strided
+        or not parameter.numel()
+    ):
         return id(parameter)
     try:
         place = parameter.data_ptr()

@@ -187,6 +187,20 @@ def test_views_of_the_memory_are_taken() -> None:
         assert torch.equal(local_tensor(x)[:, 1], torch.ones(2))
 
 
+def test_dtensors_that_are_cut_from_larger_tensors_are_not_tied() -> None:
+    # As transformers makes them: the address of each was 32, and all but one were left unwritten.
+    with fake_mesh((2,), 1) as mesh:
+        model = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(3)))
+        for layer in model:
+            x = DTensor.from_local(torch.zeros(4, 4)[2:], mesh, [Shard(0)], run_check=False)
+            layer.weight = torch.nn.Parameter(x)
+        model[2].weight = model[0].weight
+        assert [(e.name, e.tied_to) for e in initstats.plan(model, "mlp")] == [
+            ("0.weight", ("2.weight",)),
+            ("1.weight", ()),
+        ]
+
+
 def test_plain_tensors_are_no_dtensors() -> None:
     assert not is_dtensor(torch.zeros(1))
     assert not is_dtensor(torch.nn.Parameter(torch.zeros(1)))

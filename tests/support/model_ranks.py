@@ -142,7 +142,8 @@ class Odd(nn.Module):
 
 def thirds(slot: Slot) -> Stacked:
     size = slot.parameter.shape[0] // 3
-    parts = (Normal(0.1), Orthogonal(size, slot.parameter[:1].numel()), TruncNormal(0.2, -0.3, 0.3))
+    # Not by slicing the parameter: torch 2.10 has no slices of strided shards.
+    parts = (Normal(0.1), Orthogonal(size, slot.matrix_shape[1]), TruncNormal(0.2, -0.3, 0.3))
     return Stacked([Part(p, size, name) for p, name in zip(parts, "qkv", strict=True)])
 
 
