@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import __main__, harness, results_file
+from benchmarks import __main__, harness, results_file, sharded_fills
 from benchmarks.harness import Case, Clock, Measurement, bars, floor_call, median_error, spread
 from benchmarks.readme_table import BLOCK, FULL, README_ROWS, ROOT, table
 
@@ -336,3 +336,11 @@ def test_every_benchmark_is_collected_by_name() -> None:
     measured = {m.name for m in results_file.read(ROOT / BLOCK.findall(FULL.read_text())[0][0])[1]}
     wanted = {name for name in measured if "4096x4096" in name}
     assert {name for name in wanted if f"[{name}]" not in done.stdout} == set()
+
+
+def test_the_guide_of_sharded_fills_shows_the_results() -> None:
+    results = json.loads((results_file.RESULTS / "sharded/cpu.json").read_text())
+    guide = (ROOT / "docs/guides/sharded_fills.md").read_text()
+    assert sharded_fills.table(results) in guide
+    assert f"median of\n{results['rounds']}." in guide
+    assert all(row["equal_bits"] == {"initstats": True, "torch": False} for row in results["rows"])
