@@ -110,6 +110,10 @@ def run_steps(block: Block, folder: Path) -> None:
             run_shell(Block(block.place, "sh", step["run"], None), folder)
 
 
+# A program that begins with its name is a file for a command further down.
+FILE = re.compile(r"# (\w+\.py)\n")
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
@@ -118,9 +122,17 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m initstats.cli "$@"\n')
     command.chmod(0o755)
+    launcher = command.with_name("torchrun")
+    launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+    launcher.chmod(0o755)
     PREPARED.get(page.relative_to(ROOT).as_posix(), lambda _: None)(tmp_path)
     for block in blocks(page):
-        if block.language == "python":
+        named = FILE.match(block.code)
+        if block.language == "python" and named:
+            later = [other.code for other in blocks(page) if other.language == "sh"]
+            assert any(named[1] in code for code in later), f"{block.place}: nothing runs it"
+            (tmp_path / named[1]).write_text(block.code)
+        elif block.language == "python":
             run([sys.executable, "-W", "error", "-c", block.code], block, tmp_path)
         elif block.language == "sh":
             run_shell(block, tmp_path)
