@@ -1,4 +1,4 @@
-"""Hear the gradient norm before `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` clip."""
+"""Hear the gradients before functions of `torch.nn.utils` clip them, with their norm if known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ _LISTENERS: set[weakref.WeakMethod[Listener]] = set()
 _TORCH: Any = clip_grad
 _total_norm = _TORCH._get_total_norm  # noqa: SLF001
 _group = _TORCH._group_tensors_by_device_and_dtype  # noqa: SLF001
-_CLIP_VALUE = inspect.unwrap(clip_grad.clip_grad_value_).__code__
+# Those that group gradients, and tell no norm of theirs: `clip_grad_norm_` has told before.
+_CLIPPERS = {
+    inspect.unwrap(function).__code__
+    for function in (clip_grad.clip_grad_value_, clip_grad._clip_grads_with_norm_)
+}
 
 
 @functools.wraps(_total_norm)
@@ -35,8 +39,8 @@ def _heard(tensors: Sequence[Tensor], norm_type: float = 2.0, *args: Any, **kwar
 
 @functools.wraps(_group)
 def _heard_groups(tensors: Sequence[Sequence[Tensor]], *args: Any, **kwargs: Any) -> Any:
-    """Group as torch does; when `clip_grad_value_` asks, tell the gradients, without a norm."""
-    if sys._getframe(1).f_code is _CLIP_VALUE and not torch.compiler.is_compiling():  # noqa: SLF001
+    """Group as torch does; when a function that clips asks, tell the gradients, without a norm."""
+    if sys._getframe(1).f_code in _CLIPPERS and not torch.compiler.is_compiling():  # noqa: SLF001
         for reference in tuple(_LISTENERS):
             if (listener := reference()) is not None:
                 listener(tensors[0], 0.0, None)
@@ -47,7 +51,8 @@ def listen(listener: Listener) -> None:
     """Call a method whenever gradients are about to be clipped, whoever imported the function.
 
     It is held weakly. `clip_grad_norm_` looks the computation of the norm up in its module, and
-    `clip_grad_value_` that of the groups; Lightning, Accelerate and transformers call these two.
+    `clip_grad_value_` and `clip_grads_with_norm_` that of the groups; Lightning, Accelerate,
+    transformers and torchtitan call these.
     The public `get_total_norm` is another name and stays as it is.
     """
     _LISTENERS.add(weakref.WeakMethod(listener))

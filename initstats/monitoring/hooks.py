@@ -24,7 +24,7 @@ from initstats.statistics.record_array import Groups
 Chosen = Callable[[str, nn.Module], bool]
 IN_PLACE = "changed in place after the module returned; recorded at once from now on"
 NO_TENSOR = "no floating-point tensor, or a Partial DTensor"
-TRANSFORMED = "called under a transform of torch.func, forward-mode AD or torch.jit.trace"
+TRANSFORMED = "called under a transform of torch.func, forward-mode AD, torch.jit.trace or make_fx"
 SILENT = (
     "initstats.Monitor: expected the forward pass to run hooks, got none in a measured step; attach"
     " the monitor before torch.compile, keep model.train() on, and capture no CUDA graph"
@@ -345,7 +345,17 @@ def _is_transformed() -> bool:
         torch._C._functorch.maybe_current_level() is not None  # noqa: SLF001  # no public way
         or forward_ad._current_level >= 0  # noqa: SLF001  # no public way
         or torch._C._is_tracing()  # noqa: SLF001  # what torch.jit.is_tracing asks
+        or (torch._C._len_torch_dispatch_stack() > 0 and _is_fake())  # noqa: SLF001
     )
+
+
+def _is_fake() -> bool:
+    """Tell whether operations are recorded for a graph or have no values: make_fx, fake tensors."""
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _MODES)  # noqa: SLF001
+
+
+_KEYS: Any = torch._C._TorchDispatchModeKey  # noqa: SLF001
+_MODES = (_KEYS.PROXY, _KEYS.FAKE, _KEYS.FUNCTIONAL)
 
 
 def _first_tensor(value: Any) -> Tensor | None:

@@ -335,7 +335,7 @@ class Monitor:
             return self._ranks.delivery(
                 self._sinks,
                 alerts,
-                self._step - 1,
+                self._after,
                 Schedule(self._first, self._every, self._window_length),
                 self._names(),
                 self._parameters.watched,
@@ -361,6 +361,15 @@ class Monitor:
     @property
     def _process(self) -> int:
         return self._attached.process
+
+    @property
+    def _after(self) -> int | None:
+        """The last step whose row stands in a run that goes on, None in one that begins.
+
+        The steps of a window that was open come again.
+        """
+        first = self._window.first_step or self._step
+        return first - 1 if self._step > 1 else None
 
     def _new_window(self) -> Window:
         return Window(self._histograms, fingerprints=self._ranks.merge)

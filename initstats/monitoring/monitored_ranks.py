@@ -39,7 +39,7 @@ class MonitoredRanks:
         self,
         sinks: Iterable[Sink],
         alerts: Alerts,
-        after: int,
+        after: int | None,
         schedule: Schedule,
         names: Mapping[str, Layout],
         parameters: Mapping[str, Tensor],

@@ -337,8 +337,9 @@ def _is_tensor(value: object) -> bool:
 
 def _cosine(momentum: Tensor, gradient: Tensor) -> Tensor:
     """Return the cosine of two tensors as one number in float32 or float64, without a sync."""
-    if gradient.layout is not torch.strided:
-        gradient = gradient.to_dense()
+    momentum, gradient = (
+        x if x.layout is torch.strided else x.to_dense() for x in (momentum, gradient)
+    )
     wide = torch.float64 if momentum.dtype is torch.float64 else torch.float32
     least = torch.finfo(wide).tiny
     a, b = (x.detach().to(wide).flatten() for x in (momentum, gradient))

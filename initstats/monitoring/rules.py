@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -291,7 +292,8 @@ class VanishingGradient(MonitorRule):
 class UpdateSize(FromAudit):
     """The audit's rule on the size of updates, which leaves a warm-up of the learning rate alone.
 
-    Small updates are a finding when they have not grown since the row that was judged before.
+    Small updates are a finding when they have not grown since the row that was judged before, large
+    ones of weights that began at 0 when they have not shrunk: Adam makes them 1 / step at first.
 
     Args:
         growth: Factor by which the median ratio must grow from one judged row to the next.
@@ -301,21 +303,28 @@ class UpdateSize(FromAudit):
     source: ClassVar[str] = UpdateRatio.source
 
     def __init__(self, growth: float = 1.02) -> None:
-        super().__init__(UpdateRatio())
+        rule = UpdateRatio()
+        super().__init__(rule)
+        self._high = rule.high
         self._growth = growth
         self._before = -math.inf
+        self._from_zero: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the median ratio of the row that was judged last."""
-        return {"before": self._before}
+        """Return the median ratio of the row that was judged last, and those of young weights."""
+        return {"before": self._before, "from_zero": dict(self._from_zero)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with this ratio."""
         self._before = state["before"]
+        self._from_zero = dict(state.get("from_zero", {}))  # not in those of the first versions
 
     def judge(self, row: Row, subject: Subject) -> Iterator[Finding]:
         """Ask the rule, and drop what it says of small updates that still grow."""
         evidence = evidence_of(row, subject)
+        young = self._young(row)
+        old = {name: p for name, p in evidence.parameters.items() if name not in young}
+        evidence = replace(evidence, parameters=old)
         ratios = [r for r in row.update_ratios().values() if math.isfinite(r)]
         typical = float(np.median(ratios)) if ratios else 0.0
         grows = typical > self._growth * self._before  # the first is above nothing
@@ -323,6 +332,20 @@ class UpdateSize(FromAudit):
         for finding in self.rule.check(evidence):
             if not (grows and finding.value < finding.threshold):
                 yield finding
+
+    def _young(self, row: Row) -> set[str]:
+        """Return weights that began at 0 and whose large update ratio still shrinks."""
+        for name in _zero_by_design(row):
+            self._from_zero.setdefault(name, math.inf)
+        ratios, young = row.update_ratios(), set()
+        for name, before in list(self._from_zero.items()):
+            now = ratios.get(name, math.inf)
+            if now == math.inf or self._high < now < before:
+                young.add(name)
+                self._from_zero[name] = now
+            else:
+                del self._from_zero[name]
+        return young
 
 
 def _zero_by_design(row: Row, *, trained: bool = False) -> set[str]:

@@ -50,7 +50,7 @@ class Feed:
 
     Args:
         sink: The sink.
-        after: Step after which a run goes on, 0 for one that begins.
+        after: Step after which a run goes on, None for one that begins.
 
     Attributes:
         written: Rows that the sink took.
@@ -59,7 +59,7 @@ class Feed:
         error: What it raised last.
     """
 
-    def __init__(self, sink: Sink, after: int = 0) -> None:
+    def __init__(self, sink: Sink, after: int | None = None) -> None:
         self.sink = sink
         self._after = after
         self.written = 0
@@ -165,7 +165,7 @@ class Feed:
     def _resume(self) -> None:
         """Tell the sink which step a run goes on after."""
         resume = getattr(self.sink, "resume", None)
-        if self._after and resume is not None:
+        if self._after is not None and resume is not None:
             try:
                 with self._shared.lock:
                     resume(self._after)

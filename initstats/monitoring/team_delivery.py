@@ -34,11 +34,13 @@ class TeamDelivery(Delivery):
     Args:
         sinks: The sinks; used on the rank that writes.
         alerts: Judges every row, on the rank that writes.
-        after: Step after which a run goes on, 0 for one that begins.
+        after: Step after which a run goes on, None for one that begins.
         team: The ranks.
     """
 
-    def __init__(self, sinks: Iterable[Sink], alerts: Alerts, after: int, team: Team) -> None:
+    def __init__(
+        self, sinks: Iterable[Sink], alerts: Alerts, after: int | None, team: Team
+    ) -> None:
         self._team = team
         self._own_sinks = tuple(sinks)
         self._after = after

@@ -25,7 +25,7 @@ class Delivery:
     Args:
         sinks: The sinks.
         alerts: Judges every row.
-        after: Step after which a run goes on, 0 for one that begins.
+        after: Step after which a run goes on, None for one that begins.
         ranks: Which ranks the rows are of, None in a run of one process.
         shards: What a row of one rank holds of each parameter.
 
@@ -37,7 +37,7 @@ class Delivery:
         self,
         sinks: Iterable[Sink],
         alerts: Alerts,
-        after: int = 0,
+        after: int | None = None,
         ranks: RankInfo | None = None,
         shards: Mapping[str, Shard] | None = None,
     ) -> None:

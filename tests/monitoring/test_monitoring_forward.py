@@ -16,7 +16,7 @@ from initstats.monitoring import Monitor, Row
 from monitored import Kept, batch, small_model, train
 
 KINDS = ("activations", "inputs")
-TRANSFORMED = "called under a transform of torch.func, forward-mode AD or torch.jit.trace"
+TRANSFORMED = "called under a transform of torch.func, forward-mode AD, torch.jit.trace or make_fx"
 
 
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
