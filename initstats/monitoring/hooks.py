@@ -119,7 +119,7 @@ class Taps:
         for module in _outermost(self._model):
             self._handles += [
                 module.register_forward_pre_hook(EnterHook(self)),
-                module.register_forward_hook(LeaveHook(self)),
+                module.register_forward_hook(LeaveHook(self), always_call=True),  # and if it raises
             ]
         self._handles.append(self._model.register_forward_hook(EndHook(self)))
         self.names, self.smooth = tuple(names), tuple(smooth)
@@ -280,7 +280,7 @@ class EnterHook(MonitorHook):
 
 
 class LeaveHook(MonitorHook):
-    """Notes that the model was left."""
+    """Notes that the model was left, also by an exception."""
 
     def __call__(self, module: nn.Module, _args: Any, _output: Any) -> None:
         """Note."""

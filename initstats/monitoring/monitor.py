@@ -405,7 +405,7 @@ class Monitor:
             modules = self._taps.refresh()
             self._taps.begin()
             self._parameters.refresh(modules)
-            if "gradients" in self.watch and self._optimizers:
+            if "gradients" in self.watch:
                 self._parameters.note_gradients()
             if "updates" in self.watch and not self._optimizers:
                 self._parameters.remember()
@@ -474,11 +474,11 @@ class Monitor:
         if not self._taken:
             self._measure_weights()
         if "gradients" in self.watch:
-            if self._optimizers:
-                stale = self._parameters.pass_over_old_gradients()
-                if self._captured:
-                    stale = dict.fromkeys(stale, CAPTURED)
-                self._window.reasons.setdefault("gradients", {}).update(stale)
+            # Without an optimizer a CUDA graph may have written them, which counts no version.
+            stale = self._parameters.pass_over_old_gradients(on_cuda=len(self._optimizers) > 0)
+            if self._captured:
+                stale = dict.fromkeys(stale, CAPTURED)
+            self._window.reasons.setdefault("gradients", {}).update(stale)
             self._keep_gradients(self._gradients(self._optimizers))
         if LOCAL_GRADIENTS in self.watch:
             self._keep_local_gradients()

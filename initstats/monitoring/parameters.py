@@ -18,7 +18,7 @@ ChosenParameter = Callable[[str, nn.Parameter], bool]
 NOT_STEPPED = "the optimizer did not step"
 NO_GRADIENT = "no gradient"
 PARTIAL = "a Partial DTensor: its sum over ranks is still to come"
-STALE = "left by an earlier step: the optimizer did not step"
+STALE = "left by an earlier step: nothing was written to it in this one"
 NO_STATE = "not in the state of the optimizer"
 # What the optimizer must keep for a kind of moments.
 MOMENTS = {
@@ -174,8 +174,11 @@ class Parameters:
             if p.grad is not None
         }
 
-    def pass_over_old_gradients(self) -> dict[str, str]:
+    def pass_over_old_gradients(self, *, on_cuda: bool) -> dict[str, str]:
         """Leave out gradients that nothing was written to since the step began.
+
+        Args:
+            on_cuda: Those on CUDA devices as well.
 
         Returns:
             Why they are not there, by name.
@@ -186,6 +189,7 @@ class Parameters:
             for name, (old, version) in self._old.items()
             if name not in self.kept
             and (now := gradients.get(name)) is not None
+            and (on_cuda or not now.is_cuda)
             and old() is now
             and now._version == version  # noqa: SLF001
         }

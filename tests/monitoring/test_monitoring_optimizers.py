@@ -265,7 +265,7 @@ def test_an_optimizer_that_did_not_step_shows_no_old_gradients(
     for row in kept.rows[1:]:
         gradients = row.tables["gradients"]
         assert list(gradients) == LAST
-        why = "left by an earlier step: the optimizer did not step"
+        why = "left by an earlier step: nothing was written to it in this one"
         assert row.missing["gradients"] == dict.fromkeys(FIRST, why)
         total = sum(record.l2**2 for record in gradients.values()) ** 0.5
         assert row.gradient_norm.tolist() == pytest.approx([total])

@@ -128,3 +128,29 @@ def test_weights_that_grow_from_0_too_fast_are_still_told() -> None:
             monitor.step()
             wait_for(kept, i + 1)
     assert any(a.rule == "update-ratio" for row in kept.rows for a in row.alerts)
+
+
+def test_without_an_optimizer_old_gradients_are_left_out_as_well() -> None:
+    model, kept = small_model(), Kept()
+    with Monitor(model, every=1, watch=("gradients",), sinks=[kept]) as monitor:
+        for i in range(3):
+            if i != 1:  # nothing happens in the second step
+                model.zero_grad()
+                model(batch(i)).square().mean().backward()
+            monitor.step()
+            wait_for(kept, i + 1)
+    assert [row.gradient_norm.size for row in kept.rows] == [1, 0, 1]
+    assert "left by an earlier step" in kept.rows[1].missing["gradients"]["0.weight"]
+
+
+def test_after_a_forward_pass_that_raised_rollouts_do_not_count() -> None:
+    model, kept = small_model(), Kept()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        with pytest.raises(RuntimeError):
+            model(torch.zeros(3, 5))
+        with torch.no_grad():
+            model(torch.zeros(99, 8))
+        train(model, optimizer, monitor, 1)
+    assert kept.rows[0].tables["activations"]["0"].count == 5 * 16
+    assert not model._forward_hooks_always_called
