@@ -51,9 +51,9 @@ def listen(listener: Listener) -> None:
     """Call a method whenever gradients are about to be clipped, whoever imported the function.
 
     It is held weakly. `clip_grad_norm_` looks the computation of the norm up in its module, and
-    `clip_grad_value_` and `clip_grads_with_norm_` that of the groups; Lightning, Accelerate,
-    transformers and torchtitan call these.
-    The public `get_total_norm` is another name and stays as it is.
+    `clip_grad_value_` and `clip_grads_with_norm_` that of the groups. Lightning, Accelerate and
+    transformers call the first two, loops of torchtitan the last. The public `get_total_norm`
+    is another name and stays as it is.
     """
     _LISTENERS.add(weakref.WeakMethod(listener))
     _TORCH._get_total_norm = _heard  # noqa: SLF001

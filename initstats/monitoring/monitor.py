@@ -38,10 +38,11 @@ from initstats.monitoring.scripting import allow_scripting
 from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
-from initstats.monitoring.window import Factor, Layout, Window
+from initstats.monitoring.window import BEFORE_CLIPPING, Factor, Layout, Window
 from initstats.monitoring.window_state import window_from_state, window_state
 from initstats.monitoring.worker import Delivery
-from initstats.sharding import is_dtensor
+from initstats.sharding import is_dtensor, tensor_parallel_ranks
+from initstats.statistics.record_array import Groups
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -88,13 +89,15 @@ class Monitor:
             Above 1 sinks drop what an interrupted run wrote from it on.
         held_bytes: Outputs of modules are read together when they hold so many bytes, at the latest
             at the end of the forward pass.
-        group: The ranks that train the model together, a process group or a mesh of one dimension,
-            or a function that returns it (for callbacks, which are made before the group); None for
-            this process alone. With it every rank makes and attaches a monitor.
+        group: The ranks that train the model together, a process group or a mesh, or a function
+            that returns it (for callbacks, which are made before the group); None for this process
+            alone. With it every rank makes and attaches a monitor.
         reduce: "merge": rows of all ranks of the group, written by the first of them. "none": rows
             of each rank alone, `JsonLines` into one file per rank (`run.rank00017.jsonl`).
         rank_timeout: Seconds to wait for another rank's part of a row, in the reader's thread,
             before rows are of each rank alone.
+        ranks_per_node: Neighbours in the group that reduce rows before the nodes do; 1 for a single
+            reduction, None for the mesh, if it has several dimensions, or for what torchrun says.
 
     Raises:
         TypeError: If the model, the optimizer, a sink, a parameter or the group is of the wrong
@@ -122,6 +125,7 @@ class Monitor:
         group: ProcessGroup | DeviceMesh | Callable[[], ProcessGroup] | None = None,
         reduce: Literal["merge", "none"] = "merge",
         rank_timeout: float = 300.0,
+        ranks_per_node: int | None = None,
     ) -> None:
         self.watch = tuple(watch)
         self._sinks = tuple(sinks)
@@ -129,7 +133,9 @@ class Monitor:
         check_arguments(
             model, len(self._optimizers), every, window, self.watch, self._sinks, reduce
         )
-        self._ranks = MonitoredRanks(group() if callable(group) else group, reduce, rank_timeout)
+        self._ranks = MonitoredRanks(
+            group() if callable(group) else group, reduce, rank_timeout, ranks_per_node
+        )
         self._model = model
         self._every = every
         self._window_length = window
@@ -149,6 +155,12 @@ class Monitor:
             self._add_flow,
             histograms=histograms,
         )
+        # Ranks that share a batch are known by it: what they all have counts once.
+        self._peers = tensor_parallel_ranks(model) if self._ranks.merge else ()
+        kept = ("weights", *kinds) if self._peers else ("weights",)
+        self._fingerprints = frozenset(kept if self._ranks.merge else ())
+        if self._peers:
+            self._taps.groups |= Groups.FINGERPRINT
         self._local = LocalGradients(model, histograms=histograms)
         self._attached = Attached(self._taps, self._optimizers, self._local, self._new_window())
         self._finalizer: weakref.finalize[..., Monitor] | None = None
@@ -316,6 +328,7 @@ class Monitor:
         self._first = state["first_step"] if state["every"] == self._every else self._step
         if state["window"]["histograms"] == self._histograms:
             self._window = window_from_state(state["window"])
+            self._window.fingerprints = self._fingerprints
             self._measured = state["measured"]
         self._alerts_state = state["alerts"]
 
@@ -339,6 +352,7 @@ class Monitor:
                 Schedule(self._first, self._every, self._window_length),
                 self._names(),
                 self._parameters.watched,
+                self._peers,
                 histograms=self._histograms,
             )
         except BaseException:
@@ -372,7 +386,7 @@ class Monitor:
         return first - 1 if self._step > 1 else None
 
     def _new_window(self) -> Window:
-        return Window(self._histograms, fingerprints=self._ranks.merge)
+        return Window(self._histograms, fingerprints=self._fingerprints)
 
     def _names(self) -> dict[str, Layout]:
         """Return the names of every kind that rows will show."""
@@ -534,14 +548,18 @@ class Monitor:
         """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
         if not self._due or os.getpid() != self._process or is_unwatched():
             return
-        if any(map(is_dtensor, tensors if norm is None else (norm,))):
-            return  # still to be summed over ranks
         known = self._parameters.names_of_gradients()
         mine = [tensor for tensor in tensors if id(tensor) in known]
         names = {known[id(tensor)] for tensor in mine}
         if not names or names & self._clipped:
             return
         self._clipped |= names
+        if self._ranks.merge or any(map(is_dtensor, mine)):
+            # The norm of all ranks is summed by the reader, from what each of them holds.
+            here = self._parameters.gradients(only=names)
+            factor = self._factor(None)
+            self._window.measure(BEFORE_CLIPPING, here.names, here.tensors, self._step, factor)
+            return
         if norm is None or len(mine) < len(tensors) or norm_type != 2.0:  # noqa: PLR2004  # of others
             norm = torch.nn.utils.get_total_norm(mine)
         self._window.clipped.append((self._step, norm.detach(), self._factor(None), names))

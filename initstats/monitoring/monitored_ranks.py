@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch.distributed as dist
 from torch import Tensor
@@ -22,15 +22,19 @@ class MonitoredRanks:
     """The ranks of one monitor.
 
     Args:
-        group: A process group that this rank is in, a mesh of one dimension, or None.
+        group: A process group that this rank is in, a mesh, or None.
         reduce: "merge" or "none".
         timeout: Seconds to wait for another rank.
+        ranks_per_node: Ranks that reduce before nodes do, None for what torchrun says.
 
     Raises:
         TypeError: If group is neither.
     """
 
-    def __init__(self, group: object | None, reduce: str, timeout: float) -> None:
+    def __init__(
+        self, group: object | None, reduce: str, timeout: float, ranks_per_node: int | None
+    ) -> None:
+        self._group, self._per_node = group, ranks_per_node
         self._given = None if group is None else Ranks("Monitor", group)
         self._timeout = timeout
         self.merge = group is not None and reduce == "merge"
@@ -43,19 +47,21 @@ class MonitoredRanks:
         schedule: Schedule,
         names: Mapping[str, Layout],
         parameters: Mapping[str, Tensor],
+        peers: Sequence[int] = (),
         *,
         histograms: bool,
     ) -> Delivery:
         """Start the threads; with a group that merges, all its ranks must call this together."""
         if self.merge:
-            assert self._given is not None
             team = Team(
-                self._given.group,
+                self._group,
                 schedule,
                 names,
                 parameters,
+                peers,
                 histograms=histograms,
                 timeout=self._timeout,
+                ranks_per_node=self._per_node,
             )
             return TeamDelivery(sinks, alerts, after, team)
         info = self._alone()

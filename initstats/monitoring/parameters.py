@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,16 +141,20 @@ class Parameters:
         tensors = [local_tensor(p) if is_dtensor(p) else p for p in self.weights.tensors]
         return Listed(self.weights.names, tensors)
 
-    def gradients(self, owned: set[int] | None = None) -> Listed:
+    def gradients(
+        self, owned: set[int] | None = None, only: Collection[str] | None = None
+    ) -> Listed:
         """Return the gradients that are not among those kept; sparse ones made dense.
 
         Args:
             owned: Ids of the parameters that count, None for all.
+            only: Names of those that are meant, kept or not; None for all.
         """
         names, tensors = [], []
         for name, parameter in zip(*self._pairs(), strict=True):
             gradient, is_owned = parameter.grad, owned is None or id(parameter) in owned
-            if gradient is None or name in self.kept or not is_owned:
+            is_meant = name not in self.kept if only is None else name in only
+            if gradient is None or not is_meant or not is_owned:
                 continue
             if is_dtensor(gradient):
                 if any(placement.is_partial() for placement in gradient.placements):

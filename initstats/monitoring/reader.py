@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,17 @@ import numpy as np
 import torch
 
 from initstats.monitoring.row import WINDOWED, Places, Row, Table
-from initstats.monitoring.window import Factor, Layout, Segment, Window
+from initstats.monitoring.window import BEFORE_CLIPPING, Factor, Layout, Segment, Window
 from initstats.statistics.histogram import shifted_places
-from initstats.statistics.record_array import NAN, NEG_INF, POS_INF, Floats, Integers, Records
+from initstats.statistics.record_array import (
+    COUNT,
+    NAN,
+    NEG_INF,
+    POS_INF,
+    Floats,
+    Integers,
+    Records,
+)
 
 _HALF = 0.5
 
@@ -40,18 +49,21 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
     for kind, segment in window.parts():
         segments.setdefault(kind, []).append(segment)
     measured = {kind: _read_kind(found, window.scale) for kind, found in segments.items()}
-    steps = sorted({step for found in measured.values() for step in found.steps})
+    shown = {kind: found for kind, found in measured.items() if kind != BEFORE_CLIPPING}
+    steps = sorted({step for found in shown.values() for step in found.steps})
     norms = before = np.empty(0)
     if "gradients" in measured:
         norms = gradient_norms(measured["gradients"].by_step)
         if window.clipped:
             before = _norms_before_clipping(window, measured["gradients"], norms)
+        elif BEFORE_CLIPPING in measured:
+            before = gradient_norms(unclipped(measured))
     row = Row(
         step=window.last_step,
         first_step=window.first_step,
         measured=len(steps),
         time=window.wall_time,
-        tables={kind: found.table for kind, found in measured.items()},
+        tables={kind: found.table for kind, found in shown.items()},
         gradient_norm=norms,
         gradient_norm_before_clipping=before,
         steps=tuple(steps),
@@ -72,6 +84,25 @@ def gradient_norms(by_step: Records) -> Floats:
     norms[infinite] = math.inf
     norms[by_step.counts[..., NAN].any(axis=1)] = math.nan
     return norms
+
+
+def unclipped(measured: Mapping[str, Measured]) -> Records:
+    """Return the records of gradients `[steps, n]`, before clipping where they were clipped."""
+    gradients, before = measured["gradients"], measured.get(BEFORE_CLIPPING)
+    records = gradients.by_step
+    if before is None:
+        return records
+    found = Records(records.moments.copy(), records.counts.copy())
+    index = gradients.table.index
+    columns = [(j, index[n]) for j, n in enumerate(before.table.names) if n in index]
+    for k, step in enumerate(before.steps):
+        if step in gradients.steps:
+            to = gradients.steps.index(step)
+            for j, i in columns:
+                if before.by_step.counts[k, j, COUNT] > 0:
+                    found.moments[to, i] = before.by_step.moments[k, j]
+                    found.counts[to, i] = before.by_step.counts[k, j]
+    return found
 
 
 def _norms_before_clipping(window: Window, gradients: Measured, norms: Floats) -> Floats:

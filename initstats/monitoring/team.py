@@ -1,9 +1,15 @@
-"""The ranks that write rows together: what they agree on, and how they reduce a message."""
+"""The ranks that write rows together: what they agree on, and how they reduce a message.
+
+With several nodes a message is reduced within each of them and then over them, each rank with those
+in its place on the other nodes. The bits are those of one reduction (Note [All-merge]). No gloo
+group holds more ranks than a node has, or than there are nodes.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 import os
 import time
 import uuid
@@ -19,7 +25,7 @@ from torch._C._distributed_c10d import PrefixStore
 
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.row import RankInfo, Shard
-from initstats.monitoring.window import Layout
+from initstats.monitoring.window import BEFORE_CLIPPING, Layout
 from initstats.sharding import Spread, is_dtensor
 from initstats.statistics.across_ranks import OPS, Ranks
 from initstats.statistics.record_array import Integers
@@ -29,6 +35,8 @@ from initstats.statistics.reduction import Array, Message
 OF_EACH_RANK = ("activations", "inputs", LOCAL_GRADIENTS)
 # Kinds with one number per parameter, the same on all ranks that have it.
 _ONE_NUMBER = ("momentum_cosine",)
+# What a rank adds to the norm before clipping: the sum of squares, and whether it has clipped.
+CLIPPING_NAMES = ("squares", "clipped")
 _SILENT_SECONDS = 5.0  # how long survivors wait for each other's sign of life
 _LOOK_SECONDS = 1.0  # how often a waiting rank looks whether another has given up
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2e-4, 2e-2  # seconds between two looks at a message
@@ -69,6 +77,7 @@ class Kind:
         is_counted: Whether this rank counts its elements, bool `[n]`.
         replicas: Ranks that hold each element, int64 `[n]`; 0 for those of each rank's own.
         pieces: The same number on ranks that hold the same elements, int64 `[n]`.
+        holders: Ranks that have a tensor of that name, int64 `[n]`.
     """
 
     names: Layout
@@ -76,6 +85,15 @@ class Kind:
     is_counted: Array
     replicas: Integers
     pieces: Integers
+    holders: Integers
+
+    @classmethod
+    def of_each_rank(cls, names: Layout, holders: Sequence[int]) -> Kind:
+        """Return a kind of which every rank has elements of its own."""
+        n = len(names)
+        nothing = np.zeros(n, dtype=np.int64)
+        numel, here = np.full(n, -1, dtype=np.int64), np.array(holders, dtype=np.int64)
+        return cls(names, numel, np.ones(n, dtype=bool), nothing, nothing, here)
 
 
 class Team:
@@ -86,12 +104,15 @@ class Team:
         schedule: When to measure.
         names: Names by kind that this rank expects.
         parameters: The watched parameters by name, to learn how they are spread.
+        peers: Ranks that share a batch with this one, itself included: those of tensor parallelism.
         histograms: Whether histograms are kept.
         timeout: Seconds to wait for a rank before going on alone.
+        ranks_per_node: How many neighbours reduce among themselves before the nodes do; None for
+            what torchrun says. A mesh of several dimensions says it itself.
 
     Raises:
         TypeError: If group is no process group that this rank is in.
-        ValueError: If the ranks have different schedules.
+        ValueError: If the ranks have different schedules, or nodes are not of that many ranks.
         RuntimeError: If a rank does not come.
     """
 
@@ -101,22 +122,24 @@ class Team:
         schedule: Schedule,
         names: Mapping[str, Layout],
         parameters: Mapping[str, Tensor],
+        peers: Sequence[int] = (),
         *,
         histograms: bool,
         timeout: float,
+        ranks_per_node: int | None = None,
     ) -> None:
         given = Ranks(_FUNCTION, group)
         self.schedule = schedule
         self.ranks, self.rank = given.ranks, given.rank
         self.histograms = histograms
         limit = dt.timedelta(seconds=timeout)
-        own = dist.new_group(
-            list(given.ranks), timeout=limit, backend="gloo", use_local_synchronization=True
-        )
-        self._group = Ranks(_FUNCTION, own)
-        everyone: list[Any] = [None] * len(self.ranks)
+        lines = lines_of(grid_of(self.ranks, given.shape, ranks_per_node), self.rank)
+        self._groups = [
+            dist.new_group(ranks, timeout=limit, backend="gloo", use_local_synchronization=True)
+            for ranks in lines
+        ]
         run_id = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex[:12]
-        dist.all_gather_object(everyone, (schedule, histograms, run_id), group=own)
+        everyone = self._gather((schedule, histograms, run_id, uuid.uuid4().hex))
         if any(each[:2] != everyone[0][:2] for each in everyone):
             odd = next(i for i, each in enumerate(everyone) if each[:2] != everyone[0][:2])
             msg = (
@@ -132,12 +155,25 @@ class Team:
             everyone[0][2],
             int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         )
+        mine = tuple(peers) if set(peers) <= set(self.ranks) else ()
+        self.peers = mine or (self.rank,)
+        self.copied: dict[str, Array] | None = None
+        self.has_peers = any(self._gather(len(self.peers) > 1))
         self.kinds = self._agree(names, parameters)
         self.shards = shards_of(parameters, self.rank)
         self._alive = PrefixStore(
-            f"initstats/{own.group_name}",
+            f"initstats/{everyone[0][3]}",
             dist.distributed_c10d._get_default_store(),  # noqa: SLF001
         )
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in their order."""
+        found = {self.rank: value}
+        for group in self._groups:
+            parts: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(parts, found, group=group)
+            found = {rank: each for part in parts for rank, each in part.items()}
+        return [found[rank] for rank in self.ranks]
 
     @property
     def writes(self) -> bool:
@@ -153,13 +189,8 @@ class Team:
             kind: [(name, shapes.get(name, ())) for name in layout]
             for kind, layout in names.items()
         }
-        everyone: list[Any] = [None] * len(self.ranks)
-        digests: list[Any] = [None] * len(self.ranks)
-        dist.all_gather_object(digests, hash_of(repr(mine)), group=self._group.group)
-        if len(set(digests)) == 1:
-            everyone = [mine] * len(self.ranks)
-        else:
-            dist.all_gather_object(everyone, mine, group=self._group.group)
+        same = len(set(self._gather(hash_of(repr(mine))))) == 1
+        everyone = [mine] * len(self.ranks) if same else self._gather(mine)
         self.alike = _alike(self.ranks, [each.get(LOCAL_GRADIENTS, []) for each in everyone])
         found = {}
         for kind in dict.fromkeys(kind for each in everyone for kind in each):
@@ -168,18 +199,20 @@ class Team:
                 for name, _ in each.get(kind, ()):
                     holders.setdefault(name, []).append(rank)
             found[kind] = self._kind(kind, holders, parameters)
+        if "gradients" in found:
+            here = [len(self.ranks)] * len(CLIPPING_NAMES)
+            found[BEFORE_CLIPPING] = Kind.of_each_rank(CLIPPING_NAMES, here)
         return found
 
     def _kind(
         self, kind: str, holders: Mapping[str, Sequence[int]], parameters: Mapping[str, Tensor]
     ) -> Kind:
+        if kind in OF_EACH_RANK:
+            return Kind.of_each_rank(tuple(holders), [len(ranks) for ranks in holders.values()])
         n = len(holders)
         numel, counted = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=bool)
         replicas, pieces = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         for i, (name, ranks) in enumerate(holders.items()):
-            if kind in OF_EACH_RANK:
-                counted[i] = True
-                continue
             if kind in _ONE_NUMBER:
                 counted[i] = ranks[i % len(ranks)] == self.rank
                 continue
@@ -191,7 +224,8 @@ class Team:
             replicas[i] = len(ranks) * spread.replicas // len(spread.ranks)
             pieces[i] = spread.piece(self.rank)
             numel[i] = spread.numel
-        return Kind(tuple(holders), numel, counted, replicas, pieces)
+        here = np.array([len(ranks) for ranks in holders.values()], dtype=np.int64)
+        return Kind(tuple(holders), numel, counted, replicas, pieces, here)
 
     def reduce(self, message: Message) -> Array:
         """All-reduce one message; give up as soon as another rank has.
@@ -200,7 +234,12 @@ class Team:
         do say it in the store, where the others look while they wait.
         """
         data = torch.from_numpy(message.data.copy())
-        work = dist.all_reduce(data, OPS[message.op], group=self._group.group, async_op=True)
+        for group in self._groups:
+            self._wait_for(dist.all_reduce(data, OPS[message.op], group=group, async_op=True))
+        reduced: Array = data.numpy()
+        return reduced
+
+    def _wait_for(self, work: dist.Work) -> None:
         pause, look = _SHORTEST_PAUSE, time.monotonic() + _LOOK_SECONDS
         while not work.is_completed():
             time.sleep(pause)
@@ -211,8 +250,6 @@ class Team:
                     msg = "another rank had no answer"
                     raise RuntimeError(msg)
         work.wait()
-        reduced: Array = data.numpy()
-        return reduced
 
     def silent(self) -> list[int]:
         """Return the ranks that give no sign of life after a failure; waits for the others."""
@@ -236,6 +273,57 @@ def _alike(ranks: Sequence[int], held: Sequence[list[Any]]) -> tuple[tuple[int, 
         if names:
             found.setdefault(repr(names), []).append(rank)
     return tuple(map(tuple, found.values()))
+
+
+def grid_of(ranks: Sequence[int], shape: Sequence[int], ranks_per_node: int | None) -> Integers:
+    """Return the ranks by node, `[nodes, ranks per node]`, or `[ranks]` for a single level.
+
+    Args:
+        ranks: Of the group.
+        shape: Of the mesh that they were given as; of a group how many there are.
+        ranks_per_node: As for `Team`; 1 for a single level.
+
+    Raises:
+        ValueError: If it does not divide the number of ranks.
+    """
+    grid: Integers = np.array(ranks, dtype=np.int64)
+    if ranks_per_node is None:
+        if len(shape) > 1:
+            return grid.reshape(tuple(shape))
+        ranks_per_node = _per_node(ranks)
+    elif ranks_per_node < 1 or len(ranks) % ranks_per_node:
+        msg = (
+            f"initstats.{_FUNCTION}: expected ranks_per_node to divide the {len(ranks)} ranks of"
+            f" the group, got ranks_per_node={ranks_per_node}"
+        )
+        raise ValueError(msg)
+    return grid if ranks_per_node in (1, len(ranks)) else grid.reshape(-1, ranks_per_node)
+
+
+def _per_node(ranks: Sequence[int]) -> int:
+    """Return how many neighbours share a node, 1 where nodes differ or torchrun does not say.
+
+    Where the product holds, all nodes have as many ranks, so that all ranks find the same.
+    """
+    names = ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "WORLD_SIZE")
+    local, nodes, world = (int(os.environ.get(name, "0")) for name in names)
+    if local <= 1 or local * nodes != world:
+        return 1
+    sizes = {len(list(same)) for _, same in itertools.groupby(ranks, lambda rank: rank // local)}
+    return sizes.pop() if len(sizes) == 1 and len(set(ranks)) == len(ranks) else 1
+
+
+def lines_of(grid: Integers, rank: int) -> list[list[int]]:
+    """Return the ranks that a rank reduces with: along the last dimension first."""
+    place = tuple(int(at[0]) for at in np.nonzero(grid == rank))
+    lines = []
+    for dim in reversed(range(grid.ndim)):
+        index: list[Any] = list(place)
+        index[dim] = slice(None)
+        line = grid[tuple(index)].tolist()
+        if len(line) > 1 or grid.size == 1:
+            lines.append(line)
+    return lines
 
 
 def spread_of(parameter: Tensor, rank: int) -> Spread:

@@ -14,8 +14,8 @@ from initstats.monitoring.reader import Measured, gradient_norms, read_window
 from initstats.monitoring.row import Row
 from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.team import Team
-from initstats.monitoring.team_row import Offer, Outcome, merge, offer
-from initstats.monitoring.window import Window
+from initstats.monitoring.team_row import Offer, Outcome, merge, norms_before_clipping, offer
+from initstats.monitoring.window import BEFORE_CLIPPING, Window
 from initstats.monitoring.worker import Delivery
 
 _WAITING_WINDOWS = 256
@@ -223,7 +223,8 @@ def of_rank(sink: Sink, rank: int) -> Sink:
 
 def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
     """Return the row of all ranks; what only this rank knows is that of its own row."""
-    measured = outcome.measured
+    measured = dict(outcome.measured)
+    clipping = measured.pop(BEFORE_CLIPPING, None)
     steps = sorted({step for found in measured.values() for step in found.steps})
     steps = steps or team.schedule.steps_of(outcome.row)[:1]
     norms = gradient_norms(measured["gradients"].by_step) if "gradients" in measured else None
@@ -247,7 +248,7 @@ def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
         row = replace(row, calls=local.calls, smooth=local.smooth)
     if norms is not None:
         row = replace(row, gradient_norm=norms)
-        before = local.gradient_norm_before_clipping if local is not None else norms[:0]
-        if before.size == norms.size:
+        if clipping is not None:
+            before = norms_before_clipping(clipping, measured["gradients"].steps, norms)
             row = replace(row, gradient_norm_before_clipping=before)
     return row

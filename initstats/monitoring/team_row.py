@@ -7,15 +7,28 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
+from initstats import _ops
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
-from initstats.monitoring.reader import Measured, gradient_norms, table_of
-from initstats.monitoring.row import RankInfo
+from initstats.monitoring.reader import Measured, gradient_norms, table_of, unclipped
+from initstats.monitoring.row import RankInfo, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
-from initstats.monitoring.team import Kind, Team
+from initstats.monitoring.team import CLIPPING_NAMES, Kind, Team
+from initstats.monitoring.window import BEFORE_CLIPPING
 from initstats.statistics.across_ranks import run
 from initstats.statistics.histogram import PLACES
-from initstats.statistics.record_array import COUNT, FINGERPRINT, Floats, Integers, Records
+from initstats.statistics.record_array import (
+    COUNT,
+    FINGERPRINT,
+    L1,
+    NAN,
+    POS_INF,
+    Floats,
+    Groups,
+    Integers,
+    Records,
+)
 from initstats.statistics.reduction import (
     Array,
     Contribution,
@@ -32,6 +45,7 @@ ELSEWHERE = "was at step {step}: it called step() less or more often"
 _CLOSED = 2.0**52  # in the place of the number of a row
 _NAMED = 16  # tensors with differing replicas that are looked into
 _FUNCTION = "Monitor"
+SHARED = ("activations", "inputs")  # kinds of which peers may have the same tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +57,14 @@ class Offer:
         contribution: Records in the order that the ranks agreed on.
         prints: Fingerprints of this rank's weights, int64 `[n]`.
         has_weights: Which of them were measured, bool `[n]`.
+        copies: What tells which outputs ranks that share a batch have in common, int64 `[m]`.
     """
 
     row: int
     contribution: Contribution
     prints: Integers
     has_weights: Array
+    copies: Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +106,10 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
     moments, counts, places, histogram_of, bad = [], [], [], [], []
     at, checks = 0, np.empty(0, dtype=np.int64)
     prints, has_weights = checks, np.empty(0, dtype=bool)
+    copies = [checks]
+    measured = dict(measured)
+    if "gradients" in measured:
+        measured[BEFORE_CLIPPING] = _squares(measured, team.kinds["gradients"])
     for kind, agreed in team.kinds.items():
         n = len(agreed.names)
         placed = _placed(agreed, measured.get(kind), steps)
@@ -97,8 +117,10 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
         counts.append(placed.records.counts.reshape(-1, 8))
         places.append(placed.places)
         histogram_of.append(np.tile(np.arange(at, at + n), len(steps)))
-        bad.append(holds_not_finite(kind, placed.records).ravel())
+        bad.append(holds_not_finite(kind, placed.records).ravel() & (kind != BEFORE_CLIPPING))
         at += n
+        if team.has_peers and kind in SHARED:
+            copies += _copies(team, placed)
         if kind == "weights":
             prints, has_weights = placed.prints, placed.has_print
             owed = np.where(agreed.is_counted, agreed.replicas * prints, 0)
@@ -116,12 +138,54 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
         ranks=len(team.ranks),
         seconds=seconds,
         histogram_of=np.concatenate(histogram_of),
-        checks=np.concatenate((checks, _norm_message(team, measured.get(LOCAL_GRADIENTS)))),
+        checks=np.concatenate(
+            (checks, *copies, _norm_message(team, measured.get(LOCAL_GRADIENTS)))
+        ),
         tag=f"row {row}",
         order=_order(team.kinds, len(steps)),
         not_finite=np.concatenate(bad),
     )
-    return Offer(row, contribution, prints, has_weights)
+    return Offer(row, contribution, prints, has_weights, np.concatenate(copies))
+
+
+def _copies(team: Team, placed: _Placed) -> tuple[Integers, Integers]:
+    """Return what sums to 0 over all ranks where peers have the same bits, and who has any."""
+    owed = placed.prints * (len(team.peers) if team.rank == team.peers[0] else 0)
+    there = placed.has_print.astype(np.int64)
+    return (placed.prints - owed) * there, there
+
+
+def _learn(team: Team, copies: Integers) -> None:
+    """Note which outputs all peers have alike, as far as all ranks have measured them."""
+    found, at = team.copied or {}, 0
+    for kind in filter(team.kinds.__contains__, SHARED):
+        agreed = team.kinds[kind]
+        n = len(agreed.names)
+        differs, there = copies[at : at + 2 * n].reshape(2, n)
+        before = found.get(kind, np.zeros(n, dtype=bool))
+        found[kind] = np.where(there == agreed.holders, differs == 0, before)
+        at += 2 * n
+    team.copied = found
+
+
+def _once(team: Team, contribution: Contribution) -> Contribution:
+    """Leave out what another rank counts: outputs that its peers have alike."""
+    if team.copied is None or team.rank == team.peers[0]:
+        return contribution
+    steps, at, rows = team.schedule.window, 0, 0
+    moments, counts = contribution.records.moments.copy(), contribution.records.counts.copy()
+    places = None if contribution.places is None else contribution.places.copy()
+    nothing = Records.empty(1)
+    for kind, agreed in team.kinds.items():
+        n = len(agreed.names)
+        if kind in team.copied:
+            copied = np.flatnonzero(team.copied[kind])
+            which = (at + np.arange(steps)[:, None] * n + copied).ravel()
+            moments[which], counts[which] = nothing.moments[0], nothing.counts[0]
+            if places is not None:
+                places[rows + copied] = 0
+        at, rows = at + steps * n, rows + n
+    return replace(contribution, records=Records(moments, counts), places=places)
 
 
 def merge(team: Team, own: Offer | None) -> Outcome | None:
@@ -151,6 +215,49 @@ def _order(kinds: Mapping[str, Kind], steps: int) -> Integers:
     # Of kinds with the same turn the sort, which is stable, keeps the order.
     order[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
     return order
+
+
+def _squares(measured: Mapping[str, Measured], agreed: Kind) -> Measured:
+    """Return what this rank adds to the norm before clipping, step by step.
+
+    Of every gradient those elements count that count in the gradients themselves, so that the norm
+    is that of the whole gradient, however it is spread.
+    """
+    gradients, before = measured["gradients"], measured.get(BEFORE_CLIPPING)
+    counted = dict(zip(agreed.names, agreed.is_counted.tolist(), strict=True))
+    mine = [i for i, name in enumerate(gradients.table.names) if counted.get(name, False)]
+    squares = gradient_norms(unclipped(measured)[:, mine]) ** 2
+    values = torch.from_numpy(np.stack((squares, np.ones_like(squares)), 1).reshape(-1, 1))
+    moments, counts, _ = (x.numpy().copy() for x in _ops.stats(list(values), Groups.MOMENTS, 0))
+    k = len(gradients.steps)
+    by_step = Records(moments.reshape(k, 2, 8), counts.reshape(k, 2, 8))
+    nothing = Records.empty(1)
+    for at, step in enumerate(gradients.steps):
+        if before is None or step not in before.steps:
+            by_step.moments[at, 1], by_step.counts[at, 1] = nothing.moments[0], nothing.counts[0]
+    return Measured(Table(CLIPPING_NAMES, Records.empty(2)), gradients.steps, by_step)
+
+
+def norms_before_clipping(found: Measured, steps: Sequence[int], norms: Floats) -> Floats:
+    """Return the norm before clipping of each step, `[steps]`; empty where nothing was clipped.
+
+    Args:
+        found: The merged sums of squares.
+        steps: Steps that have gradients.
+        norms: The norm of the gradients in each; it stands where nothing was clipped.
+    """
+    if CLIPPING_NAMES[1] not in found.table.index:
+        return np.empty(0)
+    squares = found.by_step[:, found.table.index[CLIPPING_NAMES[0]]]
+    clipped = found.by_step.counts[:, found.table.index[CLIPPING_NAMES[1]], COUNT] > 0
+    totals = np.sqrt(squares.moments[:, L1])
+    totals[squares.counts[:, POS_INF] > 0] = math.inf
+    totals[squares.counts[:, NAN] > 0] = math.nan
+    before: Floats = norms.copy()
+    for k in np.flatnonzero(clipped).tolist():
+        if found.steps[k] in steps:
+            before[steps.index(found.steps[k])] = totals[k]
+    return before
 
 
 def _norm_message(team: Team, found: Measured | None) -> Integers:
@@ -207,7 +314,7 @@ def _placed(agreed: Kind, found: Measured | None, steps: Sequence[int]) -> _Plac
     pairs = [(index[name], j) for j, name in enumerate(found.table.names) if name in index]
     for i, j in pairs:
         placed.prints[i] = found.by_step.counts[rows[-1][1], j, FINGERPRINT]
-        placed.has_print[i] = True
+        placed.has_print[i] = found.by_step.counts[rows[-1][1], j, COUNT] > 0
     pairs = [(i, j) for i, j in pairs if agreed.is_counted[i]]
     to, source = [i for i, _ in pairs], [j for _, j in pairs]
     for k, j in rows:
@@ -238,8 +345,14 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
         return None
     else:
         row = own.row
-    merged: Merged = yield from finish(_FUNCTION, mine.contribution, agreed)
-    replicas, norms = np.split(merged.checks, [len(mine.prints)])
+    if team.has_peers and team.copied is None and not missing:
+        _learn(team, (yield Message("sum", mine.copies)))
+    counted = _once(team, mine.contribution)
+    merged: Merged = yield from finish(_FUNCTION, counted, agreed)
+    n, m = len(mine.prints), len(mine.copies)
+    replicas, copies, norms = np.split(merged.checks, [n, n + m])
+    if team.has_peers and not missing:
+        _learn(team, copies)
     differing = {}
     if replicas.any() and not missing:
         differing = yield from _differing(team, mine, replicas)

@@ -15,6 +15,8 @@ from initstats.statistics.record_array import Groups
 
 Layout = tuple[str, ...]
 Factor = float | Tensor
+# Kind of the gradients of one rank before clipping, which rows show as a norm alone.
+BEFORE_CLIPPING = "gradients before clipping"
 # Measurements of one layout that stay on a device before they are moved: 128 bytes per tensor each.
 _PAGE = 8
 
@@ -73,7 +75,7 @@ class Window:
         losses: Loss by measured step, as it was given.
         rates: Learning rates of the groups of the optimizers in the last measured step, by name.
         transfers: Copies from devices to the host.
-        fingerprints: Take fingerprints of weights, which tell replicas on several ranks apart.
+        fingerprints: Kinds of which to take fingerprints, which tell replicas of ranks apart.
         smooth: Watched modules that are GELU, SiLU or a relative.
         earlier: What the window held on the host when its monitor was saved, by kind.
     """
@@ -90,7 +92,7 @@ class Window:
     losses: dict[int, Factor] = field(default_factory=dict)
     rates: dict[str, Factor] = field(default_factory=dict)
     transfers: Transfers = field(default_factory=Transfers)
-    fingerprints: bool = False
+    fingerprints: frozenset[str] = frozenset()
     smooth: Layout = ()
     earlier: list[tuple[str, Segment]] = field(default_factory=list)
 
@@ -128,8 +130,9 @@ class Window:
                 self.measure(kind, names, [tensors[i] for i in mine], step, factor, other)
             return
         if tensors:
-            groups = Groups.HISTOGRAM if self.histograms else Groups.MOMENTS
-            if self.fingerprints and kind == "weights":
+            histograms = self.histograms and kind != BEFORE_CLIPPING
+            groups = Groups.HISTOGRAM if histograms else Groups.MOMENTS
+            if kind in self.fingerprints:
                 groups |= Groups.FINGERPRINT
             rows = _ops.stats(tensors, groups, self.scale, minus=minus)
             self.add(kind, layout, step, rows, factor)

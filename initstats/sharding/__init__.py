@@ -15,6 +15,7 @@ from initstats.sharding.dtensor import (
     local_tensor,
 )
 from initstats.sharding.fsdp import reset_sharded_parameters, sharded_parameters
+from initstats.sharding.peers import tensor_parallel_ranks
 from initstats.sharding.placements import runs_of
 from initstats.sharding.refusals import (
     engine_loaded,
@@ -47,6 +48,7 @@ __all__ = [
     "reshard",
     "runs_of",
     "sharded_parameters",
+    "tensor_parallel_ranks",
 ]
 
 claim_classes(__name__, globals())

@@ -10,7 +10,6 @@ import torch
 from initstats.sharding.dtensor import is_dtensor, is_held
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
 _NOBODY = 1 << 62  # above any rank
@@ -110,14 +109,9 @@ class Domain:
         return torch.stack(parts).to(values.device)
 
     @property
-    def ranks(self) -> tuple[int, ...]:
-        """Global ranks, in C order of the mesh."""
-        return tuple(self._mesh.mesh.flatten().tolist())
-
-    @property
-    def groups(self) -> list[ProcessGroup]:
-        """The groups of this rank, one per dimension: a sum over each in turn is that of all."""
-        return self._mesh.get_all_groups()
+    def mesh(self) -> DeviceMesh:
+        """The widest mesh, which a message is reduced over one dimension at a time."""
+        return self._mesh
 
     @property
     def dims(self) -> range:

@@ -48,6 +48,14 @@ def sharded_parameters(module: nn.Module) -> dict[str, Tensor]:
     return {name: trained.get(id(parameter), parameter) for name, parameter in named.items()}
 
 
+def data_parallel_ranks(module: nn.Module) -> dict[int, frozenset[int]]:
+    """Return the ranks over which FSDP2 cuts or copies a parameter, by the id of the DTensor."""
+    return {
+        id(one.sharded_param): frozenset(one.mesh_info.mesh.mesh.flatten().tolist())
+        for one in _managed(module)
+    }
+
+
 def _managed(model: nn.Module) -> Iterator[Any]:
     """Yield FSDP2's records of the parameters of a model."""
     fsdp = sys.modules.get("torch.distributed.fsdp")

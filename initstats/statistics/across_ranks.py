@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,48 +21,68 @@ from initstats.statistics.reduction import (
     merge_over_ranks,
 )
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 Plain = Literal["replicas", "parts"] | None
 _Result = TypeVar("_Result")
 OPS = {"min": dist.ReduceOp.MIN, "sum": dist.ReduceOp.SUM}
-# What `merge_over_ranks` returned last for each group: the same on all its ranks.
-_CAPACITIES: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
+# What `merge_over_ranks` returned last for each group, or mesh of several: the same on all ranks.
+_CAPACITIES: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[str, ...], int]]
+_CAPACITIES = WeakKeyDictionary()
 
 
 class Ranks:
-    """The ranks of a process group, as seen by one of them.
+    """The ranks of a process group or of a mesh, as seen by one of them.
+
+    Over a mesh of several dimensions a message is reduced along one after the other, the last one
+    first: within a node, then over nodes. As Note [All-merge] says, the bits are the same.
 
     Args:
         function: The name for messages.
-        group: A process group that this rank is in, a mesh of one dimension, or a domain, whose
-            ranks need not have a group of all.
+        group: A process group that this rank is in, a mesh, or a domain.
 
     Attributes:
-        ranks: Global ranks of the group, in its order.
+        ranks: Global ranks of the group, in its order; of a mesh in C order.
         rank: Global rank of this process.
+        groups: The groups that a message is reduced over, one after the other.
+        shape: Of the mesh; of a process group how many ranks there are.
 
     Raises:
         TypeError: If it is none.
     """
 
     def __init__(self, function: str, group: object) -> None:
-        if isinstance(group, Domain):
-            self.ranks, self._groups = group.ranks, group.groups
-        else:
-            self.group = _process_group(function, group)
-            self.ranks = tuple(dist.get_process_group_ranks(self.group))
-            self._groups = [self.group]
         self.rank = dist.get_rank()
-        kinds = [device.type for device in self._groups[0]._device_types]  # noqa: SLF001
+        if isinstance(group, Domain):
+            group = group.mesh
+        dims = getattr(group, "ndim", 0) if hasattr(group, "get_group") else 0
+        if dims > 1:
+            mesh: DeviceMesh = group  # type: ignore[assignment]
+            if mesh.get_coordinate() is None:
+                raise _refused(function, "a mesh that this rank is not in")
+            self.groups = tuple(mesh.get_group(dim) for dim in reversed(range(dims)))
+            self.ranks: tuple[int, ...] = tuple(mesh.mesh.flatten().tolist())
+            self.shape = tuple(mesh.shape)
+        else:
+            self.groups = (_process_group(function, group),)
+            self.ranks = tuple(dist.get_process_group_ranks(self.groups[0]))
+            self.shape = (len(self.ranks),)
+        kinds = [device.type for device in self.groups[0]._device_types]  # noqa: SLF001
         self._device = torch.device("cpu" if "cpu" in kinds else kinds[0])
 
     @property
     def capacity(self) -> int:
         """Room in the first message of a merge."""
-        return _CAPACITIES.get(self.group, CAPACITY)
+        return _CAPACITIES.get(self.groups[0], {}).get(self._names, CAPACITY)
 
     @capacity.setter
     def capacity(self, value: int) -> None:
-        _CAPACITIES[self.group] = value
+        _CAPACITIES.setdefault(self.groups[0], {})[self._names] = value
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(group.group_name for group in self.groups)
 
     def chosen(self, i: int) -> int:
         """Return the rank that decides whose replica of tensor i is counted: each in turn."""
@@ -71,7 +91,7 @@ class Ranks:
     def reduce(self, message: Message) -> Array:
         """All-reduce one message."""
         data = torch.from_numpy(message.data.copy()).to(self._device)
-        for group in self._groups:
+        for group in self.groups:
             dist.all_reduce(data, op=OPS[message.op], group=group)
         reduced: Array = data.cpu().numpy()
         return reduced
@@ -85,15 +105,13 @@ def _process_group(function: str, group: object) -> dist.ProcessGroup:
         return found
     got = type(group).__name__
     hint = "; pass torch.distributed.group.WORLD to mean all ranks" if group is None else ""
-    if getattr(group, "ndim", 0) > 1:
-        got, hint = (
-            f"a mesh of {getattr(group, 'ndim', 0)} dimensions",
-            "; pass one group of its ranks",
-        )
     if found == dist.GroupMember.NON_GROUP_MEMBER:
         got = "one that this rank is not in"
-    msg = f"initstats.{function}: expected a process group of this rank, got {got}{hint}"
-    raise TypeError(msg)
+    raise _refused(function, got + hint)
+
+
+def _refused(function: str, got: str) -> TypeError:
+    return TypeError(f"initstats.{function}: expected a process group of this rank, got {got}")
 
 
 def run(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
     from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 _SHOWN = ("mean", "std", "rms", "min", "max", "zero", "nan")
 
@@ -87,7 +88,7 @@ class StatsTable(Mapping[str, Stats]):
         return StatsTable({name: record.local for name, record in self.items()})
 
     def all_merge(
-        self, group: ProcessGroup, *, plain: Literal["replicas", "parts"] | None = None
+        self, group: ProcessGroup | DeviceMesh, *, plain: Literal["replicas", "parts"] | None = None
     ) -> StatsTable:
         """Merge the records over the ranks of a group. A collective: every rank calls it.
 
@@ -97,8 +98,9 @@ class StatsTable(Mapping[str, Stats]):
 
         Args:
             group: The ranks that hold the tensors together, such as
-                `torch.distributed.group.WORLD`, or a mesh of one dimension. None is refused: it
-                does not mean all ranks.
+                `torch.distributed.group.WORLD`, or a mesh. Over a mesh of several dimensions,
+                such as (nodes, ranks per node), each all-reduce goes along one after the other,
+                the last one first. None is refused: it does not mean all ranks.
             plain: What plain tensors of the same name are: "replicas", the same tensor on every
                 rank, counted once; or "parts", elements of their own, all counted, such as the
                 outputs of a layer or the experts of each rank.

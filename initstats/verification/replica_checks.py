@@ -44,7 +44,7 @@ def differing_replicas(
 
 def _is_held_once(tensor: torch.Tensor, domain: Domain) -> bool:
     """Tell whether every element is on one rank of the domain: all ranks answer alike."""
-    if not is_dtensor(tensor) or tensor.device_mesh.size() < len(domain.ranks):
+    if not is_dtensor(tensor) or tensor.device_mesh.size() < domain.mesh.size():
         return False
     return not any(placement.is_replicate() for placement in tensor.placements)
 

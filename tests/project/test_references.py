@@ -45,6 +45,7 @@ FOREIGN_NAMES = {
     *("OTLPMetricExporter", "ConsoleMetricExporter", "capturable", "madvise", "solve_triangular"),
     *("LDS", "STS", "__hadd", "cp.async", "rgb", "h.3.mlp.c_fc.weight", "run.jsonl.1"),
     *("initializer_range", "init_method_std", "head_init_scale", "initstats.monitor", "time_decay"),
+    *("torchrun", "experts.17.w1", "experts.1.w1"),
 }
 
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
 
 from initstats import stats
 from initstats.monitoring import Monitor, Row
@@ -188,6 +202,113 @@ def check_a_mask_of_infinities_is_no_alert() -> None:
         assert not row.alerts
 
 
+def norms_before(build: object, watch: tuple[str, ...] = ("gradients",)) -> None:
+    """Clip gradients of a sharded model in two ways, and compare the norms with those of one rank.
+
+    Args:
+        build: Shards a model; returns it and over how many ranks the batch is split.
+        watch: What the monitor watches.
+    """
+    assert callable(build)
+    for how in (clip_grad_norm_, clip_apart, clip_grad_value_):
+        net, ranks = build()
+        expected, kept = [], Kept()
+        with watched(net, kept, watch=watch, window=2) as monitor:
+            for step in range(4):
+                net.zero_grad()
+                alone = model()
+                which = rank() * ranks // RANKS
+                net(rows_of(batch(step), ranks, which)).square().mean().backward()
+                alone(batch(step)).square().mean().backward()
+                expected.append(float(get_total_norm([p.grad for p in alone.parameters()])))  # type: ignore[misc]
+                if step != 1:
+                    how(net.parameters(), 0.01)
+                monitor.step()
+        if rank() == 0:
+            before = np.concatenate([row.gradient_norm_before_clipping for row in kept.rows])
+            after = np.concatenate([row.gradient_norm for row in kept.rows])
+            np.testing.assert_allclose(before, expected, rtol=1e-4, err_msg=how.__name__)
+            assert before[1] == after[1]  # nothing was clipped
+            assert (after[[0, 2, 3]] < 0.5 * before[[0, 2, 3]]).all()
+
+
+def clip_apart(parameters: Iterable[Tensor], most: float) -> None:
+    """Clip as a loop of torchtitan does."""
+    listed = list(parameters)
+    norm = get_total_norm([p.grad for p in listed if p.grad is not None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    clip_grads_with_norm_(listed, most, norm)
+
+
+def check_the_norm_before_clipping_of_ddp() -> None:
+    norms_before(lambda: (DistributedDataParallel(model()), RANKS))
+
+
+def check_the_norm_before_clipping_of_fsdp2() -> None:
+    def build() -> tuple[nn.Module, int]:
+        net = model()
+        for layer in (net[0], net[2], net):
+            fully_shard(layer)
+        return net, RANKS
+
+    norms_before(build)
+
+
+def check_the_norm_before_clipping_of_hsdp() -> None:
+    def build() -> tuple[nn.Module, int]:
+        net, mesh = model(), init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "shard"))
+        for layer in (net[0], net[2], net):
+            fully_shard(layer, mesh=mesh)
+        return net, RANKS
+
+    norms_before(build)
+
+
+def check_the_norm_before_clipping_of_tensor_parallel() -> None:
+    def build(*, sharded: bool) -> tuple[nn.Module, int]:
+        net, mesh = model(), init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+        parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        if sharded:
+            for layer in (net[0], net[2], net):
+                fully_shard(layer, mesh=mesh["dp"])
+        return net, 2 if sharded else 1
+
+    norms_before(lambda: build(sharded=True))
+    # Each pair of ranks holds the whole model: implicit replicas, with the whole batch.
+    norms_before(lambda: build(sharded=False))
+
+
+def check_norms_of_stages_are_joined_and_a_tied_weight_counts_once() -> None:
+    torch.manual_seed(0)
+    stage = rank() // 2
+    net = nn.ModuleDict({"embed": nn.Linear(3, 3), f"stage{stage}": nn.Linear(5, 2)})
+    kept = Kept()
+    with watched(net, kept) as monitor:
+        for p in net.parameters():
+            p.grad = torch.full_like(p, 2.0)
+        if stage == 1:  # the other stage does not clip
+            clip_grad_norm_(net.parameters(), 1e-3)
+        monitor.step()
+    if rank() == 0:
+        (row,) = kept.rows
+        # 12 elements of each stage, and the embedding of one stage: the one that is counted.
+        np.testing.assert_allclose(row.gradient_norm_before_clipping, [2 * np.sqrt(36)], rtol=1e-12)
+
+
+def check_a_norm_that_is_not_finite_stays_so() -> None:
+    for value in (float("nan"), float("inf")):
+        net, kept = model(), Kept()
+        for layer in (net[0], net[2], net):
+            fully_shard(layer)
+        with watched(net, kept) as monitor:
+            x = rows_of(batch(0)) * (value if rank() == 3 else 1.0)
+            net(x).square().mean().backward()
+            clip_grad_norm_(net.parameters(), 0.01)
+            monitor.step()
+        if rank() == 0:
+            assert not np.isfinite(kept.rows[0].gradient_norm_before_clipping).any()
+
+
 CHECKS = (
     check_ddp_local_gradients_are_those_before_the_reduction,
     check_accumulation_without_sync_counts_once_and_whole,
@@ -197,4 +318,10 @@ CHECKS = (
     check_the_first_rank_and_layer_with_nan_are_named,
     check_reduced_gradients_blame_no_rank,
     check_a_mask_of_infinities_is_no_alert,
+    check_the_norm_before_clipping_of_ddp,
+    check_the_norm_before_clipping_of_fsdp2,
+    check_the_norm_before_clipping_of_hsdp,
+    check_the_norm_before_clipping_of_tensor_parallel,
+    check_norms_of_stages_are_joined_and_a_tied_weight_counts_once,
+    check_a_norm_that_is_not_finite_stays_so,
 )

@@ -224,7 +224,7 @@ def check_lightning_model_parallel_fsdp2_and_tensor_parallel() -> None:
         )
 
     kept = fit(ModelParallelStrategy(2, 2), make, 2)
-    assert_rows(kept, "net.", whole_outputs=False, before_clipping=False)
+    assert_rows(kept, "net.", whole_outputs=False)
     assert_group_is_left_alone()
 
 
@@ -309,7 +309,7 @@ def check_transformers_trainer_with_ddp() -> None:
 
 
 def check_transformers_trainer_with_fsdp2() -> None:
-    assert_rows(trained_by_transformers(fsdp2=True), "net.", before_clipping=False)
+    assert_rows(trained_by_transformers(fsdp2=True), "net.")
     assert_group_is_left_alone()
 
 
@@ -343,7 +343,7 @@ def check_accelerate_with_ddp() -> None:
 
 
 def check_accelerate_with_fsdp2() -> None:
-    assert_rows(trained_with_accelerate(fsdp2=True), before_clipping=False)
+    assert_rows(trained_with_accelerate(fsdp2=True))
     assert_group_is_left_alone()
 
 
@@ -375,7 +375,7 @@ def check_torchtitan_loop_fsdp2_and_tensor_parallel_from_meta() -> None:
             nn.utils.clip_grads_with_norm_(net.parameters(), MOST, total.full_tensor())
             optimizer.step()
             monitor.step()
-    assert_rows(kept, made=initialised, whole_outputs=False, before_clipping=False)
+    assert_rows(kept, made=initialised, whole_outputs=False)
     assert_group_is_left_alone()
 
 

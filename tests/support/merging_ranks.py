@@ -208,9 +208,25 @@ def check_the_group_is_named() -> None:
     table = stats({"x": torch.ones(2)})
     with raising(TypeError, "got NoneType", "torch.distributed.group.WORLD"):
         table.all_merge(None, plain="parts")  # type: ignore[arg-type]
-    with raising(TypeError, "2 dimensions"):
-        table.all_merge(mesh_2d(), plain="parts")  # type: ignore[arg-type]
     assert table.all_merge(mesh_2d()["dp"], plain="parts")["x"].count == 4  # type: ignore[arg-type]
+
+
+def check_two_levels_give_the_bits_of_one() -> None:
+    tensors = placed()
+    table = stats(tensors, fingerprint=True)
+    for mesh in (mesh_2d(), DeviceMesh("cpu", [[3, 1], [2, 0]])):
+        with counted() as calls:
+            merged = table.all_merge(mesh)
+        assert calls == ["all_reduce"] * 3 * 2  # of two ranks each
+        assert repr(merged.to_dict()) == repr(table.all_merge(world()).to_dict())
+        assert_equal_on_all_ranks(merged)
+    many = stats({str(i): torch.ones(2) for i in range(600)}, histogram=False)
+    for group in (mesh_2d(), mesh_2d()["tp"], mesh_2d()):  # each has a capacity of its own
+        assert many.all_merge(group, plain="replicas")["599"].count == 2
+    pair = DeviceMesh("cpu", [[0, 1]], _init_backend=True)
+    if dist.get_rank() > 1:
+        with raising(TypeError, "not in"):
+            table.all_merge(pair)
 
 
 def check_differences_between_ranks_raise_on_all() -> None:
@@ -339,6 +355,7 @@ CHECKS = (
     check_partial_is_refused,
     check_plain_tensors_are_replicas_or_parts,
     check_the_group_is_named,
+    check_two_levels_give_the_bits_of_one,
     check_differences_between_ranks_raise_on_all,
     check_more_than_512_tensors,
     check_fsdp2_is_read_in_every_state,

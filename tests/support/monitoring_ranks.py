@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,11 @@ from torch.distributed.tensor.parallel import (
 
 from gloo_ranks import LIVING
 from initstats.monitoring import Monitor, Row
+from initstats.monitoring.team import Team
+from initstats.monitoring.team_delivery import TeamDelivery
 from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
+from initstats.statistics.reduction import Array, Message
 from monitored import Kept
 
 RANKS, STEPS = 4, 3
@@ -190,8 +194,76 @@ def check_tensor_parallel_rows_are_those_of_one_process() -> None:
     assert isinstance(net[0].weight, DTensor)
     rows = monitored(net, torch.optim.AdamW(net.parameters(), 1e-2), 2)
     if rank() == 0:
-        assert_rows(rows, kinds=("weights", "gradients", "updates", "exp_avg", "exp_avg_sq"))
-        assert rows[0].tables["activations"]["0"].count == 8 * 10  # half of the units on each
+        assert_rows(rows)  # outputs too: cut ones are whole, those that both ranks have count once
+        assert rows[0].tables["activations"]["0"].count == 8 * 10
+        assert rows[0].tables["activations"]["2"].count == 8 * 4
+
+
+def check_outputs_that_peers_have_alike_count_once_and_others_whole() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    net = model()
+    net.append(nn.LayerNorm(4))  # a plain module: every rank has its whole output
+    net.append(Noisy())  # whose output is another on every rank
+    parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    kept = Kept()
+    with Monitor(
+        net,
+        every=1,
+        window=2,
+        watch=("activations", "inputs"),
+        sinks=[kept],
+        group=world(),
+        rank_timeout=30.0,
+    ) as monitor:
+        with messages() as sent:
+            for step in range(6):
+                net(rows_of(batch(step), 2, rank() // 2))
+                monitor.step()
+            monitor.state_dict()  # waits for the rows
+        assert len(sent) in (9, 10), sent  # 3 per row, and one more to learn
+    if rank() == 0:
+        assert [row.step for row in kept.rows] == [2, 4, 6]
+        for row in kept.rows:
+            counts = {n: r.count // 2 for n, r in row.tables["activations"].items()}
+            assert counts == {"0": 80, "1": 80, "2": 32, "3": 32, "4": 64}
+            assert row.tables["activations"]["2"].histogram.total == 64
+            counts = {n: r.count // 2 for n, r in row.tables["inputs"].items()}
+            assert counts == {"0": 48, "1": 80, "2": 80, "3": 32, "4": 32}
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + rank()
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[list[str]]:
+    """Count the messages of the reader's thread."""
+    sent: list[str] = []
+    reduce = Team.reduce
+
+    def spy(self: Team, message: Message) -> Array:
+        sent.append(message.op)
+        return reduce(self, message)
+
+    Team.reduce = spy  # type: ignore[method-assign]
+    try:
+        yield sent
+    finally:
+        Team.reduce = reduce  # type: ignore[method-assign]
+
+
+def check_three_messages_per_row() -> None:
+    kept = Kept()
+
+    def wait(step: int, _net: nn.Module, monitor: Monitor) -> None:
+        if step == 5:
+            monitor.state_dict()
+
+    with messages() as sent:
+        plain_loop(5, kept, wait, watch=("weights", "gradients", "local_gradients", "activations"))
+    assert sent[:12] == ["min", "sum", "sum"] * 4
+    assert len(sent) == 3 * 5 + 1  # and one when all have closed
 
 
 def check_stages_and_experts_have_names_of_their_own() -> None:
@@ -391,6 +463,36 @@ def check_different_schedules_are_refused_on_all_ranks() -> None:
         Monitor(net, every=1 + (rank() == 1), group=world(), rank_timeout=30.0).attach()
 
 
+def check_two_levels_give_the_bits_of_one() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("node", "local"))
+    found = []
+    for settings in ({"ranks_per_node": 1}, {"ranks_per_node": 2}, {"group": mesh}, {}):
+        if not settings:  # as torchrun tells of two nodes
+            os.environ.update(LOCAL_WORLD_SIZE="2", GROUP_WORLD_SIZE="2")
+        kept, sizes = Kept(), []
+
+        def note(_step: int, _net: nn.Module, monitor: Monitor, sizes: list[int] = sizes) -> None:
+            delivery = monitor._delivery
+            assert isinstance(delivery, TeamDelivery)
+            sizes[:] = [group.size() for group in delivery._team._groups]
+
+        plain_loop(3, kept, note, **settings)
+        assert sizes == ([4] if settings.get("ranks_per_node") == 1 else [2, 2]), settings
+        found.append(
+            [
+                (row.step, kind, table.names, table.records.moments.tobytes())
+                for row in kept.rows
+                for kind, table in row.tables.items()
+            ]
+        )
+    for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"):
+        del os.environ[name]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert bool(found[0]) == (rank() == 0)
+    with pytest.raises(ValueError, match="divide the 4 ranks"):
+        Monitor(model(), group=world(), ranks_per_node=3).attach()
+
+
 def check_a_killed_rank_stops_nobody() -> None:
     path = shared_folder()
 
@@ -413,6 +515,8 @@ CHECKS = (
     check_fsdp2_rows_are_those_of_one_process,
     check_fsdp2_mixed_precision_and_accumulation,
     check_tensor_parallel_rows_are_those_of_one_process,
+    check_outputs_that_peers_have_alike_count_once_and_others_whole,
+    check_three_messages_per_row,
     check_stages_and_experts_have_names_of_their_own,
     check_one_changed_bit_in_one_replica_is_alerted,
     check_the_first_rank_with_nan_is_named,
@@ -425,6 +529,7 @@ CHECKS = (
     check_merged_rows_survive_the_file,
     check_files_of_ranks_join_to_rows_of_the_model,
     check_different_schedules_are_refused_on_all_ranks,
+    check_two_levels_give_the_bits_of_one,
     check_a_killed_rank_stops_nobody,
 )
 LIVING[check_a_killed_rank_stops_nobody] = (0, 1, 2)
