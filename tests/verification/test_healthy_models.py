@@ -11,6 +11,7 @@ from torch import nn
 
 import decoder_models
 import named_models
+import policy_models
 from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.planning.receipt import Receipt
@@ -52,6 +53,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "t_fixup": (named_models.fair_transformer, recipes.t_fixup),
     "rezero": (named_models.rezero, recipes.rezero),
     "mlp": (named_models.tanh_mlp, recipes.mlp),
+    "ppo": (policy_models.CleanRLAgent, recipes.ppo),
+    "ddpg": (policy_models.Ddpg, recipes.ddpg),
+    "dreamerv3": (policy_models.Dreamer, recipes.dreamerv3),
+    "siren": (policy_models.siren, recipes.siren),
+    "hash_grid": (policy_models.HashGrid, recipes.hash_grid),
+    "dcgan": (policy_models.dcgan, recipes.dcgan),
     "torch_default": (named_models.recurrent, recipes.torch_default),
     "bert_transformers": (
         lambda: Tree(word_embeddings=nn.Embedding(64, 32, padding_idx=0), dense=linear(32, 64)),
