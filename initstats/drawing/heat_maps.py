@@ -73,7 +73,7 @@ def heat_map(
         steps: Steps, k of them, ascending.
         values: float64 `[n, k]`; NaN where there is none. Many names or steps share a cell, which
             shows the largest of them.
-        marked: bool `[n, k]`, cells that are red whatever their number, such as those of tensors
+        marked: Bool `[n, k]`, cells that are red whatever their number, such as those of tensors
             with NaN; None for none.
         linear: Draw the numbers themselves, also 0 and below, on a linear scale.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class CleanRLAgent(nn.Module):
-    """CleanRL's ppo_continuous_action.py: two networks and a log-std."""
+    """CleanRL's agent for continuous actions: two networks and a log-std."""
 
     def __init__(self, observations: int = 32, width: int = 256, actions: int = 6) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class StablePolicy(nn.Module):
 
 
 class RecurrentAgent(nn.Module):
-    """CleanRL's ppo_atari_lstm.py, smaller."""
+    """CleanRL's agent with an LSTM, smaller."""
 
     def __init__(self) -> None:
         super().__init__()
