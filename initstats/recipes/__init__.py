@@ -33,12 +33,14 @@ from initstats.recipes.library import (
     for_fields,
     for_generative,
     for_gpt2,
+    for_linear_attention,
     for_llama,
     for_mlp,
     for_modernbert,
     for_nanochat,
     for_policies,
     for_recurrent,
+    for_state_spaces,
     for_t5,
     for_vit,
     for_width,
@@ -54,12 +56,14 @@ from initstats.recipes.library.for_experts import *  # noqa: F403
 from initstats.recipes.library.for_fields import *  # noqa: F403
 from initstats.recipes.library.for_generative import *  # noqa: F403
 from initstats.recipes.library.for_gpt2 import *  # noqa: F403
+from initstats.recipes.library.for_linear_attention import *  # noqa: F403
 from initstats.recipes.library.for_llama import *  # noqa: F403
 from initstats.recipes.library.for_mlp import *  # noqa: F403
 from initstats.recipes.library.for_modernbert import *  # noqa: F403
 from initstats.recipes.library.for_nanochat import *  # noqa: F403
 from initstats.recipes.library.for_policies import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
+from initstats.recipes.library.for_state_spaces import *  # noqa: F403
 from initstats.recipes.library.for_t5 import *  # noqa: F403
 from initstats.recipes.library.for_vit import *  # noqa: F403
 from initstats.recipes.library.for_width import *  # noqa: F403
@@ -110,12 +114,14 @@ __all__ += for_experts.__all__
 __all__ += for_fields.__all__
 __all__ += for_generative.__all__
 __all__ += for_gpt2.__all__
+__all__ += for_linear_attention.__all__
 __all__ += for_llama.__all__
 __all__ += for_mlp.__all__
 __all__ += for_modernbert.__all__
 __all__ += for_nanochat.__all__
 __all__ += for_policies.__all__
 __all__ += for_recurrent.__all__
+__all__ += for_state_spaces.__all__
 __all__ += for_t5.__all__
 __all__ += for_vit.__all__
 __all__ += for_width.__all__

@@ -12,6 +12,7 @@ from torch import nn
 import decoder_models
 import named_models
 import policy_models
+import state_space_models
 from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.planning.receipt import Receipt
@@ -87,6 +88,21 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "gemma": (decoder_models.gemma, recipes.gemma),
     "moe": (decoder_models.TitanQwen, recipes.moe),
     "modernbert": (decoder_models.modern_bert, recipes.modernbert),
+    "mamba1": (state_space_models.Mamba, recipes.mamba1),
+    "mamba1, transformers": (
+        state_space_models.Mamba,
+        lambda: recipes.mamba1(variant="transformers"),
+    ),
+    "mamba2": (state_space_models.mamba2, lambda: recipes.mamba2(residuals=2)),
+    "mamba2, transformers": (
+        state_space_models.mamba2,
+        lambda: recipes.mamba2(variant="transformers"),
+    ),
+    "gated_deltanet": (state_space_models.GatedDeltaNet, recipes.gated_deltanet),
+    "gated_deltanet, torchtitan": (
+        state_space_models.TitanQwenNext,
+        lambda: recipes.gated_deltanet(variant="torchtitan"),
+    ),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,

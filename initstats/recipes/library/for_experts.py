@@ -37,11 +37,11 @@ _COUNTERS = (
     "*tokens_per_expert",
     "*tokens_per_expert_E",
 )
-_W3 = ("*.w3.weight", "*.w3", "*.w3_EFD", "*.up_proj.weight", "*.up_proj")
+TITAN_W3 = ("*.w3.weight", "*.w3", "*.w3_EFD", "*.up_proj.weight", "*.up_proj")
 _EXPERT_BIASES = ("*.gate_up_proj_bias", "*.down_proj_bias", "*.mlp?_bias", "*.mlp?_bias_E*")
 
 
-def _balancing() -> Rule:
+def balancing() -> Rule:
     """Return the rule for biases and counters that balance experts; parameters or buffers."""
     return rule(Match(_COUNTERS), 0.0, "balance of experts")
 
@@ -68,7 +68,7 @@ def moe(*, std: float = 0.02, router_std: float | None = None) -> Recipe:
     require_positive("moe", std=std, router_std=router_std)
     rules = [
         *norms(),
-        _balancing(),
+        balancing(),
         biases(),
         rule(weights("router"), Normal(std if router_std is None else router_std), "router"),
         rule(weights("gate", name="*shared_expert_gate.weight"), Normal(std), "gate of an expert"),
@@ -106,7 +106,7 @@ def deepseek_v3(*, variant: str = "paper", std: float | None = None) -> Recipe:
     require_positive("deepseek_v3", std=std)
     base = std if std is not None else (0.006 if variant == "paper" else 0.02)
     source = "DeepSeek-V3 Technical Report; torchtitan models/deepseek_v3, b5bcd76"
-    start = [*norms(), _balancing(), biases()]
+    start = [*norms(), balancing(), biases()]
     if variant != "torchtitan":
         rules = [
             *start,
@@ -115,14 +115,14 @@ def deepseek_v3(*, variant: str = "paper", std: float | None = None) -> Recipe:
             rule(weights(*MATRICES), Normal(base), "matrix"),
         ]
         return Recipe(rules, name="deepseek_v3", source=source)
-    scaled = _by_block("deepseek_v3", base)
+    scaled = scaled_by_block("deepseek_v3", base)
     rules = [
         *start,
-        rule(weights("mlp input", name=_W3), scaled, "w3"),
+        rule(weights("mlp input", name=TITAN_W3), scaled, "w3"),
         rule(weights(*RESIDUAL, "router"), scaled, "residual projection and router"),
         rule(weights(*INPUTS, "linear"), TruncNormal.absolute(base), "input"),
         rule(weights("embedding"), Normal(1.0), "embedding"),
-        rule(weights("head"), _titan_head, "head"),
+        rule(weights("head"), titan_head, "head"),
     ]
     return Recipe(rules, name="deepseek_v3", source=source)
 
@@ -166,21 +166,21 @@ def gpt_oss(*, variant: str = "transformers", std: float = 0.02) -> Recipe:
             rule(weights(*MATRICES), Normal(std), "matrix"),
         ]
         return Recipe(rules, name="gpt_oss", source=source)
-    scaled = _by_block("gpt_oss", std)
+    scaled = scaled_by_block("gpt_oss", std)
     rules = [
         *norms(),
-        _balancing(),
+        balancing(),
         rule(sinks, scaled, "sinks"),
         rule(Match(_EXPERT_BIASES), scaled, "biases of experts"),
         biases(),
         rule(weights(*INPUTS, *RESIDUAL, "router"), scaled, "matrix"),
         rule(weights("embedding"), Normal(0.02), "embedding"),
-        rule(weights("head"), _titan_head, "head"),
+        rule(weights("head"), titan_head, "head"),
     ]
     return Recipe(rules, name="gpt_oss", source=source)
 
 
-def _by_block(recipe: str, std: float) -> Callable[[Slot], Distribution]:
+def scaled_by_block(recipe: str, std: float) -> Callable[[Slot], Distribution]:
     """Return the fill of matrices that are scaled by the index of their block."""
 
     @described(f"TN(0, {std:g} / sqrt(2 (l + 1))), l the block")
@@ -191,5 +191,5 @@ def _by_block(recipe: str, std: float) -> Callable[[Slot], Distribution]:
 
 
 @described("TN(0, d^-1/2) at 3 std, d the width")
-def _titan_head(slot: Slot) -> Distribution:
+def titan_head(slot: Slot) -> Distribution:
     return TruncNormal.at(slot.width**-0.5, 3)

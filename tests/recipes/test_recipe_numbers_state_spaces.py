@@ -1,0 +1,167 @@
+"""The numbers of the recipes of state-space and linear-attention models, written out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import state_space_models
+from initstats import recipes
+from initstats.recipes import Computed, LogUniform, Transformed, TruncNormal
+from promises import ONE, ZERO, check, normal, uniform
+
+TIME_STEP = Transformed("softplus_inverse_exp", math.log(0.001), math.log(0.1), 1e-4)
+ROOT3 = math.sqrt(3)
+
+
+def states(*shape: int) -> Computed:
+    return Computed("log_arange", shape)
+
+
+def test_mamba1() -> None:
+    assert state_space_models.WIDTH == 256
+    conv = {"*.conv1d.weight": uniform(0.5), "*.dt_proj.weight": uniform(0.25)}
+    start = {
+        "*.A_log": states(512, 8),
+        "*.D": ONE,
+        "*norm*.weight": ONE,
+        "*.dt_proj.bias": TIME_STEP,
+        **conv,
+    }
+    promises = {
+        **start,
+        "*.conv1d.bias": uniform(0.5),
+        "*.embedding.weight": normal(0.02),
+        "*.in_proj.weight": uniform(1 / 16),
+        "*.x_proj.weight": uniform(512**-0.5),
+        "*.out_proj.weight": uniform(512**-0.5 / ROOT3),
+    }
+    check(state_space_models.Mamba(), recipes.mamba1(), dict(promises))
+    promises = {
+        **start,
+        "*.conv1d.bias": ZERO,
+        "*.out_proj.weight": uniform(512**-0.5),
+        "*": normal(0.1),
+    }
+    hugging = recipes.mamba1(variant="transformers")
+    check(state_space_models.Mamba(), hugging, dict(promises))
+    assert TIME_STEP.bounds == pytest.approx((-6.907255, -2.252168), abs=1e-6)
+    assert (TIME_STEP.mean, TIME_STEP.std) == pytest.approx((-4.594, 1.340), abs=1e-3)
+    assert states(2, 3).values().tolist() == [[0.0, math.log(2), math.log(3)]] * 2
+
+
+def test_mamba2() -> None:
+    start = {"*.D": ONE, "*norm*.weight": ONE, "*.conv1d.weight": uniform(0.5)}
+    a_log = LogUniform(1, 16)
+    for residuals in (1, 2):
+        scaled = uniform(512**-0.5 / math.sqrt(3 * residuals))
+        promises = {
+            **start,
+            "*.A_log": a_log,
+            "*.dt_bias": TIME_STEP,
+            "*.conv1d.bias": uniform(0.5),
+            "*.embedding.weight": normal(0.02),
+            "*.in_proj.weight": uniform(1 / 16),
+            "*.fc1.weight": uniform(1 / 16),
+            "*.out_proj.weight": scaled,
+            "*.fc2.weight": scaled,
+        }
+        recipe = recipes.mamba2(residuals=residuals)
+        check(state_space_models.mamba2(), recipe, dict(promises))
+    assert (a_log.mean, a_log.std) == pytest.approx((1.957, 0.673), abs=1e-3)
+    hugging = {
+        **start,
+        "*.A_log": states(8),
+        "*.dt_bias": TIME_STEP,
+        "*.conv1d.bias": ZERO,
+        "*.out_proj.weight": uniform(512**-0.5),
+        "*": normal(0.1),
+    }
+    recipe = recipes.mamba2(variant="transformers")
+    check(state_space_models.mamba2(), recipe, dict(hugging))
+    bamba = {
+        "*.A_log": states(8),
+        "*.dt_bias": ONE,
+        "*.D": ONE,
+        "*norm*.weight": ONE,
+        "*.bias": ZERO,
+        "*": normal(0.02),
+    }
+    check(state_space_models.mamba2(), recipes.mamba2(variant="bamba"), dict(bamba))
+
+
+def test_gated_deltanet() -> None:
+    start = {
+        "*.A_log": LogUniform(2.0**-20, 16),
+        "*.dt_bias": TIME_STEP,
+        "*norm.weight": ONE,
+    }
+    model = state_space_models.GatedDeltaNet
+    check(model(), recipes.gated_deltanet(), {**start, "*": normal(0.02)})
+    for residual, layers in (("rescale", None), ("rescale", 12), ("zero", None)):
+
+        def output(inputs: int, residual: str = residual, layers: int | None = layers) -> object:
+            scaled = uniform((inputs * 2 * (layers or 3)) ** -0.5)
+            return ZERO if residual == "zero" else scaled
+
+        promises = {
+            **start,
+            "*.o_proj.weight": output(256),
+            "*.down_proj.weight": output(512),
+            "*": normal(0.02),
+        }
+        check(model(), recipes.gated_deltanet(residual=residual, layers=layers), dict(promises))
+    hugging = {
+        "*.A_log": LogUniform(0.01, 16),
+        "*.dt_bias": ONE,
+        "*norm.weight": ONE,
+        "*": normal(0.01),
+    }
+    recipe = recipes.gated_deltanet(variant="transformers", std=0.01)
+    check(model(), recipe, dict(hugging))
+
+
+def test_gated_deltanet_of_torchtitan() -> None:
+    def by_block(layer: int) -> TruncNormal:
+        return TruncNormal(0.02 / math.sqrt(2 * (layer + 1)), -2, 2)
+
+    inputs = ("*.in_proj_?.weight", "*.w[1qkv].weight", "*.w1_EFD")
+    promises = {
+        "*.A_log": LogUniform(0.01, 16),
+        "*.dt_bias": ONE,
+        "*.delta_net.norm.weight": ONE,
+        "*norm.weight": ZERO,
+        "*.conv_?.weight": uniform(0.5),
+        "tok_embeddings.weight": normal(1.0),
+        "lm_head.weight": TruncNormal(1 / 16, -3 / 16, 3 / 16),
+        **dict.fromkeys(inputs, TruncNormal(0.02)),
+        "*": by_block,
+    }
+    recipe = recipes.gated_deltanet(variant="torchtitan")
+    check(state_space_models.TitanQwenNext(), recipe, dict(promises))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mamba1", {"variant": "bamba"}),
+        ("mamba1", {"std": 0.0}),
+        ("mamba1", {"layers": 0}),
+        ("mamba2", {"variant": "mamba3"}),
+        ("mamba2", {"residuals": 0}),
+        ("gated_deltanet", {"variant": "megatron"}),
+        ("gated_deltanet", {"residual": "scaled"}),
+        ("gated_deltanet", {"std": -1.0}),
+        ("gated_deltanet", {"layers": 0}),
+    ],
+)
+def test_options_that_are_not_there_are_refused(name: str, options: dict[str, object]) -> None:
+    (option,) = options
+    with pytest.raises(ValueError, match=rf"initstats\.{name}: expected {option}"):
+        getattr(recipes, name)(**options)
+
+
+def test_rescaling_is_an_option_of_fla_alone() -> None:
+    with pytest.raises(ValueError, match='expected residual="plain" with variant'):
+        recipes.gated_deltanet(variant="torchtitan", residual="rescale")

@@ -1,0 +1,229 @@
+"""State-space and linear-attention models with the parameter names of their code bases.
+
+Those that have an `init_weights` write what the reference writes, with torch's own fills.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.init import kaiming_uniform_, normal_, ones_, trunc_normal_, uniform_, zeros_
+
+from named_models import Tree
+
+WIDTH, LAYERS, VOCABULARY, STATES, RANK, HEADS = 256, 3, 320, 8, 16, 8
+INNER = 2 * WIDTH
+
+
+def plain(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+def depthwise(width: int, taps: int = 4, *, bias: bool = True) -> nn.Conv1d:
+    return nn.Conv1d(width, width, taps, groups=width, padding=taps - 1, bias=bias)
+
+
+def time_step_(x: Tensor) -> None:
+    u = torch.rand(x.shape) * (math.log(0.1) - math.log(0.001)) + math.log(0.001)
+    dt = u.exp().clamp(min=1e-4)
+    x.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+
+def default_(module: nn.Linear | nn.Conv1d) -> None:
+    module.reset_parameters()
+
+
+class Mamba(nn.Module):
+    """mamba_ssm e9594ce, Mamba 1, or 2 with an MLP in each block."""
+
+    def __init__(self, version: int = 1) -> None:
+        super().__init__()
+        self.version = version
+        self.backbone = Tree(
+            embedding=nn.Embedding(VOCABULARY, WIDTH),
+            layers=nn.ModuleList([self._block() for _ in range(LAYERS)]),
+            norm_f=nn.RMSNorm(WIDTH),
+        )
+        self.lm_head = plain(WIDTH, VOCABULARY)
+        self.lm_head.weight = self.backbone["embedding"].weight
+
+    def _block(self) -> Tree:
+        if self.version == 1:
+            mixer = Tree(
+                A_log=torch.empty(INNER, STATES),
+                D=torch.empty(INNER),
+                in_proj=plain(WIDTH, 2 * INNER),
+                conv1d=depthwise(INNER),
+                x_proj=plain(INNER, RANK + 2 * STATES),
+                dt_proj=plain(RANK, INNER, bias=True),
+                out_proj=plain(INNER, WIDTH),
+            )
+            return Tree(mixer=mixer, norm=nn.RMSNorm(WIDTH))
+        channels = INNER + 2 * STATES
+        mixer = Tree(
+            dt_bias=torch.empty(HEADS),
+            A_log=torch.empty(HEADS),
+            D=torch.empty(HEADS),
+            in_proj=plain(WIDTH, INNER + channels + HEADS),
+            conv1d=depthwise(channels),
+            norm=nn.RMSNorm(INNER),
+            out_proj=plain(INNER, WIDTH),
+        )
+        mlp = Tree(fc1=plain(WIDTH, 2 * INNER), fc2=plain(INNER, WIDTH))
+        return Tree(mixer=mixer, norm=nn.RMSNorm(WIDTH), mlp=mlp, norm2=nn.RMSNorm(WIDTH))
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d)):
+                default_(module)
+            elif isinstance(module, nn.RMSNorm):
+                ones_(module.weight)
+        normal_(self.backbone["embedding"].weight, std=0.02)
+        for block in self.backbone["layers"]:
+            mixer = block.mixer
+            ones_(mixer.D)
+            outputs = [mixer.out_proj]
+            if self.version == 1:
+                mixer.A_log.copy_(torch.arange(1, STATES + 1).float().log().expand(INNER, -1))
+                uniform_(mixer.dt_proj.weight, -(RANK**-0.5), RANK**-0.5)
+                time_step_(mixer.dt_proj.bias)
+            else:
+                mixer.A_log.uniform_(1, 16).log_()
+                time_step_(mixer.dt_bias)
+                outputs.append(block.mlp.fc2)
+            for output in outputs:
+                kaiming_uniform_(output.weight, a=math.sqrt(5))
+                output.weight /= math.sqrt(len(outputs) * LAYERS)
+
+
+def mamba2() -> Mamba:
+    return Mamba(2)
+
+
+class ShortConvolution(nn.Conv1d):
+    """The depthwise convolution of fla."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 4, groups=width, padding=3, bias=False)
+
+
+class GatedDeltaNet(nn.Module):
+    """fla bc3b101; OLMo-core names its parts the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block() -> Tree:
+            attn = Tree(
+                **{f"{name}_proj": plain(WIDTH, WIDTH) for name in "qkvg"},
+                a_proj=plain(WIDTH, HEADS),
+                b_proj=plain(WIDTH, HEADS),
+                A_log=torch.empty(HEADS),
+                dt_bias=torch.empty(HEADS),
+                **{f"{name}_conv1d": ShortConvolution(WIDTH) for name in "qkv"},
+                o_norm=nn.RMSNorm(WIDTH // HEADS),
+                o_proj=plain(WIDTH, WIDTH),
+            )
+            mlp = Tree(
+                gate_proj=plain(WIDTH, INNER),
+                up_proj=plain(WIDTH, INNER),
+                down_proj=plain(INNER, WIDTH),
+            )
+            norms = {f"{name}_norm": nn.RMSNorm(WIDTH) for name in ("attn", "mlp")}
+            return Tree(attn=attn, mlp=mlp, **norms)
+
+        self.model = Tree(
+            embeddings=nn.Embedding(VOCABULARY, WIDTH),
+            layers=nn.ModuleList([block() for _ in range(LAYERS)]),
+            norm=nn.RMSNorm(WIDTH),
+        )
+        self.lm_head = plain(WIDTH, VOCABULARY)
+
+    @torch.no_grad()
+    def init_weights(self, residual: str = "plain") -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)):
+                normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.RMSNorm):
+                ones_(module.weight)
+        for layer in self.model["layers"]:
+            layer.attn.A_log.uniform_(0, 16).log_()
+            time_step_(layer.attn.dt_bias)
+            for output in (layer.attn.o_proj, layer.mlp.down_proj):
+                if residual == "rescale":
+                    kaiming_uniform_(output.weight, a=math.sqrt(5))
+                    output.weight /= math.sqrt(2 * LAYERS)
+                elif residual == "zero":
+                    zeros_(output.weight)
+
+
+class OffsetRMSNorm(nn.Module):
+    """A norm that multiplies by 1 + weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (x.shape[-1],)) * (1 + self.weight)
+
+
+class TitanQwenNext(nn.Module):
+    """torchtitan b5bcd76, Qwen3.5: two delta nets, one attention with experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(i: int) -> Tree:
+            norms = {f"{name}_norm": OffsetRMSNorm(WIDTH) for name in ("attention", "ffn")}
+            if i == LAYERS - 1:
+                attention = Tree(**{f"w{name}": plain(WIDTH, WIDTH) for name in "qkvo"})
+                experts = Tree(
+                    w1_EFD=torch.empty(4, INNER, WIDTH),
+                    w2_EDF=torch.empty(4, WIDTH, INNER),
+                    w3_EFD=torch.empty(4, INNER, WIDTH),
+                )
+                router = Tree(gate=plain(WIDTH, 4))
+                return Tree(attention=attention, moe=Tree(router=router, experts=experts), **norms)
+            delta_net = Tree(
+                **{f"in_proj_{name}": plain(WIDTH, WIDTH) for name in "qkvz"},
+                in_proj_a=plain(WIDTH, HEADS),
+                in_proj_b=plain(WIDTH, HEADS),
+                **{f"conv_{name}": depthwise(WIDTH, bias=False) for name in "qkv"},
+                A_log=torch.empty(HEADS),
+                dt_bias=torch.empty(HEADS),
+                norm=nn.RMSNorm(WIDTH // HEADS),
+                out_proj=plain(WIDTH, WIDTH),
+            )
+            feed_forward = Tree(
+                w1=plain(WIDTH, INNER), w2=plain(INNER, WIDTH), w3=plain(WIDTH, INNER)
+            )
+            return Tree(delta_net=delta_net, feed_forward=feed_forward, **norms)
+
+        self.tok_embeddings = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleDict({str(i): block(i) for i in range(LAYERS)})
+        self.norm = OffsetRMSNorm(WIDTH)
+        self.lm_head = plain(WIDTH, VOCABULARY)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith(("dt_bias", "delta_net.norm.weight")):
+                ones_(parameter)
+            elif name.endswith("A_log"):
+                parameter.uniform_(0.01, 16).log_()
+            elif "norm" in name:
+                zeros_(parameter)
+            elif ".conv_" not in name:
+                trunc_normal_(parameter, std=0.02)
+        for i, layer in enumerate(self.layers.values()):
+            ends = (".wo.weight", ".out_proj.weight", ".w2.weight", ".w3.weight", "gate.weight")
+            for name, parameter in layer.named_parameters():
+                if name.endswith((*ends, "w2_EDF", "w3_EFD")):
+                    trunc_normal_(parameter, std=0.02 / math.sqrt(2 * (i + 1)))
+        normal_(self.tok_embeddings.weight)
+        head = WIDTH**-0.5
+        trunc_normal_(self.lm_head.weight, std=head, a=-3 * head, b=3 * head)
