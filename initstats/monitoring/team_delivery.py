@@ -77,7 +77,7 @@ class TeamDelivery(Delivery):
                     continue
             try:
                 outcome = merge(self._team, None if held is None else held[2])
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, rows of this rank go on
                 self._go_on_alone(held, closing, error)
                 return
             if outcome is None:

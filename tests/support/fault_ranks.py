@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -160,6 +161,8 @@ def check_modules_that_some_ranks_lack_are_joined() -> None:
 
 
 def check_workers_of_a_data_loader_that_fork_change_nothing() -> None:
+    # The process of this rank is a daemon, which may not have children.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     net, kept = model(), Kept()
     data = TensorDataset(torch.randn(32, 6))
     loader = DataLoader(data, batch_size=8, num_workers=2, multiprocessing_context="fork")
