@@ -189,3 +189,17 @@ def test_records_are_compared_without_looking_at_the_parameters_again() -> None:
     assert report.ok, [(entry.name, entry.problem) for entry in report.failures]
     # A parameter of several parts has no record of its parts, and is left out.
     assert "bias_ih_l0[forget]" not in {entry.name for entry in report.entries}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bound_that_a_dtype_does_not_reach_is_no_cut(dtype: torch.dtype) -> None:
+    # bfloat16 has 0.9966e-4 and 1.0014e-4, and nothing between.
+    model = nn.Embedding(320, 256, dtype=dtype)
+    for bound in (1e-4, 0.03, 0.7):
+        recipe = Recipe([Rule("*", Uniform(-bound, bound))], name="bounded")
+        init_(model, recipe, seed=0)
+        report = verify(model, recipe)
+        assert report.ok, [entry.problem for entry in report.failures]
+        with torch.no_grad():
+            model.weight.clamp_(-0.97 * bound, 0.97 * bound)
+        assert not verify(model, recipe).ok
