@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
 import state_space_models
 from initstats import recipes
-from initstats.recipes import Computed, LogUniform, Transformed, TruncNormal
+from initstats.planning.planner import plan
+from initstats.recipes import (
+    Computed,
+    Constant,
+    LogUniform,
+    Orthogonal,
+    Transformed,
+    TruncNormal,
+)
 from promises import ONE, ZERO, check, normal, uniform
 
 TIME_STEP = Transformed("softplus_inverse_exp", math.log(0.001), math.log(0.1), 1e-4)
@@ -142,6 +151,59 @@ def test_gated_deltanet_of_torchtitan() -> None:
     check(state_space_models.TitanQwenNext(), recipe, dict(promises))
 
 
+def test_rwkv7() -> None:
+    def mixing(exponent: float) -> Callable[[int], Computed]:
+        def of_layer(layer: int) -> Computed:
+            arguments = {"exponent": exponent * (1 - layer / 3)}
+            return Computed("rwkv_mixing", (1, 1, 256), arguments)
+
+        return of_layer
+
+    def channels(start: float, slope: float, zigzag: float, head_width: int) -> Computed:
+        arguments = {"start": start, "slope": slope, "zigzag": zigzag, "head_width": head_width}
+        return Computed("rwkv_channels", (1, 1, 256), arguments)
+
+    def decay(layer: int) -> Computed:
+        arguments = {"power": 1 + (layer / 2) ** 0.3, "head_width": 32}
+        return Computed("rwkv_decay", (1, 1, 256), arguments)
+
+    def channel_mixing(layer: int) -> Computed:
+        return Computed("rwkv_mixing", (1, 1, 256), {"exponent": (1 - layer / 3) ** 4})
+
+    promises = {
+        "*.ffn.x_k": channel_mixing,
+        "*.x_[rg]": mixing(0.2),
+        "*.x_[wa]": mixing(0.9),
+        "*.x_[kv]": mixing(0.7),
+        "*.w0": decay,
+        "*.a0": channels(-0.19, 0.4, 0.3, 32),
+        "*.v0": channels(0.73, -0.4, 0.0, 2),
+        "*.k_k": channels(0.71, -0.1, 0.0, 2),
+        "*.k_a": Constant(1.02),
+        "*.r_k": Constant(-0.04),
+        "*.[wavg]1": ZERO,
+        "*.[wavg]2": Orthogonal(32, 256, 0.1),
+        "*.receptance.weight": Orthogonal(256, 256),
+        "*.att.key.weight": Orthogonal(256, 256, 0.1),
+        "*.att.value.weight": Orthogonal(256, 256),
+        "*.ffn.key.weight": Orthogonal(1024, 256),
+        "*.output.weight": ZERO,
+        "*.ffn.value.weight": ZERO,
+        "*.ln_x.weight": lambda layer: Constant(((layer + 1) / 3) ** 0.7),
+        "*ln*.weight": ONE,
+        "*.bias": ZERO,
+        "emb.weight": uniform(1e-4),
+        "head.weight": Orthogonal(320, 256, math.sqrt(320 / 256) / 2),
+    }
+    check(state_space_models.RWKV7(), recipes.rwkv7(), dict(promises))
+    first = Computed("rwkv_decay", (4,), {"power": 2.0, "head_width": 2}).values().tolist()
+    assert first == pytest.approx([-8.0, -5.5 + 6 / 9 + 2.5, -5.5 + 24 / 9 - 2.5, 3.0])
+    assert Computed("rwkv_mixing", (4,), {"exponent": 0.5}).values()[1] == 0.5
+    doubled = [g for g in recipes.rwkv7().param_groups(state_space_models.RWKV7(), lr=0.25)
+               if g["lr"] == 0.5]  # fmt: skip
+    assert [len(group["params"]) for group in doubled] == [3]
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -154,6 +216,8 @@ def test_gated_deltanet_of_torchtitan() -> None:
         ("gated_deltanet", {"residual": "scaled"}),
         ("gated_deltanet", {"std": -1.0}),
         ("gated_deltanet", {"layers": 0}),
+        ("rwkv7", {"layers": 0}),
+        ("rwkv7", {"head_width": 1}),
     ],
 )
 def test_options_that_are_not_there_are_refused(name: str, options: dict[str, object]) -> None:
@@ -165,3 +229,12 @@ def test_options_that_are_not_there_are_refused(name: str, options: dict[str, ob
 def test_rescaling_is_an_option_of_fla_alone() -> None:
     with pytest.raises(ValueError, match='expected residual="plain" with variant'):
         recipes.gated_deltanet(variant="torchtitan", residual="rescale")
+
+
+def test_the_width_of_a_head_is_asked_for() -> None:
+    model = state_space_models.RWKV7()
+    for block in model.blocks:
+        del block.att.r_k
+    with pytest.raises(ValueError, match=r"initstats\.rwkv7: .*give head_width="):
+        plan(model, "rwkv7")
+    assert plan(model, recipes.rwkv7(head_width=32)).unmatched == ()

@@ -125,6 +125,7 @@ SMALL: dict[str, tuple[Callable[[], Any], Recipe, dict[str, str]]] = {
     "gated_deltanet, torchtitan": (
         state_space_models.TitanQwenNext, recipes.gated_deltanet(variant="torchtitan"), {},
     ),
+    "rwkv7": (state_space_models.RWKV7, recipes.rwkv7(), {}),
 }  # fmt: skip
 
 
@@ -208,6 +209,9 @@ def usual(x: Tensor) -> None:
         ("mamba1", "*.dt_proj.weight", usual),
         ("mamba1", "*.A_log", zeros),
         ("mamba1", "*.D", zeros),
+        ("rwkv7", "*.ffn.key.weight", usual),  # fla#493: initialisation written, never called
+        ("rwkv7", "blocks.0.att.ln_x.weight", ones),
+        ("rwkv7", "*.w0", zeros),
     ],
 )
 def test_time_constants_that_others_wrote_are_found(
@@ -244,3 +248,24 @@ def test_a_log_is_finite_in_bfloat16_and_minus_infinity_is_found() -> None:
         init_(model, recipe, seed=seed)
         assert torch.isfinite(model["attn"].A_log).all()
         accepts(model, recipe)
+
+
+def test_orthogonal_matrices_that_never_reached_bfloat16_are_found() -> None:
+    """fla#538: they were written into a float copy of the parameter."""
+    model = state_space_models.RWKV7().bfloat16()
+    init_(model, "rwkv7", seed=0)
+    accepts(model, "rwkv7")
+
+    def into_a_copy(x: Tensor) -> None:
+        x.zero_()
+        nn.init.orthogonal_(x.float(), gain=0.1)
+
+    rejects(model, "rwkv7", "*.w2", into_a_copy)
+
+
+def test_a_layer_in_the_place_of_another_is_found() -> None:
+    model = small("rwkv7")
+    with torch.no_grad():
+        model.get_parameter("blocks.1.att.w0").copy_(model.get_parameter("blocks.2.att.w0"))
+    names = {entry.name for entry in verify(model, "rwkv7").failures}
+    assert "blocks.1.att.w0" in names

@@ -9,7 +9,15 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.init import kaiming_uniform_, normal_, ones_, trunc_normal_, uniform_, zeros_
+from torch.nn.init import (
+    kaiming_uniform_,
+    normal_,
+    ones_,
+    orthogonal_,
+    trunc_normal_,
+    uniform_,
+    zeros_,
+)
 
 from named_models import Tree
 
@@ -227,3 +235,73 @@ class TitanQwenNext(nn.Module):
         normal_(self.tok_embeddings.weight)
         head = WIDTH**-0.5
         trunc_normal_(self.lm_head.weight, std=head, a=-3 * head, b=3 * head)
+
+
+class RWKV7(nn.Module):
+    """RWKV-LM 524481d."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        head, rank = WIDTH // HEADS, 32
+
+        def block(i: int) -> Tree:
+            low = {f"{n}1": torch.empty(WIDTH, rank) for n in "wavg"}
+            low |= {f"{n}2": torch.empty(rank, WIDTH) for n in "wavg"}
+            names = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "v0", "k_k", "k_a")
+            att = Tree(
+                **{name: torch.empty(1, 1, WIDTH) for name in names},
+                **low,
+                r_k=torch.empty(HEADS, head),
+                **{n: plain(WIDTH, WIDTH) for n in ("receptance", "key", "value", "output")},
+                ln_x=nn.GroupNorm(HEADS, WIDTH, eps=64e-5),
+            )
+            ffn = Tree(
+                x_k=torch.empty(1, 1, WIDTH),
+                key=plain(WIDTH, 2 * INNER),
+                value=plain(2 * INNER, WIDTH),
+            )
+            norms = {f"ln{n}": nn.LayerNorm(WIDTH) for n in ((0, 1, 2) if i == 0 else (1, 2))}
+            return Tree(att=att, ffn=ffn, **norms)
+
+        self.emb = nn.Embedding(VOCABULARY, WIDTH)
+        self.blocks = nn.ModuleList([block(i) for i in range(LAYERS)])
+        self.ln_out = nn.LayerNorm(WIDTH)
+        self.head = plain(WIDTH, VOCABULARY)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        head, last = WIDTH // HEADS, WIDTH - 1
+        for module in self.modules():
+            if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+                module.reset_parameters()
+        for i, block in enumerate(self.blocks):
+            ratio, almost = i / (LAYERS - 1), 1.0 - i / LAYERS
+            att, ffn = block.att, block.ffn
+            ramp = torch.tensor([n / WIDTH for n in range(WIDTH)])
+            exponents = {"x_r": 0.2, "x_w": 0.9, "x_k": 0.7, "x_v": 0.7, "x_a": 0.9, "x_g": 0.2}
+            for name, exponent in exponents.items():
+                att.get_parameter(name).copy_(1.0 - torch.pow(ramp, exponent * almost))
+            ffn.x_k.copy_(1.0 - torch.pow(ramp, almost**4))
+            for n in range(WIDTH):
+                line = n / last - 0.5
+                zigzag = ((n % head) - ((head - 1) / 2)) / ((head - 1) / 2)
+                zigzag *= abs(zigzag)
+                decay = -6 + 6 * (n / last) ** (1 + 1 * ratio**0.3)
+                att.w0[0, 0, n] = decay + 0.5 + zigzag * 2.5
+                att.a0[0, 0, n] = -0.19 + zigzag * 0.3 + line * 0.4
+                att.v0[0, 0, n] = 0.73 - line * 0.4
+                att.k_k[0, 0, n] = 0.71 - line * 0.1
+            att.k_a.fill_(1.02)
+            att.r_k.fill_(-0.04)
+            for name in "wavg":
+                zeros_(att.get_parameter(f"{name}1"))
+                orthogonal_(att.get_parameter(f"{name}2"), gain=0.1)
+            orthogonal_(att.receptance.weight)
+            orthogonal_(att.key.weight, gain=0.1)
+            orthogonal_(att.value.weight)
+            zeros_(att.output.weight)
+            orthogonal_(ffn.key.weight)
+            zeros_(ffn.value.weight)
+            att.ln_x.weight.fill_(((1 + i) / LAYERS) ** 0.7)
+        uniform_(self.emb.weight, -1e-4, 1e-4)
+        orthogonal_(self.head.weight, gain=0.5 * math.sqrt(VOCABULARY / WIDTH))

@@ -103,6 +103,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
         state_space_models.TitanQwenNext,
         lambda: recipes.gated_deltanet(variant="torchtitan"),
     ),
+    "rwkv7": (state_space_models.RWKV7, recipes.rwkv7),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,
