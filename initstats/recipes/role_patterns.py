@@ -65,6 +65,6 @@ POSITION = re.compile(
 # nets); mixing coefficients of RWKV; attention sinks; temperatures and biases of contrastive heads.
 SPECIAL = re.compile(
     r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj\.bias|(log|inv)_dt"
-    r"|time_(decay|first|faaaa|mix_\w+|maa_\w+)|recurrent_param|x_[rwkvag]|k_[ka]|r_k|[wav]0"
+    r"|time_(decay|first|faaaa|mix_\w+|maa_\w+)|recurrent_param|a_param|x_[rwkvag]|k_[ka]|r_k|[wav]0"
     r"|sinks?|attention_sinks?|logit_(scale|bias)|log_?std)$"
 )

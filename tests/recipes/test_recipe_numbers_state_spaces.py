@@ -17,6 +17,7 @@ from initstats.recipes import (
     Orthogonal,
     Transformed,
     TruncNormal,
+    Uniform,
 )
 from promises import ONE, ZERO, check, normal, uniform
 
@@ -204,6 +205,38 @@ def test_rwkv7() -> None:
     assert [len(group["params"]) for group in doubled] == [3]
 
 
+def test_griffin() -> None:
+    decay = Transformed("softplus_inverse_half_log", 0.81, 0.998001)
+    final = math.sqrt(2 / 3)
+    start = {"*.a_param": decay, "*norm.scale": ZERO, "*.b": ZERO, "*.bias": ZERO}
+    promises = {
+        **start,
+        "*gate.w": normal(32**-0.5),
+        "*.conv_1d.w": normal(0.05),
+        "*.linear_out.weight": normal(final / 16),
+        "*.proj_final.weight": normal(final / 16),
+        "*.ffw_down.weight": normal(final * 512**-0.5),
+        "*": normal(1 / 16),
+    }
+    check(state_space_models.Griffin(), recipes.griffin(), dict(promises))
+    assert decay.bounds == pytest.approx((-6.907, -2.197), abs=1e-3)
+
+
+def test_s4d() -> None:
+    promises = {
+        "*.D": normal(1.0),
+        "*.kernel.C": normal(0.5**0.5),
+        "*.log_dt": Uniform(math.log(0.001), math.log(0.1)),
+        "*.log_A_real": Constant(math.log(0.5)),
+        "*.A_imag": Computed("linspace", (256, 32), {"start": 0.0, "end": 31 * math.pi}),
+        "norms.*.weight": ONE,
+        "norms.*.bias": ZERO,
+        "encoder.*": uniform(3**-0.5),
+        "*": uniform(1 / 16),
+    }
+    check(state_space_models.S4D(), recipes.s4d(), dict(promises))
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -217,6 +250,8 @@ def test_rwkv7() -> None:
         ("gated_deltanet", {"std": -1.0}),
         ("gated_deltanet", {"layers": 0}),
         ("rwkv7", {"layers": 0}),
+        ("griffin", {"variant": "hawk"}),
+        ("griffin", {"layers": 0}),
         ("rwkv7", {"head_width": 1}),
     ],
 )

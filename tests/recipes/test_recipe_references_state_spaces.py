@@ -74,6 +74,12 @@ MODELS: dict[str, Made] = {
          "moe_intermediate_size": 128, "shared_expert_intermediate_size": 128},
         recipes.gated_deltanet(variant="transformers"),
     ),
+    "recurrent_gemma": (
+        "RecurrentGemmaForCausalLM",
+        "RecurrentGemmaConfig",
+        {**DECODER, "num_hidden_layers": 3, "lru_width": 256},
+        recipes.griffin(variant="transformers"),
+    ),
     "qwen3_5": (
         "Qwen3_5ForCausalLM",
         "Qwen3_5TextConfig",
@@ -126,6 +132,8 @@ SMALL: dict[str, tuple[Callable[[], Any], Recipe, dict[str, str]]] = {
         state_space_models.TitanQwenNext, recipes.gated_deltanet(variant="torchtitan"), {},
     ),
     "rwkv7": (state_space_models.RWKV7, recipes.rwkv7(), {}),
+    "griffin": (state_space_models.Griffin, recipes.griffin(), {}),
+    "s4d": (state_space_models.S4D, recipes.s4d(), {}),
 }  # fmt: skip
 
 
@@ -156,6 +164,7 @@ def small(name: str) -> nn.Module:
         ("gated_deltanet, rescale", "*.o_proj.weight", (2 * LAYERS) ** 0.5),
         ("gated_deltanet, rescale", "*.down_proj.weight", (2 * LAYERS) ** 0.5),
         ("gated_deltanet, torchtitan", "layers.1.delta_net.out_proj.weight", 2.0),
+        ("griffin", "*.linear_out.weight", (LAYERS / 2) ** 0.5),
         ("gated_deltanet, torchtitan", "layers.1.feed_forward.w3.weight", 2.0),
     ],
 )
@@ -212,6 +221,11 @@ def usual(x: Tensor) -> None:
         ("rwkv7", "*.ffn.key.weight", usual),  # fla#493: initialisation written, never called
         ("rwkv7", "blocks.0.att.ln_x.weight", ones),
         ("rwkv7", "*.w0", zeros),
+        ("griffin", "*.a_param", zeros),
+        ("griffin", "*.ffw_down.weight", lambda x: x.mul_((LAYERS / 2) ** 0.5)),
+        ("griffin", "*norm.scale", ones),
+        ("s4d", "*.log_dt", zeros),
+        ("s4d", "*.A_imag", zeros),
     ],
 )
 def test_time_constants_that_others_wrote_are_found(
@@ -269,3 +283,11 @@ def test_a_layer_in_the_place_of_another_is_found() -> None:
         model.get_parameter("blocks.1.att.w0").copy_(model.get_parameter("blocks.2.att.w0"))
     names = {entry.name for entry in verify(model, "rwkv7").failures}
     assert "blocks.1.att.w0" in names
+
+
+def test_gates_of_a_tenth_in_transformers_are_named() -> None:
+    model = build("recurrent_gemma")()
+    found = {entry.name: entry.problem for entry in verify(model, "griffin").failures}
+    gates = [problem for name, problem in found.items() if name.endswith("gate_weight")]
+    assert len(gates) == 4
+    assert all("(x 0.1" in problem or "(x 0.09" in problem for problem in gates), gates

@@ -237,6 +237,109 @@ class TitanQwenNext(nn.Module):
         trunc_normal_(self.lm_head.weight, std=head, a=-3 * head, b=3 * head)
 
 
+class Griffin(nn.Module):
+    """recurrentgemma 2efa84d: two recurrent blocks and one of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = WIDTH // HEADS
+
+        def gates() -> Tree:
+            return Tree(w=torch.empty(HEADS, block, block), b=torch.empty(HEADS, block))
+
+        def residual(i: int) -> Tree:
+            norms = {f"{n}_pre_norm": GemmaNorm(WIDTH) for n in ("temporal", "channel")}
+            mlp_block = Tree(
+                ffw_up=Tree(w=torch.empty(2, WIDTH, INNER), b=torch.empty(2, 1, 1, INNER)),
+                ffw_down=nn.Linear(INNER, WIDTH),
+            )
+            if i == LAYERS - 1:
+                attention = Tree(
+                    proj_q=plain(WIDTH, WIDTH),
+                    proj_k=plain(WIDTH, block),
+                    proj_v=plain(WIDTH, block),
+                    proj_final=nn.Linear(WIDTH, WIDTH),
+                )
+                return Tree(attention_block=attention, mlp_block=mlp_block, **norms)
+            recurrent = Tree(
+                **{f"linear_{n}": nn.Linear(WIDTH, WIDTH) for n in ("y", "x", "out")},
+                conv_1d=Tree(w=torch.empty(4, WIDTH), b=torch.empty(WIDTH)),
+                rg_lru=Tree(a_param=torch.empty(WIDTH), input_gate=gates(), a_gate=gates()),
+            )
+            return Tree(recurrent_block=recurrent, mlp_block=mlp_block, **norms)
+
+        self.embedder = Tree(input_embedding=torch.empty(VOCABULARY, WIDTH))
+        self.blocks = nn.ModuleList([residual(i) for i in range(LAYERS)])
+        self.final_norm = GemmaNorm(WIDTH)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        final = math.sqrt(2.0 / LAYERS)
+        for name, p in self.named_parameters():
+            if name.endswith(("bias", ".b", "scale")):
+                zeros_(p)
+            elif name.endswith("a_param"):
+                p.uniform_(0.9**2 + 1e-8, 0.999**2 + 1e-8)
+                p.log_().mul_(0.5).neg_().exp_().sub_(1.0).log_()
+            elif name.endswith("conv_1d.w"):
+                normal_(p, std=math.sqrt(0.01 / 4))
+            elif name.endswith("gate.w"):
+                normal_(p, std=math.sqrt(1.0 / (WIDTH // HEADS)))
+            elif name.endswith("ffw_down.weight"):
+                normal_(p, std=final / math.sqrt(INNER))
+            elif name.endswith(("linear_out.weight", "proj_final.weight")):
+                normal_(p, std=final / math.sqrt(WIDTH))
+            else:
+                normal_(p, std=math.sqrt(1.0 / WIDTH))
+
+
+class GemmaNorm(nn.Module):
+    """A norm that multiplies by 1 + scale."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (x.shape[-1],)) * (1 + self.scale)
+
+
+class S4D(nn.Module):
+    """s4 2ed46fc, with the layers around it of its example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def layer() -> Tree:
+            kernel = Tree(
+                C=torch.empty(WIDTH, 32, 2),
+                log_dt=torch.empty(WIDTH),
+                log_A_real=torch.empty(WIDTH, 32),
+                A_imag=torch.empty(WIDTH, 32),
+            )
+            mix = nn.Sequential(nn.Conv1d(WIDTH, 2 * WIDTH, kernel_size=1), nn.GLU(dim=-2))
+            return Tree(D=torch.empty(WIDTH), kernel=kernel, output_linear=mix)
+
+        self.encoder = nn.Linear(3, WIDTH)
+        self.s4_layers = nn.ModuleList([layer() for _ in range(LAYERS)])
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(LAYERS)])
+        self.decoder = nn.Linear(WIDTH, 10)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+                module.reset_parameters()
+        for layer in self.s4_layers:
+            kernel = layer.kernel
+            kernel.C.copy_(torch.view_as_real(torch.randn(WIDTH, 32, dtype=torch.cfloat)))
+            u = torch.rand(WIDTH)
+            kernel.log_dt.copy_(u * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
+            kernel.log_A_real.copy_(torch.log(0.5 * torch.ones(WIDTH, 32)))
+            kernel.A_imag.copy_(math.pi * torch.arange(32).expand(WIDTH, 32))
+            normal_(layer.D)
+
+
 class RWKV7(nn.Module):
     """RWKV-LM 524481d."""
 

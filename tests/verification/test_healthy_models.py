@@ -104,6 +104,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
         lambda: recipes.gated_deltanet(variant="torchtitan"),
     ),
     "rwkv7": (state_space_models.RWKV7, recipes.rwkv7),
+    "griffin": (state_space_models.Griffin, recipes.griffin),
+    "s4d": (state_space_models.S4D, recipes.s4d),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,

@@ -1,10 +1,11 @@
-"""Recipes of state-space models: Mamba, Mamba 2."""
+"""Recipes of state-space models and linear recurrences: Mamba, Mamba 2, Griffin, S4D."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from initstats.recipes.distributions.basic import Normal
+from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.distributions.composite import Distribution
 from initstats.recipes.distributions.computed import Computed
 from initstats.recipes.distributions.loguniform import LogUniform
@@ -16,6 +17,7 @@ from initstats.recipes.library.building import (
     depth,
     described,
     framework_default,
+    normal_by_fan_in,
     norms,
     require_choice,
     require_layers,
@@ -27,7 +29,13 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
-__all__ = ["mamba1", "mamba2"]
+__all__ = ["griffin", "mamba1", "mamba2", "s4d"]
+
+# Names of recurrentgemma and of transformers.
+_OUTPUTS = ("*.linear_out.weight", "*.o_proj.weight", "*.proj_final.weight", "*.ffw_down.weight")
+_GATES = ("*input_gate.w", "*.a_gate.w", "*input_gate_weight", "*recurrent_gate_weight")
+_TAPS = ("*.conv_1d.w", "*.conv_1d.weight")
+_ZEROS = ("*gate.b", "*gate_bias", "*.conv_1d.b", "*.conv_1d.bias", "*.ffw_up.b")
 
 
 @built_in
@@ -177,3 +185,135 @@ def _by_depth(name: str, layers: int | None, residuals: int) -> Callable[[Slot],
         return framework_default(slot).scaled(factor)
 
     return fill
+
+
+@built_in
+def griffin(*, variant: str = "recurrentgemma", layers: int | None = None) -> Recipe:
+    """Make the recipe of Griffin (RecurrentGemma).
+
+    q, k, v, x, y and both inputs of the MLP N(0, fan_in^-1/2); outputs of attention, recurrence and
+    MLP N(0, sqrt(2 / (L fan_in))), L the number of blocks; gates of the recurrence
+    N(0, b^-1/2), b the width of one diagonal block; taps of the convolution N(0, sqrt(0.01 / k)), k
+    of them; the recurrent parameter ln(exp(-(ln u) / 2) - 1), u ~ U(0.81, 0.998001); embedding
+    N(0, d^-1/2); biases 0; norms neutral, 0 as they multiply by 1 + scale. In transformers the
+    gates are N(0, 0.1 b^-1/2), a tenth of that, the MLP and the embedding N(0, sqrt(0.01 / k)),
+    0.05 with its four taps, and the buffer normalizer is sqrt(d).
+
+    Args:
+        variant: "recurrentgemma" or "transformers".
+        layers: Number of blocks L, >= 1; found in the model when None.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Source: recurrentgemma `torch/layers.py`, `torch/modules.py`, 2efa84d; transformers
+        `models/recurrent_gemma/modeling_recurrent_gemma.py`, 5.24.0.
+    """
+    require_choice("griffin", "variant", variant, ("recurrentgemma", "transformers"))
+    require_layers("griffin", layers)
+    is_original = variant == "recurrentgemma"
+
+    @described("N(0, sqrt(2 / (L fan_in))), L the number of blocks")
+    def output(slot: Slot) -> Distribution:
+        return Normal(math.sqrt(2 / (depth("griffin", slot, layers) * slot.fans.fan_in)))
+
+    hugging, usual = weights("embedding", *MATRICES), Normal(math.sqrt(0.01 / 4))
+    rules = [
+        *norms(),
+        rule(Match(("*.a_param", "*.recurrent_param")), Transformed.decay_radius(), "decay"),
+        rule(Match(_GATES), _gate(1.0 if is_original else 0.1), "gate of the recurrence"),
+        rule(Match(_TAPS), _taps, "convolution"),
+        rule(Match(_ZEROS), 0.0, "bias"),
+        biases(),
+        rule(Match(_OUTPUTS), output, "output"),
+        *(_plain_griffin(output) if is_original else []),
+        rule(weights("attention input", name="*temporal_block.*"), normal_by_fan_in, "q, k, v"),
+        rule(Match(("*.linear_x.weight", "*.linear_y.weight")), normal_by_fan_in, "x, y"),
+        *([] if is_original else [rule(hugging, usual, "embedding and MLP")]),
+        rule(Match("*normalizer"), _root_of_width, "factor of the embedding"),
+    ]
+    source = "recurrentgemma torch/layers.py, 2efa84d"
+    if not is_original:
+        source = "transformers modeling_recurrent_gemma.py, 5.24.0"
+    return Recipe(rules, name="griffin", source=source)
+
+
+@built_in
+def s4d() -> Recipe:
+    """Make the recipe of S4D.
+
+    log_dt U(ln 0.001, ln 0.1); log_A_real ln(1/2), A_imag pi n for state n; C complex
+    N(0, 1), each part N(0, 1/sqrt(2)); D N(0, 1). Everything else torch's default; norms 1 and 0.
+    Constants that are buffers, as with a learning rate of 0, are written too.
+
+    Returns:
+        The recipe.
+
+    Source: s4 `models/s4/s4d.py`, 2ed46fc.
+    """
+
+    @described("pi n, n = 0, 1, ... along the states")
+    def imaginary(slot: Slot) -> Distribution:
+        last = math.pi * (slot.parameter.shape[-1] - 1)
+        return Computed("linspace", slot.parameter.shape, {"start": 0.0, "end": last})
+
+    rest = ("embedding", "convolution", "other", *MATRICES)
+    rules = [
+        *norms(),
+        rule(Match("*log_dt"), Uniform(math.log(0.001), math.log(0.1)), "time step"),
+        rule(Match("*log_A_real"), math.log(0.5), "decay"),
+        rule(Match("*A_imag"), imaginary, "frequencies"),
+        rule(Match("*kernel.C"), Normal(math.sqrt(0.5)), "C"),
+        rule(Match(("*.D", "D")), Normal(1.0), "D"),
+        rule(weights("embedding"), Normal(1.0), "embedding"),
+        rule(Match(role=rest), framework_default, "other layers"),
+    ]
+    return Recipe(rules, name="s4d", source="s4 models/s4/s4d.py, 2ed46fc")
+
+
+def _plain_griffin(output: Callable[[Slot], Distribution]) -> list[Rule]:
+    """Return the rules that transformers does not have."""
+    inputs = ("*proj_[qkv].weight", "*.q_proj.weight", "*.k_proj.weight", "*.v_proj.weight")
+    mlp = ("*.gate_proj.weight", "*.up_proj.weight")
+    return [
+        rule(Match("*.down_proj.weight"), output, "output"),
+        rule(Match((*inputs, *mlp)), normal_by_fan_in, "input"),
+        rule(Match("*.ffw_up.w"), _of_rows, "input of the MLP"),
+        rule(Match(("*input_embedding", "*embed_tokens.weight")), _of_rows, "embedding"),
+    ]
+
+
+def _gate(factor: float) -> Callable[[Slot], Distribution]:
+    @described(
+        f"N(0, {factor:g} b^-1/2), b the width of a block" if factor != 1 else "N(0, b^-1/2)"
+    )
+    def fill(slot: Slot) -> Distribution:
+        return Normal(factor * slot.parameter.shape[-1] ** -0.5)
+
+    return fill
+
+
+@described("N(0, sqrt(0.01 / k)), k taps")
+def _taps(slot: Slot) -> Distribution:
+    shape = slot.parameter.shape
+    return Normal(math.sqrt(0.01 / (shape[0] if slot.own_name == "w" else shape[-1])))
+
+
+@described("N(0, d^-1/2), d the width")
+def _of_rows(slot: Slot) -> Distribution:
+    # [vocabulary, d], and [2, d, hidden] of the packed inputs of the MLP.
+    shape = slot.parameter.shape
+    return Normal(shape[1] ** -0.5)
+
+
+@described("sqrt(d), d the width of the embedding")
+def _root_of_width(slot: Slot) -> Distribution:
+    embedding = getattr(slot.module, "embed_tokens", None)
+    if embedding is None:
+        raise ValueError(
+            f"initstats.griffin: expected embed_tokens beside the buffer {slot.name}, got none"
+        )
+    return Constant(math.sqrt(embedding.weight.shape[-1]))
