@@ -222,6 +222,21 @@ def test_griffin() -> None:
     assert decay.bounds == pytest.approx((-6.907, -2.197), abs=1e-3)
 
 
+def test_retnet() -> None:
+    square = math.sqrt(6 / 512)
+    wide = math.sqrt(6 / 768)
+    promises = {
+        "*norm.weight": ONE,
+        "*.[qk]_proj.weight": uniform(square * 2**-2.5),
+        "*.[vg]_proj.weight": uniform(wide * 2**-2.5),
+        "*.out_proj.weight": uniform(wide / 2),
+        "*.fc2.weight": uniform(512**-0.5),
+        "*.ffn.*": uniform(1 / 16),
+        "*": normal(1 / 16),
+    }
+    check(state_space_models.RetNet(), recipes.retnet(), dict(promises))
+
+
 def test_s4d() -> None:
     promises = {
         "*.D": normal(1.0),

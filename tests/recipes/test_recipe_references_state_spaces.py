@@ -134,6 +134,7 @@ SMALL: dict[str, tuple[Callable[[], Any], Recipe, dict[str, str]]] = {
     "rwkv7": (state_space_models.RWKV7, recipes.rwkv7(), {}),
     "griffin": (state_space_models.Griffin, recipes.griffin(), {}),
     "s4d": (state_space_models.S4D, recipes.s4d(), {}),
+    "retnet": (state_space_models.RetNet, recipes.retnet(), {}),
 }  # fmt: skip
 
 
@@ -224,6 +225,7 @@ def usual(x: Tensor) -> None:
         ("griffin", "*.a_param", zeros),
         ("griffin", "*.ffw_down.weight", lambda x: x.mul_((LAYERS / 2) ** 0.5)),
         ("griffin", "*norm.scale", ones),
+        ("retnet", "*.[qkvg]_proj.weight", lambda x: x.mul_(2**2.5)),  # the gain left out
         ("s4d", "*.log_dt", zeros),
         ("s4d", "*.A_imag", zeros),
     ],

@@ -16,6 +16,7 @@ from torch.nn.init import (
     orthogonal_,
     trunc_normal_,
     uniform_,
+    xavier_uniform_,
     zeros_,
 )
 
@@ -338,6 +339,42 @@ class S4D(nn.Module):
             kernel.log_A_real.copy_(torch.log(0.5 * torch.ones(WIDTH, 32)))
             kernel.A_imag.copy_(math.pi * torch.arange(32).expand(WIDTH, 32))
             normal_(layer.D)
+
+
+class RetNet(nn.Module):
+    """torchscale, with values of twice the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def layer() -> Tree:
+            retention = Tree(
+                q_proj=plain(WIDTH, WIDTH),
+                k_proj=plain(WIDTH, WIDTH),
+                v_proj=plain(WIDTH, INNER),
+                g_proj=plain(WIDTH, INNER),
+                out_proj=plain(INNER, WIDTH),
+            )
+            ffn = Tree(fc1=plain(WIDTH, INNER), fc2=plain(INNER, WIDTH), gate=plain(WIDTH, INNER))
+            norms = {f"{n}_layer_norm": nn.RMSNorm(WIDTH) for n in ("retention", "final")}
+            return Tree(retention=retention, ffn=ffn, **norms)
+
+        self.embed_tokens = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList([layer() for _ in range(LAYERS)])
+        self.layer_norm = nn.RMSNorm(WIDTH)
+        self.output_projection = plain(WIDTH, VOCABULARY)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.RMSNorm)):
+                module.reset_parameters()
+        for layer in self.layers:
+            for name in "qkvg":
+                xavier_uniform_(layer.retention[f"{name}_proj"].weight, gain=2**-2.5)
+            xavier_uniform_(layer.retention.out_proj.weight, gain=2**-1)
+        normal_(self.embed_tokens.weight, mean=0, std=WIDTH**-0.5)
+        normal_(self.output_projection.weight, mean=0, std=WIDTH**-0.5)
 
 
 class RWKV7(nn.Module):

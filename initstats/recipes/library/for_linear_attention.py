@@ -1,4 +1,4 @@
-"""Recipes of linear attention: gated delta nets, RWKV-7."""
+"""Recipes of linear attention: gated delta nets, RWKV-7, RetNet."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from initstats.recipes.library.building import (
     require_positive,
     rule,
     weights,
+    xavier_uniform,
 )
 from initstats.recipes.library.for_experts import (
     TITAN_W3,
@@ -42,7 +43,7 @@ from initstats.recipes.multipliers import Multipliers
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
-__all__ = ["gated_deltanet", "rwkv7"]
+__all__ = ["gated_deltanet", "retnet", "rwkv7"]
 
 # fla draws U(0, 16), whose logarithm may be -inf; the smallest step of a float32 uniform is 2^-24.
 _A_LOG = {
@@ -306,3 +307,43 @@ def _low_rank(slot: Slot) -> Distribution:
 def _rwkv_head(slot: Slot) -> Distribution:
     rows, columns = slot.parameter.shape
     return Orthogonal(rows, columns, 0.5 * max(1.0, math.sqrt(rows / columns)))
+
+
+@built_in
+def retnet() -> Recipe:
+    """Make the recipe of RetNet.
+
+    q, k, v and the gate of retention Xavier uniform times 2^-5/2, its output Xavier uniform times
+    1/2; the MLP torch's default; embedding and an untied head N(0, d^-1/2), d the width; norms 1.
+
+    Returns:
+        The recipe.
+
+    Source: torchscale `component/multiscale_retention.py`, `architecture/retnet.py`; earlier
+        commits, such as 05a9628, do not halve the output.
+    """
+
+    @described("Xavier uniform times 2^-5/2")
+    def inputs(slot: Slot) -> Distribution:
+        return xavier_uniform(slot, 2**-2.5)
+
+    @described("Xavier uniform times 1/2")
+    def output(slot: Slot) -> Distribution:
+        return xavier_uniform(slot, 0.5)
+
+    @described("N(0, d^-1/2), d the width")
+    def by_width(slot: Slot) -> Distribution:
+        return Normal(slot.parameter.shape[-1] ** -0.5)
+
+    retention = tuple(f"*.{name}_proj.weight" for name in "qkvg")
+    ends = ("*output_projection.weight", "*lm_head.weight")
+    rules = [
+        *norms(),
+        biases(),
+        rule(Match(retention), inputs, "retention"),
+        rule(Match("*.out_proj.weight"), output, "output of retention"),
+        rule(weights("embedding"), by_width, "embedding"),
+        rule(Match(ends), by_width, "head"),
+        rule(weights("linear", "mlp input", "mlp output", "router"), framework_default, "MLP"),
+    ]
+    return Recipe(rules, name="retnet", source="torchscale multiscale_retention.py")
