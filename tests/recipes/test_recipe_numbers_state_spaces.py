@@ -237,6 +237,19 @@ def test_retnet() -> None:
     check(state_space_models.RetNet(), recipes.retnet(), dict(promises))
 
 
+def test_xlstm() -> None:
+    promises = {
+        "*norm*.weight": ONE,
+        "*gate*.weight": ZERO,
+        "*.fgate_preact.bias": Computed("linspace", (8,), {"start": 3.0, "end": 6.0}),
+        "*.igate_preact.bias": Constant(-10.0),
+        "*.out_proj.weight": normal(2 / 3 / 16),
+        "*.proj_down.weight": normal(2 / 3 * 512**-0.5),
+        "*": normal(math.sqrt(0.4) / 16),
+    }
+    check(state_space_models.xlstm(), recipes.xlstm(), dict(promises))
+
+
 def test_s4d() -> None:
     promises = {
         "*.D": normal(1.0),
@@ -267,6 +280,7 @@ def test_s4d() -> None:
         ("rwkv7", {"layers": 0}),
         ("griffin", {"variant": "hawk"}),
         ("griffin", {"layers": 0}),
+        ("xlstm", {"layers": 0}),
         ("rwkv7", {"head_width": 1}),
     ],
 )

@@ -80,6 +80,9 @@ MODELS: dict[str, Made] = {
         {**DECODER, "num_hidden_layers": 3, "lru_width": 256},
         recipes.griffin(variant="transformers"),
     ),
+    "xlstm": (
+        "xLSTMForCausalLM", "xLSTMConfig", {**SIZES, "num_heads": 4}, recipes.xlstm(),
+    ),
     "qwen3_5": (
         "Qwen3_5ForCausalLM",
         "Qwen3_5TextConfig",

@@ -377,6 +377,26 @@ class RetNet(nn.Module):
         normal_(self.output_projection.weight, mean=0, std=WIDTH**-0.5)
 
 
+def xlstm() -> Tree:
+    """The names of xLSTM-7B in transformers."""
+
+    def block() -> Tree:
+        mlstm_layer = Tree(
+            **{name: plain(WIDTH, WIDTH) for name in ("q", "k", "v", "ogate_preact", "out_proj")},
+            **{f"{name}gate_preact": nn.Linear(WIDTH, HEADS) for name in "if"},
+        )
+        ffn = Tree(
+            proj_up_gate=plain(WIDTH, INNER),
+            proj_up=plain(WIDTH, INNER),
+            proj_down=plain(INNER, WIDTH),
+        )
+        return Tree(norm_mlstm=nn.RMSNorm(WIDTH), mlstm_layer=mlstm_layer, ffn=ffn)
+
+    blocks = nn.ModuleList([block() for _ in range(LAYERS)])
+    backbone = Tree(embeddings=nn.Embedding(VOCABULARY, WIDTH), blocks=blocks)
+    return Tree(backbone=backbone, lm_head=plain(WIDTH, VOCABULARY))
+
+
 class RWKV7(nn.Module):
     """RWKV-LM 524481d."""
 

@@ -106,6 +106,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "rwkv7": (state_space_models.RWKV7, recipes.rwkv7),
     "griffin": (state_space_models.Griffin, recipes.griffin),
     "retnet": (state_space_models.RetNet, recipes.retnet),
+    "xlstm": (state_space_models.xlstm, recipes.xlstm),
     "s4d": (state_space_models.S4D, recipes.s4d),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
