@@ -42,6 +42,7 @@ from initstats.recipes.library import (
     for_recurrent,
     for_state_spaces,
     for_t5,
+    for_vision,
     for_vit,
     for_width,
 )
@@ -65,6 +66,7 @@ from initstats.recipes.library.for_policies import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
 from initstats.recipes.library.for_state_spaces import *  # noqa: F403
 from initstats.recipes.library.for_t5 import *  # noqa: F403
+from initstats.recipes.library.for_vision import *  # noqa: F403
 from initstats.recipes.library.for_vit import *  # noqa: F403
 from initstats.recipes.library.for_width import *  # noqa: F403
 from initstats.recipes.match import Match
@@ -123,6 +125,7 @@ __all__ += for_policies.__all__
 __all__ += for_recurrent.__all__
 __all__ += for_state_spaces.__all__
 __all__ += for_t5.__all__
+__all__ += for_vision.__all__
 __all__ += for_vit.__all__
 __all__ += for_width.__all__
 

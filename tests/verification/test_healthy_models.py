@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import decoder_models
+import image_models
 import named_models
 import policy_models
 import state_space_models
@@ -108,6 +109,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "retnet": (state_space_models.RetNet, recipes.retnet),
     "xlstm": (state_space_models.xlstm, recipes.xlstm),
     "s4d": (state_space_models.S4D, recipes.s4d),
+    "swin": (image_models.Swin, recipes.swin),
+    "swin_v2": (image_models.SwinV2, recipes.swin_v2),
+    "dinov2": (image_models.Dino, recipes.dinov2),
+    "dinov2, third": (
+        lambda: image_models.Dino(third=True),
+        lambda: recipes.dinov2(variant="dinov3"),
+    ),
+    "mae": (image_models.Mae, recipes.mae),
+    "convnextv2": (image_models.ConvNextV2, recipes.convnextv2),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,
