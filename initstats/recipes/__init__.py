@@ -25,6 +25,7 @@ from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library import (
     for_adapters,
     for_bert,
+    for_contrastive,
     for_convolutions,
     for_decoders,
     for_depth,
@@ -49,6 +50,7 @@ from initstats.recipes.library import (
 from initstats.recipes.library.building import RECIPES
 from initstats.recipes.library.for_adapters import *  # noqa: F403
 from initstats.recipes.library.for_bert import *  # noqa: F403
+from initstats.recipes.library.for_contrastive import *  # noqa: F403
 from initstats.recipes.library.for_convolutions import *  # noqa: F403
 from initstats.recipes.library.for_decoders import *  # noqa: F403
 from initstats.recipes.library.for_depth import *  # noqa: F403
@@ -108,6 +110,7 @@ __all__ = [
 ]
 __all__ += for_adapters.__all__
 __all__ += for_bert.__all__
+__all__ += for_contrastive.__all__
 __all__ += for_convolutions.__all__
 __all__ += for_decoders.__all__
 __all__ += for_depth.__all__

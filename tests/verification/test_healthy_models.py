@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import contrastive_models
 import decoder_models
 import image_models
 import named_models
@@ -118,6 +119,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     ),
     "mae": (image_models.Mae, recipes.mae),
     "convnextv2": (image_models.ConvNextV2, recipes.convnextv2),
+    "clip": (contrastive_models.Clip, recipes.clip),
+    "siglip": (contrastive_models.SigLip, recipes.siglip),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,
