@@ -251,7 +251,7 @@ def _entry(
     # transformers v5 marks what it loaded from a checkpoint.
     keep = bool(getattr(slot.parameter, "_is_hf_initialized", False))
     if not keep:
-        require_fillable(slot)
+        require_fillable(slot, is_named=recipe.rules[index].names(slot))
     promised = recipe.rules[index].distribution(slot)
     if _is_frozen_table(slot) and not recipe.rules[index].names(slot):
         promised = Kept("a frozen table, requires_grad=False")

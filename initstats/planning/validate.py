@@ -160,18 +160,20 @@ def refuse_sharded(function: str, model: nn.Module) -> None:
             refuse_subclass(function, parameter)
 
 
-def require_fillable(slot: Slot) -> None:
+def require_fillable(slot: Slot, *, is_named: bool = False) -> None:
     """Refuse a parameter whose values a fill cannot write.
 
     Args:
         slot: The parameter.
+        is_named: The rule spells its name out, so it is made for a part of a parametrized weight.
 
     Raises:
         ValueError: With the name, the reason and the fix.
     """
     parameter = slot.parameter
     problem = None
-    if ".parametrizations." in f".{slot.name}" or slot.own_name in _COMPUTED_FROM:
+    is_part = ".parametrizations." in f".{slot.name}" or slot.own_name in _COMPUTED_FROM
+    if is_part and not is_named:
         fix = "remove the parametrization, initialise, register it again"
         problem = ("a plain parameter", "parametrized", fix)
     elif parameter.layout is not torch.strided:

@@ -24,6 +24,7 @@ from initstats.recipes.distributions.transformed import Transformed
 from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library import (
     for_adapters,
+    for_audio,
     for_bert,
     for_contrastive,
     for_convolutions,
@@ -49,6 +50,7 @@ from initstats.recipes.library import (
 )
 from initstats.recipes.library.building import RECIPES
 from initstats.recipes.library.for_adapters import *  # noqa: F403
+from initstats.recipes.library.for_audio import *  # noqa: F403
 from initstats.recipes.library.for_bert import *  # noqa: F403
 from initstats.recipes.library.for_contrastive import *  # noqa: F403
 from initstats.recipes.library.for_convolutions import *  # noqa: F403
@@ -109,6 +111,7 @@ __all__ = [
     "formula",
 ]
 __all__ += for_adapters.__all__
+__all__ += for_audio.__all__
 __all__ += for_bert.__all__
 __all__ += for_contrastive.__all__
 __all__ += for_convolutions.__all__

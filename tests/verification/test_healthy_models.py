@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import audio_models
 import contrastive_models
 import decoder_models
 import image_models
@@ -121,6 +122,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "convnextv2": (image_models.ConvNextV2, recipes.convnextv2),
     "clip": (contrastive_models.Clip, recipes.clip),
     "siglip": (contrastive_models.SigLip, recipes.siglip),
+    "whisper": (audio_models.Whisper, recipes.whisper),
+    "wav2vec2": (audio_models.Wav2Vec2, recipes.wav2vec2),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,

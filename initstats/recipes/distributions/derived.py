@@ -13,6 +13,7 @@ _HOW: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "transpose": lambda x: x.transpose(-1, -2),
     "row norms": lambda x: torch.linalg.vector_norm(x.flatten(1).double(), dim=1),
     "column norms": lambda x: torch.linalg.vector_norm(x.double(), dim=0),
+    "tap norms": lambda x: torch.linalg.vector_norm(x.flatten(0, -2).double(), dim=0),
 }
 
 
@@ -22,12 +23,12 @@ class Derived:
 
     Args:
         how: "copy"; "transpose", of the last two dimensions; "row norms", one per index of the
-            first dimension; or "column norms", one per index of all others. The parameter may have
-            more or fewer dimensions of size 1.
+            first dimension; "column norms", one per index of all others; or "tap norms", one per
+            index of the last. The parameter may have more or fewer dimensions of size 1.
         of: Name of the other parameter, or a glob pattern that only one name matches.
 
     Raises:
-        ValueError: If `how` is none of the four.
+        ValueError: If `how` is none of the five.
     """
 
     how: str
