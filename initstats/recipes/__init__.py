@@ -30,6 +30,7 @@ from initstats.recipes.library import (
     for_convolutions,
     for_decoders,
     for_depth,
+    for_diffusion,
     for_dit,
     for_experts,
     for_fields,
@@ -56,6 +57,7 @@ from initstats.recipes.library.for_contrastive import *  # noqa: F403
 from initstats.recipes.library.for_convolutions import *  # noqa: F403
 from initstats.recipes.library.for_decoders import *  # noqa: F403
 from initstats.recipes.library.for_depth import *  # noqa: F403
+from initstats.recipes.library.for_diffusion import *  # noqa: F403
 from initstats.recipes.library.for_dit import *  # noqa: F403
 from initstats.recipes.library.for_experts import *  # noqa: F403
 from initstats.recipes.library.for_fields import *  # noqa: F403
@@ -117,6 +119,7 @@ __all__ += for_contrastive.__all__
 __all__ += for_convolutions.__all__
 __all__ += for_decoders.__all__
 __all__ += for_depth.__all__
+__all__ += for_diffusion.__all__
 __all__ += for_dit.__all__
 __all__ += for_experts.__all__
 __all__ += for_fields.__all__

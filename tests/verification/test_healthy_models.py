@@ -12,6 +12,7 @@ from torch import nn
 import audio_models
 import contrastive_models
 import decoder_models
+import generator_models
 import image_models
 import named_models
 import policy_models
@@ -124,6 +125,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "siglip": (contrastive_models.SigLip, recipes.siglip),
     "whisper": (audio_models.Whisper, recipes.whisper),
     "wav2vec2": (audio_models.Wav2Vec2, recipes.wav2vec2),
+    "adm_unet": (generator_models.adm_unet, recipes.adm_unet),
+    "edm": (generator_models.edm_unet, recipes.edm),
+    "edm, adm": (generator_models.edm_unet, lambda: recipes.edm(variant="adm")),
+    "flux": (generator_models.flux, recipes.flux),
+    "stylegan2": (generator_models.stylegan2, recipes.stylegan2),
     "t5": (
         lambda: Tree(shared=nn.Embedding(64, 32), wi=linear(32, 64, bias=False)),
         recipes.t5,
