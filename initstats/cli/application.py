@@ -31,6 +31,7 @@ from initstats.cli.monitor_commands import add_commands
 from initstats.cli.stats_command import add_stats_command
 from initstats.text import literal, plain_table
 from initstats.verification.block_values import Blocks
+from initstats.verification.explanation import AUTO
 from initstats.verification.verifier import verify as verify_model
 from initstats.verification.verifier import verify_blocks
 
@@ -52,7 +53,9 @@ def verify(
         str, typer.Argument(help="package.module:function, or a checkpoint, as in stats.")
     ],
     *,
-    recipe: Annotated[str, typer.Option(help="Recipe to compare with: see initstats recipes.")],
+    recipe: Annotated[
+        str, typer.Option(help="Recipe to compare with: see initstats recipes; auto finds it.")
+    ],
     allow_unmatched: Annotated[
         bool, typer.Option("--allow-unmatched", help="Leave out what no rule takes.")
     ] = False,
@@ -67,7 +70,8 @@ def verify(
     Exit status 1 when a parameter is not as promised.
     """
     with refusals():
-        known_recipes.by_name(recipe)
+        if recipe != AUTO:
+            known_recipes.by_name(recipe)
         with working(f"reading {model}"):
             loaded, left_out, blocks = _load(model)
         with working("measuring"):

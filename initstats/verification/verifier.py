@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -29,6 +30,7 @@ from initstats.verification.checks import Judge, not_finite
 from initstats.verification.confidence import Band
 from initstats.verification.cross_checks import relations
 from initstats.verification.entry import VerifyEntry
+from initstats.verification.explanation import AUTO, Candidate, best_candidates
 from initstats.verification.replica_checks import differing_replicas, with_replicas
 from initstats.verification.values import Values
 from initstats.verification.whole_values import WholeValues
@@ -39,6 +41,7 @@ VERIFY_SCHEMA = "initstats.verify/1"
 FALSE_ALARM_RATE = 1e-4
 # Mean (two-sided), std (two-sided), shape, and four of the extremes; those of two sides share one.
 _CHECKS_PER_PIECE = 7
+_SHOWN_CANDIDATES = 5
 # Equal values make a sample smaller than it looks: what sampling bands say is explained by them.
 _EXPLAINING = frozenset(
     {
@@ -84,12 +87,14 @@ class VerifyReport:
         entries: One per parameter, or per piece of a packed one, in the order of the model.
         unmatched: Names of parameters that no rule takes.
         false_alarm_rate: Chance that a correctly initialised model fails anywhere.
+        candidates: With recipe "auto": the recipes that were compared, the best first.
     """
 
     recipe: str
     entries: tuple[VerifyEntry, ...]
     unmatched: tuple[str, ...]
     false_alarm_rate: float
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def failures(self) -> tuple[VerifyEntry, ...]:
@@ -110,6 +115,11 @@ class VerifyReport:
             "false_alarm_rate": self.false_alarm_rate,
             "parameters": [entry.to_dict() for entry in self.entries],
             "unmatched": list(self.unmatched),
+            **(
+                {"candidates": [dataclasses.asdict(each) for each in self.candidates]}
+                if self.candidates
+                else {}
+            ),
         }
 
     def table(self, *, failures_only: bool = False) -> Table:
@@ -124,7 +134,7 @@ class VerifyReport:
         table = plain_table(
             f"recipe {self.recipe}: {len(self.failures)} of {len(self.entries)} parameters "
             "break their promise",
-            caption=f"chance of a false alarm in a correct model: {self.false_alarm_rate:g}",
+            caption=self._caption(),
         )
         table.add_column("parameter", overflow="fold", min_width=24)
         table.add_column("promised", overflow="fold", min_width=10)
@@ -138,6 +148,15 @@ class VerifyReport:
             cells = (number(value) for value in (e.std, e.mean))
             table.add_row(Text(e.name), Text(e.distribution), *cells, verdict)
         return table
+
+    def _caption(self) -> str:
+        """Return what stands below the table."""
+        lines = [f"chance of a false alarm in a correct model: {self.false_alarm_rate:g}"]
+        if self.candidates:
+            shown = self.candidates[:_SHOWN_CANDIDATES]
+            words = ", ".join(f"{each.recipe} {each.explained:.1%}" for each in shown)
+            lines.append(f"elements that recipes explain: {words}")
+        return "\n".join(lines)
 
     def __rich__(self) -> Table:
         return self.table()
@@ -180,7 +199,9 @@ def verify(
 
     Args:
         model: Any module with values, so not on the meta device.
-        recipe: A recipe, or the name of one in `initstats.recipes.available()`.
+        recipe: A recipe, the name of one in `initstats.recipes.available()`, or "auto" for the one
+            that explains most elements, with its default numbers; what it does not take is listed,
+            and `candidates` of the report names the others. Not for DTensors.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
         allow_unmatched: List parameters that no rule takes, instead of refusing.
         roles: As in `plan`.
@@ -199,6 +220,21 @@ def verify(
 
     Determinism: as the records of `initstats.stats`.
     """
+    if recipe == AUTO:
+        how: dict[str, Any] = {"roles": roles, "names": names, "depth": depth}
+
+        def judge(name: str) -> VerifyReport:
+            return verify(
+                model,
+                name,
+                false_alarm_rate=false_alarm_rate,
+                allow_unmatched=True,
+                ignore=ignore,
+                **how,
+            )
+
+        report, found = best_candidates(model, _records(model), judge, **how)
+        return dataclasses.replace(report, candidates=found)
     planned = plan(model, recipe, roles=roles, names=names, depth=depth)
     planned.require_complete("verify", allow_unmatched=allow_unmatched)
     if not 0 < false_alarm_rate < 1:
@@ -243,9 +279,42 @@ def verify_blocks(
         TypeError: As `verify`.
         ValueError: As `verify`, or what `blocks` raises.
     """
+    if recipe == AUTO:
+        records = {
+            name: _merged(blocks(name, parameter))
+            for name, parameter in model.named_parameters()
+            if parameter.is_floating_point()
+        }
+        judge = functools.partial(verify_blocks, model, blocks=blocks, allow_unmatched=True)
+        report, found = best_candidates(model, records, judge)
+        return dataclasses.replace(report, candidates=found)
     planned = plan(model, recipe)
     planned.require_complete("verify", allow_unmatched=allow_unmatched)
     return _verify(model, planned, FALSE_ALARM_RATE, (), blocks, None)
+
+
+def _records(model: nn.Module) -> dict[str, Stats]:
+    """Return the records of the floating-point parameters of a model that "auto" can judge."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "initstats.verify: expected model to be a torch.nn.Module, "
+            f"got model={type(model).__name__}"
+        )
+    named = {name: x for name, x in model.named_parameters() if x.is_floating_point()}
+    wrong = next((name for name, x in named.items() if is_dtensor(x) or x.is_meta), None)
+    if wrong is not None:
+        where = "on the meta device" if named[wrong].is_meta else "a DTensor"
+        raise ValueError(
+            "initstats.verify: expected parameters with all their values in this process for "
+            f"recipe='auto', got {wrong} {where}; give the recipe"
+        )
+    return dict(stats({name: x.detach() for name, x in named.items()}, histogram=False))
+
+
+def _merged(blocks: Iterable[tuple[Tensor, Sequence[int]]]) -> Stats:
+    """Return the record of a parameter from its blocks."""
+    records = [stats(block, histogram=False) for block, _ in blocks]
+    return functools.reduce(Stats.merge, records)
 
 
 def _local_blocks(domain: Domain) -> Blocks:

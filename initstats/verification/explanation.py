@@ -1,0 +1,124 @@
+"""Find the recipe that explains the weights of a model best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from initstats.planning.entry import PlanEntry
+from initstats.planning.planner import Plan, plan
+from initstats.recipes import available, by_name
+from initstats.recipes.distributions.composite import Kept
+from initstats.statistics.record import Stats
+
+if TYPE_CHECKING:
+    from initstats.verification.verifier import VerifyReport
+
+AUTO = "auto"
+# Standard errors that mean and std may be off by in the first look, and what rounding to half
+# precision may add to it. Whoever passes it is verified properly.
+_ERRORS, _ROUNDING = 5.0, 0.01
+# Recipes that are verified properly after the first look.
+_CLOSE = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe, and how much of a model it explains.
+
+    Attributes:
+        recipe: Its name.
+        explained: Share of the elements of all floating-point parameters that are as promised.
+        parameters: Number of parameters that are not as promised, or of which nothing is promised.
+    """
+
+    recipe: str
+    explained: float
+    parameters: int
+
+    @property
+    def rank(self) -> tuple[float, int, str]:
+        """What candidates are sorted by: the best first."""
+        return (-self.explained, self.parameters, self.recipe)
+
+
+def best_candidates(
+    model: nn.Module,
+    records: Mapping[str, Stats],
+    judge: Callable[[str], VerifyReport],
+    **how: Any,
+) -> tuple[VerifyReport, tuple[Candidate, ...]]:
+    """Return the report of the recipe that explains most, and how much others explain.
+
+    All recipes with their default numbers are compared, but for those of some layers only
+    (adapters, new heads): first by mean and std of whole parameters, then the closest by `verify`.
+
+    Args:
+        model: The model; its values are not read.
+        records: The records of its parameters.
+        judge: Verifies the model against a recipe of that name; parameters that no rule takes are
+            allowed.
+        **how: Roles, names and depth, as in `plan`.
+
+    Returns:
+        The report, and the candidates, the best first.
+
+    Raises:
+        ValueError: If no recipe can be planned for the model.
+    """
+    total = sum(record.count for record in records.values())
+    found = []
+    for name in available():
+        if (planned := _planned(model, name, how)) is not None:
+            found.append(_first_look(name, planned, records, total))
+    if not found:
+        raise ValueError(
+            "initstats.verify: expected a model that some recipe can be planned for, got none of "
+            f"{len(available())} recipes; give the recipe, and roles= where names are unusual"
+        )
+    found.sort(key=lambda candidate: candidate.rank)
+    reports = {candidate.recipe: judge(candidate.recipe) for candidate in found[:_CLOSE]}
+    close = [_judged(name, report, records, total) for name, report in reports.items()]
+    close.sort(key=lambda candidate: candidate.rank)
+    return reports[close[0].recipe], (*close, *found[_CLOSE:])
+
+
+def _planned(model: nn.Module, name: str, how: Mapping[str, Any]) -> Plan | None:
+    """Return the plan of a recipe; None where it is not for such a model, or for some layers."""
+    recipe = by_name(name)
+    if recipe.partial:
+        return None
+    try:
+        return plan(model, recipe, **how)
+    except ValueError:  # needs options or a stack of blocks, or ties that contradict it
+        return None
+
+
+def _first_look(name: str, planned: Plan, records: Mapping[str, Stats], total: int) -> Candidate:
+    fitting = [entry.name for entry in planned if _fits(entry, records.get(entry.name))]
+    explained = sum(records[name].count for name in fitting)
+    return Candidate(name, explained / max(1, total), len(records) - len(fitting))
+
+
+def _fits(entry: PlanEntry, record: Stats | None) -> bool:
+    """Tell whether mean and standard deviation are about what is promised."""
+    if record is None or isinstance(entry.distribution, Kept) or record.count == 0:
+        return False
+    std, mean = entry.distribution.std, entry.distribution.mean
+    if math.isnan(std) or math.isnan(mean):  # of other values: looked at properly or not at all
+        return True
+    scale = max(std, abs(mean))
+    of_std = std * (_ERRORS / math.sqrt(2 * record.count) + _ROUNDING)
+    of_mean = std * _ERRORS / math.sqrt(record.count) + _ROUNDING * scale
+    return abs(record.std - std) <= of_std and abs(record.mean - mean) <= of_mean
+
+
+def _judged(name: str, report: VerifyReport, records: Mapping[str, Stats], total: int) -> Candidate:
+    bad = {entry.name.partition("[")[0].partition("@")[0] for entry in report.failures}
+    bad |= set(report.unmatched)
+    lost = sum(records[name].count for name in bad if name in records)
+    return Candidate(name, 1 - lost / max(1, total), len(bad & records.keys()))
