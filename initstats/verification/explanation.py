@@ -71,10 +71,11 @@ def best_candidates(
         ValueError: If no recipe can be planned for the model.
     """
     total = sum(record.count for record in records.values())
-    found = []
-    for name in available():
-        if (planned := _planned(model, name, how)) is not None:
-            found.append(_first_look(name, planned, records, total))
+    found = [
+        _first_look(name, planned, records, total)
+        for name in available()
+        if (planned := _planned(model, name, how)) is not None
+    ]
     if not found:
         raise ValueError(
             "initstats.verify: expected a model that some recipe can be planned for, got none of "

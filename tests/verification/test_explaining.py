@@ -1,4 +1,4 @@
-"""verify with recipe "auto": the recipe that explains a model best, and what it does not explain."""
+"""verify with recipe "auto": what explains a model best, and what that leaves unexplained."""
 
 from __future__ import annotations
 
