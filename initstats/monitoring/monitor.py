@@ -165,7 +165,7 @@ class Monitor:
         self._attached = Attached(self._taps, self._optimizers, self._local, self._new_window())
         self._finalizer: weakref.finalize[..., Monitor] | None = None
         self._measured = 0
-        self._taken = self._moments_taken = False
+        self._taken = self._moments_taken = self._followed = False
         self._of_closure: dict[int, Window] = {}
         self._clipped: set[str] = set()
         self._warned = self._captured = False
@@ -410,7 +410,7 @@ class Monitor:
 
     def _prepare(self) -> None:
         """Get ready for the step that begins."""
-        self._taken = self._moments_taken = False
+        self._taken = self._moments_taken = self._followed = False
         self._of_closure.clear()
         self._clipped.clear()
         self._optimizers.begin()
@@ -426,6 +426,12 @@ class Monitor:
             if LOCAL_GRADIENTS in self.watch:
                 self._local.begin(self._parameters.watched)
         self._taps.active = due and bool({"activations", "inputs"} & set(self.watch))
+
+    def _follow(self, modules: list[nn.Module] | None = None) -> None:
+        """Follow what the loop has changed in the model since the last step, once in a step."""
+        if not self._followed:
+            self._followed = True
+            self._parameters.follow(modules)
 
     def _measure_flow(self, kind: str, layout: Layout, tensors: list[Tensor]) -> None:
         """Take records of what flowed through modules."""
@@ -516,6 +522,7 @@ class Monitor:
     def _measure_weights(self) -> None:
         """Measure the weights, once in a step."""
         self._taken = True
+        self._follow()
         if "weights" in self.watch:
             self._measure("weights", self._parameters.weights_here)
 
@@ -548,6 +555,7 @@ class Monitor:
         """Keep the norm of gradients that are about to be clipped, for the first time in a step."""
         if not self._due or os.getpid() != self._process or is_unwatched():
             return
+        self._follow()
         known = self._parameters.names_of_gradients()
         mine = [tensor for tensor in tensors if id(tensor) in known]
         names = {known[id(tensor)] for tensor in mine}

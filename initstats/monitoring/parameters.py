@@ -99,6 +99,14 @@ class Parameters:
         """
         self.kept.clear()
         self.partial.clear()
+        self.follow(modules)
+
+    def follow(self, modules: Iterable[nn.Module] | None = None) -> None:
+        """Look whether parameters were added, removed, replaced, frozen or thawed.
+
+        Args:
+            modules: As in `refresh`.
+        """
         held = [
             (id(p), p.dtype, type(p))
             for module in (self._model.modules() if modules is None else modules)

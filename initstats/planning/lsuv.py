@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from initstats.planning.initialize import init_
 from initstats.planning.validate import refuse_sharded
-from initstats.recipes import Constant, Match, Orthogonal, Recipe, Rule, Slot
+from initstats.recipes import Constant, Distribution, Kept, Match, Orthogonal, Recipe, Rule, Slot
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -142,9 +142,13 @@ def _orthonormal() -> Recipe:
     def matrix(slot: Slot) -> Orthogonal:
         return Orthogonal(*slot.matrix_shape)
 
+    def bias(slot: Slot) -> Distribution:
+        own = dict(slot.module.named_parameters(recurse=False))
+        return Constant(0.0) if "weight" in own else Kept("the bias of a parametrized weight")
+
     rules = [
         Rule(Match("*weight", _LAYERS), matrix, "orthonormal"),
-        Rule(Match("*bias", _LAYERS), Constant(0.0), "bias", optional=True),
+        Rule(Match("*bias", _LAYERS), bias, "bias", optional=True),
     ]
     return Recipe(rules, name="lsuv", source="Mishkin and Matas 2015", partial=True)
 

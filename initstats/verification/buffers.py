@@ -17,6 +17,8 @@ from initstats.verification.entry import VerifyEntry
 
 # Frequencies may have been rounded to bfloat16, and multiplied in another order.
 _ROUNDING = 2.0**-7
+# The first rotary frequency is 1 in most models; scaled for long texts or images within these.
+_SLOWEST, _FASTEST = 1e-5, 1e5
 # Their frequencies change with the length of what the model saw.
 _CHANGING = ("dynamic", "longrope")
 _FRESH = "call initstats.init_, or the norm's reset_running_stats"
@@ -103,6 +105,9 @@ def _frequencies_problem(own: str, buffer: Tensor, module: nn.Module) -> str:
     """Return what is wrong with rotary frequencies, in words; empty when nothing is."""
     if bool((buffer < 0).any()) or not bool(buffer.any()):
         return "rotary frequencies that are negative, or all 0"
+    largest = float(buffer.max())
+    if not _SLOWEST < largest < _FASTEST:
+        return f"the largest rotary frequency is {largest:.4g}, expected about 1"
     kind: object = getattr(module, "rope_type", "")
     kinds = kind.values() if isinstance(kind, Mapping) else (kind,)
     if any(one in _CHANGING for one in kinds):

@@ -274,3 +274,27 @@ def test_they_cost_the_training_thread_nothing_unless_asked_for(
     with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
         train(model, optimizer, monitor, 1)
     assert kept.rows[0].calls == {"0": 1, "1": 1, "2": 1}
+
+
+def test_a_parameter_that_was_replaced_between_two_steps_is_the_new_one_in_the_next_row() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    kept = Kept()
+    norms = []
+    with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        for step in range(4):
+            if step == 2:  # as a new head, resized embeddings, merged adapters
+                model[2].weight = nn.Parameter(torch.full((4, 16), 100.0))
+                optimizer.param_groups[0]["params"] = list(model.parameters())
+            optimizer.zero_grad()
+            model(batch(step)).square().mean().backward()
+            norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)))
+            optimizer.step()
+            monitor.step()
+            wait_for(kept, step + 1)
+    row = kept.rows[2]
+    assert row.step == 3
+    assert row.tables["weights"]["2.weight"].mean == 100.0
+    assert row.gradient_norm.tolist() == pytest.approx([norms[2]], rel=1e-5)
+    assert row.gradient_norm_before_clipping.tolist() == pytest.approx([norms[2]], rel=1e-5)
+    assert not row.missing

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from initstats.planning.lsuv import lsuv_
 
@@ -154,6 +156,19 @@ def test_what_is_not_finite_or_fails_is_refused_and_the_model_as_before(where: s
     with pytest.raises(error, match=message):
         lsuv_(model, x, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", [weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore")  # torch would rather have the new one
+def test_the_bias_of_a_parametrized_weight_is_left_alone(
+    norm: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = nn.Sequential(norm(nn.Linear(16, 16)), nn.ReLU(), nn.Linear(16, 8))
+    before = {name: value.clone() for name, value in model[0].named_parameters()}
+    lsuv_(model, torch.randn(64, 16), seed=0)
+    for name, value in model[0].named_parameters():
+        assert torch.equal(value, before[name]), name
+    assert not model[2].bias.any()
 
 
 def test_layers_with_a_parametrized_weight_are_left_out() -> None:

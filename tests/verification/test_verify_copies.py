@@ -185,6 +185,8 @@ def with_buffers() -> nn.ModuleDict:
             "expected 0 everywhere in a norm that has seen no ba",
         ),
         ("inv_freq", torch.zeros(4), "rotary frequencies that are negative, or all 0"),
+        ("inv_freq", torch.full((4,), 1e30), "the largest rotary frequency is 1e+30, expected"),
+        ("inv_freq", torch.full((4,), 1e-38), "the largest rotary frequency is 1e-38, expected"),
         ("mask", torch.full((4, 4), math.inf), "0 NaN and 16 infinite values"),
         ("phases", torch.full((3,), math.nan, dtype=torch.complex64), "3 NaN and 0 infinite"),
     ],
