@@ -16,7 +16,7 @@ from initstats.init._distributions import DISTRIBUTIONS
 from initstats.init._validate import fillable_dtype
 from initstats.init.constant_fills import dirac_, eye_
 from initstats.patch.report import AccelerationReport
-from initstats.sharding import is_dtensor, local_tensor
+from initstats.sharding import is_dtensor, local_runs, local_tensor, unsharded_copies
 
 Fill = Callable[..., torch.Tensor]
 
@@ -79,6 +79,8 @@ def accelerate(
         try:
             result = fill(*args, **(kwargs if words is None else words))
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
+            if _is_lost(name, tensor):
+                raise
             reason = "arguments left to torch"
         else:
             for report in _reports():
@@ -91,6 +93,17 @@ def accelerate(
         return original(*args, **kwargs)
     finally:
         THREAD.in_torch = False
+
+
+def _is_lost(name: str, tensor: torch.Tensor) -> bool:
+    """Tell whether what torch would write reaches no shard, or differs by the mesh."""
+    if not is_dtensor(tensor):
+        return id(tensor) in unsharded_copies()  # FSDP2 drops them when it shards again
+    try:
+        local_runs(name, tensor)
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def _reports() -> list[AccelerationReport]:

@@ -22,6 +22,7 @@ from initstats.init import random, xavier_kaiming
 from initstats.init._distributions import DISTRIBUTIONS
 from initstats.patch import bodies
 from initstats.patch.accelerate import ORIGINALS, THREAD, Fill, accelerate
+from initstats.patch.gathered import constant, note_rows
 from initstats.patch.report import AccelerationReport
 
 # What gets another body.
@@ -156,6 +157,10 @@ _SEEN: dict[Any, Callable[..., Any]] = {
     if family.method
 }
 _SEEN |= {
+    torch.Tensor.__getitem__: note_rows,
+    torch.Tensor.fill_: constant("fill_"),
+    torch.Tensor.zero_: constant("zero_"),
+    torch.nn.init.constant_: constant("constant_"),
     # The functions for the case that they could not get another body.
     torch.nn.init.normal_: _function("normal_", random.normal_),
     torch.nn.init.uniform_: _function("uniform_", random.uniform_),

@@ -9,6 +9,7 @@ from initstats.sharding.domain import Domain
 from initstats.sharding.dtensor import (
     PLAIN_TYPES,
     is_dtensor,
+    is_gathered,
     is_held,
     local_boxes,
     local_runs,
@@ -23,6 +24,7 @@ from initstats.sharding.refusals import (
     refuse_managed,
     refuse_subclass,
     reshard,
+    unsharded_copies,
 )
 from initstats.sharding.spread import Spread
 
@@ -36,6 +38,7 @@ __all__ = [
     "agreed",
     "engine_loaded",
     "is_dtensor",
+    "is_gathered",
     "is_held",
     "is_managed",
     "local_boxes",
@@ -49,6 +52,7 @@ __all__ = [
     "runs_of",
     "sharded_parameters",
     "tensor_parallel_ranks",
+    "unsharded_copies",
 ]
 
 claim_classes(__name__, globals())

@@ -102,8 +102,7 @@ def _check(function: str, tensor: DTensor, runs: _Runs) -> None:
     written there reaches no shard.
     """
     held = local_tensor(tensor)
-    base = tensor._base  # noqa: SLF001  # there is no public way to ask
-    if is_dtensor(base) and not _share_memory(held, local_tensor(base)):
+    if is_gathered(tensor):
         raise ValueError(
             f"initstats.{function}: expected a DTensor with memory of its own, got a view that"
             f" torch gathered into a copy, {_described(tensor)} (fill the DTensor that it is of)"
@@ -116,6 +115,12 @@ def _check(function: str, tensor: DTensor, runs: _Runs) -> None:
             f" {_described(tensor)}, got {local} (give DTensor.from_local the whole shape if shards"
             " are uneven)"
         )
+
+
+def is_gathered(tensor: DTensor) -> bool:
+    """Tell whether a DTensor is a view of another one that torch gathered into a copy."""
+    base = tensor._base  # noqa: SLF001  # there is no public way to ask
+    return is_dtensor(base) and not _share_memory(local_tensor(tensor), local_tensor(base))
 
 
 def _share_memory(x: torch.Tensor, y: torch.Tensor) -> bool:

@@ -127,7 +127,7 @@ def refusal(function: Callable[[], object]) -> str:
     """Return what the function raises, as text."""
     try:
         function()
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     raise AssertionError("nothing was refused")
 
@@ -316,6 +316,48 @@ def fast_init_of_a_sharded_model() -> None:
     assert_shards_of(model, whole)
 
 
+def fast_init_zeroes_padding_rows_of_sharded_tables() -> None:
+    """`weight[padding_idx]` of a table that is cut along its rows is a copy that torch gathers."""
+
+    def zeroed(table: nn.Embedding) -> None:
+        nn.init.normal_(table.weight)
+        nn.init.zeros_(table.weight[1])
+        nn.init.constant_(table.weight[-3:], 2.0)
+        table.weight[5:8].zero_()
+        table.weight.data[20].fill_(7)
+
+    for init in (nn.Embedding.reset_parameters, zeroed):
+        whole = nn.Embedding(33, 12, padding_idx=1)
+        with torch.device("meta"):
+            table = nn.Embedding(33, 12, padding_idx=1)
+        fully_shard(table, mesh=mesh_of(4)).to_empty(device="cpu")
+        for one in (whole, table):
+            torch.manual_seed(0)
+            with torch.no_grad(), initstats.fast_init():
+                init(one)
+        assert not whole.weight[1].any()
+        assert torch.equal(table.weight.full_tensor(), whole.weight)  # type: ignore[attr-defined]
+
+
+def fast_init_refuses_what_reaches_no_shard() -> None:
+    table = fully_shard(nn.Embedding(33, 12), mesh=mesh_of(4))
+    with torch.no_grad(), initstats.fast_init():
+        for write in (
+            lambda w: nn.init.normal_(w[1]),
+            lambda w: w[2:20].uniform_(),
+            lambda w: nn.init.zeros_(w[2:20, 3:]),
+        ):
+            text = refusal(lambda write=write: write(table.weight))  # type: ignore[misc]
+            assert "got a view that torch gathered into a copy" in text, text
+    model = fully_shard(nn.Linear(8, 8), mesh=mesh_of(4), reshard_after_forward=False)
+    with torch.no_grad():
+        model(torch.zeros(2, 8))
+        with initstats.fast_init():
+            text = refusal(lambda: nn.init.normal_(model.weight))
+        assert "unsharded" in text, text
+        model.reshard()
+
+
 def torchs_fills_depend_on_the_mesh() -> None:
     """What fast_init replaces: torch's numbers depend on the placement, and ranks repeat them."""
     layouts: list[Placement] = [Shard(0), Shard(1)]
@@ -350,5 +392,7 @@ CHECKS: list[Check] = [
     local_tensors_are_taken_afresh,
     fsdp1_parameters_are_refused,
     fast_init_of_a_sharded_model,
+    fast_init_zeroes_padding_rows_of_sharded_tables,
+    fast_init_refuses_what_reaches_no_shard,
     torchs_fills_depend_on_the_mesh,
 ]
