@@ -139,7 +139,14 @@ def _copies(
     entries: Sequence[PlanEntry], records: Mapping[str, Stats], values: Values
 ) -> Iterator[Relation]:
     """Find blocks that were copied within a piece, or from another one."""
-    pieces = [piece for entry in entries for piece in entry.pieces if piece.name in records]
+    whole: dict[tuple[int, int], str] = {}  # pieces that equal an earlier one are duplicates
+    pieces = [
+        piece
+        for entry in entries
+        for piece in entry.pieces
+        if (record := records.get(piece.name)) is not None
+        and whole.setdefault((record.count, record.fingerprint), piece.name) == piece.name
+    ]
     for place, of, others in values.copies(pieces):
         where = str(of) if of.name == place.name else f"{of} of {of.name}"
         yield Relation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -14,9 +14,7 @@ from initstats.planning.planner import Plan, plan
 from initstats.recipes import available, by_name
 from initstats.recipes.distributions.composite import Kept
 from initstats.statistics.record import Stats
-
-if TYPE_CHECKING:
-    from initstats.verification.verifier import VerifyReport
+from initstats.verification.entry import VerifyEntry
 
 AUTO = "auto"
 # Standard errors that mean and std may be off by in the first look, and what rounding to half
@@ -24,6 +22,21 @@ AUTO = "auto"
 _ERRORS, _ROUNDING = 5.0, 0.01
 # Recipes that are verified properly after the first look.
 _CLOSE = 4
+
+
+class Report(Protocol):
+    """What is read of a report of `verify`."""
+
+    @property
+    def failures(self) -> tuple[VerifyEntry, ...]:
+        """The entries that break their promise."""
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """Names of parameters that no rule takes."""
+
+
+R = TypeVar("R", bound=Report)
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,9 @@ class Candidate:
 def best_candidates(
     model: nn.Module,
     records: Mapping[str, Stats],
-    judge: Callable[[str], VerifyReport],
+    judge: Callable[[str], R],
     **how: Any,
-) -> tuple[VerifyReport, tuple[Candidate, ...]]:
+) -> tuple[R, tuple[Candidate, ...]]:
     """Return the report of the recipe that explains most, and how much others explain.
 
     All recipes with their default numbers are compared, but for those of some layers only
@@ -118,7 +131,7 @@ def _fits(entry: PlanEntry, record: Stats | None) -> bool:
     return abs(record.std - std) <= of_std and abs(record.mean - mean) <= of_mean
 
 
-def _judged(name: str, report: VerifyReport, records: Mapping[str, Stats], total: int) -> Candidate:
+def _judged(name: str, report: Report, records: Mapping[str, Stats], total: int) -> Candidate:
     bad = {entry.name.partition("[")[0].partition("@")[0] for entry in report.failures}
     bad |= set(report.unmatched)
     lost = sum(records[name].count for name in bad if name in records)
