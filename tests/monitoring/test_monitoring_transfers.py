@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from initstats.monitoring import Monitor
 from initstats.monitoring.optimizers import CAPTURED
 from initstats.monitoring.transfers import PinnedPool, Transfers
-from tests.support.monitored import Kept, batch, small_model, train, wait_for
+from monitored import Kept, batch, small_model, train, wait_for
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -117,7 +116,6 @@ def test_a_graph_is_captured_while_rows_are_read() -> None:
     model = small_model().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     kept = Kept()
-    stop = threading.Event()
     with Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
         for _ in range(20):
             train(model, optimizer, monitor, 5, lambda i: batch(i).to(device))
@@ -127,7 +125,6 @@ def test_a_graph_is_captured_while_rows_are_read() -> None:
                 for _ in range(200):
                     x.add_(1)
             graph.replay()
-        stop.set()
         assert int(x[0]) == 200
     assert kept.rows[-1].step == 100
 

@@ -15,7 +15,14 @@ from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.recipes import Recipe
 from initstats.verification.verifier import verify
-from recipe_checks import accepts, initialises, rejects, rejects_wrong_std
+from recipe_checks import (
+    Made,
+    accepts_but_for,
+    accepts_reference,
+    initialises,
+    of_transformers,
+    rejects,
+)
 
 ORIGINALS: dict[str, tuple[Callable[[], Any], Recipe]] = {
     "clip": (contrastive_models.Clip, recipes.clip()),
@@ -32,7 +39,7 @@ TEXT = {
 # Towers of different depth.
 VISION = {**LAYERS, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
 BOTH = {"text_config": TEXT, "vision_config": VISION}
-TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Recipe]] = {
+TRANSFORMERS: dict[str, Made] = {
     "clip": ("CLIPModel", "CLIPConfig", BOTH, recipes.clip(variant="transformers")),
     "clip, classifier": (
         "CLIPForImageClassification", "CLIPConfig", BOTH, recipes.clip(variant="transformers"),
@@ -56,24 +63,12 @@ ZERO = {"siglip": {"logit_scale", "logit_bias"}}
 
 
 def build(name: str) -> Callable[[], nn.Module]:
-    transformers = pytest.importorskip("transformers")
-    model, config, options, _ = TRANSFORMERS[name]
-
-    def made() -> nn.Module:
-        found: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
-        return found
-
-    return made
+    return of_transformers(TRANSFORMERS[name])
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_what_the_reference_writes_is_accepted_and_3_percent_are_not(name: str) -> None:
-    torch.manual_seed(0)
-    make, recipe = ORIGINALS[name]
-    model = make()
-    model.init_weights()
-    accepts(model, recipe)
-    rejects_wrong_std(model, recipe)
+    accepts_reference(*ORIGINALS[name])
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
@@ -84,11 +79,7 @@ def test_the_reference_in_small_from_meta(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers_own_initialisation_is_accepted_and_3_percent_are_not(name: str) -> None:
-    torch.manual_seed(0)
-    model, recipe = build(name)(), TRANSFORMERS[name][-1]
-    assert {entry.name for entry in verify(model, recipe).failures} == ZERO.get(name, set())
-    init_(model, recipe, seed=0)
-    rejects_wrong_std(model, recipe)
+    accepts_but_for(build(name), TRANSFORMERS[name][-1], ZERO.get(name, set()))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

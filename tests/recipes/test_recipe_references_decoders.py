@@ -17,7 +17,14 @@ from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
 from initstats.recipes import Recipe
 from initstats.verification.verifier import verify
-from recipe_checks import accepts, initialises, rejects, rejects_wrong_std
+from recipe_checks import (
+    Made,
+    accepts,
+    initialises,
+    of_transformers,
+    rejects,
+    rejects_wrong_std,
+)
 
 SIZES: dict[str, Any] = {
     "hidden_size": 256,
@@ -39,7 +46,6 @@ BERT = {
     "hidden_size": 256, "intermediate_size": 320, "num_hidden_layers": 3,
     "num_attention_heads": 4, "vocab_size": 300, "pad_token_id": 0,
 }  # fmt: skip
-Made = tuple[str, str, dict[str, Any], Recipe]
 MODELS: dict[str, Made] = {
     "gemma": ("GemmaForCausalLM", "GemmaConfig", {**SIZES, **HEAD}, recipes.gemma()),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**SIZES, **HEAD}, recipes.gemma()),
@@ -99,14 +105,7 @@ MODELS: dict[str, Made] = {
 
 
 def build(name: str) -> Callable[[], nn.Module]:
-    transformers = pytest.importorskip("transformers")
-    model, config, options, _ = MODELS[name]
-
-    def made() -> nn.Module:
-        found: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
-        return found
-
-    return made
+    return of_transformers(MODELS[name])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,8 +14,14 @@ from image_models import WIDTH
 from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.recipes import Recipe
-from initstats.verification.verifier import verify
-from recipe_checks import accepts, initialises, rejects, rejects_wrong_std
+from recipe_checks import (
+    Made,
+    accepts_but_for,
+    accepts_reference,
+    initialises,
+    of_transformers,
+    rejects,
+)
 
 ORIGINALS: dict[str, tuple[Callable[[], Any], Recipe]] = {
     "swin": (image_models.Swin, recipes.swin()),
@@ -38,7 +44,7 @@ DECODER = {
     "decoder_num_attention_heads": 4,
 }  # fmt: skip
 DINO = {**LAYERS, **IMAGES, "mlp_ratio": 2}
-TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], Recipe]] = {
+TRANSFORMERS: dict[str, Made] = {
     "swin": (
         "SwinForImageClassification", "SwinConfig", STAGES, recipes.swin(variant="transformers"),
     ),
@@ -89,24 +95,12 @@ LOST = {
 
 
 def build(name: str) -> Callable[[], nn.Module]:
-    transformers = pytest.importorskip("transformers")
-    model, config, options, _ = TRANSFORMERS[name]
-
-    def made() -> nn.Module:
-        found: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
-        return found
-
-    return made
+    return of_transformers(TRANSFORMERS[name])
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_what_the_reference_writes_is_accepted_and_3_percent_are_not(name: str) -> None:
-    torch.manual_seed(0)
-    make, recipe = ORIGINALS[name]
-    model = make()
-    model.init_weights()
-    accepts(model, recipe)
-    rejects_wrong_std(model, recipe)
+    accepts_reference(*ORIGINALS[name])
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
@@ -117,11 +111,7 @@ def test_the_reference_in_small_from_meta(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers_own_initialisation_is_accepted_and_3_percent_are_not(name: str) -> None:
-    torch.manual_seed(0)
-    model, recipe = build(name)(), TRANSFORMERS[name][-1]
-    assert {entry.name for entry in verify(model, recipe).failures} == LOST.get(name, set())
-    init_(model, recipe, seed=0)
-    rejects_wrong_std(model, recipe)
+    accepts_but_for(build(name), TRANSFORMERS[name][-1], LOST.get(name, set()))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

@@ -14,7 +14,14 @@ from initstats import recipes
 from initstats.planning.initialize import init_
 from initstats.recipes import Recipe
 from initstats.verification.verifier import verify
-from recipe_checks import accepts, initialises, rejects, rejects_wrong_std
+from recipe_checks import (
+    Made,
+    accepts,
+    initialises,
+    of_transformers,
+    rejects,
+    rejects_wrong_std,
+)
 from state_space_models import LAYERS
 
 SIZES: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 2, "vocab_size": 300}
@@ -28,7 +35,6 @@ QWEN = {
     **DECODER, "head_dim": 64, "linear_num_value_heads": 8, "linear_num_key_heads": 4,
     "linear_key_head_dim": 32, "linear_value_head_dim": 32,
 }  # fmt: skip
-Made = tuple[str, str, dict[str, Any], Recipe]
 MODELS: dict[str, Made] = {
     "mamba1": (
         "MambaForCausalLM",
@@ -93,14 +99,7 @@ MODELS: dict[str, Made] = {
 
 
 def build(name: str) -> Callable[[], nn.Module]:
-    transformers = pytest.importorskip("transformers")
-    model, config, options, _ = MODELS[name]
-
-    def made() -> nn.Module:
-        found: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
-        return found
-
-    return made
+    return of_transformers(MODELS[name])
 
 
 @pytest.mark.parametrize("name", MODELS)

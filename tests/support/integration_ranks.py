@@ -37,7 +37,7 @@ from typer.testing import CliRunner
 import initstats
 from initstats.cli import app
 from initstats.monitoring import Monitor, Row
-from monitored import Kept
+from monitored import Kept, assert_alike
 
 RANKS, STEPS, ROWS, ACCUMULATED = 4, 3, 8, 2
 GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/monitoring_ranks.md"
@@ -122,16 +122,7 @@ def assert_rows(
         for kind, whole in one.tables.items():
             if kind == "activations" and not whole_outputs:
                 continue
-            table = row.tables[kind]
-            assert list(table.names) == [f"{prefix}{name}" for name in whole.names], kind
-            for field in ("count", "mean", "std", "rms", "min", "max"):
-                np.testing.assert_allclose(
-                    table.column(field),
-                    whole.column(field),
-                    rtol=2e-4,
-                    atol=1e-6,
-                    err_msg=f"{kind} {field}",
-                )
+            assert_alike(row.tables[kind], whole, prefix, kind)
         np.testing.assert_allclose(row.gradient_norm, one.gradient_norm, rtol=1e-4)
         np.testing.assert_allclose(row.gradient_norm, MOST, rtol=1e-3)
         if before_clipping:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from initstats.monitoring import Monitor, Row
+from initstats.monitoring.row import Table
 
 
 class Kept:
@@ -42,6 +44,19 @@ def train(
         model(inputs(i)).square().mean().backward()
         optimizer.step()
         monitor.step()
+
+
+def assert_alike(table: Table, whole: Table, prefix: str, kind: str) -> None:
+    """Check that a table of many ranks holds the numbers of one process, by the same names."""
+    assert list(table.names) == [f"{prefix}{name}" for name in whole.names], (kind, table.names)
+    for field in ("count", "mean", "std", "rms", "min", "max", "l1"):
+        np.testing.assert_allclose(
+            table.column(field),
+            whole.column(field),
+            rtol=2e-4,
+            atol=1e-6,
+            err_msg=f"{kind} {field}",
+        )
 
 
 def wait_for(kept: Kept, rows: int) -> None:

@@ -31,7 +31,7 @@ from initstats.monitoring.team_delivery import TeamDelivery
 from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
 from initstats.statistics.reduction import Array, Message
-from monitored import Kept
+from monitored import Kept, assert_alike
 
 RANKS, STEPS = 4, 3
 
@@ -100,17 +100,7 @@ def assert_rows(rows: list[Row], prefix: str = "", kinds: tuple[str, ...] = ()) 
         assert row.ranks is not None
         assert (row.ranks.rank, row.ranks.scope, row.ranks.world) == (0, "merged", RANKS)
         for kind in kinds or tuple(one.tables):
-            table, whole = row.tables[kind], one.tables[kind]
-            names = [f"{prefix}{name}" for name in whole.names]
-            assert list(table.names) == names, (kind, table.names)
-            for field in ("count", "mean", "std", "rms", "min", "max", "l1"):
-                np.testing.assert_allclose(
-                    table.column(field),
-                    whole.column(field),
-                    rtol=2e-4,
-                    atol=1e-6,
-                    err_msg=f"{kind} {field}",
-                )
+            assert_alike(row.tables[kind], one.tables[kind], prefix, kind)
         np.testing.assert_allclose(row.gradient_norm, one.gradient_norm, rtol=1e-4)
         assert not row.missing, row.missing
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from fnmatch import fnmatchcase
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +18,43 @@ from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.verification.verifier import VerifyEntry, verify
 
+# A module of transformers: its class, that of its configuration, options, and the recipe.
+Made = tuple[str, str, dict[str, Any], Recipe]
 # Of a factor 1.03 in std the band of 65,536 normals, +-1.4 % at the rate of one check, leaves half.
 ENOUGH = 1 << 16
+
+
+def of_transformers(made: Made) -> Callable[[], nn.Module]:
+    """Return what builds a module of transformers, with the weights that its own code gives it."""
+    transformers = pytest.importorskip("transformers")
+    model, config, options, _ = made
+
+    def build() -> nn.Module:
+        found: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
+        return found
+
+    return build
+
+
+def accepts_reference(build: Callable[[], Any], recipe: Recipe) -> None:
+    """Check a reference in small: `init_weights` is accepted, 3 % too large a std is not."""
+    torch.manual_seed(0)
+    model = build()
+    model.init_weights()
+    accepts(model, recipe)
+    rejects_wrong_std(model, recipe)
+
+
+def accepts_but_for(build: Callable[[], nn.Module], recipe: Recipe, lost: Set[str]) -> None:
+    """Check that a module's own weights break the promises of some parameters and of no other.
+
+    What `init_` writes instead is found with 3 % too large a std.
+    """
+    torch.manual_seed(0)
+    model = build()
+    assert {entry.name for entry in verify(model, recipe).failures} == lost
+    init_(model, recipe, seed=0)
+    rejects_wrong_std(model, recipe)
 
 
 def accepts(model: nn.Module, recipe: Recipe | str, **options: object) -> None:

@@ -15,10 +15,11 @@ from initstats.recipes.distributions.normalised_rows import NormalisedRows
 from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
 from initstats.recipes.distributions.transformed import Transformed
 from initstats.recipes.distributions.truncated import TruncNormal
+from initstats.recipes.distributions.unknown import Unknown
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(Unknown):
     """Keep the values that the model computed, such as fixed positions.
 
     Args:
@@ -26,26 +27,6 @@ class Kept:
     """
 
     what: str
-
-    @property
-    def mean(self) -> float:
-        """Not promised."""
-        return math.nan
-
-    @property
-    def std(self) -> float:
-        """Not promised."""
-        return math.nan
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Not promised."""
-        return -math.inf, math.inf
-
-    def scaled(self, factor: float) -> Kept:
-        """Return the same: nothing is written."""
-        del factor
-        return self
 
     def __str__(self) -> str:
         return f"kept: {self.what}"

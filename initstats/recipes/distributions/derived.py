@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+from initstats.recipes.distributions.unknown import Unknown
 
 _HOW: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "copy": lambda x: x,
@@ -18,7 +19,7 @@ _HOW: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Derived:
+class Derived(Unknown):
     """What another parameter of the same model gives, written after all others.
 
     Args:
@@ -54,26 +55,6 @@ class Derived:
     def shape_of(self, source: torch.Tensor) -> tuple[int, ...]:
         """Return the shape of the values for a source."""
         return tuple(self.values(torch.empty(source.shape, device="meta")).shape)
-
-    @property
-    def mean(self) -> float:
-        """Depends on the other parameter."""
-        return math.nan
-
-    @property
-    def std(self) -> float:
-        """Depends on the other parameter."""
-        return math.nan
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Depends on the other parameter."""
-        return -math.inf, math.inf
-
-    def scaled(self, factor: float) -> Derived:
-        """Return the same: it follows the other parameter."""
-        del factor
-        return self
 
     def __str__(self) -> str:
         return f"{self.how} of {self.of}"
