@@ -217,9 +217,11 @@ class Monitor:
 
         Raises:
             ValueError: If the loss has more than one element.
-            RuntimeError: While a CUDA graph is captured: its replays would not call this.
+            RuntimeError: If the monitor was never attached, or while a CUDA graph is captured: its
+                replays would not call this. After `close` nothing happens.
         """
         if self._delivery is None or os.getpid() != self._process:
+            self._check_was_attached()
             return
         if is_captured():
             msg = (
@@ -238,6 +240,15 @@ class Monitor:
             self._finish_step()
         self._step += 1
         self._prepare()
+
+    def _check_was_attached(self) -> None:
+        if not self._process:
+            msg = (
+                "initstats.Monitor.step: expected a monitor that hooks its model, got one that was"
+                " never attached; write `with Monitor(...) as monitor:`, or call attach() before"
+                " the loop"
+            )
+            raise RuntimeError(msg)
 
     def close(self, timeout: float = 10.0) -> None:
         """Remove the hooks, write what is left and stop the threads; a second call does nothing.

@@ -6,16 +6,24 @@ mutations of the same seeds.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from initstats import Receipt, sinks, stats
+from initstats import Monitor, Receipt, sinks, stats
 from initstats.auditing import load_report
 from initstats.checkpoints import load_checkpoint, not_judged, skeleton
+from initstats.monitoring.report.page import run_page
+from initstats.monitoring.row import RankInfo
+from initstats.sinks.joining import join_rows
+from initstats.sinks.row_table import row_table
 from initstats.statistics.compute import why_no_statistics
 
 SAVED = Path(__file__).resolve().parents[1] / "vectors/saved_0_1_0"
@@ -37,18 +45,44 @@ def receipt(path: Path) -> None:
 
 
 def report(path: Path) -> None:
-    """Read an audit."""
-    load_report(path)
+    """Read an audit, and draw its page."""
+    load_report(path)._repr_html_()
 
 
 def rows(path: Path) -> None:
-    """Read a run, and some of its records."""
-    for row in sinks.read_rows(path):
+    """Read a run and some of its records, and draw its pages."""
+    found = list(sinks.read_rows(path))
+    for row in found:
         row.scalars()
         for table in row.tables.values():
             table.column("rms")
             for record in table.values():
                 assert record.to_dict()
+    run_page(found, path.name)
+    row_table(found[-1])
+
+
+def ranks(path: Path) -> None:
+    """Join the file of a rank with a good one of another."""
+    other = path.with_name("rank1.jsonl")
+    other.write_bytes(seeds()["ranks"][1])
+    list(join_rows([path, other]))
+
+
+def metadata(path: Path) -> None:
+    """Read a folder of torch.distributed.checkpoint whose metadata were changed."""
+    folder = path.parent / "metadata"
+    _saved_distributed(folder)
+    (folder / ".metadata").write_bytes(path.read_bytes())
+    checkpoint(folder)
+
+
+def chunk(path: Path) -> None:
+    """Read a folder of torch.distributed.checkpoint whose file of chunks was changed."""
+    folder = path.parent / "chunk"
+    _saved_distributed(folder)
+    (folder / "__0_0.distcp").write_bytes(path.read_bytes())
+    checkpoint(folder)
 
 
 # Readers with the ends of the names of their files.
@@ -59,7 +93,66 @@ READERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "receipt": (receipt, ".json"),
     "report": (report, ".json"),
     "rows": (rows, ".jsonl"),
+    "ranks": (ranks, ".jsonl"),
+    "metadata": (metadata, ".pickle"),
+    "chunk": (chunk, ".distcp"),
 }
+
+
+def _saved_distributed(folder: Path) -> None:
+    """Write a folder of torch.distributed.checkpoint."""
+    folder.mkdir(exist_ok=True)
+    for name, content in _distributed().items():
+        (folder / name).write_bytes(content)
+
+
+@functools.cache
+def _distributed() -> dict[str, bytes]:
+    """Return the files of a small checkpoint of torch.distributed.checkpoint."""
+    from torch.distributed.checkpoint import FileSystemWriter, save
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = {"h.0.weight": torch.ones(4, 3), "h.0.bias": torch.zeros(3)}
+        save({"model": weights, "step": 1}, storage_writer=FileSystemWriter(folder), no_dist=True)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@functools.cache
+def _run() -> list[bytes]:
+    """Return the rows of a short training with NaN in it: of one process, and of two ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        sink = sinks.JsonLines(path)
+        _train(sink)
+        found = list(sinks.read_rows(path))
+        files = [path.read_bytes()]
+        for rank in range(2):
+            info = RankInfo(rank=rank, scope="rank", world=2, run="fuzz", restarts=0)
+            path = Path(folder) / f"rank{rank}.jsonl"
+            sink = sinks.JsonLines(path)
+            for row in found:
+                sink.write(replace(row, ranks=info))
+            sink.close()
+            files.append(path.read_bytes())
+    return files
+
+
+def _train(sink: sinks.JsonLines) -> None:
+    """Train a small network for three steps, with NaN in a gradient of the second."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    watch = ("weights", "gradients", "activations", "updates", "moments")
+    with Monitor(model, optimizer=optimizer, every=1, watch=watch, sinks=[sink]) as monitor:
+        for step in range(3):
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 4)).square().mean()
+            loss.backward()
+            if step == 1:
+                model[0].weight.grad[0, 0] = float("nan")
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            monitor.step(loss=loss)
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -78,7 +171,10 @@ def seeds() -> dict[str, list[bytes]]:
         "index": [json.dumps(index).encode()],
         "receipt": [(SAVED / "receipt_lstm.json").read_bytes()],
         "report": [(SAVED / "audit.json").read_bytes()[:20_000]],
-        "rows": [lines],
+        "rows": [lines, _run()[0]],
+        "ranks": _run()[1:],
+        "metadata": [_distributed()[".metadata"]],
+        "chunk": [_distributed()["__0_0.distcp"]],
     }
 
 

@@ -264,3 +264,11 @@ def test_the_rows_of_a_batch_are_those_of_stats() -> None:
     for name, record in expected.items():
         assert table[name].to_dict() == record.to_dict()
         assert np.array_equal(table[name].histogram.counts, record.histogram.counts)
+
+
+def test_a_step_of_a_monitor_that_was_never_attached_says_so() -> None:
+    monitor = Monitor(small_model())
+    with pytest.raises(RuntimeError, match=r"never attached; write `with Monitor"):
+        monitor.step()
+    monitor.attach().close()
+    monitor.step()  # closed: nothing happens
