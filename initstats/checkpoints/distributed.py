@@ -92,23 +92,27 @@ def load_distributed(folder: Path, command: str) -> Checkpoint:
             if isinstance(entry, TensorStorageMetadata)
         }
         names = _names(entries, metadata.planner_data or {})
-    except Exception as error:  # the unpickler raises anything on a broken file
+        held = _Held(folder, metadata.storage_data)
+        found = Checkpoint(read=_Chunks(command, folder, reader, entries, names))
+        for name, key in names.items():
+            _take(found, name, key, entries[key], held)
+    except Exception as error:  # unpickled objects of a broken file may lack anything
         raise ValueError(
             f"initstats.{command}: expected a folder that torch.distributed.checkpoint wrote, got "
             f"{str(folder)!r} ({_first_line(error)})"
         ) from error
-    held = _Held(folder, metadata.storage_data)
-    found = Checkpoint(read=_Chunks(command, folder, reader, entries, names))
-    for name, key in names.items():
-        entry = entries[key]
-        chunks = sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in entry.chunks)
-        problem = _gap(tuple(entry.size), chunks) or held.problem(key, entry)
-        if problem:
-            found.left_out[name] = problem
-            continue
-        found.tensors[name] = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
-        found.stored[name] = chunks
     return found
+
+
+def _take(found: Checkpoint, name: str, key: str, entry: Any, held: _Held) -> None:
+    """Put a tensor into a checkpoint, or why it cannot be there."""
+    chunks = sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in entry.chunks)
+    problem = _gap(tuple(entry.size), chunks) or held.problem(key, entry)
+    if problem:
+        found.left_out[name] = problem
+        return
+    found.tensors[name] = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+    found.stored[name] = chunks
 
 
 def _reader(folder: Path) -> Any:

@@ -6,13 +6,24 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from initstats.diagnostics.findings import Finding
+from initstats.diagnostics.findings import SEVERITIES, Finding
 from initstats.monitoring.row import WINDOWED, Places, RankInfo, Row, Shard, Table
+from initstats.sinks.checked_values import (
+    counts,
+    fields,
+    floats,
+    integer,
+    mapping,
+    number,
+    one_of,
+    sequence,
+    text,
+)
 from initstats.statistics.histogram import MAX_SCALE, PLACES
 from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
@@ -94,7 +105,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Row]:
             if not isinstance(value, dict) or value.get("schema") != SCHEMA:
                 continue
             if "names" in value:
-                layouts[str(value["layout"])] = tuple(map(str, value["names"][:_MOST_NAMES]))
+                layouts[text(value["layout"])] = sequence(value["names"][:_MOST_NAMES], text)
                 continue
             row = _row(value, layouts)
         except _NO_ROW:
@@ -111,7 +122,10 @@ def step_of_line(line: bytes) -> int | None:
     except ValueError:
         return None
     is_row = isinstance(value, dict) and value.get("schema") == SCHEMA and "step" in value
-    return int(value["step"]) if is_row else None
+    try:
+        return integer(value["step"]) if is_row else None
+    except (TypeError, OverflowError):
+        return None
 
 
 def _columns(table: Table) -> dict[str, Any]:
@@ -166,25 +180,24 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
+    steps = sequence(value["steps"], integer)
     return Row(
-        step=value["step"],
-        first_step=value["first_step"],
-        measured=len(value["steps"]),
-        time=value["time"],
+        step=integer(value["step"]),
+        first_step=integer(value["first_step"]),
+        measured=len(steps),
+        time=number(value["time"]),
         tables={k: _table(t, layouts[t["layout"]]) for k, t in value["tables"].items()},
-        gradient_norm=_array(value["gradient_norm"]),
-        gradient_norm_before_clipping=_array(value.get("gradient_norm_before_clipping", [])),
-        loss=_array(value.get("loss", [])),
-        learning_rates={
-            name: float(_array([rate])[0]) for name, rate in value.get("learning_rates", {}).items()
-        },
+        gradient_norm=floats(value["gradient_norm"]),
+        gradient_norm_before_clipping=floats(value.get("gradient_norm_before_clipping", [])),
+        loss=floats(value.get("loss", [])),
+        learning_rates=mapping(value.get("learning_rates", {}), number),
         calls=_calls(value, layouts),
-        smooth=tuple(map(str, value.get("smooth", ()))),
-        steps=tuple(value["steps"]),
-        missing=value["missing"],
-        alerts=tuple(_finding_of(a) for a in value["alerts"]),
+        smooth=sequence(value.get("smooth", []), text),
+        steps=steps,
+        missing=mapping(value["missing"], lambda reasons: mapping(reasons, text)),
+        alerts=sequence(value["alerts"], _finding_of),
         ranks=_ranks(value["ranks"]) if "ranks" in value else None,
-        shards={name: Shard(*shard) for name, shard in value.get("shards", {}).items()},
+        shards=mapping(value.get("shards", {}), lambda shard: Shard(*sequence(shard, integer))),
     )
 
 
@@ -195,43 +208,63 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
     tables = value["tables"]
     table = tables.get("activations", tables.get("inputs"))
     calls = {} if table is None else dict.fromkeys(layouts[table["layout"]], 1.0)
-    return calls | {str(name): float(n) for name, n in value["calls"].items()}
+    return calls | mapping(value["calls"], number)
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:
-    pairs = {k: v if v is None else tuple(v) for k, v in value.items() if k in _PAIRS}
-    return RankInfo(**{**value, **pairs})
+    return RankInfo(**fields(value, _RANK_INFO))
 
 
-_PAIRS = ("slowest", "fastest")
+def _pair(value: list[Any] | None) -> tuple[int, float] | None:
+    if value is None:
+        return None
+    rank, seconds = value
+    return integer(rank), number(seconds)
 
 
-def _finding_of(values: dict[str, Any]) -> Finding:
-    known = {k: float(_array([values[k]])[0]) for k in ("value", "threshold")}
-    return Finding(**{**values, **known, "also": tuple(values["also"])})
+_RANK_INFO: dict[str, Callable[[Any], Any]] = {
+    "rank": integer,
+    "scope": lambda scope: one_of(scope, ("merged", "rank")),
+    "world": integer,
+    "run": text,
+    "restarts": integer,
+    "slowest": _pair,
+    "fastest": _pair,
+}
+_FINDING: dict[str, Callable[[Any], Any]] = {
+    "severity": lambda severity: one_of(severity, SEVERITIES),
+    **dict.fromkeys(("rule", "where", "cause", "fix", "source"), text),
+    **dict.fromkeys(("value", "threshold"), number),
+    "also": lambda also: sequence(also, text),
+}
+
+
+def _finding_of(value: dict[str, Any]) -> Finding:
+    return Finding(**fields(value, _FINDING))
 
 
 def _table(value: dict[str, Any], names: tuple[str, ...]) -> Table:
-    moments = np.column_stack([_array(value[name]) for name in MOMENT_NAMES])
-    counts = np.zeros((len(names), 8), dtype=np.int64)
+    n = len(names)
+    moments = np.column_stack([floats(value[name], n) for name in MOMENT_NAMES])
+    numbers = np.zeros((n, 8), dtype=np.int64)
     for i, name in enumerate(COUNT_NAMES):
-        counts[:, i] = value[name]
-    records = Records(moments.reshape(len(names), 8), counts)
+        numbers[:, i] = counts(value[name], n)
+    records = Records(moments.reshape(n, 8), numbers)
     if "low" in value:
         low, high, average = (
-            {name: _array(column) for name, column in value[label].items()}
+            {name: floats(value[label][name], n) for name in WINDOWED}
             for label in ("low", "high", "avg")
         )
     else:
         low = high = average = {name: records.column(name) for name in WINDOWED}
     places = None
     if "histogram" in value:
-        places = _dense(value["histogram"], len(names))
+        places = _dense(value["histogram"], n)
     return Table(names, records, places, low, high, average)
 
 
 def _dense(value: dict[str, Any], n: int) -> Places:
-    scale = value["scale"]
+    scale = integer(value["scale"])
     sides = (value["positive"], value["negative"])
     if not 0 <= scale <= MAX_SCALE or any(len(side) != n for side in sides):
         raise ValueError(f"expected histograms of {n} tensors, got other lengths or scale={scale}")
@@ -239,9 +272,8 @@ def _dense(value: dict[str, Any], n: int) -> Places:
     for s, side in enumerate(sides):
         for i, row in enumerate(side):
             if row:
-                full[i, s, row[0] : row[0] + len(row) - 1] = row[1:]
+                first, buckets = integer(row[0]), counts(row[1:])
+                if not 0 <= first <= full.shape[2] - len(buckets):
+                    raise ValueError(f"expected places below {full.shape[2]}, got {first}")
+                full[i, s, first : first + len(buckets)] = buckets
     return Places.cut(full.reshape(n, -1), scale)
-
-
-def _array(values: list[float | str | None]) -> Floats:
-    return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
