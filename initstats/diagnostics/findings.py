@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from initstats.diagnostics.checked_values import fields, listed, number, one_of, text
 from initstats.diagnostics.evidence import Evidence
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
@@ -42,6 +43,27 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as JSON-able values."""
         return {**self.__dict__, "also": list(self.also)}
+
+
+def finding_of(values: Any) -> Finding:
+    """Return a finding from values of JSON.
+
+    Args:
+        values: As `Finding.to_dict` returns, with null or strings for what JSON does not have.
+
+    Raises:
+        TypeError: If they are no object.
+        ValueError: If a field is missing or of another kind.
+    """
+    return Finding(**fields(values, _KINDS))
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "severity": lambda severity: one_of(severity, SEVERITIES),
+    **dict.fromkeys(("rule", "where", "cause", "fix", "source"), text),
+    **dict.fromkeys(("value", "threshold"), number),
+    "also": listed(text),
+}
 
 
 class Rule:

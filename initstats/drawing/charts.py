@@ -10,6 +10,7 @@ from typing import ClassVar
 
 _MOST_TICKS = 9
 _DECADE = 10.0
+_LARGEST = 1e300
 _LEAST_RATIO = 10.0  # A logarithmic axis spans a decade: a small change must not look large.
 _MANY_MARKS = 60
 _PLAIN = (1e-3, 1e5)
@@ -106,12 +107,21 @@ class Axes:
         if self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
         self.logarithmic = chart.logarithmic
-        ys = [m.y for line in chart.lines for m in line.marks if m.y is not None and self.has(m.y)]
+        ys = [
+            self._inside(m.y)
+            for line in chart.lines
+            for m in line.marks
+            if m.y is not None and self.has(m.y)
+        ]
         self.is_empty = not ys
         if chart.band is not None and ys:
             # What is outside of the band is seen against its near edge.
             ys += [min(max(ys), chart.band[1]), max(min(ys), chart.band[0])]
-        ys += [chart.guide[0]] if chart.guide is not None and self.has(chart.guide[0]) else []
+        ys += (
+            [self._inside(chart.guide[0])]
+            if chart.guide is not None and self.has(chart.guide[0])
+            else []
+        )
         low, high = (min(ys), max(ys)) if ys else (1.0, 1.0)
         if self.logarithmic:
             margin = 1.25 * max(1.0, math.sqrt(_LEAST_RATIO) / math.sqrt(high / low))
@@ -120,14 +130,19 @@ class Axes:
             margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
             self.low, self.high = low - margin, high + margin
         self.y_ticks = [] if self.is_empty and chart.guide is None else self._y_ticks()
-        ticks = list(chart.x_ticks) or [
-            (float(x), str(x)) for x in range(math.ceil(self.x_low), math.floor(self.x_high) + 1)
-        ]
-        self.x_ticks = ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
+        whole = range(math.ceil(self.x_low), math.floor(self.x_high) + 1)
+        ticks = chart.x_ticks or whole
+        shown = ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
+        self.x_ticks = [(float(x), str(x)) if isinstance(x, int) else x for x in shown]
 
     def has(self, value: float) -> bool:
         """Tell whether the axis can show a value."""
         return math.isfinite(value) and (value > 0 or not self.logarithmic)
+
+    def _inside(self, value: float) -> float:
+        """Return the nearest value with which the arithmetic of an axis stays finite."""
+        value = min(max(value, -_LARGEST), _LARGEST)
+        return max(value, 1 / _LARGEST) if self.logarithmic else value
 
     def x(self, value: float) -> float:
         """Return the place of a value on the x axis, in tenths of a pixel."""

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from initstats.diagnostics.findings import SEVERITIES, Finding
-from initstats.monitoring.row import WINDOWED, Places, RankInfo, Row, Shard, Table
-from initstats.sinks.checked_values import (
+from initstats.diagnostics.checked_values import (
     counts,
     fields,
     floats,
@@ -24,6 +22,8 @@ from initstats.sinks.checked_values import (
     sequence,
     text,
 )
+from initstats.diagnostics.findings import Finding, finding_of
+from initstats.monitoring.row import WINDOWED, Places, RankInfo, Row, Shard, Table
 from initstats.statistics.histogram import MAX_SCALE, PLACES
 from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
@@ -195,7 +195,7 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
         smooth=sequence(value.get("smooth", []), text),
         steps=steps,
         missing=mapping(value["missing"], lambda reasons: mapping(reasons, text)),
-        alerts=sequence(value["alerts"], _finding_of),
+        alerts=sequence(value["alerts"], finding_of),
         ranks=_ranks(value["ranks"]) if "ranks" in value else None,
         shards=mapping(value.get("shards", {}), lambda shard: Shard(*sequence(shard, integer))),
     )
@@ -212,7 +212,7 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:
-    return RankInfo(**fields(value, _RANK_INFO))
+    return RankInfo(**fields(value, _RANK_INFO, optional=_RANK_INFO))
 
 
 def _pair(value: list[Any] | None) -> tuple[int, float] | None:
@@ -231,16 +231,6 @@ _RANK_INFO: dict[str, Callable[[Any], Any]] = {
     "slowest": _pair,
     "fastest": _pair,
 }
-_FINDING: dict[str, Callable[[Any], Any]] = {
-    "severity": lambda severity: one_of(severity, SEVERITIES),
-    **dict.fromkeys(("rule", "where", "cause", "fix", "source"), text),
-    **dict.fromkeys(("value", "threshold"), number),
-    "also": lambda also: sequence(also, text),
-}
-
-
-def _finding_of(value: dict[str, Any]) -> Finding:
-    return Finding(**fields(value, _FINDING))
 
 
 def _table(value: dict[str, Any], names: tuple[str, ...]) -> Table:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from initstats import Monitor, Receipt, sinks, stats
+from initstats import Monitor, Receipt, audit, sinks, stats
 from initstats.auditing import load_report
 from initstats.checkpoints import load_checkpoint, not_judged, skeleton
 from initstats.monitoring.report.page import run_page
@@ -46,7 +46,9 @@ def receipt(path: Path) -> None:
 
 def report(path: Path) -> None:
     """Read an audit, and draw its page."""
-    load_report(path)._repr_html_()
+    found = load_report(path)
+    found._repr_html_()
+    str(found)
 
 
 def rows(path: Path) -> None:
@@ -137,6 +139,21 @@ def _run() -> list[bytes]:
     return files
 
 
+@functools.cache
+def audits() -> list[bytes]:
+    """Return audits of a small model: one with findings, and one over two seeds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    found = []
+    for scale, options in ((50.0, {}), (1.0, {"seeds": 2, "recipe": "mlp"})):
+        batch = torch.full((8, 3), scale), torch.arange(8) % 2
+        with tempfile.TemporaryDirectory() as folder:
+            report = audit(model, batch, loss_fn=nn.functional.cross_entropy, steps=1, **options)
+            report.save(folder, plot=False)
+            found.append((Path(folder) / "audit.json").read_bytes())
+    return found
+
+
 def _train(sink: sinks.JsonLines) -> None:
     """Train a small network for three steps, with NaN in a gradient of the second."""
     torch.manual_seed(0)
@@ -170,7 +187,7 @@ def seeds() -> dict[str, list[bytes]]:
         "safetensors": [save(tensors)],
         "index": [json.dumps(index).encode()],
         "receipt": [(SAVED / "receipt_lstm.json").read_bytes()],
-        "report": [(SAVED / "audit.json").read_bytes()[:20_000]],
+        "report": audits(),
         "rows": [lines, _run()[0]],
         "ranks": _run()[1:],
         "metadata": [_distributed()[".metadata"]],

@@ -10,7 +10,7 @@ import re
 import resource
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +194,48 @@ def test_an_audit_without_a_part_says_so(part: str, tmp_path: Path) -> None:
     values[part] = 7
     path = tmp_path / "audit.json"
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=f"initstats.load_report: expected .* no such {part}"):
+    with pytest.raises(
+        ValueError, match=rf"load_report: expected the values of .*: {part}: expected"
+    ):
         load_report(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("several", [False, True])
+def test_an_audit_is_wrong_at_any_place_or_has_a_page(several: bool, tmp_path: Path) -> None:
+    random_ = random.Random(0)
+    audits = readers.audits()
+    values = json.loads(audits[several])
+    places = [place for place in _places(values) if place]
+    for _ in range(400):
+        changed, place = json.loads(audits[several]), random_.choice(places)
+        holder = changed
+        for step in place[:-1]:
+            holder = holder[step]
+        if random_.random() < 0.3:
+            del holder[place[-1]]
+        else:
+            holder[place[-1]] = random_.choice(WRONG)
+        readers.read("report", json.dumps(changed).encode(), tmp_path)
+
+
+WRONG = (None, "x", "nan", "inf", -1, [], {}, True, 1e308, 5e-324, 10**400, 2**62, [1, 2], {"a": 1})
+
+
+def _places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys that lead to every value."""
+    yield here
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from _places(value[key], (*here, key))
+
+
+def test_a_long_run_has_few_ticks(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    lines = (SAVED / "run.jsonl").read_text().splitlines()
+    far = json.loads(lines[-1]) | {"step": 2**62, "steps": [2**62]}
+    path.write_text("\n".join((*lines, json.dumps(far))))
+    readers.rows(path)
 
 
 def test_a_line_that_is_no_row_is_passed_over(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initstats.auditing.report.kinds import check_report
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport, ParameterReport
 from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.seed_spread import Lottery
@@ -21,8 +22,6 @@ from initstats.untrusted import read_json
 
 AUDIT_SCHEMA = "initstats.audit/2"
 DEMO_SCHEMA = "initstats.demo/1"
-# What every report has, and what each part is.
-_PARTS = {"settings": dict, "findings": list, "loss": dict, "layers": list, "parameters": list}
 FILE_NAME = "audit.json"
 MOST_BARS = 64
 _COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
@@ -85,12 +84,13 @@ def read_reports(path: Path) -> dict[str, dict[str, Any]]:
                 f"initstats.load_report: expected schema {AUDIT_SCHEMA!r}, got schema={found!r} "
                 f"in {path}; save it again with this version of initstats"
             )
-        kinds = {name: type(report.get(name)) for name in _PARTS}
-        if wrong := [name for name, kind in _PARTS.items() if kinds[name] is not kind]:
+        try:
+            check_report(report)
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"initstats.load_report: expected {AUDIT_SCHEMA!r} with {', '.join(_PARTS)}, "
-                f"got no such {wrong[0]} in {path}"
-            )
+                f"initstats.load_report: expected the values of {AUDIT_SCHEMA!r}, got others in "
+                f"{path}: {error}"
+            ) from None
     return {label or str(r["settings"].get("model")): r for label, r in reports.items()}
 
 

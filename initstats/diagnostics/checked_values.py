@@ -1,9 +1,9 @@
-"""Values of JSON with the kinds that a row promises; anything else is an error."""
+"""Values of JSON with the kinds that a file promises; anything else is an error that says where."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +18,13 @@ def text(value: Any) -> str:
     """Return a string."""
     if not isinstance(value, str):
         raise TypeError(f"expected a string, got {type(value).__name__}")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    """Return a boolean."""
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, got {type(value).__name__}")
     return value
 
 
@@ -43,14 +50,53 @@ def sequence(value: Any, of: Callable[[Any], T]) -> tuple[T, ...]:
     """Return the elements of a list, each checked."""
     if not isinstance(value, list):
         raise TypeError(f"expected a list, got {type(value).__name__}")
-    return tuple(map(of, value))
+    return tuple(_inside(i, item, of) for i, item in enumerate(value))
 
 
 def mapping(value: Any, of: Callable[[Any], T]) -> dict[str, T]:
     """Return an object by its keys, each value checked."""
     if not isinstance(value, dict):
         raise TypeError(f"expected an object, got {type(value).__name__}")
-    return {key: of(item) for key, item in value.items()}
+    return {key: _inside(key, item, of) for key, item in value.items()}
+
+
+def fields(
+    value: Any,
+    kinds: Mapping[str, Callable[[Any], Any]],
+    *,
+    optional: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return the known fields of an object, each checked by its kind.
+
+    Args:
+        value: The object; fields without a kind are left out.
+        kinds: A kind by field.
+        optional: Fields that may be missing.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    for name in kinds:
+        if name not in value and name not in optional:
+            raise ValueError(f"expected a field {name!r}, got none")
+    return {name: _inside(name, value[name], kinds[name]) for name in kinds if name in value}
+
+
+def maybe(of: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """Return the kind of values that may be null."""
+    return lambda value: None if value is None else of(value)
+
+
+def listed(of: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    """Return the kind of lists of a kind."""
+    return lambda value: sequence(value, of)
+
+
+def _inside(place: str | int, value: Any, of: Callable[[Any], T]) -> T:
+    """Check a value, and let an error say where it is."""
+    try:
+        return of(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def floats(value: Any, n: int | None = None) -> Floats:
@@ -89,8 +135,3 @@ def one_of(value: Any, choices: Sequence[T]) -> T:
     if value not in choices:
         raise ValueError(f"expected one of {', '.join(map(str, choices))}, got {value!r}")
     return choices[choices.index(value)]
-
-
-def fields(value: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """Return the fields of an object that are there, each checked by its kind."""
-    return {name: kind(value[name]) for name, kind in kinds.items() if name in value}
