@@ -15,6 +15,7 @@ from torch import nn
 from initstats.diagnostics.depth import Series, depth_series, has_normalisation
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport, ParameterReport
 from initstats.diagnostics.findings import AuditRule, Finding, Rule
+from initstats.monitoring.rank_alerts import RankAlerts
 from initstats.monitoring.reader import Measured
 from initstats.monitoring.row import Row
 from initstats.statistics.record import Stats
@@ -161,6 +162,10 @@ class Alerts:
         rules: The rules.
         subject: The model.
         callback: Called with each new finding and its row, in the reader's thread.
+
+    Attributes:
+        recent: The last findings.
+        across: Judges what only several ranks together tell.
     """
 
     def __init__(
@@ -175,17 +180,21 @@ class Alerts:
         self._open: set[_Key] = set()
         self._broken: set[int] = set()
         self.recent: deque[Finding] = deque(maxlen=100)
+        self.across = RankAlerts()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the rules keep of earlier rows, and which findings are open."""
         return {
             "open": sorted([rule, where] for rule, where in self._open),
             "rules": [[type(rule).__name__, rule.state_dict()] for rule in self._rules],
+            "ranks": self.across.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; a rule takes the next state of its class."""
         self._open = {(rule, where) for rule, where in state["open"]}
+        if "ranks" in state:  # not in those of earlier versions
+            self.across.load_state_dict(state["ranks"])
         left = list(state["rules"])
         for rule in self._rules:
             name = type(rule).__name__

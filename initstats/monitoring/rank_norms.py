@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from initstats.diagnostics.findings import Finding
 from initstats.text import number
@@ -41,6 +43,15 @@ class RankNorms:
         self._scales = scales
         self._least = least
         self._past: deque[float] = deque(maxlen=history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the logarithms that are kept, float64 `[at most history]`."""
+        return {"past": torch.tensor(list(self._past), dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._past.clear()
+        self._past.extend(state["past"].tolist())
 
     def check(
         self, norms: Mapping[int, float], alike: Sequence[Sequence[int]]

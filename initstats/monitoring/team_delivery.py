@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.alerts import LOG, Alerts
-from initstats.monitoring.rank_norms import RankNorms
+from initstats.monitoring.rank_alerts import RANKS_DIFFER, Together
 from initstats.monitoring.reader import Measured, gradient_norms, read_window
 from initstats.monitoring.row import Row
 from initstats.monitoring.sink_worker import Feed, Sink
@@ -19,10 +19,6 @@ from initstats.monitoring.window import BEFORE_CLIPPING, Window
 from initstats.monitoring.worker import Delivery
 
 _WAITING_WINDOWS = 256
-_DESYNC = "replicas that drift apart: allenai/OLMo-core#319"
-_LOOK = "look at the data and the memory of that rank"
-_FIRST = "the first rank with NaN: NVIDIA/Megatron-LM#7076"
-_RANKS = "ranks whose keys differ hang a reduction: Lightning-AI/pytorch-lightning#19106"
 
 
 class TeamDelivery(Delivery):
@@ -45,8 +41,7 @@ class TeamDelivery(Delivery):
         self._own_sinks = tuple(sinks)
         self._after = after
         self._last_time = 0.0
-        self._left: set[str] = set()
-        self._norms = RankNorms()
+        self._has_lost_rows = False
         super().__init__(self._own_sinks if team.writes else (), alerts, after, team.info)
 
     @property
@@ -58,8 +53,8 @@ class TeamDelivery(Delivery):
         """Take a closed window; never waits. Of too many the newest are dropped, and logged."""
         if self._windows.qsize() < _WAITING_WINDOWS:
             self._windows.put(window)
-        elif "behind" not in self._left:
-            self._left.add("behind")
+        elif not self._has_lost_rows:
+            self._has_lost_rows = True
             LOG.warning("%d rows wait for another rank: rows are lost", _WAITING_WINDOWS)
 
     def _run(self) -> None:
@@ -105,56 +100,19 @@ class TeamDelivery(Delivery):
         try:
             row = _merged_row(self._team, outcome, local)
             row = self.alerts.judge(row, outcome.measured)
-            row = self.alerts.announce(self._across(outcome), row)
+            together = Together(
+                outcome.differing,
+                outcome.first_not_finite,
+                outcome.local_norms,
+                self._team.alike,
+                outcome.missing.get("ranks", {}),
+            )
+            row = self.alerts.announce(self.alerts.across.judge(together), row)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
         else:
             for feed in self.feeds:
                 feed.put(row)
-
-    def _across(self, outcome: Outcome) -> tuple[Finding, ...]:
-        """Return what only the ranks together tell, each once."""
-        found = []
-        for name, classes in outcome.differing.items():
-            odd = ", ".join(str(rank) for each in classes[1:] for rank in each)
-            found.append(
-                Finding(
-                    rule="replicas-differ",
-                    severity="error",
-                    where=name,
-                    value=float(len(classes)),
-                    threshold=1.0,
-                    cause=f"the replica of rank {odd} differs from that of ranks"
-                    f" {', '.join(map(str, classes[0]))}",
-                    fix="load the same weights on all ranks; look for random draws, skipped"
-                    " reductions and faulty memory on that rank",
-                    source=_DESYNC,
-                )
-            )
-        if outcome.first_not_finite is not None:
-            found.append(_first_not_finite(*outcome.first_not_finite))
-        found += self._norms.check(outcome.local_norms, self._team.alike)
-        for who, why in outcome.missing.get("ranks", {}).items():
-            found.append(
-                Finding(
-                    rule="rank-missing",
-                    severity="warning",
-                    where=who,
-                    value=1.0,
-                    threshold=0.0,
-                    cause=f"{who} adds nothing to this row: it {why}",
-                    fix="call step() once per training step on every rank, and close the monitors"
-                    " together",
-                    source=_RANKS,
-                )
-            )
-        return self._new(found)
-
-    def _new(self, found: list[Finding]) -> tuple[Finding, ...]:
-        keys = {f"{finding.rule} {finding.where}": finding for finding in found}
-        new = tuple(finding for key, finding in keys.items() if key not in self._left)
-        self._left = {*keys, *(self._left & {"behind"})}
-        return new
 
     def _go_on_alone(
         self,
@@ -183,7 +141,7 @@ class TeamDelivery(Delivery):
             threshold=0.0,
             cause=f"{who} did not answer for the row of step {step}; rows are of one rank each",
             fix="look at the log of that rank",
-            source=_RANKS,
+            source=RANKS_DIFFER,
         )
         if held is not None:
             row = self.alerts.judge(
@@ -194,24 +152,6 @@ class TeamDelivery(Delivery):
                 feed.put(row)
         if not closing:
             super()._run()
-
-
-def _first_not_finite(kind: str, name: str, rank: int) -> Finding:
-    """Return the finding of the first NaN; a rank is to blame only where it has data of its own."""
-    cause, fix = f"rank {rank} is the first with NaN or infinity here", _LOOK
-    if kind == "gradients":
-        cause = f"reduced over ranks, with NaN or infinity that rank {rank} holds"
-        fix = 'watch "activations" or "local_gradients" to see of which rank they are'
-    return Finding(
-        rule="first-rank-not-finite",
-        severity="error",
-        where=name,
-        value=float(rank),
-        threshold=0.0,
-        cause=f"{kind}: {cause}",
-        fix=fix,
-        source=_FIRST,
-    )
 
 
 def of_rank(sink: Sink, rank: int) -> Sink:

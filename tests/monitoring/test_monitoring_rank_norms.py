@@ -68,5 +68,13 @@ def test_ranks_with_other_parameters_are_not_compared() -> None:
     assert list(rule.check(norms | {4: 1e6}, ((0, 1, 2), (3, 4, 5))))
 
 
+def test_a_rule_that_goes_on_knows_what_is_usual() -> None:
+    fresh = RankNorms()
+    assert not judge(fresh, [1.0, 1.0, 1.0, 5.0])
+    fresh.load_state_dict(learnt().state_dict())
+    (found,) = judge(fresh, [1.0, 1.0, 1.0, 5.0])
+    assert found.where == "rank 3"
+
+
 def test_norms_that_are_not_finite_are_left_to_other_alerts() -> None:
     assert not judge(learnt(), [1.0, math.nan, math.inf, 1.0])

@@ -152,6 +152,25 @@ def check_a_rank_whose_gradient_norm_leaves_the_others_is_named() -> None:
         assert alert.value > alert.threshold > 0
 
 
+def check_a_restart_does_not_forget_the_norms_of_the_ranks() -> None:
+    state: dict[str, object] = {}
+    for first, last in ((1, 20), (21, 23)):
+        net, kept = DistributedDataParallel(model()), Kept()
+        monitor = watched(net, kept, histograms=False)
+        if state:
+            monitor.load_state_dict(state)
+        with monitor:
+            for step in range(first, last + 1):
+                net.zero_grad()
+                scale = 100.0 if rank() == 2 and step in (20, 21, 23) else 1.0
+                (scale * net(rows_of(batch(step))).square().mean()).backward()
+                monitor.step()
+            state = monitor.state_dict()
+        if rank() == 0:  # told in step 20 already, over in 22, and told again
+            steps = [20] if first == 1 else [23]
+            assert alerts_of(kept, "rank-gradient-norm") == [(step, "rank 2") for step in steps]
+
+
 def check_the_first_rank_and_layer_with_nan_are_named() -> None:
     for watch, where in (
         (("weights", "gradients", "activations"), "module.0"),
@@ -315,6 +334,7 @@ CHECKS = (
     check_a_parameter_that_some_ranks_do_not_use,
     check_fsdp2_says_that_it_has_none,
     check_a_rank_whose_gradient_norm_leaves_the_others_is_named,
+    check_a_restart_does_not_forget_the_norms_of_the_ranks,
     check_the_first_rank_and_layer_with_nan_are_named,
     check_reduced_gradients_blame_no_rank,
     check_a_mask_of_infinities_is_no_alert,

@@ -1,0 +1,120 @@
+"""Alerts that only several ranks together tell, each when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from initstats.diagnostics.findings import Finding
+from initstats.monitoring.rank_norms import RankNorms
+
+RANKS_DIFFER = "ranks whose keys differ hang a reduction: Lightning-AI/pytorch-lightning#19106"
+_DESYNC = "replicas that drift apart: allenai/OLMo-core#319"
+_LOOK = "look at the data and the memory of that rank"
+_FIRST = "the first rank with NaN: NVIDIA/Megatron-LM#7076"
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """What the ranks together tell of one row.
+
+    Attributes:
+        differing: By tensor, ranks with equal bits together, the most first.
+        first_not_finite: Kind, name and rank of the first value that is not finite, or None.
+        local_norms: Norm of the gradients before the reduction, the largest of the window; by rank,
+            of those that measured it.
+        alike: Ranks that hold the same parameters together.
+        missing: Why a rank is not in the row, by "rank 3".
+    """
+
+    differing: Mapping[str, tuple[tuple[int, ...], ...]]
+    first_not_finite: tuple[str, str, int] | None
+    local_norms: Mapping[int, float]
+    alike: Sequence[Sequence[int]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+class RankAlerts:
+    """Judges row by row what the ranks together tell, and tells of each finding when it begins."""
+
+    def __init__(self) -> None:
+        self._norms = RankNorms()
+        self._open: set[tuple[str, str]] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the past norms, and which findings are open."""
+        return {
+            "norms": self._norms.state_dict(),
+            "open": sorted([rule, where] for rule, where in self._open),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._norms.load_state_dict(state["norms"])
+        self._open = {(rule, where) for rule, where in state["open"]}
+
+    def judge(self, together: Together) -> tuple[Finding, ...]:
+        """Return the findings that are new in a row."""
+        found: dict[tuple[str, str], Finding] = {}
+        for finding in self._check(together):
+            found.setdefault((finding.rule, finding.where), finding)
+        new = tuple(finding for key, finding in found.items() if key not in self._open)
+        self._open = set(found)
+        return new
+
+    def _check(self, together: Together) -> Iterator[Finding]:
+        for name, classes in together.differing.items():
+            yield _replicas_differ(name, classes)
+        if together.first_not_finite is not None:
+            yield _first_not_finite(*together.first_not_finite)
+        yield from self._norms.check(together.local_norms, together.alike)
+        for who, why in together.missing.items():
+            yield _missing(who, why)
+
+
+def _replicas_differ(name: str, classes: tuple[tuple[int, ...], ...]) -> Finding:
+    odd = ", ".join(str(rank) for each in classes[1:] for rank in each)
+    return Finding(
+        rule="replicas-differ",
+        severity="error",
+        where=name,
+        value=float(len(classes)),
+        threshold=1.0,
+        cause=f"the replica of rank {odd} differs from that of ranks"
+        f" {', '.join(map(str, classes[0]))}",
+        fix="load the same weights on all ranks; look for random draws, skipped reductions and"
+        " faulty memory on that rank",
+        source=_DESYNC,
+    )
+
+
+def _first_not_finite(kind: str, name: str, rank: int) -> Finding:
+    """Return the finding of the first NaN; a rank is to blame only where it has data of its own."""
+    cause, fix = f"rank {rank} is the first with NaN or infinity here", _LOOK
+    if kind == "gradients":
+        cause = f"reduced over ranks, with NaN or infinity that rank {rank} holds"
+        fix = 'watch "activations" or "local_gradients" to see of which rank they are'
+    return Finding(
+        rule="first-rank-not-finite",
+        severity="error",
+        where=name,
+        value=float(rank),
+        threshold=0.0,
+        cause=f"{kind}: {cause}",
+        fix=fix,
+        source=_FIRST,
+    )
+
+
+def _missing(who: str, why: str) -> Finding:
+    return Finding(
+        rule="rank-missing",
+        severity="warning",
+        where=who,
+        value=1.0,
+        threshold=0.0,
+        cause=f"{who} adds nothing to this row: it {why}",
+        fix="call step() once per training step on every rank, and close the monitors together",
+        source=RANKS_DIFFER,
+    )
