@@ -292,6 +292,8 @@ def _is_frozen_table(slot: Slot) -> bool:
 def _tie_problem(group: tuple[Slot, ...]) -> str:
     """Describe an unusual tie: between blocks, or between layers of different roles."""
     first = group[0]
+    if first.is_buffer:  # tables and fixed projections are shared on purpose
+        return ""
     for other in group[1:]:
         if other.block != first.block:
             return f"{other.name} in another block is the same parameter"

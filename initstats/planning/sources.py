@@ -56,7 +56,7 @@ def require_fitting(
         ValueError: With both shapes.
     """
     try:
-        shape = promised.shape_of(source)
+        shape = promised.shape_of(source, *parameter.shape[:1])
     except (RuntimeError, IndexError):  # too few dimensions
         shape = ()
     if _squeezed(shape) != _squeezed(tuple(parameter.shape)):

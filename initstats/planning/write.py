@@ -16,6 +16,7 @@ from initstats.recipes import (
     Computed,
     Constant,
     Derived,
+    HalfBasis,
     LogUniform,
     Normal,
     NormalisedRows,
@@ -57,7 +58,7 @@ def fill_entries(function: str, entries: Sequence[PlanEntry], seed: int) -> None
                 for part in padding.parts(function):
                     part.tensor.zero_()
         for entry in written:
-            _derive(entry)
+            _derive(entry, seed)
 
 
 def check_entries(function: str, entries: Sequence[PlanEntry]) -> None:
@@ -182,6 +183,8 @@ def _fill(function: str, pieces: Sequence[Piece], seed: int) -> None:
 
     _fill_transformed(_of(held, Transformed), seed)
     _fill_rows(_of(held, NormalisedRows), seed)
+    for one, halves in _of(held, HalfBasis):
+        _fill_half(one, halves, seed)
     for one, computed in _of(held, Computed):
         values = computed.values()
         if one.part.box is not None:
@@ -219,7 +222,31 @@ def _fill_rows(todo: Sequence[tuple[_Held, NormalisedRows]], seed: int) -> None:
         one.part.tensor.copy_(x * scale)
 
 
-def _derive(entry: PlanEntry) -> None:
+def _fill_half(held: _Held, halves: HalfBasis, seed: int) -> None:
+    """Write normals in one half of a basis, summed in float64 on the CPU in a fixed order."""
+    part, dim = held.part, halves.dim
+    with torch.device("cpu"):
+        basis = torch.empty(halves.rank, halves.rank, dtype=torch.float64)
+        shape = tuple(n for d, n in enumerate(part.tensor.shape) if d != dim)
+        normals = torch.empty(*shape, halves.rank // 2, dtype=torch.float64)
+        total = torch.zeros(part.tensor.shape, dtype=torch.float64)
+    orthogonal_(basis, seed=seed, name=f"{halves.basis}[basis]")
+    box, first = None, 0
+    if part.box is not None:
+        offset, size = list(part.box.offset), list(part.box.size)
+        first = offset.pop(dim)
+        del size[dim]
+        box = Box((*offset, 0), (*size, halves.rank // 2))
+    foreach_normal_([normals], seed=seed, names=[held.piece.key_name], boxes=[box])
+    rows = basis[0 if halves.half == "odd" else 1 :: 2, first : first + part.tensor.shape[dim]]
+    at = [1] * part.tensor.dim()
+    at[dim] = -1
+    for i, row in enumerate(rows):
+        total += row.view(at) * normals[..., i].unsqueeze(dim)
+    part.tensor.copy_(total.mul_(halves.scale))
+
+
+def _derive(entry: PlanEntry, seed: int) -> None:
     """Write values that come from another parameter."""
     if entry.source is None:
         return
@@ -227,7 +254,12 @@ def _derive(entry: PlanEntry) -> None:
     target, source = entry.parameter.detach(), entry.source[1].detach()
     if is_dtensor(target) and is_dtensor(source):  # cut alike: see require_readable
         target, source = local_tensor(target), local_tensor(source)
-    target.copy_(entry.distribution.values(source).reshape(target.shape))
+    values = entry.distribution.values(source)
+    if entry.distribution.is_sampled:
+        u = torch.empty(len(target), dtype=torch.float64, device="cpu")
+        foreach_uniform_([u], 0.0, 1.0, seed=seed, names=[entry.key_name])
+        values = values[(u * len(values)).long().clamp_(max=len(values) - 1).to(values.device)]
+    target.copy_(values.reshape(target.shape))
 
 
 class _Held(NamedTuple):

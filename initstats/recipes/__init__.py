@@ -17,6 +17,7 @@ from initstats.recipes.distributions.composite import (
 )
 from initstats.recipes.distributions.computed import Computed, formula
 from initstats.recipes.distributions.derived import Derived
+from initstats.recipes.distributions.half_basis import HalfBasis
 from initstats.recipes.distributions.loguniform import LogUniform
 from initstats.recipes.distributions.normalised_rows import NormalisedRows
 from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
@@ -38,6 +39,7 @@ from initstats.recipes.library import (
     for_gpt2,
     for_linear_attention,
     for_llama,
+    for_lora,
     for_mlp,
     for_modernbert,
     for_nanochat,
@@ -65,6 +67,7 @@ from initstats.recipes.library.for_generative import *  # noqa: F403
 from initstats.recipes.library.for_gpt2 import *  # noqa: F403
 from initstats.recipes.library.for_linear_attention import *  # noqa: F403
 from initstats.recipes.library.for_llama import *  # noqa: F403
+from initstats.recipes.library.for_lora import *  # noqa: F403
 from initstats.recipes.library.for_mlp import *  # noqa: F403
 from initstats.recipes.library.for_modernbert import *  # noqa: F403
 from initstats.recipes.library.for_nanochat import *  # noqa: F403
@@ -92,6 +95,7 @@ __all__ = [
     "Distribution",
     "Forward",
     "Growth",
+    "HalfBasis",
     "Kept",
     "LogUniform",
     "Match",
@@ -127,6 +131,7 @@ __all__ += for_generative.__all__
 __all__ += for_gpt2.__all__
 __all__ += for_linear_attention.__all__
 __all__ += for_llama.__all__
+__all__ += for_lora.__all__
 __all__ += for_mlp.__all__
 __all__ += for_modernbert.__all__
 __all__ += for_nanochat.__all__

@@ -101,7 +101,9 @@ class Match:
         """Tell whether a name pattern spells out the layer or the parameter, wildcards aside."""
         if slot.leaf in {"weight", "bias"}:
             return slot.name in _as_tuple(self.name)
-        spelt = (slot.leaf, f"{slot.leaf}.{slot.own_name}")
+        spelt: tuple[str, ...] = (slot.leaf, f"{slot.leaf}.{slot.own_name}")
+        if slot.is_entry:  # of a dictionary, which is what has a name
+            spelt += (slot.name.split(".")[-2],)
         patterns = (p for p in _as_tuple(self.name) if fnmatchcase(slot.name, p))
         return any(pattern.rstrip("*.").endswith(spelt) for pattern in patterns)
 

@@ -87,6 +87,14 @@ class Slot:
         return parts[-2] if parts[-1] in {"weight", "bias"} and len(parts) > 1 else parts[-1]
 
     @property
+    def is_entry(self) -> bool:
+        """Tell whether a dictionary of parameters or buffers holds it, under a name of its own."""
+        is_dictionary = isinstance(self.module, nn.ParameterDict) or (
+            type(self.module).__name__ == "BufferDict"  # of peft
+        )
+        return is_dictionary and "." in self.name
+
+    @property
     def key_name(self) -> str:
         """Name that the key is made from: without wrappers such as torch.compile's."""
         parts = self.name.split(".")

@@ -24,8 +24,10 @@ RoleName = Literal[
     "other",
 ]
 
-# Parts of a path. peft: lora_A, lora_embedding_B; adapter-transformers: adapters; IA3, prompts.
-ADAPTER = re.compile(r"lora_[A-Za-z_]*|adapter\w*|\w*_adapters?|ia3_\w+|prompt_encoder|prefix_\w+")
+# Parts of a path. peft: lora_A, lora_embedding_B, IA3, VeRA, prompts; others: adapters.
+ADAPTER = re.compile(
+    r"lora_[A-Za-z_]*|adapter\w*|\w*_adapters?|ia3_\w+|vera_\w+|prompt_encoder|prefix_\w+"
+)
 # A module that holds attention: self_attn, attn, attention, SelfAttention, EncDecAttention, attn1.
 ATTENTION_PART = re.compile(r"(?i)attn|attention")
 # Leaves.

@@ -16,6 +16,7 @@ from initstats.recipes.distributions.composite import (
     Stacked,
 )
 from initstats.recipes.distributions.computed import Computed
+from initstats.recipes.distributions.half_basis import HalfBasis
 from initstats.recipes.match import Match
 from initstats.recipes.multipliers import PLAIN, Forward, ForwardRule, Multipliers, MultipliersLike
 from initstats.recipes.optimizer_groups import Hyperparameters, make_groups
@@ -160,6 +161,11 @@ class Rule:
                 raise ValueError(
                     f"initstats.Rule: expected rule {self.label!r} to compute values of shape "
                     f"{size}, got shape={each.shape} for name={slot.name!r}"
+                )
+            if isinstance(each, HalfBasis) and size[each.dim : each.dim + 1] != (each.rank,):
+                raise ValueError(
+                    f"initstats.Rule: expected rule {self.label!r} to give {each.rank} for "
+                    f"dimension {each.dim} of {size}, got rank={each.rank} for name={slot.name!r}"
                 )
 
     def multipliers_of(self, slot: Slot, optimizer: str = "adamw") -> Multipliers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initstats.recipes import NormalisedRows, Orthogonal
+from initstats.recipes import HalfBasis, NormalisedRows, Orthogonal
 from initstats.recipes.distributions.composite import Simple
 
 _ROUNDING = 2.0**-8  # of an element to bfloat16, relative
@@ -48,6 +48,7 @@ def mean_band(distribution: Simple, count: int, z: float) -> Band:
     Returns:
         The band, mean +- z sigma / sqrt(count).
     """
+    count = _independent(distribution, count)
     half = z * distribution.std / math.sqrt(count)
     return Band(distribution.mean - half, distribution.mean + half)
 
@@ -79,6 +80,7 @@ def std_band(distribution: Simple, count: int, z: float) -> Band:
         # The sum of squares is the same for every draw; only the mean and rounding vary.
         slack = z * z / (2 * count) + _ROUNDING
         return Band(distribution.std * (1 - slack), distribution.std * (1 + slack))
+    count = _independent(distribution, count)
     degrees = 2 * (count - 1) / (distribution.kurtosis - 1)
 
     def quantile(x: float) -> float:
@@ -89,3 +91,12 @@ def std_band(distribution: Simple, count: int, z: float) -> Band:
     lower = z + light * (z * z - 1) / (_LIGHT_TAIL * math.sqrt(count))
     low = 0.0 if light and count < _FEW else quantile(-lower)
     return Band(distribution.std * low, distribution.std * quantile(z))
+
+
+def _independent(distribution: Simple, count: int) -> int:
+    """Return how many independent values have as wide a band as the values of a sample.
+
+    In half of a basis the sum of squares is chi-square with count / 2 degrees of freedom, and the
+    mean has at most the variance of that of count / 2 values: half of the directions have none.
+    """
+    return max(count // 2, 1) if isinstance(distribution, HalfBasis) else count

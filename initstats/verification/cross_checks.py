@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
+
 from initstats.planning.entry import Piece, PlanEntry
-from initstats.recipes import Computed, Constant, Derived
+from initstats.recipes import Computed, Constant, Derived, HalfBasis
 from initstats.statistics.record import Stats
 from initstats.verification.segments import COMPARED
-from initstats.verification.values import Values
+from initstats.verification.values import FLOAT32_SLACK, Values
 
 _FEWEST_ELEMENTS = 4  # below, two random pieces in a narrow dtype are equal by chance
 _MATRIX_DIMS = 2
+_VECTORS = 64  # of each matrix whose product must be 0
 # Not random: each value is compared with what it must be.
 _MAY_REPEAT = (Constant, Computed, Derived)
 
@@ -66,6 +69,7 @@ def relations(
                     yield from _repeats(entry, piece, records[piece.name], values)
     if values is not None:
         yield from _copies(entries, records, values)
+        yield from _halves(entries, values)
 
 
 def _padding(entry: PlanEntry, piece: Piece, records: Mapping[str, Stats]) -> Iterator[Relation]:
@@ -156,6 +160,42 @@ def _copies(
             "a part was copied after initialisation: heads, experts, tiles, or a transposed matrix",
             "initialise after copying: initstats.init_ gives every element its own value",
         )
+
+
+def _halves(entries: Sequence[PlanEntry], values: Values) -> Iterator[Relation]:
+    """Find matrices of complementary halves of one basis whose product is not 0.
+
+    Looks at 64 rows of one and 64 columns of the other.
+    """
+    seen: dict[str, tuple[PlanEntry, HalfBasis]] = {}
+    for entry in entries:
+        mine = entry.distribution
+        if not isinstance(mine, HalfBasis):
+            continue
+        other, theirs = seen.setdefault(mine.basis, (entry, mine))
+        if theirs.half == mine.half:
+            continue
+        a, b = (
+            _along_rank(values.whole(e.name, e.parameter), half)
+            for e, half in ((other, theirs), (entry, mine))
+        )
+        # Of each element half a unit is rounded off, and sums in float32 may have made it.
+        eps = max(torch.finfo(e.parameter.dtype).eps for e in (other, entry))
+        norms = torch.linalg.vector_norm(a, dim=1)[:, None] * torch.linalg.vector_norm(b, dim=1)
+        off = float(((a @ b.t()).abs() / norms.clamp_min(torch.finfo(norms.dtype).tiny)).max())
+        if off > 2 * eps + FLOAT32_SLACK:
+            yield Relation(
+                entry.name,
+                "orthogonal",
+                f"the product with {other.name} is not 0: {off:.2g} of the norms",
+                "drawn apart: the two matrices are not in complementary halves of one basis",
+                "write both with initstats.init_",
+            )
+
+
+def _along_rank(values: torch.Tensor, half: HalfBasis) -> torch.Tensor:
+    """Return up to 64 vectors of the size of the rank, [n, rank], in float64 on the CPU."""
+    return values.movedim(half.dim, -1).reshape(-1, half.rank)[:_VECTORS].double().cpu()
 
 
 def _described(name: str, leaders: Mapping[int, int], size: int, dim: int, word: str) -> Relation:

@@ -30,6 +30,9 @@ def values_problem(entry: PlanEntry, piece: Piece, values: Values) -> str:
     """
     promised = piece.distribution
     got = piece.of(values.whole(entry.name, entry.parameter))
+    if isinstance(promised, Derived) and promised.is_sampled:
+        assert entry.source is not None
+        return _rows_problem(got, values.whole(*entry.source).to(piece.dtype), promised)
     if isinstance(promised, Computed):
         want, slack = promised.values(), promised.tolerance
     else:
@@ -52,6 +55,19 @@ def values_problem(entry: PlanEntry, piece: Piece, values: Values) -> str:
             first = f"the first at {list(index)}: {mine[at]:.6g}, expected {theirs[at]:.6g}"
         wrong += len(found)
     return f"{wrong} of {piece.count} values differ, {first}" if wrong else ""
+
+
+def _rows_problem(got: torch.Tensor, source: torch.Tensor, promised: Derived) -> str:
+    """Look for each row among those of the source."""
+    source = source.double().flatten(1).cpu()
+    wrong = []
+    for i, row in enumerate(got.double().flatten(1).cpu()):
+        alike = source[source[:, 0] == row[0]]  # few: their first element tells most rows apart
+        if not bool((alike == row).all(dim=1).any()):
+            wrong.append(i)
+    if not wrong:
+        return ""
+    return f"{len(wrong)} of {len(got)} rows are none of {promised.of}, the first is {wrong[0]}"
 
 
 def _slack_of_norm(count: int) -> float:

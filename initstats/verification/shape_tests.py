@@ -6,7 +6,15 @@ import math
 
 import torch
 
-from initstats.recipes import Computed, Constant, Normal, Orthogonal, TruncNormal, Uniform
+from initstats.recipes import (
+    Computed,
+    Constant,
+    HalfBasis,
+    Normal,
+    Orthogonal,
+    TruncNormal,
+    Uniform,
+)
 from initstats.recipes.distributions.composite import Simple
 from initstats.statistics.histogram import Histogram
 
@@ -40,7 +48,7 @@ def histogram_problem(
 
     Source: Massart 1990, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality".
     """
-    if isinstance(distribution, (Computed, Constant, Orthogonal)):
+    if isinstance(distribution, (Computed, Constant, HalfBasis, Orthogonal)):
         return ""
     total = histogram.total - zeros_left_out
     if total < 1:

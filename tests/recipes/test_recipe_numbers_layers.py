@@ -79,7 +79,6 @@ def test_lstm_chrono() -> None:
     [
         ("kaiming", uniform(1 / math.sqrt(24))),
         ("gaussian", normal(1 / 4)),
-        ("orthogonal", Orthogonal(4, 24)),
     ],
 )
 def test_lora(variant: str, down: object) -> None:

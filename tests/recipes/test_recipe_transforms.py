@@ -14,6 +14,7 @@ from initstats.recipes import (
     Constant,
     Derived,
     Distribution,
+    HalfBasis,
     Normal,
     NormalisedRows,
     Orthogonal,
@@ -175,6 +176,8 @@ def test_the_three_truncations_have_names() -> None:
 ALL: list[Distribution] = [
     *CASES.values(),
     NormalisedRows(8, 2.0),
+    HalfBasis(4, "odd", "lora_A.weight"),
+    Derived("sampled rows", "wte.weight"),
     Computed("linspace", (3, 5), {"start": 3.0, "end": 6.0}),
     Derived("transpose", "head.weight"),
     Slices(Orthogonal(4, 3), (2, 3)),
@@ -196,6 +199,7 @@ def test_time_constants_and_tables_are_not_scaled() -> None:
     for promised in (TIME_STEP, Computed("log_arange", (3,)), Derived("copy", "x")):
         assert promised.scaled(3.0) == promised
     assert NormalisedRows(8).scaled(-3.0) == NormalisedRows(8, 3.0)
+    assert HalfBasis(4, "odd", "x").scaled(-2.0) == HalfBasis(4, "odd", "x", scale=0.2)
     assert Slices(Normal(1.0)).scaled(2.0) == Slices(Normal(2.0))
 
 

@@ -34,6 +34,7 @@ from initstats.recipes import (
     Computed,
     Constant,
     Derived,
+    HalfBasis,
     LogUniform,
     Match,
     Normal,
@@ -420,7 +421,7 @@ def packed_pieces_and_padding_rows_equal_one_process() -> None:
 
 
 class Exact(nn.Module):
-    """Parameters that are functions of uniforms, formulas, rows of one norm and copies."""
+    """Functions of uniforms, formulas, rows of one norm, halves of one basis and copies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -430,6 +431,7 @@ class Exact(nn.Module):
         self.bank = nn.Parameter(torch.empty(3, 6, 6))
         self.head = nn.Linear(6, 11, bias=False)
         self.embed = nn.Embedding(11, 6)
+        self.half_a, self.half_b = nn.Parameter(torch.empty(6, 7)), nn.Parameter(torch.empty(9, 6))
         self.register_buffer("scale", torch.empty(4))
 
 
@@ -441,6 +443,8 @@ EXACT = Recipe(
         Rule("bank", Slices(Orthogonal(6, 6))),
         Rule("head.weight", Normal(0.1)),
         Rule("embed.weight", Derived("copy", "head.weight")),
+        Rule("half_a", HalfBasis(6, "odd", "half", 0)),
+        Rule("half_b", HalfBasis(6, "even", "half", 1)),
         Rule("scale", Constant(2.0)),
     ]
 )
@@ -470,11 +474,13 @@ def exact_fills_equal_one_process() -> None:
         local(model.A_log).mul_(1.01)
         local(model.embed.weight).mul_(1.01)
         local(model.rows).mul_(1.01)
+        local(model.half_b).add_(0.01)
     report = initstats.verify(model, EXACT)
     assert {e.name: e.kind for e in report.failures} == {
         "A_log": "values",
         "embed.weight": "values",
         "rows": "norms",
+        "half_b": "orthogonal",
     }, str(report)
     same_everywhere(told(report))
 

@@ -15,6 +15,7 @@ from initstats.planning.initialize import init_
 from initstats.recipes import (
     Computed,
     Derived,
+    HalfBasis,
     Match,
     Normal,
     NormalisedRows,
@@ -186,6 +187,8 @@ def exact() -> tuple[dict[str, Tensor], Recipe]:
     model.A_log = nn.Parameter(torch.empty(8, 16))
     model.rows = nn.Parameter(torch.empty(12, 16))
     model.taps = nn.Parameter(torch.empty(12, 8, 3))
+    model.half_a = nn.Parameter(torch.empty(6, 20))
+    model.half_b = nn.Parameter(torch.empty(30, 6))
     model.head, model.embed = nn.Linear(8, 24, bias=False), nn.Embedding(24, 8)
     recipe = Recipe(
         [
@@ -195,6 +198,8 @@ def exact() -> tuple[dict[str, Tensor], Recipe]:
             Rule("taps", Slices(Orthogonal(12, 8), (2,))),
             Rule("head.weight", Normal(0.1)),
             Rule("embed.weight", Derived("copy", "head.weight")),
+            Rule("half_a", HalfBasis(6, "odd", "half", 0)),
+            Rule("half_b", HalfBasis(6, "even", "half", 1)),
         ]
     )
     init_(model, recipe, seed=0)
@@ -210,11 +215,12 @@ def test_exact_values_are_compared_in_blocks(cuts: tuple[int, ...]) -> None:
     tensors["A_log"][3, 4] += 0.01
     tensors["embed.weight"][5, 2] += 0.01
     tensors["rows"][2] *= 1.01
+    tensors["half_b"] += 0.01
     tensors["taps"][:, :, 1] = tensors["taps"][:, :, 0] * 0.9 + 0.01
     tensors["dt_bias"].fill_(1.0)
     whole, blocks = both(tensors, recipe, cuts)
     kinds = {entry.name: entry.kind for entry in whole.failures}
-    assert kinds.keys() == {"A_log", "embed.weight", "rows", "taps[1]", "dt_bias"}
+    assert kinds.keys() == {"A_log", "embed.weight", "rows", "taps[1]", "dt_bias", "half_b"}
     assert {entry.name: entry.kind for entry in blocks.failures} == kinds
 
 

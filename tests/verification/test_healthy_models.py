@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import adapter_models
 import audio_models
 import contrastive_models
 import decoder_models
@@ -49,6 +50,16 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "lora, orthogonal": (
         lambda: named_models.LoraLinear(64, 64),
         lambda: recipes.lora(variant="orthogonal"),
+    ),
+    "rslora": (lambda: named_models.LoraLinear(64, 64), recipes.rslora),
+    "dora": (adapter_models.dora, recipes.dora),
+    "adalora": (adapter_models.AdaLoraLinear, recipes.adalora),
+    "vera": (adapter_models.Vera, recipes.vera),
+    "ia3": (adapter_models.Ia3Linear, recipes.ia3),
+    "prompt": (adapter_models.prefixed, recipes.prompt),
+    "prompt, vocabulary": (
+        adapter_models.prompted,
+        lambda: recipes.prompt(variant="vocabulary"),
     ),
     "adapter": (lambda: Tree(adapter=named_models.Adapter(64)), recipes.adapter),
     "embedding": (lambda: nn.Embedding(64, 32, padding_idx=1), recipes.embedding),

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.distributions.computed import Computed
 from initstats.recipes.distributions.derived import Derived
+from initstats.recipes.distributions.half_basis import HalfBasis
 from initstats.recipes.distributions.loguniform import LogUniform
 from initstats.recipes.distributions.normalised_rows import NormalisedRows
 from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
@@ -41,6 +42,7 @@ Simple: TypeAlias = (
     | LogUniform
     | Transformed
     | NormalisedRows
+    | HalfBasis
     | Computed
 )
 
@@ -189,6 +191,7 @@ DISTRIBUTIONS = (
     LogUniform,
     Transformed,
     NormalisedRows,
+    HalfBasis,
     Computed,
     Derived,
     Stacked,

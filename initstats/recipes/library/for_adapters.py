@@ -1,4 +1,4 @@
-"""Recipes of new layers in a trained model: LoRA, adapters, a new head. Other parameters stay."""
+"""Recipes of new layers in a trained model: adapters, prompts, heads. Other parameters stay."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from torch import nn
 
 from initstats.recipes.distributions.basic import Constant, Normal, Uniform
 from initstats.recipes.distributions.composite import Distribution
-from initstats.recipes.distributions.orthogonal_matrices import Orthogonal
+from initstats.recipes.distributions.derived import Derived
 from initstats.recipes.library.building import (
     MATRICES,
     built_in,
     described,
+    framework_default,
     norms,
     require_choice,
     require_positive,
@@ -22,54 +23,9 @@ from initstats.recipes.parameters import Slot
 from initstats.recipes.role_patterns import ADAPTER
 from initstats.recipes.rule import Recipe
 
-__all__ = ["adapter", "embedding", "lora", "new_head", "new_layers"]
+__all__ = ["adapter", "embedding", "ia3", "new_head", "new_layers", "prompt"]
 
 _MATRIX_DIMS = 2
-
-
-@built_in
-def lora(*, variant: str = "kaiming") -> Recipe:
-    """Make the recipe of LoRA: the product B A starts as zero, so the model is unchanged.
-
-    A Kaiming uniform with a = sqrt(5), which is U(+-1 / sqrt(in)), B 0. For an embedding A 0 and
-    B N(0, 1). Fans are taken of the full matrix, so A does not depend on sharding
-    (Megatron-Bridge#5840). PiSSA and OLoRA start from the trained weight instead of random
-    numbers: `initstats.lora_from_weight_`.
-
-    Args:
-        variant: "kaiming"; "gaussian" for A N(0, 1 / r) with r the rank; "orthogonal" for A with
-            orthonormal rows.
-
-    Returns:
-        The recipe. It is partial: all other parameters are left as they are.
-
-    Raises:
-        ValueError: If `variant` is none of the three.
-
-    Source: peft `tuners/lora/layer.py`, reset_lora_parameters; Hu et al. 2021.
-    """
-    require_choice("lora", "variant", variant, ("kaiming", "gaussian", "orthogonal"))
-
-    @described(
-        {"kaiming": "U(+-1 / sqrt(in))", "gaussian": "N(0, 1 / r)", "orthogonal": "orthogonal"}[
-            variant
-        ]
-    )
-    def down(slot: Slot) -> Distribution:
-        rank, inputs = slot.matrix_shape
-        if variant == "gaussian":
-            return Normal(1 / rank)
-        if variant == "orthogonal":
-            return Orthogonal(rank, inputs)
-        return Uniform(-(inputs**-0.5), inputs**-0.5)
-
-    rules = [
-        rule(Match("*lora_embedding_A*", role="adapter"), 0.0, "A of an embedding"),
-        rule(Match("*lora_embedding_B*", role="adapter"), Normal(1.0), "B of an embedding"),
-        rule(Match("*lora_A*", role="adapter", kind="weight"), down, "A"),
-        rule(Match(("*lora_B*", "*lora_A*bias"), role="adapter"), 0.0, "B"),
-    ]
-    return Recipe(rules, name="lora", source="peft tuners/lora/layer.py", partial=True)
 
 
 @built_in
@@ -105,6 +61,68 @@ def adapter(*, std: float = 0.02) -> Recipe:
         rule(Match(role="adapter"), matrix, "matrix"),
     ]
     return Recipe(rules, name="adapter", source="Houlsby et al. 2019", partial=True)
+
+
+@built_in
+def ia3() -> Recipe:
+    """Make the recipe of (IA)3: every vector of factors is 1, so the model is unchanged.
+
+    Returns:
+        The recipe. It is partial: all other parameters are left as they are.
+
+    Source: peft `tuners/ia3/layer.py`, reset_ia3_parameters, 5d602fd; Liu et al. 2022.
+    """
+    rules = [rule(Match("*ia3_l*", role="adapter"), 1.0, "factors")]
+    return Recipe(rules, "ia3", "peft tuners/ia3/layer.py, 5d602fd", partial=True)
+
+
+@built_in
+def prompt(*, variant: str = "normal", vocabulary: str = "word_embeddings.weight") -> Recipe:
+    """Make the recipe of prompt tuning, prefix tuning and P-tuning, in peft's layout.
+
+    Embeddings of virtual tokens N(0, 1); what computes prompts from them (the projection of
+    prefixes, the perceptron and LSTM of P-tuning) as torch leaves it, U(+-1 / sqrt(in)).
+
+    Args:
+        variant: "normal"; "vocabulary", every virtual token a random row of the vocabulary
+            (peft's SAMPLE_VOCAB, which is written last); "zero", the prefixes 0 (`init_weights`
+            "zero" of prefix tuning): of a projection the last layer, its tokens N(0, 1).
+        vocabulary: Name of the embedding that the rows come from, or a pattern that only one
+            parameter matches.
+
+    Returns:
+        The recipe. It is partial: all other parameters are left as they are.
+
+    Raises:
+        ValueError: If `variant` is none of the three.
+
+    Source: peft `tuners/prompt_tuning/model.py`, `tuners/prefix_tuning/model.py`,
+        `tuners/p_tuning/model.py`, 5d602fd; Lester et al. 2021, Li and Liang 2021, Liu et al. 2021.
+    """
+    require_choice("prompt", "variant", variant, ("normal", "vocabulary", "zero"))
+
+    @described({"normal": "N(0, 1)", "vocabulary": "rows of the vocabulary", "zero": "0"}[variant])
+    def tokens(slot: Slot) -> Distribution:
+        if variant == "vocabulary":
+            return Derived("sampled rows", vocabulary)
+        is_projected = hasattr(slot.parents[-2], "transform")
+        return Constant(0.0) if variant == "zero" and not is_projected else Normal(1.0)
+
+    @described("U(+-1 / sqrt(in))" + (", the last of a projection 0" * (variant == "zero")))
+    def layer(slot: Slot) -> Distribution:
+        if isinstance(slot.module, nn.RNNBase):
+            bound = slot.module.hidden_size**-0.5
+            return Uniform(-bound, bound)
+        transform = getattr(slot.parents[-3], "transform", None)
+        is_last = isinstance(transform, nn.Sequential) and transform[-1] is slot.module
+        return Constant(0.0) if variant == "zero" and is_last else framework_default(slot)
+
+    parts = ("*prompt_encoder.*", "*prefix_encoder.*")
+    rules = [
+        rule(Match(parts, nn.Embedding, role="adapter"), tokens, "virtual tokens"),
+        rule(Match(parts, (nn.Linear, nn.RNNBase), role="adapter"), layer, "encoder"),
+    ]
+    return Recipe(rules, "prompt", "peft tuners/prompt_tuning/model.py, 5d602fd", partial=True)
 
 
 @built_in
