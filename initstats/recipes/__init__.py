@@ -45,8 +45,10 @@ from initstats.recipes.library import (
     for_nanochat,
     for_policies,
     for_recurrent,
+    for_rwkv,
     for_state_spaces,
     for_t5,
+    for_transformers,
     for_vision,
     for_vit,
     for_width,
@@ -73,8 +75,10 @@ from initstats.recipes.library.for_modernbert import *  # noqa: F403
 from initstats.recipes.library.for_nanochat import *  # noqa: F403
 from initstats.recipes.library.for_policies import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
+from initstats.recipes.library.for_rwkv import *  # noqa: F403
 from initstats.recipes.library.for_state_spaces import *  # noqa: F403
 from initstats.recipes.library.for_t5 import *  # noqa: F403
+from initstats.recipes.library.for_transformers import *  # noqa: F403
 from initstats.recipes.library.for_vision import *  # noqa: F403
 from initstats.recipes.library.for_vit import *  # noqa: F403
 from initstats.recipes.library.for_width import *  # noqa: F403
@@ -137,8 +141,10 @@ __all__ += for_modernbert.__all__
 __all__ += for_nanochat.__all__
 __all__ += for_policies.__all__
 __all__ += for_recurrent.__all__
+__all__ += for_rwkv.__all__
 __all__ += for_state_spaces.__all__
 __all__ += for_t5.__all__
+__all__ += for_transformers.__all__
 __all__ += for_vision.__all__
 __all__ += for_vit.__all__
 __all__ += for_width.__all__

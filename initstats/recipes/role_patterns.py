@@ -47,11 +47,16 @@ MLP_OUTPUT = re.compile(
 )
 HEAD = re.compile(
     r"lm_head|head|heads|(\w+_)?classifier|vocab_(projector|transform)|score|logits|to_logits|embed_out|qa_outputs|seq_relationship"
-    r"|final_layer|prediction_head|output_layer|predictions"
+    r"|final_layer|prediction_head|output_layer|predictions|generator_lm_head|lm_loss|pred_layer"
 )
-# torchtitan: output; torchvision: fc; OLMo: ff_out; Whisper: proj_out; outside the blocks only.
-HEAD_OUTSIDE = re.compile(r"output|fc|decoder|cls|out|readout|generator|ff_out|proj_out")
+# torchtitan: output; torchvision: fc; OLMo: ff_out; Whisper: proj_out; fairseq: output_projection.
+# Outside the blocks only.
+HEAD_OUTSIDE = re.compile(
+    r"output|fc|decoder|cls|out|readout|generator|ff_out|proj_out|output_projection"
+)
 ROUTER = re.compile(r"router|gate|switch|gating")
+# The layer of a module that is called so: JetMoE, LongCat.
+ROUTER_LAYER = re.compile(r"layer|classifier|linear")
 # Residual gates and layer scale; adaLN makes gates, shifts and scales.
 GATE = re.compile(
     r"adaLN_modulation|layer_scale\w*|layerscale\w*|ls\d?|gamma(_\d)?|lambda_?\d?|alpha"
@@ -66,7 +71,7 @@ POSITION = re.compile(
 # decays of state-space and linear-recurrent layers (Mamba, VMamba, S4, RWKV, RG-LRU, gated delta
 # nets); mixing coefficients of RWKV; attention sinks; temperatures and biases of contrastive heads.
 SPECIAL = re.compile(
-    r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj\.bias|(log|inv)_dt"
+    r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj[._]bias|(log|inv)_dt"
     r"|time_(decay|first|faaaa|mix_\w+|maa_\w+)|recurrent_param|a_param|x_[rwkvag]|k_[ka]|r_k|[wav]0"
     r"|sinks?|attention_sinks?|logit_(scale|bias)|log_?std)$"
 )

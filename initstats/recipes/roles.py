@@ -22,6 +22,7 @@ from initstats.recipes.role_patterns import (
     MLP_OUTPUT,
     POSITION,
     ROUTER,
+    ROUTER_LAYER,
     TOKEN,
     RoleName,
 )
@@ -92,6 +93,8 @@ def recognise(
     kind = type(owner).__name__
     if adapter := next((part for part in (*path, own) if ADAPTER.fullmatch(part)), None):
         return Role("adapter", f"{adapter} in the name")
+    if path[-2:-1] == ["router"] and ROUTER_LAYER.fullmatch(path[-1]):
+        return Role("router", f"{path[-1]} inside router")
     by_class = _by_class(owner, kind, own, path)
     if by_class is not None:
         return by_class

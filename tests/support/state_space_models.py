@@ -465,3 +465,35 @@ class RWKV7(nn.Module):
             att.ln_x.weight.fill_(((1 + i) / LAYERS) ** 0.7)
         uniform_(self.emb.weight, -1e-4, 1e-4)
         orthogonal_(self.head.weight, gain=0.5 * math.sqrt(VOCABULARY / WIDTH))
+
+
+class RWKV4(nn.Module):
+    """RWKV-4 with the names of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rwkv = Tree(
+            embeddings=nn.Embedding(VOCABULARY, WIDTH),
+            blocks=nn.ModuleList([self._block() for _ in range(LAYERS)]),
+            ln_out=nn.LayerNorm(WIDTH),
+        )
+        self.head = plain(WIDTH, VOCABULARY)
+
+    def _block(self) -> Tree:
+        names = ("time_mix_key", "time_mix_value", "time_mix_receptance")
+        mixing = {name: torch.empty(1, 1, WIDTH) for name in names}
+        attention = Tree(
+            time_decay=torch.empty(WIDTH),
+            time_first=torch.empty(WIDTH),
+            **mixing,
+            **{name: plain(WIDTH, WIDTH) for name in ("key", "value", "receptance", "output")},
+        )
+        feed_forward = Tree(
+            time_mix_key=torch.empty(1, 1, WIDTH),
+            time_mix_receptance=torch.empty(1, 1, WIDTH),
+            key=plain(WIDTH, INNER),
+            receptance=plain(WIDTH, WIDTH),
+            value=plain(INNER, WIDTH),
+        )
+        norms = {f"ln{i}": nn.LayerNorm(WIDTH) for i in (1, 2)}
+        return Tree(attention=attention, feed_forward=feed_forward, **norms)

@@ -119,6 +119,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
         lambda: recipes.gated_deltanet(variant="torchtitan"),
     ),
     "rwkv7": (state_space_models.RWKV7, recipes.rwkv7),
+    "rwkv4": (state_space_models.RWKV4, recipes.rwkv4),
+    "decoder_transformers": (named_models.titan_llama, recipes.decoder_transformers),
     "griffin": (state_space_models.Griffin, recipes.griffin),
     "retnet": (state_space_models.RetNet, recipes.retnet),
     "xlstm": (state_space_models.xlstm, recipes.xlstm),

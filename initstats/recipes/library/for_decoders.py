@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from initstats.recipes.distributions.basic import Constant, Normal
 from initstats.recipes.distributions.composite import Distribution
@@ -37,7 +38,8 @@ def gemma(*, std: float = 0.02) -> Recipe:
 
     Matrices and embeddings N(0, std), no scaling with depth; the scale of a norm 0, since it is
     used as 1 + scale (1 where it is not); the factor of an embedding's output (a buffer) what its
-    module states, else sqrt(d), d the width.
+    module states, else sqrt(d), d the width. Gemma 3n: scales of corrected predictions 0; its
+    buffers 1 / d, 1 / sqrt(d) and 1 / sqrt(2).
 
     Args:
         std: Standard deviation (`initializer_range`), > 0.
@@ -58,9 +60,24 @@ def gemma(*, std: float = 0.02) -> Recipe:
         width = slot.module.get_parameter("weight").shape[-1]
         return Constant(math.sqrt(width) if stated is None else float(stated))
 
+    def by_width(power: float) -> Callable[[Slot], Distribution]:
+        @described(f"d^{power:g}, d the width")
+        def fill(slot: Slot) -> Distribution:
+            if slot.model_width is None:
+                raise ValueError(
+                    f"initstats.gemma: expected a module that states hidden_size around {slot.name}"
+                )
+            return Constant(slot.model_width**power)
+
+        return fill
+
     rules = [
         *norms(),
         biases(),
+        rule(Match("*.correct_output_scale"), 0.0, "scale of corrections"),
+        rule(Match("*.router_input_scale"), by_width(-1.0), "scale of router inputs"),
+        rule(Match("*per_layer_projection_scale"), by_width(-0.5), "scale of a projection"),
+        rule(Match("*per_layer_input_scale"), 0.5**0.5, "scale of inputs per layer"),
         rule(Match("*embed_scale", module="Embedding"), factor, "factor of the embedding"),
         rule(weights(*EMBEDDINGS), Normal(std), "embedding"),
         rule(weights("gate", name="*per_layer_input_gate.weight"), Normal(std), "input gate"),

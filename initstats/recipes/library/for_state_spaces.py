@@ -25,6 +25,7 @@ from initstats.recipes.library.building import (
     rule,
     weights,
 )
+from initstats.recipes.library.for_experts import balancing
 from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
@@ -49,10 +50,12 @@ def mamba1(
     dt = max(e^U(ln 0.001, ln 0.1), 0.0001); in_proj, x_proj and the convolution torch's default;
     out_proj torch's default divided by sqrt(L), L the number of blocks; embedding N(0, 0.02);
     other biases 0. In transformers (Mamba, Falcon-Mamba) in_proj, x_proj, embedding and an untied
-    head are N(0, 0.1), the bias of the convolution is 0, and out_proj is not divided.
+    head are N(0, 0.1), the bias of the convolution is 0, and out_proj is not divided. Hybrids there
+    have N(0, 0.02) for every matrix and convolution; in Jamba dt_proj is one of them, with a bias
+    of 0, in Zamba it is as above.
 
     Args:
-        variant: "mamba_ssm" or "transformers".
+        variant: "mamba_ssm", "transformers", "jamba" or "zamba".
         std: Of the embedding, > 0, and in transformers of the matrices above; when None 0.1 in
             "transformers", else 0.02.
         layers: Number of blocks L, >= 1; found in the model when None.
@@ -64,14 +67,19 @@ def mamba1(
         ValueError: If an option is out of range.
 
     Source: mamba `modules/mamba_simple.py`, `models/mixer_seq_simple.py`, e9594ce; transformers
-        `models/mamba/modeling_mamba.py`, 5.24.0.
+        `models/mamba/modeling_mamba.py`, `models/jamba/modeling_jamba.py`,
+        `models/zamba/modeling_zamba.py`, 5.24.0.
     """
-    require_choice("mamba1", "variant", variant, ("mamba_ssm", "transformers"))
+    require_choice("mamba1", "variant", variant, ("mamba_ssm", "transformers", "jamba", "zamba"))
+    is_jamba = variant == "jamba"
+    time_step = Constant(0.0) if is_jamba else Transformed.time_step()
     rules = [
         rule(Match("*.A_log"), _log_arange, "A_log"),
-        rule(Match("*.dt_proj.bias"), Transformed.time_step(), "dt bias"),
-        rule(Match("*.dt_proj.weight"), framework_default, "dt weight"),
+        rule(Match(("*.dt_proj.bias", "*.dt_proj_bias")), time_step, "dt bias"),
     ]
+    if not is_jamba:
+        dt_weight = Match(("*.dt_proj.weight", "*.dt_proj_weight"))
+        rules.append(rule(dt_weight, _by_last_dimension, "dt weight"))
     return _mamba("mamba1", variant, std, layers, 1, rules)
 
 
@@ -90,11 +98,12 @@ def mamba2(
     sqrt(r L), r residual branches in each of L blocks; embedding N(0, 0.02); everything else
     torch's default, biases of Linear 0. In transformers A_log = ln(1), ..., ln(H) over the H heads,
     in_proj, embedding and an untied head are N(0, 0.1), the bias of the convolution is 0, and
-    out_proj is not divided. Hybrids there (Bamba, Falcon-H1, Granite 4) have dt_bias 1, and
-    N(0, 0.02) for every matrix and convolution.
+    out_proj is not divided. Hybrids there have N(0, 0.02) for every matrix and convolution: "bamba"
+    (Falcon-H1 and Granite 4 too) with dt_bias 1, "zamba2" with dt_bias as above, "nemotron_h" also
+    with out_proj torch's default divided by sqrt(L).
 
     Args:
-        variant: "mamba_ssm", "transformers" or "bamba".
+        variant: "mamba_ssm", "transformers", "bamba", "zamba2" or "nemotron_h".
         std: Of the embedding, > 0, and in transformers of the matrices above; when None 0.1 in
             "transformers", else 0.02.
         layers: Number of blocks L, >= 1; found in the model when None.
@@ -107,9 +116,11 @@ def mamba2(
         ValueError: If an option is out of range.
 
     Source: mamba `modules/mamba2.py`, `models/mixer_seq_simple.py`, e9594ce; transformers
-        `models/mamba2/modeling_mamba2.py`, `models/bamba/modeling_bamba.py`, 5.24.0.
+        `models/mamba2/modeling_mamba2.py`, `models/bamba/modeling_bamba.py`,
+        `models/zamba2/modeling_zamba2.py`, `models/nemotron_h/modeling_nemotron_h.py`, 5.24.0.
     """
-    require_choice("mamba2", "variant", variant, ("mamba_ssm", "transformers", "bamba"))
+    variants = ("mamba_ssm", "transformers", "bamba", "zamba2", "nemotron_h")
+    require_choice("mamba2", "variant", variant, variants)
     if residuals < 1:
         raise ValueError(f"initstats.mamba2: expected residuals >= 1, got residuals={residuals}")
     is_original = variant == "mamba_ssm"
@@ -118,7 +129,16 @@ def mamba2(
         rule(Match("*.A_log"), LogUniform(1.0, 16.0) if is_original else _log_arange, "A_log"),
         rule(Match("*.dt_bias"), time_step, "dt bias"),
     ]
+    if variant == "nemotron_h":
+        by_depth = _by_depth("mamba2", layers, residuals)
+        rules.append(rule(Match("*.mixer.out_proj.weight"), by_depth, "output"))
     return _mamba("mamba2", variant, std, layers, residuals, rules)
+
+
+@described("U(+-1 / sqrt(n)), n the last dimension")
+def _by_last_dimension(slot: Slot) -> Distribution:
+    bound = slot.parameter.shape[-1] ** -0.5
+    return Uniform(-bound, bound)
 
 
 @described("ln(1), ..., ln(N) along the last dimension")
@@ -143,7 +163,7 @@ def _mamba(
     if variant == "mamba_ssm":
         common += _original(name, normal, layers, residuals)
     else:
-        model = {"mamba1": "mamba", "mamba2": variant.replace("transformers", "mamba2")}[name]
+        model = variant.replace("transformers", "mamba" if name == "mamba1" else name)
         source = f"transformers modeling_{model}.py, 5.24.0"
         common += _hugging(normal, is_default=variant == "transformers")
     return Recipe(common, name=name, source=source)
@@ -171,6 +191,7 @@ def _hugging(normal: Normal, *, is_default: bool) -> list[Rule]:
         ]
     return [
         *rules,
+        balancing(),
         rule(weights("embedding", "convolution", *MATRICES, "other"), normal, "matrix"),
         biases(),
     ]

@@ -1,0 +1,159 @@
+"""The numbers of the decoders of transformers and of RWKV-4, written out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import decoder_families
+from initstats import recipes
+from initstats.planning.planner import plan
+from initstats.recipes import Computed, Constant, Distribution, Orthogonal, Part, Stacked
+from initstats.verification.verifier import verify
+from named_models import Tree, blocks, linear
+from promises import ONE, ZERO, check, normal
+from recipe_checks import initialises, rejects, rejects_wrong_std
+from state_space_models import RWKV4
+
+
+def decoder() -> Tree:
+    def block() -> Tree:
+        return Tree(
+            input_residual=torch.empty(256),
+            self_attn=Tree(
+                q_proj=linear(256, 256, bias=False),
+                o_proj=linear(256, 256, bias=False),
+                lambda_q1=torch.empty(64),
+                sinks=torch.empty(4),
+            ),
+            mlp=Tree(
+                up_proj=linear(256, 512),
+                act_fn=Tree(alpha_p=torch.empty(1), alpha_n=torch.empty(1)),
+            ),
+            norm=nn.RMSNorm(256),
+        )
+
+    embedding = nn.Embedding(300, 256, padding_idx=0)
+    return Tree(embed_tokens=embedding, layers=blocks(block), lm_head=linear(256, 300, bias=False))
+
+
+def test_decoder_transformers() -> None:
+    def slope(value: float) -> Computed:
+        return Computed("inverse_softplus", (1,), {"value": value})
+
+    promises: dict[str, Distribution] = {
+        "embed_tokens.weight": normal(0.02),
+        "*.input_residual": ONE,
+        "*proj.weight": normal(0.02),
+        "*.bias": ZERO,
+        "*.lambda_q1": normal(0.1),
+        "*.sinks": ZERO,
+        "*.alpha_p": slope(0.8),
+        "*.alpha_n": slope(0.3),
+        "*.norm.weight": ONE,
+        "lm_head.weight": normal(0.02),
+    }
+    check(decoder(), recipes.decoder_transformers(), dict(promises))
+    assert slope(0.8).values().item() == pytest.approx(0.2033823, rel=1e-6)
+    assert slope(0.3).values().item() == pytest.approx(-1.0502256, rel=1e-6)
+    options = {"std": 0.006, "embedding_std": 0.5, "lambda_std": 0.2}
+    promises |= {
+        "embed_tokens.weight": normal(0.5),
+        "*proj.weight": normal(0.006),
+        "*.lambda_q1": normal(0.2),
+        "lm_head.weight": normal(0.006),
+    }
+    check(decoder(), recipes.decoder_transformers(**options), dict(promises))
+
+
+def test_decoder_transformers_finds_mistakes() -> None:
+    recipe = recipes.decoder_transformers()
+    model = initialises(decoder, recipe)
+    rejects_wrong_std(model, recipe)
+    rejects(model, recipe, "*.sinks", lambda x: x.normal_(0, 0.02))
+    rejects(model, recipe, "*.input_residual", lambda x: x.zero_())
+    rejects(model, recipe, "*.alpha_n", lambda x: x.fill_(0.2034))
+
+
+class HYV4HyperConnection(nn.Module):  # by this name the recipe knows it
+    def __init__(self) -> None:
+        super().__init__()
+        self.hc_mult = 4
+        self.base, self.scale = (nn.Parameter(torch.empty(n)) for n in (8, 2))
+
+
+def test_hyper_connections_have_the_numbers_of_their_family() -> None:
+    def planned(hyper: nn.Module) -> dict[str, Distribution]:
+        model = Tree(attn_hc=hyper, lm_head=linear(8, 8))
+        found = plan(nn.ModuleDict({"model": model}), "decoder_transformers")
+        return {entry.name.rpartition(".")[2]: entry.distribution for entry in found}
+
+    hunyuan = planned(HYV4HyperConnection())
+    away = Part(Constant(-math.log(3)), 4, "streams")
+    assert hunyuan["base"] == Stacked([away, Part(Constant(0.0), 4, "other")])
+    assert hunyuan["scale"] == Constant(0.01)
+    deepseek = planned(Tree(base=torch.empty(8), scale=torch.empty(2)))
+    assert (deepseek["base"], deepseek["scale"]) == (ZERO, ONE)
+
+
+def test_rwkv4() -> None:
+    width, wide = 256, 512
+
+    def mixing(power: float, shift: float = 0.0) -> Computed:
+        return Computed("rwkv4_mixing", (1, 1, width), {"power": power, "shift": shift})
+
+    promises: dict[str, object] = {
+        "rwkv.embeddings.weight": Orthogonal(320, width, 1e-4 * math.sqrt(320)),
+        "*ln*.weight": ONE,
+        "*ln*.bias": ZERO,
+        "*.time_decay": lambda layer: Computed(
+            "rwkv4_decay", (width,), {"power": 0.7 + 1.3 * (layer / 2)}
+        ),
+        "*.time_first": Computed("rwkv4_bonus", (width,)),
+        "*.attention.time_mix_value": lambda layer: mixing(1 - layer / 3, 0.3 * (layer / 2)),
+        "*.attention.time_mix_receptance": lambda layer: mixing(0.5 * (1 - layer / 3)),
+        "*.time_mix_*": lambda layer: mixing(1 - layer / 3),
+        "*.feed_forward.key.weight": Orthogonal(wide, width, math.sqrt(2)),
+        "*.feed_forward.value.weight": Orthogonal(width, wide, 1.0),
+        "rwkv.blocks.*.weight": Orthogonal(width, width, 1.0),
+        "head.weight": Orthogonal(320, width, 0.5 * math.sqrt(320 / 256)),
+    }
+    check(RWKV4(), recipes.rwkv4(), dict(promises))
+    promises["*.time_first"] = ONE
+    check(RWKV4(), recipes.rwkv4(variant="transformers"), promises)
+
+
+def test_formulas_of_rwkv4() -> None:
+    def of(name: str, **arguments: float) -> Tensor:
+        return Computed(name, (5,), arguments).values()
+
+    assert of("rwkv4_mixing", power=0.5, shift=0.1).tolist() == pytest.approx(
+        [0.1, 0.1 + 0.2**0.5, 0.1 + 0.4**0.5, 0.1 + 0.6**0.5, 0.1 + 0.8**0.5]
+    )
+    assert of("rwkv4_decay", power=2.0).tolist() == pytest.approx([-5.0, -4.5, -3.0, -0.5, 3.0])
+    assert (of("rwkv4_bonus") - math.log(0.3)).tolist() == pytest.approx([0, 0.5, -0.5, 0, 0.5])
+
+
+def test_the_bonus_that_transformers_computes_and_loses_is_an_alarm() -> None:
+    """transformers writes ones_like(time_first * ln 0.3 + zigzag)."""
+    pytest.importorskip("transformers")
+    model = decoder_families.build("rwkv")
+    lost = {entry.name for entry in verify(model, "rwkv4").failures}
+    assert lost == {f"rwkv.blocks.{i}.attention.time_first" for i in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("decoder_transformers", {"std": 0.0}),
+        ("decoder_transformers", {"position_std": math.inf}),
+        ("rwkv4", {"variant": "rwkv_lm"}),
+        ("rwkv4", {"layers": 0}),
+    ],
+)
+def test_options_out_of_range_are_refused(name: str, options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"initstats.{name}: expected {next(iter(options))}"):
+        getattr(recipes, name)(**options)
