@@ -156,9 +156,9 @@ class Monitor:
             histograms=histograms,
         )
         # Ranks that share a batch are known by it: what they all have counts once.
-        self._peers = tensor_parallel_ranks(model) if self._ranks.merge else ()
+        self._peers = tensor_parallel_ranks(model) if self._ranks.several else ()
         kept = ("weights", *kinds) if self._peers else ("weights",)
-        self._fingerprints = frozenset(kept if self._ranks.merge else ())
+        self._fingerprints = frozenset(kept if self._ranks.several else ())
         if self._peers:
             self._taps.groups |= Groups.FINGERPRINT
         self._local = LocalGradients(model, histograms=histograms)
@@ -573,7 +573,7 @@ class Monitor:
         if not names or names & self._clipped:
             return
         self._clipped |= names
-        if self._ranks.merge or any(map(is_dtensor, mine)):
+        if self._ranks.several or any(map(is_dtensor, mine)):
             # The norm of all ranks is summed by the reader, from what each of them holds.
             here = self._parameters.gradients(only=names)
             factor = self._factor(None)

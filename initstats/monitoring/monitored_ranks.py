@@ -11,7 +11,7 @@ from torch import Tensor
 from initstats.monitoring.alerts import Alerts
 from initstats.monitoring.row import RankInfo
 from initstats.monitoring.sink_worker import Sink
-from initstats.monitoring.team import Schedule, Team, shards_of
+from initstats.monitoring.team import Schedule, Team, peers_in, shards_of
 from initstats.monitoring.team_delivery import TeamDelivery, of_rank
 from initstats.monitoring.window import Layout
 from initstats.monitoring.worker import Delivery
@@ -27,6 +27,10 @@ class MonitoredRanks:
         timeout: Seconds to wait for another rank.
         ranks_per_node: Ranks that reduce before nodes do, None for what torchrun says.
 
+    Attributes:
+        several: Whether a group was given, whose rows are merged now or afterwards.
+        merge: Whether they are merged while training goes on.
+
     Raises:
         TypeError: If group is neither.
     """
@@ -37,7 +41,8 @@ class MonitoredRanks:
         self._group, self._per_node = group, ranks_per_node
         self._given = None if group is None else Ranks("Monitor", group)
         self._timeout = timeout
-        self.merge = group is not None and reduce == "merge"
+        self.several = group is not None
+        self.merge = self.several and reduce == "merge"
 
     def delivery(
         self,
@@ -69,7 +74,8 @@ class MonitoredRanks:
             return Delivery(sinks, alerts, after, info)
         rank = self._given.rank
         mine = [of_rank(sink, rank) for sink in sinks]
-        return Delivery(mine, alerts, after, info, shards_of(parameters, rank))
+        shards, shared = shards_of(parameters, rank), peers_in(self._given.ranks, peers, rank)
+        return Delivery(mine, alerts, after, info, shards, shared)
 
     def _alone(self) -> RankInfo | None:
         """Return which rank this is, None in a run of one process."""

@@ -79,11 +79,17 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
 def gradient_norms(by_step: Records) -> Floats:
     """Return the global norm of each step from the records of the gradients, `[steps]`."""
     with np.errstate(all="ignore"):
-        norms: Floats = np.sqrt((by_step.column("l2") ** 2).sum(axis=1))
-    infinite = (by_step.counts[..., POS_INF] + by_step.counts[..., NEG_INF]).any(axis=1)
-    norms[infinite] = math.inf
-    norms[by_step.counts[..., NAN].any(axis=1)] = math.nan
+        norms: Floats = np.sqrt(gradient_squares(by_step).sum(axis=1))
     return norms
+
+
+def gradient_squares(by_step: Records) -> Floats:
+    """Return the sum of squares of each gradient, NaN or infinite where it is, `[steps, n]`."""
+    with np.errstate(all="ignore"):
+        squares: Floats = by_step.column("l2") ** 2
+    squares[by_step.counts[..., POS_INF] + by_step.counts[..., NEG_INF] > 0] = math.inf
+    squares[by_step.counts[..., NAN] > 0] = math.nan
+    return squares
 
 
 def unclipped(measured: Mapping[str, Measured]) -> Records:

@@ -172,6 +172,33 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """What a row of one rank keeps for the row of all ranks that is made of them afterwards.
+
+    Attributes:
+        peers: Ranks that share a batch with this one, itself included.
+        seconds: Mean seconds of a step, 0 in the first row.
+        steps: Measured steps that have gradients.
+        squares: Sum of squares of each gradient in these, in the order of the table, float64
+            `[steps, n]`; NaN or infinite where the gradient is.
+        unclipped: The same before clipping, empty when nothing was clipped.
+        clipped: Whether gradients were clipped, bool `[steps]`.
+        local_norm: Largest norm of the local gradients in any step, None without.
+        prints: By kind the fingerprint of each tensor in the last measured step, in the order of
+            the table; None where that step has none.
+    """
+
+    peers: tuple[int, ...] = ()
+    seconds: float = 0.0
+    steps: tuple[int, ...] = ()
+    squares: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    unclipped: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    clipped: tuple[bool, ...] = ()
+    local_norm: float | None = None
+    prints: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """What was measured in one window of steps.
 
@@ -193,6 +220,7 @@ class Row:
         alerts: Findings that are new in this row.
         ranks: Which ranks the row is of; None in a run of one process.
         shards: In a row of one rank among several, what it holds of each parameter.
+        part: In a row of one rank among several, what the row of all of them needs besides.
         loss: Loss of each measured step as `Monitor.step(loss=...)` got it, NaN where it got none;
             empty when it never did.
         learning_rates: Learning rates of the optimizer's groups in the last measured step, by the
@@ -215,6 +243,7 @@ class Row:
     gradient_norm_before_clipping: Floats = field(default_factory=lambda: np.empty(0))
     ranks: RankInfo | None = None
     shards: Mapping[str, Shard] = field(default_factory=dict)
+    part: Part | None = None
     loss: Floats = field(default_factory=lambda: np.empty(0))
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     calls: Mapping[str, float] = field(default_factory=dict)

@@ -155,8 +155,7 @@ class Team:
             everyone[0][2],
             int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         )
-        mine = tuple(peers) if set(peers) <= set(self.ranks) else ()
-        self.peers = mine or (self.rank,)
+        self.peers = peers_in(self.ranks, peers, self.rank)
         self.copied: dict[str, Array] | None = None
         self.has_peers = any(self._gather(len(self.peers) > 1))
         self.kinds = self._agree(names, parameters)
@@ -191,7 +190,7 @@ class Team:
         }
         same = len(set(self._gather(hash_of(repr(mine))))) == 1
         everyone = [mine] * len(self.ranks) if same else self._gather(mine)
-        self.alike = _alike(self.ranks, [each.get(LOCAL_GRADIENTS, []) for each in everyone])
+        self.alike = alike_ranks(self.ranks, [each.get(LOCAL_GRADIENTS, []) for each in everyone])
         found = {}
         for kind in dict.fromkeys(kind for each in everyone for kind in each):
             holders: dict[str, list[int]] = {}
@@ -266,7 +265,7 @@ class Team:
             return [self.ranks[0]]
 
 
-def _alike(ranks: Sequence[int], held: Sequence[list[Any]]) -> tuple[tuple[int, ...], ...]:
+def alike_ranks(ranks: Sequence[int], held: Sequence[list[Any]]) -> tuple[tuple[int, ...], ...]:
     """Return the ranks that hold the same parameters together, without those that hold none."""
     found: dict[str, list[int]] = {}
     for rank, names in zip(ranks, held, strict=True):
@@ -331,6 +330,11 @@ def spread_of(parameter: Tensor, rank: int) -> Spread:
     if is_dtensor(parameter):
         return Spread.of(parameter)
     return Spread.alone(parameter.shape, rank)
+
+
+def peers_in(ranks: Sequence[int], peers: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return the ranks that share a batch with this one; itself where some are in no group."""
+    return tuple(peers) if peers and set(peers) <= set(ranks) else (rank,)
 
 
 def shards_of(parameters: Mapping[str, Tensor], rank: int) -> dict[str, Shard]:

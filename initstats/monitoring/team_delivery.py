@@ -18,8 +18,6 @@ from initstats.monitoring.team_row import Offer, Outcome, merge, norms_before_cl
 from initstats.monitoring.window import BEFORE_CLIPPING, Window
 from initstats.monitoring.worker import Delivery
 
-_WAITING_WINDOWS = 256
-
 
 class TeamDelivery(Delivery):
     """Reads windows, merges each row over the ranks, and writes it on the first of them.
@@ -40,22 +38,8 @@ class TeamDelivery(Delivery):
         self._team = team
         self._own_sinks = tuple(sinks)
         self._after = after
-        self._last_time = 0.0
-        self._has_lost_rows = False
-        super().__init__(self._own_sinks if team.writes else (), alerts, after, team.info)
-
-    @property
-    def is_behind(self) -> bool:
-        """False: rows end at the same steps on all ranks, so a window is never kept open."""
-        return False
-
-    def put(self, window: Window) -> None:
-        """Take a closed window; never waits. Of too many the newest are dropped, and logged."""
-        if self._windows.qsize() < _WAITING_WINDOWS:
-            self._windows.put(window)
-        elif not self._has_lost_rows:
-            self._has_lost_rows = True
-            LOG.warning("%d rows wait for another rank: rows are lost", _WAITING_WINDOWS)
+        sinks = self._own_sinks if team.writes else ()
+        super().__init__(sinks, alerts, after, team.info, team.shards, team.peers)
 
     def _run(self) -> None:
         held: tuple[Row, dict[str, Measured], Offer] | None = None
@@ -87,10 +71,10 @@ class TeamDelivery(Delivery):
         """Read a window; None, and a message in the log, where that fails."""
         try:
             row, measured = read_window(window)
-            seconds = (window.wall_time - self._last_time) if self._last_time else 0.0
-            self._last_time = window.wall_time
             number = self._team.schedule.row_of(row.first_step)
-            mine = offer(self._team, measured, number, max(0.0, seconds) / max(1, row.measured))
+            row = self._of_this_rank(row, measured, window)
+            assert row.part is not None
+            mine = offer(self._team, measured, number, row.part.seconds)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
             return None
@@ -127,7 +111,7 @@ class TeamDelivery(Delivery):
         LOG.warning(
             "%s is silent since step %d: rows are of each rank alone (%s)", who, step, error
         )
-        self._ranks, self._shards = replace(self._team.info, scope="rank"), self._team.shards
+        self._ranks = replace(self._team.info, scope="rank")
         if not self._team.writes and not closing:
             mine = [of_rank(sink, self._team.rank) for sink in self._own_sinks]
             pairs = zip(mine, self._own_sinks, strict=True)
@@ -144,9 +128,7 @@ class TeamDelivery(Delivery):
             source=RANKS_DIFFER,
         )
         if held is not None:
-            row = self.alerts.judge(
-                replace(held[0], ranks=self._ranks, shards=self._shards), held[1]
-            )
+            row = self.alerts.judge(replace(held[0], ranks=self._ranks), held[1])
             row = self.alerts.announce((alert,), row)
             for feed in self.feeds:
                 feed.put(row)

@@ -43,7 +43,7 @@ from initstats.statistics.replicas import classes_of
 CLOSED = "closed its monitor"
 ELSEWHERE = "was at step {step}: it called step() less or more often"
 _CLOSED = 2.0**52  # in the place of the number of a row
-_NAMED = 16  # tensors with differing replicas that are looked into
+MOST_NAMED = 16  # tensors with differing replicas that are looked into
 _FUNCTION = "Monitor"
 SHARED = ("activations", "inputs")  # kinds of which peers may have the same tensor
 
@@ -376,7 +376,7 @@ def _differing(
 ) -> Generator[Message, Array, dict[str, tuple[tuple[int, ...], ...]]]:
     """Find the ranks whose replicas of some weights differ."""
     weights = team.kinds["weights"]
-    named = np.flatnonzero(checks)[:_NAMED]
+    named = np.flatnonzero(checks)[:MOST_NAMED]
     seen = np.zeros((3, len(team.ranks), len(named)), dtype=np.int64)
     at = team.ranks.index(team.rank)
     seen[:, at] = mine.prints[named], weights.pieces[named], mine.has_weights[named]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
 
 from initstats.monitoring.alerts import LOG, Alerts
-from initstats.monitoring.reader import read_window
-from initstats.monitoring.row import RankInfo, Shard
+from initstats.monitoring.reader import Measured, read_window
+from initstats.monitoring.row import RankInfo, Row, Shard
+from initstats.monitoring.row_part import part_of
 from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.window import Window
 
 _WAITING_WINDOWS = 8
+_WAITING_ROWS_OF_RANKS = 256
 _TURN_SECONDS = 0.05
 _ABANDONED_SECONDS = 10.0
 
@@ -27,7 +29,9 @@ class Delivery:
         alerts: Judges every row.
         after: Step after which a run goes on, None for one that begins.
         ranks: Which ranks the rows are of, None in a run of one process.
-        shards: What a row of one rank holds of each parameter.
+        shards: What a row of one rank holds of each parameter; with them windows end at the same
+            steps on all ranks, and are never kept open.
+        peers: Ranks that share a batch with this one, itself included.
 
     Attributes:
         feeds: One per sink.
@@ -40,11 +44,14 @@ class Delivery:
         after: int | None = None,
         ranks: RankInfo | None = None,
         shards: Mapping[str, Shard] | None = None,
+        peers: Sequence[int] = (),
     ) -> None:
         self.feeds = tuple(Feed(sink, after) for sink in sinks)
         self.alerts = alerts
         self._ranks = ranks
-        self._shards = shards or {}
+        self._shards, self._peers = shards, tuple(peers)
+        self._last_time = 0.0
+        self._has_lost_rows = False
         self._abandoned = False
         self._windows: SimpleQueue[Window | threading.Event | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="initstats reader", daemon=True)
@@ -52,12 +59,16 @@ class Delivery:
 
     @property
     def is_behind(self) -> bool:
-        """True when as many windows wait as should."""
-        return self._windows.qsize() >= _WAITING_WINDOWS
+        """True when as many windows wait as should; of ranks that end them together never."""
+        return self._shards is None and self._windows.qsize() >= _WAITING_WINDOWS
 
     def put(self, window: Window) -> None:
-        """Take a closed window; never waits."""
-        self._windows.put(window)
+        """Take a closed window; never waits. Of too many the newest are dropped, and logged."""
+        if self._windows.qsize() < _WAITING_ROWS_OF_RANKS:
+            self._windows.put(window)
+        elif not self._has_lost_rows:
+            self._has_lost_rows = True
+            LOG.warning("%d rows wait to be read: rows are lost", _WAITING_ROWS_OF_RANKS)
 
     def drain(self, timeout: float) -> bool:
         """Wait until what was put is read and written.
@@ -127,9 +138,23 @@ class Delivery:
     def _deliver(self, window: Window) -> None:
         try:
             row, measured = read_window(window)
-            row = self.alerts.judge(replace(row, ranks=self._ranks, shards=self._shards), measured)
+            row = self.alerts.judge(self._of_this_rank(row, measured, window), measured)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
         else:
             for feed in self.feeds:
                 feed.put(row)
+
+    def _seconds(self, window: Window, steps: int) -> float:
+        """Return the mean seconds of a measured step since the window before; 0 without one."""
+        seconds = (window.wall_time - self._last_time) if self._last_time else 0.0
+        self._last_time = window.wall_time
+        return max(0.0, seconds) / max(1, steps)
+
+    def _of_this_rank(self, row: Row, measured: Mapping[str, Measured], window: Window) -> Row:
+        """Return a row with what tells of which rank it is, and of what part of the model."""
+        if self._shards is None:
+            return replace(row, ranks=self._ranks)
+        seconds = self._seconds(window, row.measured)
+        part = part_of(measured, self._peers, seconds, window.fingerprints)
+        return replace(row, ranks=self._ranks, shards=self._shards, part=part)

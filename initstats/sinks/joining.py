@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from initstats.diagnostics.findings import Finding
+from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.rank_alerts import RankAlerts, Together
 from initstats.monitoring.reader import gradient_norms, table_of
-from initstats.monitoring.row import Row, Shard, Table
-from initstats.monitoring.team import OF_EACH_RANK
+from initstats.monitoring.row import RankInfo, Row, Shard, Table
+from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
+from initstats.monitoring.team import OF_EACH_RANK, alike_ranks
+from initstats.monitoring.team_row import MOST_NAMED, SHARED
 from initstats.sinks.jsonl import read_rows
 from initstats.statistics.histogram import PLACES
-from initstats.statistics.record_array import Integers, Records
+from initstats.statistics.record_array import Floats, Integers, Records
+from initstats.statistics.replicas import classes_of
+
+_Missing = dict[str, dict[str, str]]
 
 
 def join_rows(paths: Iterable[str | Path]) -> Iterator[Row]:
     """Join the files of several ranks to rows of the whole model.
 
-    Shards are merged, and of replicas one counts; the outputs of modules are those of all ranks.
-    Rows of one step in each are as those that ranks merge while they train. In rows of several
-    steps the smallest and largest values are those of the row, and there is no gradient norm.
+    Shards are merged, and of replicas one counts; the outputs of modules are those of all ranks,
+    and one that ranks of tensor parallelism have alike counts once. Rows are as those that ranks
+    merge while they train, with their norms and the alerts that only several ranks tell, but that
+    in rows of several steps the smallest and largest values are those of the row.
 
     Args:
         paths: One file per rank, as a monitor with `reduce="none"` writes them.
@@ -49,67 +58,218 @@ def join_rows(paths: Iterable[str | Path]) -> Iterator[Row]:
                 raise ValueError(msg)
             here[row.ranks.rank] = row
             everyone.add(row.ranks.rank)
+    alerts = RankAlerts()
     for key in sorted(rows):
-        yield _joined([rows[key][rank] for rank in sorted(rows[key])], everyone)
+        yield _joined([rows[key][rank] for rank in sorted(rows[key])], everyone, alerts)
 
 
-def _joined(rows: Sequence[Row], everyone: set[int]) -> Row:
+def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
     first = rows[0]
-    assert first.ranks is not None
     kinds = dict.fromkeys(kind for row in rows for kind in row.tables)
-    tables = {kind: _table([row for row in rows if kind in row.tables], kind) for kind in kinds}
-    missing: dict[str, dict[str, str]] = {}
-    for row in rows:
-        for kind, names in row.missing.items():
-            there = tables[kind].index if kind in tables else {}
-            lost = {name: why for name, why in names.items() if name not in there}
-            missing.setdefault(kind, {}).update(lost)
-    here = {row.ranks.rank for row in rows if row.ranks is not None}
-    missing["ranks"] = {f"rank {rank}": "wrote no row" for rank in sorted(everyone - here)}
-    norms = np.empty(0)
-    if "gradients" in tables and first.measured == 1:
-        records = tables["gradients"].records
-        norms = gradient_norms(Records(records.moments[None], records.counts[None]))
+    held = {kind: _held(rows, kind) for kind in kinds}
+    tables = {kind: _table(counted, kind) for kind, counted in held.items()}
+    norms, before = _norms(rows, tables, held.get("gradients", {}))
+    missing = _missing(rows, tables, everyone)
+    together = Together(
+        _differing(rows),
+        _first_not_finite(held),
+        _local_norms(rows),
+        _alike(rows),
+        missing.get("ranks", {}),
+    )
+    told: dict[tuple[str, str], Finding] = {}
+    for alert in (alert for row in rows for alert in row.alerts):
+        told.setdefault((alert.rule, alert.where), alert)
     return replace(
         first,
         tables=tables,
         gradient_norm=norms,
-        gradient_norm_before_clipping=np.empty(0),
-        missing={kind: names for kind, names in missing.items() if names},
-        alerts=tuple(finding for row in rows for finding in row.alerts),
+        gradient_norm_before_clipping=before,
+        missing=missing,
+        alerts=(*told.values(), *alerts.judge(together)),
         calls={
             name: sum(row.calls.get(name, 0.0) for row in rows) / len(rows)
             for name in dict.fromkeys(name for row in rows for name in row.calls)
         },
         smooth=tuple(dict.fromkeys(name for row in rows for name in row.smooth)),
-        ranks=replace(first.ranks, scope="merged"),
+        ranks=_info(rows),
         shards={},
+        part=None,
     )
 
 
-def _table(rows: Sequence[Row], kind: str) -> Table:
-    names = tuple(dict.fromkeys(name for row in rows for name in row.tables[kind].names))
-    holders = [[row for row in rows if name in row.tables[kind].index] for name in names]
-    merged = [_record(held, kind, name) for held, name in zip(holders, names, strict=True)]
+def _rank(row: Row) -> int:
+    assert row.ranks is not None
+    return row.ranks.rank
+
+
+def _info(rows: Sequence[Row]) -> RankInfo:
+    """Return whose row it is, with the slowest and the fastest rank where rows tell."""
+    assert rows[0].ranks is not None
+    times = [(_rank(row), row.part.seconds) for row in rows if row.part is not None]
+    info = replace(rows[0].ranks, scope="merged")
+    if not times:
+        return info
+    slowest, fastest = (best(times, key=lambda each: each[1]) for best in (max, min))
+    return replace(info, slowest=slowest, fastest=fastest)
+
+
+def _missing(rows: Sequence[Row], tables: Mapping[str, Table], everyone: set[int]) -> _Missing:
+    """Say what is in no row, which ranks have none, and of what the ranks hold only a part."""
+    missing: _Missing = {}
+    for row in rows:
+        for kind, names in row.missing.items():
+            there = tables[kind].index if kind in tables else {}
+            lost = {name: why for name, why in names.items() if name not in there}
+            missing.setdefault(kind, {}).update(lost)
+    here = set(map(_rank, rows))
+    missing["ranks"] = {f"rank {rank}": "wrote no row" for rank in sorted(everyone - here)}
+    numel = {name: shard.numel for row in rows for name, shard in row.shards.items()}
+    for kind, table in tables.items():
+        if kind in OF_EACH_RANK or rows[0].measured != 1:
+            continue
+        for name, count in zip(table.names, table.records.column("count").tolist(), strict=True):
+            if 0 < count < numel.get(name, 0):
+                missing.setdefault(kind, {})[name] = f"{int(count)} of {numel[name]} elements"
+    return {kind: names for kind, names in missing.items() if names}
+
+
+def _held(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
+    """Return by name the rows whose records of it count: of shards all, of replicas one."""
+    names = dict.fromkeys(name for row in rows if kind in row.tables for name in row.tables[kind])
+    held = {}
+    for name in names:
+        those = [row for row in rows if kind in row.tables and name in row.tables[kind].index]
+        if kind not in OF_EACH_RANK:
+            those = _one_of_replicas(those, name)
+        elif kind in SHARED and _is_copied(those, kind, name):
+            present = {_rank(row) for row in those}
+            those = [row for row in those if _rank(row) == min(present.intersection(_peers(row)))]
+        held[name] = those
+    return held
+
+
+def _one_of_replicas(rows: Sequence[Row], name: str) -> list[Row]:
+    shards = [row.shards.get(name, Shard(i, 0, -1)) for i, row in enumerate(rows)]
+    mesh = min(shard.mesh for shard in shards)
+    chosen: dict[int, Row] = {}
+    for shard, row in zip(shards, rows, strict=True):
+        if shard.mesh == mesh:
+            chosen.setdefault(shard.piece, row)
+    return [chosen[piece] for piece in sorted(chosen)]
+
+
+def _peers(row: Row) -> tuple[int, ...]:
+    return row.part.peers if row.part is not None and row.part.peers else (_rank(row),)
+
+
+def _print(row: Row, kind: str, name: str) -> int | None:
+    """Return the fingerprint of a tensor in the last step of a row, None where there is none."""
+    if row.part is None or kind not in row.part.prints or name not in row.tables[kind].index:
+        return None
+    return row.part.prints[kind][row.tables[kind].index[name]]
+
+
+def _is_copied(rows: Sequence[Row], kind: str, name: str) -> bool:
+    """Tell whether ranks that share a batch have a tensor alike, all of them that have it."""
+    found: dict[tuple[int, ...], set[int | None]] = {}
+    for row in rows:
+        found.setdefault(_peers(row), set()).add(_print(row, kind, name))
+    alike = all(len(prints) == 1 and None not in prints for prints in found.values())
+    return alike and any(len(peers) > 1 for peers in found)
+
+
+def _norms(
+    rows: Sequence[Row], tables: Mapping[str, Table], held: Mapping[str, Sequence[Row]]
+) -> tuple[Floats, Floats]:
+    """Return the norm of the whole gradient in each step, and before clipping; empty without."""
+    nothing = np.empty(0)
+    if "gradients" not in tables:
+        return nothing, nothing
+    having = [row for row in rows if "gradients" in row.tables]
+    parts = [row.part for row in having if row.part is not None]
+    if len(parts) < len(having):  # written by an earlier version
+        records = tables["gradients"].records
+        one = Records(records.moments[None], records.counts[None])
+        return gradient_norms(one) if rows[0].measured == 1 else nothing, nothing
+    steps = sorted({step for part in parts for step in part.steps})
+    squares, before = np.zeros(len(steps)), np.zeros(len(steps))
+    for name, those in held.items():
+        for row in those:
+            part, j = row.part, row.tables["gradients"].index[name]
+            assert part is not None
+            at = [steps.index(step) for step in part.steps]
+            squares[at] += part.squares[:, j]
+            before[at] += (part.unclipped if len(part.unclipped) else part.squares)[:, j]
+    clipped = {step for p in parts for step, was in zip(p.steps, p.clipped, strict=True) if was}
+    norms = np.sqrt(squares)
+    if not clipped:
+        return norms, nothing
+    return norms, np.where([step in clipped for step in steps], np.sqrt(before), norms)
+
+
+def _differing(rows: Sequence[Row]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Return the ranks of weights whose replicas differ, by what they hold, of 16 at most."""
+    found: dict[str, tuple[tuple[int, ...], ...]] = {}
+    having = [row for row in rows if "weights" in row.tables]
+    for name in dict.fromkeys(name for row in having for name in row.tables["weights"]):
+        those = [(row, _print(row, "weights", name)) for row in having if name in row.shards]
+        known = [(row, print_) for row, print_ in those if print_ is not None]
+        prints = np.array([print_ for _, print_ in known], dtype=np.int64)
+        pieces = np.array([row.shards[name].piece for row, _ in known], dtype=np.int64)
+        if len(known) > 1 and len(found) < MOST_NAMED:
+            classes = classes_of(prints, pieces, [_rank(row) for row, _ in known])
+            if len(classes) > 1:
+                found[name] = classes
+    return found
+
+
+def _first_not_finite(
+    held: Mapping[str, Mapping[str, Sequence[Row]]],
+) -> tuple[str, str, int] | None:
+    """Return kind, name and rank of the first value that is not finite, in the order of a step."""
+    turns = {kind: turn for turn, kind in enumerate(IN_A_STEP)}
+    for kind in sorted(held, key=lambda kind: turns.get(kind, len(turns))):
+        names = list(held[kind])
+        having = {_rank(row): row.tables[kind] for rows in held[kind].values() for row in rows}
+        bad = {rank: holds_not_finite(kind, table.records) for rank, table in having.items()}
+        if any(each.any() for each in bad.values()):
+            for name in reversed(names) if kind in BACKWARD else names:
+                ranks = [_rank(row) for row in held[kind][name]]
+                odd = [rank for rank in ranks if bad[rank][having[rank].index[name]]]
+                if odd:
+                    return kind, name, min(odd)
+    return None
+
+
+def _local_norms(rows: Sequence[Row]) -> dict[int, float]:
+    """Return the norm of the local gradients by rank."""
+    norms = {_rank(row): row.part.local_norm for row in rows if row.part is not None}
+    return {rank: norm for rank, norm in norms.items() if norm is not None}
+
+
+def _alike(rows: Sequence[Row]) -> tuple[tuple[int, ...], ...]:
+    """Return the ranks that have local gradients of the same parameters together."""
+    held = [
+        [(name, row.shards[name].numel) for name in row.tables.get(LOCAL_GRADIENTS, ())]
+        for row in rows
+    ]
+    return alike_ranks([_rank(row) for row in rows], held)
+
+
+def _table(held: Mapping[str, Sequence[Row]], kind: str) -> Table:
+    merged = [_record(rows, kind, name) for name, rows in held.items()]
     moments = np.stack([records.moments for records, _ in merged])
     counts = np.stack([records.counts for records, _ in merged])
     places = None
     if all(found is not None for _, found in merged):
         places = np.stack([found for _, found in merged if found is not None])
     with np.errstate(all="ignore"):
-        return table_of(names, Records(moments[None], counts[None]), places, 0)
+        return table_of(tuple(held), Records(moments[None], counts[None]), places, 0)
 
 
 def _record(rows: Sequence[Row], kind: str, name: str) -> tuple[Records, Integers | None]:
-    """Merge the records of one tensor: of shards all, of replicas one."""
-    if kind not in OF_EACH_RANK:
-        shards = [row.shards.get(name, Shard(i, 0, -1)) for i, row in enumerate(rows)]
-        mesh = min(shard.mesh for shard in shards)
-        chosen: dict[int, Row] = {}
-        for shard, row in zip(shards, rows, strict=True):
-            if shard.mesh == mesh:
-                chosen.setdefault(shard.piece, row)
-        rows = [chosen[piece] for piece in sorted(chosen)]
+    """Merge the records of one tensor."""
     total, places = None, np.zeros(2 * PLACES, dtype=np.int64)
     has_places = True
     for row in rows:

@@ -6,24 +6,27 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from initstats.diagnostics.checked_values import (
+    boolean,
     counts,
     fields,
     floats,
     integer,
+    listed,
     mapping,
+    maybe,
     number,
     one_of,
     sequence,
     text,
 )
 from initstats.diagnostics.findings import Finding, finding_of
-from initstats.monitoring.row import WINDOWED, Places, RankInfo, Row, Shard, Table
+from initstats.monitoring.row import WINDOWED, Part, Places, RankInfo, Row, Shard, Table
 from initstats.statistics.histogram import MAX_SCALE, PLACES
 from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
@@ -77,6 +80,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             **({"gradient_norm_before_clipping": _numbers(before)} if before.size else {}),
             **({"ranks": dataclasses.asdict(row.ranks)} if row.ranks is not None else {}),
             **({"shards": row.shards} if row.shards else {}),
+            **({"part": _part(row.part)} if row.part is not None else {}),
             **({"loss": _numbers(row.loss)} if row.loss.size else {}),
             **({"learning_rates": rates} if rates else {}),
             **({"calls": {n: c for n, c in row.calls.items() if c != 1}} if row.calls else {}),
@@ -161,6 +165,20 @@ def _sparse(places: Places) -> dict[str, Any]:
     return {"scale": places.scale, **sides}
 
 
+def _part(part: Part) -> dict[str, Any]:
+    norm = part.local_norm
+    return {
+        "peers": part.peers,
+        "seconds": part.seconds,
+        "steps": part.steps,
+        "squares": [_numbers(row) for row in part.squares],
+        **({"unclipped": [_numbers(row) for row in part.unclipped]} if any(part.clipped) else {}),
+        "clipped": part.clipped,
+        **({} if norm is None else {"local_norm": _numbers(np.array([norm]))}),
+        "prints": part.prints,
+    }
+
+
 def _numbers(column: Floats) -> list[float | str | None]:
     values: list[Any] = column.tolist()
     return values if np.isfinite(column).all() else [_jsonable(value) for value in values]
@@ -198,6 +216,7 @@ def _row(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> Row:
         alerts=sequence(value["alerts"], finding_of),
         ranks=_ranks(value["ranks"]) if "ranks" in value else None,
         shards=mapping(value.get("shards", {}), lambda shard: Shard(*sequence(shard, integer))),
+        part=_part_of(value["part"], value["tables"], layouts) if "part" in value else None,
     )
 
 
@@ -209,6 +228,40 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
     table = tables.get("activations", tables.get("inputs"))
     calls = {} if table is None else dict.fromkeys(layouts[table["layout"]], 1.0)
     return calls | mapping(value["calls"], number)
+
+
+def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[str, ...]]) -> Part:
+    n = {kind: len(layouts[table["layout"]]) for kind, table in tables.items()}
+    part = Part(**fields(value, _PART, optional=("unclipped", "local_norm")))
+    shape = len(part.steps), n.get("gradients", 0)
+    if part.squares.shape != shape and part.squares.size:
+        raise ValueError(f"expected squares of shape {shape}, got {part.squares.shape}")
+    if part.unclipped.size and part.unclipped.shape != shape:
+        raise ValueError(f"expected unclipped squares of {shape}, got {part.unclipped.shape}")
+    if len(part.clipped) != len(part.steps):
+        raise ValueError(f"expected {len(part.steps)} marks, got {len(part.clipped)}")
+    if wrong := [kind for kind, prints in part.prints.items() if len(prints) != n.get(kind)]:
+        raise ValueError(f"expected fingerprints of every tensor, got others of {wrong[0]}")
+    return part
+
+
+def _rows(value: Any) -> Floats:
+    rows = sequence(value, floats)
+    return np.stack(rows) if rows else np.empty((0, 0))
+
+
+def _local_norm(value: Any) -> float | None:
+    return None if value is None else float(floats(value, 1)[0])
+
+
+_PART: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("peers", "steps"), listed(integer)),
+    "seconds": number,
+    **dict.fromkeys(("squares", "unclipped"), _rows),
+    "clipped": listed(boolean),
+    "local_norm": _local_norm,
+    "prints": lambda kinds: mapping(kinds, listed(maybe(integer))),
+}
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:

@@ -1,0 +1,53 @@
+"""What a row of one rank keeps for the row that is made of those of all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.reader import Measured, gradient_norms, gradient_squares, unclipped
+from initstats.monitoring.row import Part
+from initstats.monitoring.window import BEFORE_CLIPPING
+from initstats.statistics.record_array import COUNT, FINGERPRINT
+
+
+def part_of(
+    measured: Mapping[str, Measured],
+    peers: Sequence[int],
+    seconds: float,
+    fingerprints: frozenset[str],
+) -> Part:
+    """Return what one rank keeps of a window beside its records.
+
+    Args:
+        measured: By kind and step.
+        peers: Ranks that share a batch with this one, itself included.
+        seconds: Mean seconds of a step.
+        fingerprints: Kinds whose records have fingerprints.
+    """
+    prints = {kind: _prints(found) for kind, found in measured.items() if kind in fingerprints}
+    local = measured.get(LOCAL_GRADIENTS)
+    norm = None if local is None else float(gradient_norms(local.by_step).max())
+    gradients = measured.get("gradients")
+    if gradients is None:
+        return Part(tuple(peers), seconds, local_norm=norm, prints=prints)
+    squares = gradient_squares(gradients.by_step)
+    before = measured.get(BEFORE_CLIPPING)
+    clipped = () if before is None else before.steps
+    return Part(
+        peers=tuple(peers),
+        seconds=seconds,
+        steps=gradients.steps,
+        squares=squares,
+        unclipped=gradient_squares(unclipped(measured)) if clipped else squares[:0],
+        clipped=tuple(step in clipped for step in gradients.steps),
+        local_norm=norm,
+        prints=prints,
+    )
+
+
+def _prints(found: Measured) -> tuple[int | None, ...]:
+    """Return the fingerprints of the last step."""
+    last = found.by_step.counts[-1]
+    pairs = zip(last[:, FINGERPRINT].tolist(), last[:, COUNT].tolist(), strict=True)
+    return tuple(print_ if count else None for print_, count in pairs)

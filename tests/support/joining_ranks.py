@@ -1,0 +1,183 @@
+"""What each of four ranks checks of files that are joined: test_monitoring_joined.py.
+
+Every check trains twice, once with rows that the ranks merge while they train, and once with a file
+per rank, which are joined afterwards, and compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from initstats.monitoring import Monitor, Row
+from initstats.sinks.joining import join_rows
+from initstats.sinks.jsonl import JsonLines, read_rows
+from monitored import assert_alike
+from monitoring_ranks import Noisy, batch, model, rank, rows_of, shared_folder, world
+
+Step = Callable[[nn.Module, int], None]
+
+
+def trained(
+    build: Callable[[], nn.Module], step: Step, reduce: str, steps: int = 6, **settings: object
+) -> list[Row]:
+    """Train under a monitor; return the rows on the first rank."""
+    path = shared_folder()
+    net = build()
+    defaults = {"every": 1, "group": world(), "rank_timeout": 30.0}
+    optimizer = torch.optim.SGD(net.parameters(), 1e-2)
+    sink = JsonLines(path / "run.jsonl")
+    with Monitor(
+        net,
+        optimizer=optimizer,
+        sinks=[sink],
+        reduce=reduce,  # type: ignore[arg-type]
+        **(defaults | settings),  # type: ignore[arg-type]
+    ) as monitor:
+        for number in range(1, steps + 1):
+            optimizer.zero_grad()
+            step(net, number)
+            optimizer.step()
+            monitor.step()
+    dist.barrier()
+    if rank() != 0:
+        return []
+    merged = reduce == "merge"
+    files = sorted(path.glob("run.rank*.jsonl"))
+    return list(read_rows(sink.path) if merged else join_rows(files))
+
+
+def assert_joined(
+    build: Callable[[], nn.Module], step: Step, watch: Sequence[str], **settings: Any
+) -> list[Row]:
+    """Train twice and compare the rows; return the joined ones."""
+    merged, joined = (
+        trained(build, step, how, watch=watch, **settings) for how in ("merge", "none")
+    )
+    assert [row.steps for row in joined] == [row.steps for row in merged]
+    for row, one in zip(joined, merged, strict=True):
+        assert set(row.tables) == set(one.tables)
+        for kind, table in one.tables.items():
+            assert_alike(row.tables[kind], table, "", kind)
+        for field in ("gradient_norm", "gradient_norm_before_clipping"):
+            np.testing.assert_allclose(getattr(row, field), getattr(one, field), rtol=1e-6)
+        assert row.missing == one.missing
+        assert ranks_of(row) == ranks_of(one)
+        told = [
+            [(a.rule, a.where, a.cause) for a in each.alerts if is_of_ranks(a.rule)]
+            for each in (row, one)
+        ]
+        assert told[0] == told[1]
+    return joined
+
+
+def ranks_of(row: Row) -> tuple[object, ...]:
+    assert row.ranks is not None
+    assert row.ranks.slowest is not None
+    assert row.ranks.fastest is not None
+    return row.ranks.rank, row.ranks.scope, row.ranks.world
+
+
+def is_of_ranks(rule: str) -> bool:
+    return rule in ("replicas-differ", "first-rank-not-finite", "rank-gradient-norm")
+
+
+def check_tensor_parallel_outputs_count_once_and_norms_are_whole() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+
+    def build() -> nn.Module:
+        net = model()
+        net.append(nn.LayerNorm(4))
+        net.append(Noisy())
+        parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        for layer in (net[0], net[2], net):
+            fully_shard(layer, mesh=mesh["dp"])
+        return net
+
+    def step(net: nn.Module, number: int) -> None:
+        assert isinstance(net, nn.Sequential)
+        out = net(rows_of(batch(number), 2, rank() // 2))  # another on every rank
+        (out * torch.linspace(-1.0, 2.0, 4)).sum().backward()  # the same gradients
+        if number != 2:
+            for layer in (net[0], net[2], net[3]):  # torch takes no gradients of several meshes
+                clip_grad_norm_(layer.parameters(), 0.01)
+
+    watch = ("weights", "gradients", "activations", "inputs", "updates")
+    for window in (1, 2):
+        rows = assert_joined(build, step, watch, window=window)
+        for row in rows:
+            counts = {n: r.count // window for n, r in row.tables["activations"].items()}
+            assert counts == {"0": 80, "1": 80, "2": 32, "3": 32, "4": 64}
+            assert row.gradient_norm.size == window
+            assert row.gradient_norm_before_clipping.size == window * (row.steps != (2,))
+
+
+def check_stages_that_clip_apart_have_one_norm() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        embed = nn.Linear(3, 3)  # tied: on both stages
+        return nn.ModuleDict({"embed": embed, f"stage{rank() // 2}": nn.Linear(5, 2)})
+
+    def step(net: nn.Module, number: int) -> None:
+        for p in net.parameters():
+            p.grad = torch.full_like(p, float(number))
+        if number > 1 and rank() >= 2:
+            clip_grad_norm_(net.parameters(), 1e-3)
+
+    rows = assert_joined(build, step, ("weights", "gradients"))
+    for row in rows[1:]:
+        np.testing.assert_allclose(row.gradient_norm_before_clipping, [6 * row.step], rtol=1e-6)
+
+
+def check_alerts_across_ranks_are_those_of_rows_merged_while_training() -> None:
+    def build() -> nn.Module:
+        return DistributedDataParallel(model())
+
+    def step(net: nn.Module, number: int) -> None:
+        x = rows_of(batch(number)).clone()
+        if number == 5 and rank() == 2:
+            x[0, 0] = float("nan")
+        if number == 3 and rank() == 3:
+            weight = net.get_parameter("module.2.weight")
+            with torch.no_grad():
+                weight[0, 1] = torch.nextafter(weight[0, 1], torch.tensor(9.0))
+        net(x).square().mean().backward()
+
+    rows = assert_joined(build, step, ("weights", "gradients", "activations", "local_gradients"))
+    if rank() == 0:
+        told = {(a.rule, a.where): row.step for row in reversed(rows) for a in row.alerts}
+        assert told["replicas-differ", "module.2.weight"] == 3
+        assert told["first-rank-not-finite", "module.0"] == 5
+
+
+def check_a_rank_whose_norm_leaves_the_others_is_named_afterwards() -> None:
+    def step(net: nn.Module, number: int) -> None:
+        scale = 1.0 + 0.05 * ((3 * number + rank()) % 7)
+        scale *= 1e4 if number == 12 and rank() == 1 else 1.0
+        (scale * net(batch(0))).sum().backward()
+
+    def build() -> nn.Module:
+        return DistributedDataParallel(model())
+
+    watch, settings = ("gradients", "local_gradients"), {"histograms": False, "rules": ()}
+    rows = assert_joined(build, step, watch, steps=12, **settings)
+    told = [(row.step, a.rule, a.where) for row in rows for a in row.alerts]
+    assert told == [(12, "rank-gradient-norm", "rank 1")] * (rank() == 0)
+
+
+CHECKS = (
+    check_tensor_parallel_outputs_count_once_and_norms_are_whole,
+    check_stages_that_clip_apart_have_one_norm,
+    check_alerts_across_ranks_are_those_of_rows_merged_while_training,
+    check_a_rank_whose_norm_leaves_the_others_is_named_afterwards,
+)
