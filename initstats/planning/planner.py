@@ -290,17 +290,33 @@ def _is_frozen_table(slot: Slot) -> bool:
 
 
 def _tie_problem(group: tuple[Slot, ...]) -> str:
-    """Describe an unusual tie: between blocks, or between layers of different roles."""
+    """Describe an unusual tie: between blocks, or between layers of different roles.
+
+    What a model of transformers declares as tied (Zamba's shared layers) is not unusual.
+    """
     first = group[0]
     if first.is_buffer:  # tables and fixed projections are shared on purpose
         return ""
     for other in group[1:]:
+        if _is_declared(other):
+            continue
         if other.block != first.block:
             return f"{other.name} in another block is the same parameter"
         roles = {first.role.name, other.role.name}
         if len(roles) > 1 and not roles <= _TIED_ON_PURPOSE:
             return f"{other.name} with role {other.role.name} is the same parameter"
     return ""
+
+
+def _is_declared(slot: Slot) -> bool:
+    """Tell whether a model around a parameter lists it among those that it ties."""
+    for module in slot.parents:
+        declared = getattr(module, "all_tied_weights_keys", None)
+        if isinstance(declared, dict) and any(
+            f".{slot.name}".endswith(f".{name}") for name in declared
+        ):
+            return True
+    return False
 
 
 def _padding_row(group: tuple[Slot, ...], promised: Distribution) -> int | None:

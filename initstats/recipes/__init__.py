@@ -52,6 +52,7 @@ from initstats.recipes.library import (
     for_vision,
     for_vit,
     for_width,
+    for_xlstm,
 )
 from initstats.recipes.library.building import RECIPES
 from initstats.recipes.library.for_adapters import *  # noqa: F403
@@ -82,6 +83,7 @@ from initstats.recipes.library.for_transformers import *  # noqa: F403
 from initstats.recipes.library.for_vision import *  # noqa: F403
 from initstats.recipes.library.for_vit import *  # noqa: F403
 from initstats.recipes.library.for_width import *  # noqa: F403
+from initstats.recipes.library.for_xlstm import *  # noqa: F403
 from initstats.recipes.match import Match
 from initstats.recipes.multipliers import Forward, Multipliers
 from initstats.recipes.parameters import Slot
@@ -148,6 +150,7 @@ __all__ += for_transformers.__all__
 __all__ += for_vision.__all__
 __all__ += for_vit.__all__
 __all__ += for_width.__all__
+__all__ += for_xlstm.__all__
 
 
 def available() -> list[str]:

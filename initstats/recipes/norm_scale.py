@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
-# Shapes [..., width] that norms take, and [batch, width, ...] of images.
+# Shapes [..., width] that norms take, [batch, width, ...] of images, [batch, heads, time, width].
 _WIDTH = -1
-_SHAPES = ((2, _WIDTH), (2, 3, _WIDTH), (2, 3, 3, _WIDTH), (2, _WIDTH, 3, 3))
+_SHAPES = ((2, _WIDTH), (2, 3, _WIDTH), (2, 3, 3, _WIDTH), (2, _WIDTH, 3, 3), (2, 1, 3, _WIDTH))
 # Inputs have a standard deviation of 1; what a scale of 0 blocks comes out as one constant.
 _PASSES = 0.01
 

@@ -375,13 +375,17 @@ def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
     Returns:
         The longest run of neighbours of one class, by their names in the container, if it is two
         or longer and is the whole container or of modules with children (so that equal layers
-        among others are no blocks); a single module that fills a `ModuleList`; else nothing.
+        among others are no blocks); all of a `ModuleList` of modules with children whose classes
+        have a base of their own in common (hybrids: blocks of attention and of state spaces); a
+        single module that fills a `ModuleList`; else nothing.
     """
     numbered = isinstance(module, nn.ModuleDict) and all(name.isdigit() for name in module)
     if not numbered and not isinstance(module, (nn.ModuleList, nn.Sequential)):
         return {}
     # Not named_children(), which leaves out a module that stands in several places.
     children = [(name, m) for name, m in vars(module)["_modules"].items() if m is not None]
+    if isinstance(module, nn.ModuleList) and _are_kin([child for _, child in children]):
+        return dict(children)
     runs = [list(run) for _, run in groupby(children, key=lambda child: type(child[1]))]
     longest = max(runs, key=len, default=[])
     whole = len(longest) == len(children)
@@ -389,6 +393,15 @@ def stack_blocks(module: nn.Module) -> dict[str, nn.Module]:
     if len(longest) > 1 and (whole or nested):
         return dict(longest)
     return dict(longest) if whole and not isinstance(module, nn.Sequential) else {}
+
+
+def _are_kin(modules: list[nn.Module]) -> bool:
+    """Tell whether modules of several classes have children, and a base that is not torch's."""
+    kinds = {type(module) for module in modules}
+    if len(kinds) < 2 or any(next(m.children(), None) is None for m in modules):  # noqa: PLR2004
+        return False
+    shared = set.intersection(*(set(kind.__mro__) for kind in kinds))
+    return any(not base.__module__.startswith(("torch.", "builtins")) for base in shared)
 
 
 def _identity(parameter: torch.Tensor) -> object:

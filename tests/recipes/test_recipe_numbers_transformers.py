@@ -1,4 +1,4 @@
-"""The numbers of the decoders of transformers and of RWKV-4, written out by hand."""
+"""The numbers of the decoders of transformers, of RWKV-4 and of xLSTM, written out by hand."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import decoder_families
+import state_space_models
 from initstats import recipes
 from initstats.planning.planner import plan
 from initstats.recipes import Computed, Constant, Distribution, Orthogonal, Part, Stacked
 from initstats.verification.verifier import verify
 from named_models import Tree, blocks, linear
-from promises import ONE, ZERO, check, normal
-from recipe_checks import initialises, rejects, rejects_wrong_std
+from promises import ONE, ZERO, check, normal, uniform
+from recipe_checks import accepts, initialises, rejects, rejects_wrong_std
 from state_space_models import RWKV4
 
 
@@ -145,6 +146,62 @@ def test_the_bonus_that_transformers_computes_and_loses_is_an_alarm() -> None:
     assert lost == {f"rwkv.blocks.{i}.attention.time_first" for i in (0, 1)}
 
 
+def test_xlstm_of_its_authors() -> None:
+    inner, width, heads, layers = 512, 256, 8, 3
+    small = normal(math.sqrt(2 / (5 * width)))
+    bias = {"heads": heads, "power": 0.3 + 1.3 * (1 / 2), "gates_first": True}
+    promises: dict[str, object] = {
+        "*norm.weight": ZERO,
+        "*.mlstm_cell.?gate.weight": ZERO,
+        "*.mlstm_cell.fgate.bias": Computed("linspace", (heads,), {"start": 3.0, "end": 6.0}),
+        "*.mlstm_cell.igate.bias": normal(0.1),
+        "*.learnable_skip": ONE,
+        "*.conv.*": uniform(0.5),
+        "*._recurrent_kernel_": ZERO,
+        "*._bias_": Computed("slstm_bias", (4 * width,), bias),
+        "*.proj_down.weight": normal(2 / (layers * math.sqrt(width))),
+        "*.weight": small,
+    }
+    model = state_space_models.nx_ai_xlstm()
+    recipe = recipes.xlstm(variant="nx_ai")
+    check(model, recipe, promises)
+    assert model["xlstm_block_stack"]["blocks"][0].xlstm["proj_down"].weight.shape == (width, inner)
+    started = initialises(state_space_models.nx_ai_xlstm, recipe)
+    rejects_wrong_std(started, recipe)
+    rejects(started, recipe, "*.proj_down.weight", 2**-0.5)  # by its fan-in
+    rejects(started, recipe, "*._bias_", lambda x: x.zero_())
+
+
+def test_the_bias_of_an_slstm_cell() -> None:
+    arguments = {"heads": 2, "power": 2.0, "gates_first": True}
+    ramp = [5.0, 2.0, -7.0]  # 5 - 12 (i / 2)^2
+    first = Computed("slstm_bias", (24,), arguments).values()
+    assert first.view(4, 2, 3)[1].tolist() == [ramp, ramp]
+    assert first.count_nonzero() == 6
+    last = Computed("slstm_bias", (2, 4, 3), {**arguments, "gates_first": False}).values()
+    assert last[:, 1].tolist() == [ramp, ramp]
+    assert last.count_nonzero() == 6
+
+
+def test_xlstm_of_its_authors_accepts_their_package() -> None:
+    package = pytest.importorskip("xlstm")
+    mlstm = package.mLSTMBlockConfig(mlstm=package.mLSTMLayerConfig(num_heads=4))
+    slstm = package.sLSTMBlockConfig(
+        slstm=package.sLSTMLayerConfig(backend="vanilla", num_heads=4),
+        feedforward=package.FeedForwardConfig(),
+    )
+    config = package.xLSTMLMModelConfig(
+        mlstm_block=mlstm, slstm_block=slstm, context_length=8, num_blocks=4, embedding_dim=256,
+        slstm_at=[1, 3], vocab_size=300,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = package.xLSTMLMModel(config)
+    model.reset_parameters()
+    recipe = recipes.xlstm(variant="nx_ai")
+    accepts(model, recipe)
+    rejects_wrong_std(model, recipe)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -152,6 +209,7 @@ def test_the_bonus_that_transformers_computes_and_loses_is_an_alarm() -> None:
         ("decoder_transformers", {"position_std": math.inf}),
         ("rwkv4", {"variant": "rwkv_lm"}),
         ("rwkv4", {"layers": 0}),
+        ("xlstm", {"variant": "original"}),
     ],
 )
 def test_options_out_of_range_are_refused(name: str, options: dict[str, object]) -> None:

@@ -207,6 +207,20 @@ def test_blocks_are_found_among_other_modules_and_equal_layers_are_none() -> Non
     assert blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.ReLU())) == []
     assert blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) == ["0", "1"]
     assert blocks(nn.ModuleDict({"a": block(), "b": block()})) == []
+
+    class Kin(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+    class Other(Kin):
+        pass
+
+    hybrid = [Kin(), Other(), Kin()]
+    assert blocks(nn.ModuleList(hybrid)) == ["0", "1", "2"]
+    assert blocks(nn.Sequential(*hybrid)) == []
+    assert blocks(nn.ModuleList([*hybrid, nn.Linear(2, 2)])) == []
+    assert blocks(nn.ModuleList([Kin(), block()])) == []  # nothing in common but torch's base
     planned = plan(
         nn.Sequential(nn.Linear(2, 2), block(), block()),
         Recipe([Rule("1.*", lambda s: Constant(s.blocks or 0)), Rule("*", Constant(0.0))]),
@@ -239,6 +253,10 @@ class CustomNorm(nn.Module):
         if self.use == "gated":
             assert gate is not None
             return y * self.weight * gate.sigmoid()
+        if self.use == "heads, 1 + w":
+            assert x.dim() == 4
+            assert x.shape[1] * x.shape[3] == len(self.weight)
+            return y * (1 + self.weight) + self.bias
         if self.use == "grn":
             assert x.dim() == 4
             size = x.norm(dim=(1, 2), keepdim=True)
@@ -251,7 +269,7 @@ class CustomNorm(nn.Module):
 def test_the_scale_of_a_norm_is_that_with_which_it_only_normalises(
     recipe: str, device: str
 ) -> None:
-    wanted = {"w": "1", "1 + w": "0", "gated": "1", "grn": "0"}
+    wanted = {"w": "1", "1 + w": "0", "gated": "1", "grn": "0", "heads, 1 + w": "0"}
     with torch.device(device):
         model = nn.ModuleDict({use.replace(" ", ""): CustomNorm(use) for use in wanted})
     state = torch.get_rng_state()

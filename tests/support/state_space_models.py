@@ -497,3 +497,73 @@ class RWKV4(nn.Module):
         )
         norms = {f"ln{i}": nn.LayerNorm(WIDTH) for i in (1, 2)}
         return Tree(attention=attention, feed_forward=feed_forward, **norms)
+
+
+class HeadNorm(nn.Module):
+    """A norm per head, [batch, heads, time, channels], that multiplies by 1 + weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads, channels = x.shape[1], x.shape[3]
+        scale = (1 + self.weight).view(heads, 1, channels)
+        return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) * scale
+
+
+class Headwise(nn.Module):
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, width // heads, width // heads))
+
+
+class NxAiBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.xlstm_norm = HeadNorm(WIDTH)
+
+
+class NxAiMatrixBlock(NxAiBlock):
+    def __init__(self) -> None:
+        super().__init__()
+        cell = Tree(
+            igate=nn.Linear(3 * INNER, HEADS),
+            fgate=nn.Linear(3 * INNER, HEADS),
+            outnorm=HeadNorm(INNER),
+        )
+        self.xlstm = Tree(
+            learnable_skip=torch.empty(INNER),
+            proj_up=plain(WIDTH, 2 * INNER),
+            **{f"{name}_proj": Headwise(INNER // 4, INNER) for name in "qkv"},
+            conv1d=Tree(conv=depthwise(INNER)),
+            mlstm_cell=cell,
+            proj_down=plain(INNER, WIDTH),
+        )
+
+
+class NxAiScalarBlock(NxAiBlock):
+    def __init__(self) -> None:
+        super().__init__()
+        channels = WIDTH // HEADS
+        cell = Tree(
+            _recurrent_kernel_=torch.empty(HEADS, 4 * channels, channels),
+            _bias_=torch.empty(4 * WIDTH),
+        )
+        self.xlstm = Tree(
+            conv1d=Tree(conv=depthwise(WIDTH)),
+            **{f"{name}gate": Headwise(HEADS, WIDTH) for name in "ifzo"},
+            slstm_cell=cell,
+            group_norm=HeadNorm(WIDTH),
+        )
+        self.ffn = Tree(proj_up=plain(WIDTH, 2 * INNER), proj_down=plain(INNER, WIDTH))
+
+
+def nx_ai_xlstm() -> Tree:
+    """The names of xlstm 2.0.6, with a scalar cell between two matrix cells."""
+    blocks = nn.ModuleList([NxAiMatrixBlock(), NxAiScalarBlock(), NxAiMatrixBlock()])
+    return Tree(
+        xlstm_block_stack=Tree(blocks=blocks, post_blocks_norm=HeadNorm(WIDTH)),
+        token_embedding=nn.Embedding(VOCABULARY, WIDTH),
+        lm_head=plain(WIDTH, VOCABULARY),
+    )

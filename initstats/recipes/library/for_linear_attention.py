@@ -1,12 +1,9 @@
-"""Recipes of linear attention: gated delta nets, RetNet, xLSTM."""
+"""Recipes of linear attention: gated delta nets, RetNet."""
 
 from __future__ import annotations
 
-import math
-
 from initstats.recipes.distributions.basic import Constant, Normal
 from initstats.recipes.distributions.composite import Distribution
-from initstats.recipes.distributions.computed import Computed
 from initstats.recipes.distributions.loguniform import LogUniform
 from initstats.recipes.distributions.transformed import Transformed
 from initstats.recipes.distributions.truncated import TruncNormal
@@ -37,7 +34,7 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
-__all__ = ["gated_deltanet", "retnet", "xlstm"]
+__all__ = ["gated_deltanet", "retnet"]
 
 # fla draws U(0, 16), whose logarithm may be -inf; the smallest step of a float32 uniform is 2^-24.
 _A_LOG = {
@@ -180,50 +177,3 @@ def retnet() -> Recipe:
         rule(weights("linear", "mlp input", "mlp output", "router"), framework_default, "MLP"),
     ]
     return Recipe(rules, name="retnet", source="torchscale multiscale_retention.py")
-
-
-@built_in
-def xlstm(*, layers: int | None = None) -> Recipe:
-    """Make the recipe of xLSTM-7B, as transformers has it.
-
-    q, k, v, up projection, embedding and head N(0, sqrt(2 / (5 d))), d the width of the residual
-    stream; out_proj and proj_down N(0, 2 / (L sqrt(fan_in))), L the number of blocks; weights of
-    every layer whose name contains "gate" 0, that of the output gate and of the gated MLP too; bias
-    of the forget gate from 3 to 6 over the heads, of the input gate -10; other biases 0; norms 1.
-
-    Args:
-        layers: Number of blocks L, >= 1; found in the model when None.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        ValueError: If `layers < 1`.
-
-    Source: transformers `models/xlstm/modeling_xlstm.py`, 5.24.0, weight_mode "single". Widths of
-        values other than d are not told apart: its out_proj takes d, whatever its fan-in.
-    """
-    require_layers("xlstm", layers)
-
-    @described("N(0, 2 / (L sqrt(fan_in))), L the number of blocks")
-    def output(slot: Slot) -> Distribution:
-        return Normal(2 / (depth("xlstm", slot, layers) * math.sqrt(slot.fans.fan_in)))
-
-    @described("N(0, sqrt(2 / (5 d))), d the width")
-    def small(slot: Slot) -> Distribution:
-        return Normal(math.sqrt(2 / (5 * slot.parameter.shape[-1])))
-
-    @described("linear over the heads, from 3 to 6")
-    def forget(slot: Slot) -> Distribution:
-        return Computed("linspace", slot.parameter.shape, {"start": 3.0, "end": 6.0})
-
-    rules = [
-        *norms(),
-        rule(Match("*fgate_preact.bias"), forget, "bias of the forget gate"),
-        rule(Match("*igate_preact.bias"), -10.0, "bias of the input gate"),
-        rule(Match(("*gate_preact.weight", "*_gate.weight")), 0.0, "gate"),
-        biases(),
-        rule(Match(("*.out_proj.weight", "*.proj_down.weight")), output, "output"),
-        rule(weights("embedding", "other", *MATRICES), small, "matrix"),
-    ]
-    return Recipe(rules, name="xlstm", source="transformers modeling_xlstm.py, 5.24.0")

@@ -26,7 +26,7 @@ from initstats.recipes.library.building import (
 from initstats.recipes.match import Match
 from initstats.recipes.multipliers import Multipliers
 from initstats.recipes.parameters import Slot
-from initstats.recipes.rule import Recipe, Rule
+from initstats.recipes.rule import Fill, Recipe, Rule
 
 __all__ = ["rwkv4", "rwkv7"]
 
@@ -238,9 +238,9 @@ def rwkv4(*, variant: str = "zigzag", layers: int | None = None) -> Recipe:
         count, index = depth("rwkv4", slot, layers), block_number("rwkv4", slot) - 1
         return index / max(1, count - 1), 1 - index / count
 
-    def mixing(words: str, factor: float = 1.0, shift: float = 0.0) -> Callable[[Slot], Computed]:
+    def mixing(words: str, factor: float = 1.0, shift: float = 0.0) -> Fill:
         @described(words)
-        def fill(slot: Slot) -> Computed:
+        def fill(slot: Slot) -> Distribution:
             up, down = place(slot)
             arguments = {"power": factor * down, "shift": shift * up}
             return Computed("rwkv4_mixing", slot.parameter.shape, arguments)
