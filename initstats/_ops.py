@@ -181,13 +181,20 @@ def reflectors_(
     vectors: torch.Tensor,
     squares: torch.Tensor,
     diagonal: torch.Tensor,
-    key: int,
-    stream_row: int,
+    keys: Sequence[int],
+    stream_rows: Sequence[int],
     first: int,
     size: int,
+    count: int,
 ) -> None:
-    """Write reflectors first, first + 1, ... of R^size, one per row, from coordinate first on."""
-    torch.ops.initstats.reflectors_(vectors, squares, diagonal, key, stream_row, first, size)
+    """Write reflectors first, first + 1, ... of R^size, one per row, from coordinate first on.
+
+    vectors [matrices, rows, columns], squares and diagonal [matrices, rows]. Rows after reflector
+    count - 1 become those of no reflection: zeros, square 1.
+    """
+    torch.ops.initstats.reflectors_(
+        vectors, squares, diagonal, keys, stream_rows, first, size, count
+    )
 
 
 def panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:

@@ -32,13 +32,14 @@ STABLE_TORCH_LIBRARY(initstats, m) {
       "stats(Tensor[] tensors, int groups, int scale, int[] box, Tensor[] minus) -> (Tensor, "
       "Tensor, Tensor)");
   m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
-  // Orthogonal matrices, csrc/math/orthogonal/reflectors.h. vectors [r, at least size - first],
-  // squares and diagonal [r]; gram [panels, k, k], squares [panels, k]; matrices [rows, columns] or
+  // Orthogonal matrices, csrc/math/orthogonal/reflectors.h. vectors [matrices, rows, at least size
+  // - first], squares and diagonal [matrices, rows], of which reflectors 0, ..., count - 1 are
+  // real, the rest zeros; gram [panels, k, k], squares [panels, k]; matrices [rows, columns] or
   // [batch, rows, columns] each; first: none, or the number of each tensor's first matrix in a
   // larger batch.
   m.def(
-      "reflectors_(Tensor(a!) vectors, Tensor(b!) squares, Tensor(c!) diagonal, int key, "
-      "int stream_row, int first, int size) -> ()");
+      "reflectors_(Tensor(a!) vectors, Tensor(b!) squares, Tensor(c!) diagonal, int[] keys, "
+      "int[] stream_rows, int first, int size, int count) -> ()");
   m.def("panel_factors(Tensor gram, Tensor squares) -> Tensor");
   m.def("small_orthogonal_(Tensor(a!)[] matrices, int[] keys, int[] first, float[] gain) -> ()");
 }

@@ -38,52 +38,111 @@ ScalarType real_type(const std::string& op, const Tensor& tensor) {
 
 // ---- reflectors
 
+// Rows of the reflectors of matrices of one size: vectors [matrices, rows, pitch], squares and
+// diagonal [matrices, rows]. Row i holds reflector first + i of n; beyond the last one v = 0,
+// |v|^2 = 1 and D = 0.
+template <class Real>
+struct ReflectorBatch {
+  Real* vectors;
+  double* squares;
+  Real* diagonal;
+  int64_t pitch, first, m, n, rows;
+  const std::vector<int64_t>& keys;
+  const std::vector<int64_t>& stream_rows;  // of reflector 0
+
+  int64_t matrices() const { return static_cast<int64_t>(keys.size()); }
+};
+
+// Rows begin, ..., end - 1 of one matrix.
+template <class Real>
+void make_rows(const cpu::OrthogonalKernels& kernels, const ReflectorBatch<Real>& batch,
+               int64_t matrix, int64_t begin, int64_t end) {
+  const auto place = static_cast<size_t>(matrix);
+  const int64_t row = matrix * batch.rows, drawn = std::clamp(batch.n - batch.first, begin, end);
+  const cpu::ReflectorRange<Real> range{batch.vectors + row * batch.pitch,
+                                        batch.squares + row,
+                                        batch.diagonal + row,
+                                        batch.pitch,
+                                        static_cast<uint64_t>(batch.keys[place]),
+                                        batch.stream_rows[place],
+                                        batch.first,
+                                        batch.m,
+                                        begin,
+                                        drawn};
+  if constexpr (sizeof(Real) == 4) {
+    kernels.reflectors(range);
+  } else {
+    kernels.reflectors_float64(range);
+  }
+  std::fill(range.vectors + drawn * batch.pitch, range.vectors + end * batch.pitch, Real(0));
+  std::fill(range.squares + drawn, range.squares + end, 1.0);
+  std::fill(range.diagonal + drawn, range.diagonal + end, Real(0));
+}
+
 template <class Real>
 void make_reflectors(OnCpu, const std::string& /*op*/, const Tensor& /*vectors*/,
-                     const cpu::ReflectorRange<Real>& all) {
+                     const ReflectorBatch<Real>& batch) {
   const cpu::OrthogonalKernels& kernels = INITSTATS_CHOOSE(orthogonal_kernels);
   constexpr int64_t kGrain = 16384;  // elements per task below which another thread does not pay
-  const int64_t rows = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, all.m - all.first));
-  torch::stable::parallel_for(0, all.end, rows, [&](int64_t begin, int64_t end) {
-    cpu::ReflectorRange<Real> range = all;
-    range.begin = begin;
-    range.end = end;
-    if constexpr (sizeof(Real) == 4) {
-      kernels.reflectors(range);
-    } else {
-      kernels.reflectors_float64(range);
-    }
-  });
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, batch.m - batch.first));
+  torch::stable::parallel_for(
+      0, batch.matrices() * batch.rows, grain, [&](int64_t begin, int64_t end) {
+        while (begin < end) {
+          const int64_t matrix = begin / batch.rows, row = begin % batch.rows;
+          const int64_t stop = std::min(batch.rows, row + end - begin);
+          make_rows(kernels, batch, matrix, row, stop);
+          begin += stop - row;
+        }
+      });
 }
 
 #if defined(INITSTATS_WITH_CUDA)
 template <class Real>
 void make_reflectors(OnCuda, const std::string& op, const Tensor& vectors,
-                     const cpu::ReflectorRange<Real>& all) {
+                     const ReflectorBatch<Real>& batch) {
   const DeviceScope scope(vectors);
-  const cuda::ReflectorTask<Real> task{all.vectors, all.squares, all.diagonal,
-                                       all.pitch,   all.key,     all.stream_row,
-                                       all.first,   all.m,       all.end};
-  check_cuda(op, cuda::launch_reflectors(task, scope.cuda_stream()));
+  for (int64_t begin = 0; begin < batch.matrices(); begin += cuda::kMostMatrices) {
+    const int64_t row = begin * batch.rows;
+    cuda::ReflectorTask<Real> task{batch.vectors + row * batch.pitch,
+                                   batch.squares + row,
+                                   batch.diagonal + row,
+                                   batch.pitch,
+                                   batch.first,
+                                   batch.m,
+                                   batch.n,
+                                   batch.rows,
+                                   std::min<int64_t>(cuda::kMostMatrices, batch.matrices() - begin),
+                                   {},
+                                   {}};
+    for (int64_t i = 0; i < task.matrices; ++i) {
+      task.key[i] = static_cast<uint64_t>(batch.keys[static_cast<size_t>(begin + i)]);
+      task.stream_row[i] = batch.stream_rows[static_cast<size_t>(begin + i)];
+    }
+    check_cuda(op, cuda::launch_reflectors(task, scope.cuda_stream()));
+  }
 }
 #endif
 
 template <class Device>
-void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, int64_t stream_row,
-                int64_t first, int64_t size) {
+void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, std::vector<int64_t> keys,
+                std::vector<int64_t> stream_rows, int64_t first, int64_t size, int64_t count) {
   const std::string op = "reflectors_";
   const ScalarType dtype = real_type(op, vectors);
-  if (vectors.dim() != 2) fail(op, "vectors to be a matrix", "another number of dimensions");
-  const int64_t rows = vectors.size(0), pitch = vectors.size(1);
-  check_same(op, "vectors", vectors, vectors, dtype, rows * pitch);
-  check_same(op, "squares", squares, vectors, ScalarType::Double, rows);
-  check_same(op, "diagonal", diagonal, vectors, dtype, rows);
-  if (first < 0 || first % 4 != 0 || stream_row < 0 || rows > size - first)
-    fail(op, "first to be a multiple of 4 and the rows to lie in the matrix",
-         "first=" + std::to_string(first) + ", rows=" + std::to_string(rows));
+  if (vectors.dim() != 3) fail(op, "vectors to be matrices", "another number of dimensions");
+  const int64_t matrices = vectors.size(0), rows = vectors.size(1), pitch = vectors.size(2);
+  check_same(op, "vectors", vectors, vectors, dtype, matrices * rows * pitch);
+  check_same(op, "squares", squares, vectors, ScalarType::Double, matrices * rows);
+  check_same(op, "diagonal", diagonal, vectors, dtype, matrices * rows);
+  if (static_cast<int64_t>(keys.size()) != matrices || stream_rows.size() != keys.size())
+    fail(op, "one key and one row of the stream per matrix, " + std::to_string(matrices),
+         std::to_string(keys.size()) + " and " + std::to_string(stream_rows.size()));
+  if (first < 0 || first % 4 != 0 || first > count || count > size ||
+      std::any_of(stream_rows.begin(), stream_rows.end(), [](int64_t row) { return row < 0; }))
+    fail(op, "first to be a multiple of 4, and reflectors that lie in the matrix",
+         "first=" + std::to_string(first) + ", count=" + std::to_string(count));
   if (pitch % 4 != 0 || pitch < size - first)
     fail(op, "a multiple of 4 columns, at least size - first", std::to_string(pitch));
-  if (rows == 0) return;
+  if (matrices == 0 || rows == 0) return;
   constexpr uintptr_t kStore = 16;  // bytes that a CUDA thread writes at once
   const auto place = reinterpret_cast<uintptr_t>(vectors.const_data_ptr());
   if (place % kStore != 0)
@@ -91,11 +150,11 @@ void reflectors(Tensor vectors, Tensor squares, Tensor diagonal, int64_t key, in
          std::to_string(place % kStore) + " bytes past one");
   const auto make = [&](auto real) {
     using Real = decltype(real);
-    make_reflectors(Device{}, op, vectors,
-                    cpu::ReflectorRange<Real>{
-                        vectors.mutable_data_ptr<Real>(), squares.mutable_data_ptr<double>(),
-                        diagonal.mutable_data_ptr<Real>(), pitch, static_cast<uint64_t>(key),
-                        stream_row, first, size, 0, rows});
+    make_reflectors(
+        Device{}, op, vectors,
+        ReflectorBatch<Real>{vectors.mutable_data_ptr<Real>(), squares.mutable_data_ptr<double>(),
+                             diagonal.mutable_data_ptr<Real>(), pitch, first, size, count, rows,
+                             keys, stream_rows});
   };
   dtype == ScalarType::Float ? make(0.0f) : make(0.0);
 }

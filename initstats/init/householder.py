@@ -77,7 +77,7 @@ class Matrix:
         draws += [(whole, self.n)] if whole < self.n else []
         draws = [(begin, stop) for begin, stop in draws if begin < end]
         memory = torch.empty(
-            max((stop - begin) * _padded(self.m - begin) for begin, stop in draws),
+            max((stop - begin) * padded(self.m - begin) for begin, stop in draws),
             dtype=self.dtype,
             device=self.device,
         )
@@ -89,10 +89,11 @@ class Matrix:
     def _draw(self, begin: int, end: int, width: int, memory: torch.Tensor) -> list[Panel]:
         """Return the panels of reflections begin, ..., end - 1, with their vectors in `memory`."""
         rows, columns = end - begin, self.m - begin
-        vectors = memory[: rows * _padded(columns)].view(rows, _padded(columns))
+        vectors = memory[: rows * padded(columns)].view(rows, padded(columns))
         squares = torch.empty(rows, dtype=torch.float64, device=self.device)
         diagonal = torch.empty(rows, dtype=self.dtype, device=self.device)
-        _ops.reflectors_(vectors, squares, diagonal, self.key, self.number * self.n, begin, self.m)
+        of_one = vectors[None], squares[None], diagonal[None], [self.key], [self.number * self.n]
+        _ops.reflectors_(*of_one, begin, self.m, self.n)
         count = rows // width
         parts = [vectors[i * width : (i + 1) * width, i * width : columns] for i in range(count)]
         gram = torch.empty(count, width, width, dtype=self.dtype, device=self.device)
@@ -143,8 +144,9 @@ def write_batch(tensor: torch.Tensor, key: int, gain: float) -> None:
                 tall.copy_(out)
 
 
-def _padded(columns: int) -> int:
-    return (columns + 3) // 4 * 4
+def padded(n: int) -> int:
+    """Return the next multiple of 4: reflectors begin with a whole counter of the stream."""
+    return (n + 3) // 4 * 4
 
 
 def write_columns(matrix: Matrix, first: int, out: torch.Tensor, gain: float) -> None:

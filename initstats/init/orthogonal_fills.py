@@ -30,6 +30,7 @@ from initstats.init._validate import (
     tensors_to_fill,
 )
 from initstats.init.householder import write_batch
+from initstats.init.householder_batches import prefers_few_calls, write_together
 from initstats.init.keys import draw_key
 from initstats.init.orthogonal_shards import write_delta_orthogonal_piece, write_orthogonal_piece
 from initstats.sharding import Box
@@ -80,7 +81,8 @@ def orthogonal_(
     vectors come from the stream, all known beforehand, so that whole panels of them are applied as
     matrix products; there is no QR. Rows are orthonormal if there are at most as many as columns,
     else columns are. Matrices with sides of at most 128 are made side by side in one call of a
-    kernel, so a list or a batch of them is much faster than a loop.
+    kernel, so a list or a batch of them is much faster than a loop. On a GPU so are larger ones of
+    one size, with equal gains.
 
     Args:
         tensor: [rows, ...], at least two dimensions after the batch's; those after the first are
@@ -341,6 +343,7 @@ def _check(
 def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int, float]]) -> None:
     """Fill tensors, each with its batch_dims, key and gain, which are checked and not empty."""
     small: list[tuple[torch.Tensor, int, float]] = []
+    together: list[tuple[torch.Tensor, int, float]] = []
     copied = []
     for tensor, batch_dims, key, gain in todo:
         shape = tensor.shape
@@ -356,8 +359,13 @@ def write_matrices(todo: Sequence[tuple[torch.Tensor, int, int, float]]) -> None
             shape = matrices.shape
         if shape[-1] <= _ops.SMALL_SIDE and shape[-2] <= _ops.SMALL_SIDE:
             small.append((matrices, key, gain))
+            continue
+        batch = matrices if matrices.dim() > _MATRIX_DIMS else matrices[None]
+        if prefers_few_calls(tensor.device):
+            together.append((batch, key, gain))
         else:
-            write_batch(matrices if matrices.dim() > _MATRIX_DIMS else matrices[None], key, gain)
+            write_batch(batch, key, gain)
+    write_together(together)
     for device in {matrices.device for matrices, *_ in small}:
         here = [each for each in small if each[0].device == device]
         _ops.small_orthogonal_(*(list(column) for column in zip(*here, strict=True)))

@@ -40,9 +40,10 @@ def test_stats_passes_opcheck(groups: int, device: torch.device) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_orthogonal_ops_pass_opcheck(device: torch.device) -> None:
     ops = torch.ops.initstats
-    vectors, diagonal = torch.zeros(3, 8, device=device), torch.zeros(3, device=device)
-    squares = torch.zeros(3, dtype=torch.float64, device=device)
-    torch.library.opcheck(ops.reflectors_.default, (vectors, squares, diagonal, 1, 0, 4, 11))
+    vectors, diagonal = torch.zeros(2, 3, 8, device=device), torch.zeros(2, 3, device=device)
+    squares = torch.zeros(2, 3, dtype=torch.float64, device=device)
+    arguments = vectors, squares, diagonal, [1, 2], [0, 7], 4, 11, 7
+    torch.library.opcheck(ops.reflectors_.default, arguments)
     torch.library.opcheck(
         ops.panel_factors.default,
         (torch.ones(2, 3, 3, device=device), torch.ones(6, dtype=torch.float64, device=device)),

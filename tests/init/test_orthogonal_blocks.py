@@ -10,6 +10,7 @@ import torch
 import initstats
 from initstats.init import householder
 from initstats.init.householder import Matrix, write_columns, write_rows
+from orthogonality import peak_bytes
 
 BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
 
@@ -61,20 +62,6 @@ def test_generators_in_the_same_state_give_the_same_matrix() -> None:
     part = torch.empty(9, 2)
     initstats.orthogonal_block_(part, (0, 7), (9, 9), generator=torch.Generator().manual_seed(4))
     assert torch.allclose(part, whole[:, 7:], atol=1.5e-6)
-
-
-def peak_bytes(call: object) -> int:
-    """Return the most memory that torch's CPU allocator held during a call, beyond before it."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        call()  # type: ignore[operator]
-    held = most = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
 
 
 @pytest.mark.backends("cpu")

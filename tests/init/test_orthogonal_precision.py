@@ -79,7 +79,8 @@ def test_a_setting_comes_back_after_an_exception(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_float32_matmul_precision("medium")
-    monkeypatch.setattr("initstats.init.householder.write_columns", None)
+    for made_by in ("householder.write_columns", "householder_batches.write_products"):
+        monkeypatch.setattr(f"initstats.init.{made_by}", None)
     with pytest.raises(TypeError):
         initstats.orthogonal_(torch.empty(300, 200, device=device))
     assert torch.get_float32_matmul_precision() == "medium"

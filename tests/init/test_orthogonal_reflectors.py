@@ -40,7 +40,7 @@ def reflectors(
         torch.full((rows,), 7.0, dtype=torch.float64, device=device),
         torch.full((rows,), 7.0, dtype=dtype, device=device),
     )
-    _ops.reflectors_(*made, KEY, stream_row, first, size)
+    _ops.reflectors_(*(each[None] for each in made), [KEY], [stream_row], first, size, size)
     return made
 
 
@@ -106,6 +106,29 @@ def test_a_panel_has_the_bits_of_the_whole(dtype: torch.dtype, device: torch.dev
         assert torch.equal(mine, all_rows[128:178])
 
 
+@pytest.mark.parametrize("dtype", REALS, ids=str)
+@pytest.mark.parametrize(("matrices", "rows", "first"), [(3, 8, 4), (70, 12, 0), (2, 6, 8)])
+def test_reflectors_of_many_matrices_are_those_of_each_and_rows_beyond_reflect_nothing(
+    matrices: int, rows: int, first: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    size, count = 13, 10
+    keys, stream_rows = [KEY + i for i in range(matrices)], [count * i for i in range(matrices)]
+    shape, kind = (matrices, rows), {"dtype": dtype, "device": device}
+    vectors, diagonal = torch.full((*shape, 16), 7.0, **kind), torch.full(shape, 7.0, **kind)
+    squares = torch.full(shape, 7.0, dtype=torch.float64, device=device)
+    _ops.reflectors_(vectors, squares, diagonal, keys, stream_rows, first, size, count)
+    drawn = count - first
+    for i in range(matrices):
+        alone = torch.empty(1, drawn, 16, **kind), squares[:1, :drawn].clone()
+        one = *alone, diagonal[:1, :drawn].clone()
+        _ops.reflectors_(*one, keys[i : i + 1], stream_rows[i : i + 1], first, size, count)
+        for mine, expected in zip((vectors, squares, diagonal), one, strict=True):
+            assert torch.equal(mine[i, :drawn], expected[0])
+    assert not vectors[:, drawn:].any()
+    assert not diagonal[:, drawn:].any()
+    assert bool((squares[:, drawn:] == 1).all())
+
+
 def hashed(tensors: tuple[torch.Tensor, ...]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
@@ -156,11 +179,11 @@ def print_golden() -> None:
 
 
 @pytest.mark.parametrize("dtype", REALS, ids=str)
-@pytest.mark.parametrize("k", [1, 5, 64, 128])
+@pytest.mark.parametrize("k", [1, 5, 64, 128, 300])
 def test_panel_factors_make_the_product_of_the_reflections(
     dtype: torch.dtype, k: int, device: torch.device
 ) -> None:
-    size = 150
+    size = k + 22
     made = reflectors(k, size, dtype=dtype, device=device)
     vectors, squares = made[0][:, :size], made[1]
     factor = _ops.panel_factors((vectors @ vectors.t())[None].contiguous(), squares)[0]
@@ -183,24 +206,27 @@ def shifted(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda v, s, d: (v.half(), s, d, 1, 0, 0, 8), "expected dtype float32 or float64"),
-        (lambda v, s, d: (v[0], s, d, 1, 0, 0, 8), "expected vectors to be a matrix"),
-        (lambda v, s, d: (v.t(), s, d, 1, 0, 0, 8), "expected vectors contiguous"),
-        (lambda v, s, d: (v, s.float(), d, 1, 0, 0, 8), "expected squares contiguous"),
-        (lambda v, s, d: (v, s, d[:1], 1, 0, 0, 8), "expected diagonal contiguous"),
-        (lambda v, s, d: (v, s, d, 1, 0, 2, 8), "expected first to be a multiple of 4"),
-        (lambda v, s, d: (v, s, d, 1, -1, 0, 8), "expected first to be a multiple of 4"),
-        (lambda v, s, d: (v, s, d, 1, 0, 8, 9), "the rows to lie in the matrix"),
-        (lambda v, s, d: (v, s, d, 1, 0, 0, 9), "expected a multiple of 4 columns"),
-        (lambda v, s, d: (shifted(v), s, d, 1, 0, 0, 8), "16 bytes, got 4 bytes past one"),
+        (lambda v, s, d: (v.half(), s, d, [1], [0], 0, 8, 8), "expected dtype float32 or float64"),
+        (lambda v, s, d: (v[0], s, d, [1], [0], 0, 8, 8), "expected vectors to be matrices"),
+        (lambda v, s, d: (v.mT, s, d, [1], [0], 0, 8, 8), "expected vectors contiguous"),
+        (lambda v, s, d: (v, s.float(), d, [1], [0], 0, 8, 8), "expected squares contiguous"),
+        (lambda v, s, d: (v, s, d[:, :1], [1], [0], 0, 8, 8), "expected diagonal contiguous"),
+        (lambda v, s, d: (v, s, d, [1, 2], [0], 0, 8, 8), "expected one key and one row of"),
+        (lambda v, s, d: (v, s, d, [1], [0, 1], 0, 8, 8), "expected one key and one row of"),
+        (lambda v, s, d: (v, s, d, [1], [0], 2, 8, 8), "expected first to be a multiple of 4"),
+        (lambda v, s, d: (v, s, d, [1], [-1], 0, 8, 8), "expected first to be a multiple of 4"),
+        (lambda v, s, d: (v, s, d, [1], [0], 8, 8, 7), "reflectors that lie in the matrix"),
+        (lambda v, s, d: (v, s, d, [1], [0], 0, 8, 9), "reflectors that lie in the matrix"),
+        (lambda v, s, d: (v, s, d, [1], [0], 0, 9, 9), "expected a multiple of 4 columns"),
+        (lambda v, s, d: (shifted(v), s, d, [1], [0], 0, 8, 8), "16 bytes, got 4 bytes past one"),
     ],
 )
 def test_reflectors_op_refuses_what_it_cannot_write(
     make: Callable[..., tuple[object, ...]], message: str, device: torch.device
 ) -> None:
-    v = torch.zeros(3, 8, device=device)
-    s = torch.zeros(3, dtype=torch.float64, device=device)
-    d = torch.zeros(3, device=device)
+    v = torch.zeros(1, 3, 8, device=device)
+    s = torch.zeros(1, 3, dtype=torch.float64, device=device)
+    d = torch.zeros(1, 3, device=device)
     with pytest.raises(RuntimeError, match=f"initstats.reflectors_: .*{message}"):
         _ops.reflectors_(*make(v, s, d))  # type: ignore[arg-type]
     assert not v.any()
@@ -211,7 +237,7 @@ def test_reflectors_op_refuses_what_it_cannot_write(
     [
         (torch.ones(2, 2), torch.ones(2).double(), "expected gram to be"),
         (torch.ones(1, 2, 3), torch.ones(2).double(), "expected gram to be"),
-        (torch.ones(1, 129, 129), torch.ones(129).double(), "with k <= 128"),
+        (torch.ones(1, 513, 513), torch.ones(513).double(), "with k <= 512"),
         (torch.ones(1, 2, 2).half(), torch.ones(2).double(), "expected dtype float32 or float64"),
         (torch.ones(1, 2, 2), torch.ones(2), "expected squares contiguous"),
         (torch.ones(1, 2, 2), torch.ones(3).double(), "expected squares contiguous"),
@@ -245,6 +271,7 @@ def test_small_matrix_op_refuses_what_it_cannot_write(
 
 
 def test_panels_without_reflections_are_fine() -> None:
-    empty = torch.empty(0, 4), torch.empty(0).double(), torch.empty(0)
-    _ops.reflectors_(*empty, 1, 0, 0, 4)
-    assert _ops.panel_factors(torch.empty(0, 5, 5), empty[1]).shape == (0, 5, 5)
+    for shape, keys in (((1, 0), [1]), ((0, 3), [])):
+        empty = torch.empty(*shape, 4), torch.empty(shape).double(), torch.empty(shape)
+        _ops.reflectors_(*empty, keys, keys, 0, 4, 4)
+    assert _ops.panel_factors(torch.empty(0, 5, 5), torch.empty(0).double()).shape == (0, 5, 5)

@@ -21,6 +21,7 @@ KERNELS, SMALL_KERNELS = (
 )
 KEY = 0x0123456789ABCDEF
 TASKS, TASK_BYTES = 100, 80
+MATRICES = 64  # kMostMatrices of csrc/cuda/orthogonal/orthogonal.h
 REALS = {"f": (torch.float32, np.float32), "d": (torch.float64, np.float64)}
 
 
@@ -58,16 +59,21 @@ def test_reflector_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
 ) -> None:
     dtype, stored = REALS[real]
     pitch = -(-(size - first) // 4) * 4
-    vectors, diagonal = ptx.aligned(rows * pitch, stored), ptx.aligned(rows, stored)
-    squares = ptx.aligned(rows, np.float64)
+    matrices = 2
+    vectors = ptx.aligned(matrices * rows * pitch, stored)
+    diagonal = ptx.aligned(matrices * rows, stored)
+    squares = ptx.aligned(matrices * rows, np.float64)
+    count = size - 1  # the last row of a whole matrix is one of no reflection
+    keys, stream_rows = [KEY, KEY + 1], [3, 2 * size]
     task = struct.pack(
-        "<QQQqQqqqq",
-        *(vectors.ctypes.data, squares.ctypes.data, diagonal.ctypes.data, pitch, KEY, 3),
-        *(first, size, rows),
+        f"<QQQ6q{MATRICES}Q{MATRICES}q",
+        *(vectors.ctypes.data, squares.ctypes.data, diagonal.ctypes.data),
+        *(pitch, first, size, count, rows, matrices),
+        *(*keys, *[0] * (MATRICES - matrices), *stream_rows, *[0] * (MATRICES - matrices)),
     )
     report = module.launch(
         f"reflectors_kernelI{real}",
-        rows,
+        (rows, matrices),
         256,
         [task],
         visible=[vectors, squares, diagonal],
@@ -75,35 +81,36 @@ def test_reflector_ptx_writes_every_element_once_with_the_bits_of_the_cpu(
     )
     assert report.races == 0, report.first_race
     expected = (
-        torch.empty(rows, pitch, dtype=dtype),
-        torch.empty(rows, dtype=torch.float64),
-        torch.empty(rows, dtype=dtype),
+        torch.empty(matrices, rows, pitch, dtype=dtype),
+        torch.empty(matrices, rows, dtype=torch.float64),
+        torch.empty(matrices, rows, dtype=dtype),
     )
-    _ops.reflectors_(*expected, KEY, 3, first, size)
+    _ops.reflectors_(*expected, keys, stream_rows, first, size, count)
     for mine, theirs in zip((vectors, squares, diagonal), expected, strict=True):
         assert mine.tobytes() == theirs.numpy().tobytes()
     # The first element of each is written twice: as x and as v.
-    traffic = report.arrays[0]
-    assert (traffic.loaded, traffic.stored) == (0, vectors.nbytes + diagonal.nbytes)
+    traffic, reflecting = report.arrays[0], matrices * min(rows, count - first)
+    twice = reflecting * vectors.itemsize
+    assert (traffic.loaded, traffic.stored) == (0, vectors.nbytes + twice)
     wide = [a for a in report.accesses if a.kind == "store" and a.size_bytes == 16 * a.lanes > 0]
     assert sum(a.size_bytes for a in wide) == vectors.nbytes
 
 
 @pytest.mark.parametrize("order", ptx.ORDERS)
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("k", [7, 100])
+@pytest.mark.parametrize("k", [7, 100, 261])
 def test_panel_factor_ptx_has_the_bits_of_the_cpu(
     module: ptx.Module, real: str, order: ptx.Order, k: int
 ) -> None:
     dtype, stored = REALS[real]
-    panels, per_panel = 2, -(-k // 8)
+    panels, per_panel = 2, -(-k // 4)
     random = np.random.default_rng(0)
     gram, squares = ptx.aligned(panels * k * k, stored), ptx.aligned(panels * k, np.float64)
     factors = ptx.aligned(panels * k * k, stored)
     gram[:], squares[:] = random.normal(size=len(gram)), k + random.random(len(squares))
     arguments: list[Any] = [gram, squares, factors, np.int32(k), np.int32(per_panel)]
     report = module.launch(
-        f"panel_factors_kernelI{real}", panels * per_panel, 256, arguments, order=order
+        f"panel_factors_kernelI{real}", panels * per_panel, 128, arguments, order=order
     )
     assert report.races == 0, report.first_race
     expected = _ops.panel_factors(

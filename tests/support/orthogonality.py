@@ -1,4 +1,4 @@
-"""How far a matrix is from orthogonal, and the product of reflections that it should be."""
+"""How far a matrix is from orthogonal, the product that it should be, and what memory it takes."""
 
 from __future__ import annotations
 
@@ -42,3 +42,17 @@ def product_of_reflections(
         product -= torch.outer(product @ v, v) * (2 / v.dot(v))
         signs.append(-sign)
     return product[:, :n] * torch.tensor(signs, dtype=torch.float64)
+
+
+def peak_bytes(call: object) -> int:
+    """Return the most memory that torch's CPU allocator held during a call, beyond before it."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()  # type: ignore[operator]
+    held = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most

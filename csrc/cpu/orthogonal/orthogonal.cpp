@@ -31,7 +31,8 @@ template <class Real>
 void factors(const FactorRange<Real>& range) {
   const int64_t k = range.k;
   for (int64_t begin = range.begin; begin < range.end; begin += kRows) {
-    alignas(64) double sums[kRows][kMostReflectorsInPanel] = {};
+    alignas(64) double sums[kRows][kMostReflectorsInPanel];
+    for (auto& row : sums) std::fill_n(row, k, 0.0);
     for (int64_t l = begin; l < k; ++l) {
       const Real* const r = range.gram + l * k;
       double t[kRows];

@@ -57,10 +57,17 @@ __global__ void __launch_bounds__(kReflectorThreads)
   INITSTATS_SHARED(double, sums, [kReflectorChains]);
   INITSTATS_SHARED(double, tail, );
   const Normal<Real> dist{0, 1};
-  const int64_t t = static_cast<int64_t>(threadIdx.x), row = static_cast<int64_t>(blockIdx.x);
-  const int64_t r = task.first + row, first_quad = task.first / 4;
+  const int64_t t = static_cast<int64_t>(threadIdx.x);
+  // The matrix as a coordinate of the grid stays in uniform registers, and its key with it.
+  const unsigned matrix = blockIdx.y;
+  const int64_t index = task.first + static_cast<int64_t>(blockIdx.x);
+  const int64_t row = static_cast<int64_t>(matrix) * task.rows + static_cast<int64_t>(blockIdx.x);
+  const bool beyond = index >= task.n;
+  // Beyond the last reflector all elements are zeros before the vector.
+  const int64_t r = beyond ? task.m + 4 : index, first_quad = task.first / 4;
+  const uint64_t key = task.key[matrix];
   const uint64_t stream_quad =
-      static_cast<uint64_t>((task.stream_row + r) * (reflector_pitch(task.m) / 4));
+      static_cast<uint64_t>((task.stream_row[matrix] + r) * (reflector_pitch(task.m) / 4));
   Real* const out = task.vectors + row * task.pitch;
   double chain[4] = {};
   Real own = 0;
@@ -75,7 +82,7 @@ __global__ void __launch_bounds__(kReflectorThreads)
       continue;
     }
     const Quad<Real> q = StoreReal<Real>::template quad<Scalar32>(
-        dist, RunningKeys(task.key), stream_quad + static_cast<uint64_t>(quad));
+        dist, RunningKeys(key), stream_quad + static_cast<uint64_t>(quad));
     Real x[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -89,7 +96,12 @@ __global__ void __launch_bounds__(kReflectorThreads)
   const double sum = fold_chains(chain, sums);
   if (t == 0) tail = sum;
   __syncthreads();
-  if (t == r / 4 % kThreads) {
+  if (beyond) {
+    if (t == 0) {
+      task.squares[row] = 1;
+      task.diagonal[row] = 0;
+    }
+  } else if (t == r / 4 % kThreads) {
     // The thread that wrote this element before.
     const Reflection<Real> reflection = reflection_of(own, tail);
     out[r - task.first] = reflection.first;
@@ -100,60 +112,80 @@ __global__ void __launch_bounds__(kReflectorThreads)
 
 // ---- panel factors
 
-constexpr int kFactorThreads = 256;
+constexpr int kFactorThreads = 128;
+constexpr int kFactorBlocks = 8;  // at least, per processor: at most 64 registers
 constexpr int kRowsPerBlock = kFactorThreads / kWarp;
-constexpr int kColumnsPerLane = kMostReflectorsInPanel / kWarp;
+constexpr int kColumnsPerLane = 4;
+constexpr int kChunk = kColumnsPerLane * kWarp;  // columns that a warp passes at a time
 
-// Lane a holds the columns a, a + 32, ... of its warp's row.
+// Lane a holds the columns a, a + 32, ... of the chunk of its warp's row.
 template <class Real>
-__global__ void __launch_bounds__(kFactorThreads)
+__global__ void __launch_bounds__(kFactorThreads, kFactorBlocks)
     panel_factors_kernel(const Real* gram, const double* squares, Real* factors, int k,
                          int blocks_per_panel) {
+  INITSTATS_SHARED(double, rows, [kRowsPerBlock][kMostReflectorsInPanel]);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t panel = static_cast<int64_t>(blockIdx.x) / blocks_per_panel;
   const int i =
-      static_cast<int>(static_cast<int64_t>(blockIdx.x) % blocks_per_panel) * kRowsPerBlock +
-      static_cast<int>(threadIdx.x) / kWarp;
+      static_cast<int>(static_cast<int64_t>(blockIdx.x) % blocks_per_panel) * kRowsPerBlock + warp;
   if (i >= k) return;  // the whole warp
   const Real* const r = gram + panel * k * k;
   Real* const out = factors + (panel * k + i) * k;
-  double sum[kColumnsPerLane] = {}, t[kColumnsPerLane] = {}, square[kColumnsPerLane];
-#pragma unroll
-  for (int d = 0; d < kColumnsPerLane; ++d) {
-    const int column = d * kWarp + lane;
-    square[d] = column < k ? squares[panel * k + column] : 1.0;
-  }
-#pragma unroll
-  for (int c = 0; c < kColumnsPerLane; ++c) {
-    const int begin = c * kWarp > i ? c * kWarp : i;
-    const int end = (c + 1) * kWarp < k ? (c + 1) * kWarp : k;
+  double* const t = rows[warp];
 #pragma unroll 1
-    for (int l = begin; l < end; ++l) {
-      const int owner = l % kWarp;
-      const double mine = factor_element(l == i, sum[c], square[c]);
-      const double factor = __shfl_sync(kAllLanes, mine, owner);
-      if (lane == owner) t[c] = factor;
+  for (int chunk = i / kChunk * kChunk; chunk < k; chunk += kChunk) {
+    double sum[kColumnsPerLane] = {}, square[kColumnsPerLane];
 #pragma unroll
-      for (int d = c; d < kColumnsPerLane; ++d) {
-        const int column = d * kWarp + lane;
-        if (column > l && column < k)
+    for (int d = 0; d < kColumnsPerLane; ++d) {
+      const int column = chunk + d * kWarp + lane;
+      square[d] = column < k ? squares[panel * k + column] : 1.0;
+    }
+    // What the chunks before add: no element of this chunk is needed yet, so loads overlap.
+#pragma unroll 2
+    for (int l = i; l < chunk; ++l) {
+      const double factor = t[l];
+#pragma unroll
+      for (int d = 0; d < kColumnsPerLane; ++d) {
+        const int column = chunk + d * kWarp + lane;
+        if (column < k)
           sum[d] += factor * static_cast<double>(r[static_cast<int64_t>(l) * k + column]);
       }
     }
-  }
 #pragma unroll
-  for (int d = 0; d < kColumnsPerLane; ++d) {
-    const int column = d * kWarp + lane;
-    if (column < k) out[column] = static_cast<Real>(t[d]);
+    for (int c = 0; c < kColumnsPerLane; ++c) {
+      const int group = chunk + c * kWarp;
+      const int begin = group > i ? group : i, end = group + kWarp < k ? group + kWarp : k;
+#pragma unroll 1
+      for (int l = begin; l < end; ++l) {
+        const int owner = l % kWarp;
+        const double mine = factor_element(l == i, sum[c], square[c]);
+        const double factor = __shfl_sync(kAllLanes, mine, owner);
+        if (lane == owner) t[l] = factor;
+#pragma unroll
+        for (int d = c; d < kColumnsPerLane; ++d) {
+          const int column = chunk + d * kWarp + lane;
+          if (column > l && column < k)
+            sum[d] += factor * static_cast<double>(r[static_cast<int64_t>(l) * k + column]);
+        }
+      }
+    }
+    __syncwarp();  // the next chunk reads what other lanes wrote
   }
+#pragma unroll 1
+  for (int column = lane; column < k; column += kWarp)
+    out[column] = column < i ? Real(0) : static_cast<Real>(t[column]);
 }
 
 }  // namespace
 
 template <class Real>
 cudaError_t launch_reflectors(const ReflectorTask<Real>& task, cudaStream_t cuda_stream) {
-  if (task.rows == 0) return cudaSuccess;
-  return launch(reflectors_kernel<Real>, dim3(static_cast<unsigned>(task.rows)),
+  if (task.rows == 0 || task.matrices == 0) return cudaSuccess;
+  if (task.matrices > kMostMatrices || task.rows > kMostBlocks)
+    return cudaErrorInvalidConfiguration;
+  return launch(reflectors_kernel<Real>,
+                dim3(static_cast<unsigned>(task.rows), static_cast<unsigned>(task.matrices)),
                 dim3(kReflectorThreads), 0, cuda_stream, task);
 }
 

@@ -8,26 +8,32 @@
 
 namespace initstats::cuda {
 
-// The reflectors first, ..., first + rows - 1 of a matrix, Note [Reflectors], from their coordinate
-// `first` on, which is a multiple of 4.
+constexpr int kMostMatrices = 64;  // of a launch of reflectors
+
+// The reflectors first, ..., first + rows - 1 of matrices of one size, Note [Reflectors], from
+// their coordinate `first` on, which is a multiple of 4.
 template <class Real>
 struct ReflectorTask {
-  Real* vectors;    // [rows, pitch], device, 16-byte aligned; row i holds reflector first + i
-  double* squares;  // [rows], device: |v|^2
-  Real* diagonal;   // [rows], device: D
+  Real*
+      vectors;  // [matrices, rows, pitch], device, 16-byte aligned; row i holds reflector first + i
+  double* squares;  // [matrices, rows], device: |v|^2
+  Real* diagonal;   // [matrices, rows], device: D
   int64_t pitch;    // a multiple of 4, >= m - first; what is beyond m - first is set to zero
-  uint64_t key;
-  int64_t stream_row;  // of reflector 0: b n
-  int64_t first, m, rows;
+  int64_t first, m, n, rows;  // rows beyond the last reflector n - 1: v = 0, |v|^2 = 1, D = 0
+  int64_t matrices;           // at most kMostMatrices
+  uint64_t key[kMostMatrices];
+  int64_t stream_row[kMostMatrices];  // of reflector 0: b n
 };
 
-// One block per reflector. Asynchronous on `cuda_stream`; no rows launch nothing.
+// One block per reflector, in two dimensions: rows, matrices. Asynchronous on `cuda_stream`; no
+// rows launch nothing.
 template <class Real>
 [[nodiscard]] cudaError_t launch_reflectors(const ReflectorTask<Real>& task,
                                             cudaStream_t cuda_stream);
 
 // The T of panels of k <= kMostReflectorsInPanel reflections each, Note [Panel factors]: one warp
-// per row, no exchange between warps. Asynchronous on `cuda_stream`; no panels launch nothing.
+// per row, no exchange between warps; longer rows pass 128 columns at a time. Asynchronous on
+// `cuda_stream`; no panels launch nothing.
 template <class Real>
 [[nodiscard]] cudaError_t launch_panel_factors(
     const Real* gram,       // [panels, k, k], device, read right of the diagonals

@@ -46,7 +46,7 @@ INITSTATS_HD Reflection<Real> reflection_of(Real x, double tail) {
 // |v_l|^2 / 2 and, right of the diagonal, R_lj = v_l . v_j, the Gram matrix. Row i of T is then
 //   t_l = (delta_il - sum_(i <= p < l) t_p R_pl) / R_ll,
 // in float64, the sum in the order of p, and rounded once.
-constexpr int kMostReflectorsInPanel = 128;
+constexpr int kMostReflectorsInPanel = 512;
 
 INITSTATS_HD double factor_element(bool on_diagonal, double sum, double square) {
   return ((on_diagonal ? 1.0 : 0.0) - sum) * (2.0 / square);

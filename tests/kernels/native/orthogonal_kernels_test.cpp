@@ -43,16 +43,24 @@ void compare_reflectors(void (*kernel)(const cpu::ReflectorRange<Real>&)) {
   for (const auto& c : cases) {
     for (const int64_t stream_row : {int64_t{0}, (int64_t{1} << 33) + 1}) {
       const int64_t pitch = reflector_pitch(c.m - c.first) + 4;
-      const int64_t guarded = c.rows > 0 ? c.rows : 1;
+      constexpr int64_t kMatrices = 2;
+      const int64_t guarded = c.rows > 0 ? kMatrices * c.rows : 1;
       Guarded<Real> vectors(guarded * pitch), expected(guarded * pitch);
       Guarded<double> squares(guarded), expected_squares(guarded);
       Guarded<Real> diagonal(guarded), expected_diagonal(guarded);
-      const cuda::ReflectorTask<Real> task{
-          vectors.data(), squares.data(), diagonal.data(), pitch, 99, stream_row, c.first, c.m,
-          c.rows};
+      cuda::ReflectorTask<Real> task{
+          vectors.data(),   squares.data(), diagonal.data(), pitch, c.first, c.m,
+          c.first + c.rows, c.rows,         kMatrices,       {},    {}};
+      for (int64_t b = 0; b < kMatrices; ++b) {
+        task.key[b] = static_cast<uint64_t>(99 + b);
+        task.stream_row[b] = stream_row + 5 * b;
+      }
       check(cuda::launch_reflectors(task, nullptr) == cudaSuccess, "launch", c.m, c.first, c.rows);
-      kernel({expected.data(), expected_squares.data(), expected_diagonal.data(), pitch, 99,
-              stream_row, c.first, c.m, 0, c.rows});
+      for (int64_t b = 0; b < kMatrices; ++b) {
+        kernel({expected.data() + b * c.rows * pitch, expected_squares.data() + b * c.rows,
+                expected_diagonal.data() + b * c.rows, pitch, static_cast<uint64_t>(99 + b),
+                stream_row + 5 * b, c.first, c.m, 0, c.rows});
+      }
       check(vectors == expected, "vectors", c.m, c.first, c.rows);
       check(squares == expected_squares, "squares", c.m, c.first, c.rows);
       check(diagonal == expected_diagonal, "diagonal", c.m, c.first, c.rows);
@@ -62,7 +70,7 @@ void compare_reflectors(void (*kernel)(const cpu::ReflectorRange<Real>&)) {
 
 template <class Real>
 void compare_factors(void (*kernel)(const cpu::FactorRange<Real>&)) {
-  for (const int64_t k : {1, 2, 7, 31, 32, 33, 64, 100, 128}) {
+  for (const int64_t k : {1, 2, 7, 31, 32, 33, 64, 100, 128, 129, 261}) {
     constexpr int64_t kPanels = 2;
     std::vector<Real> gram(static_cast<size_t>(kPanels * k * k));
     std::vector<double> squares(static_cast<size_t>(kPanels * k));
