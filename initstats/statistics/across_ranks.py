@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from initstats.sharding import Domain, Spread
+from initstats.statistics.layouts import HELD, Joined, exchange, joined, ranks_text
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import Groups, RecordRow, Records
 from initstats.statistics.reduction import (
@@ -24,7 +25,7 @@ from initstats.statistics.reduction import (
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-Plain = Literal["replicas", "parts"] | None
+Plain = Literal["replicas", "parts", "held"] | None
 _Result = TypeVar("_Result")
 OPS = {"min": dist.ReduceOp.MIN, "sum": dist.ReduceOp.SUM}
 # What `merge_over_ranks` returned last for each group, or mesh of several: the same on all ranks.
@@ -133,57 +134,88 @@ def all_merge(table: Mapping[str, Stats], group: object, plain: Plain) -> dict[s
     ranks = Ranks(function, group)
     own: Contribution | Exception
     try:
-        own = _contribution(function, table, ranks, plain)
+        own = final = _contribution(function, table, ranks, plain)
     except Exception as error:  # noqa: BLE001  # told to the other ranks, then raised
         own = error
-    merged = run(merge_over_ranks(function, own, ranks.capacity, ranks.rank), ranks.reduce)
+
+    def join(mine: Contribution) -> Generator[Message, Array, Contribution]:
+        nonlocal final
+        layouts = yield from exchange(mine, ranks.ranks)
+        final = _contribution(function, table, ranks, plain, joined(function, layouts))
+        return final
+
+    merged = run(merge_over_ranks(function, own, ranks.capacity, ranks.rank, join), ranks.reduce)
     ranks.capacity = merged.capacity
-    groups = next((record.groups for record in table.values()), 0)
     moments, counts = merged.records.moments.tolist(), merged.records.counts.tolist()
-    assert isinstance(own, Contribution)
     return {
         name: Stats(
             RecordRow(
                 moments[i],
                 counts[i],
                 None if merged.places is None else merged.places[i],
-                own.scale,
+                final.scale,
             ),
-            groups=groups,
+            groups=final.groups,
         )
-        for i, name in enumerate(table)
+        for i, name in enumerate(final.names)
     }
 
 
 def _contribution(
-    function: str, table: Mapping[str, Stats], ranks: Ranks, plain: Plain
+    function: str,
+    table: Mapping[str, Stats],
+    ranks: Ranks,
+    plain: Plain,
+    of_all: Joined | None = None,
 ) -> Contribution:
-    """Read what this rank adds."""
+    """Read what this rank adds.
+
+    Args:
+        function: The name for messages.
+        table: What it has.
+        ranks: The ranks.
+        plain: What plain tensors are.
+        of_all: The tensors of all ranks, where they differ; None for those of the table.
+    """
     _check(function, table, plain)
-    rows = [record.local._read() for record in table.values()]  # noqa: SLF001  # of this package
-    n = len(rows)
+    rows = {name: record.local._read() for name, record in table.items()}  # noqa: SLF001  # of this package
+    names = tuple(table) if of_all is None else of_all.names
+    n = len(names)
     records = Records.empty(n)
     groups = next((record.groups for record in table.values()), 0)
-    scale = rows[0].scale if rows else 0
+    scale = next((row.scale for row in rows.values()), 0)
+    if of_all is not None:
+        groups, scale = of_all.groups, of_all.scale
     has_places = bool(groups & Groups.HISTOGRAM)
     places = np.zeros((n, 512 << scale), dtype=np.int64) if has_places else None
     numel = np.full(n, -1, dtype=np.int64)
     shapes = []
-    for i, (record, row) in enumerate(zip(table.values(), rows, strict=True)):
-        counts = True
-        if record.spread is None and plain == "parts":
+    for i, name in enumerate(names):
+        if name not in table:
+            assert of_all is not None
+            numel[i] = of_all.numel[i]
+            shapes.append(of_all.shapes[i])
+            continue
+        row, counts = rows[name], True
+        spread = table[name].spread
+        if spread is None and plain == "parts":
             shapes.append("parts")
         else:
-            spread = record.spread or Spread.alone((row.counts[0],), ranks.rank)
-            counts = spread.is_counted(ranks.rank, ranks.chosen(i))
+            kind = "" if spread is not None else _PLAIN_TEXTS[plain]
+            spread = spread or Spread.alone((row.counts[0],), ranks.rank)
+            holders = ranks.ranks if of_all is None else of_all.holders[i]
+            counts = spread.is_counted(ranks.rank, holders[i % len(holders)])
             numel[i] = spread.numel
-            shapes.append("replicas of " * (record.spread is None) + str(list(spread.shape)))
+            shapes.append(f"{kind}{list(spread.shape)}")
         if counts:
             records.moments[i], records.counts[i] = row.moments, row.counts
             if places is not None:
                 places[i] = row.histogram.counts.ravel()
+    lacking = {}
+    if of_all is not None:
+        lacking = {i: ranks_text(found) for i, found in enumerate(of_all.lacking) if found}
     return Contribution(
-        tuple(table),
+        names,
         tuple(shapes),
         records,
         places,
@@ -192,7 +224,13 @@ def _contribution(
         fingerprint=bool(groups & Groups.FINGERPRINT),
         rank=ranks.rank,
         ranks=len(ranks.ranks),
+        groups=groups,
+        lacking=lacking,
     )
+
+
+# What the shape of a plain tensor begins with, which must agree.
+_PLAIN_TEXTS: dict[Plain, str] = {"replicas": "replicas of ", "held": f"{HELD} "}
 
 
 def _check(function: str, table: Mapping[str, Stats], plain: Plain) -> None:
@@ -200,14 +238,17 @@ def _check(function: str, table: Mapping[str, Stats], plain: Plain) -> None:
     if len(kinds) > 1:
         msg = f"initstats.{function}: expected records with the same groups, got others in one"
         raise ValueError(msg)
-    if plain not in ("replicas", "parts", None):
-        msg = f'initstats.{function}: expected plain to be "replicas" or "parts", got {plain!r}'
+    if plain not in ("replicas", "parts", "held", None):
+        msg = (
+            f'initstats.{function}: expected plain to be "replicas", "parts" or "held", got'
+            f" {plain!r}"
+        )
         raise ValueError(msg)
     odd = [name for name, record in table.items() if record.spread is None]
     if odd and plain is None:
         msg = (
             f"initstats.{function}: expected plain= for tensors that are no DTensors, got none for"
-            f' {odd[0]!r}; "replicas" where every rank holds the same tensor, "parts" where each'
-            " holds elements of its own"
+            f' {odd[0]!r}; "replicas" where every rank holds the same tensor, "held" where some'
+            ' ranks do and others may lack it, "parts" where each holds elements of its own'
         )
         raise ValueError(msg)

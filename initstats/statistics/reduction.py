@@ -16,13 +16,15 @@ Ranks whose layouts differ would send messages of different lengths, which hangs
 length that all ranks know beforehand: room for `capacity` tensors. Its header tells whether the
 layouts agree; where they do not, two more messages name the ranks and tensors, on every rank. Where
 there are more tensors than room, message 1 is sent again, and `capacity` grows for the next table.
+Where some ranks may lack tensors, two messages tell all layouts, and message 1 is sent again, of
+the tensors of all ranks in one order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -93,6 +95,8 @@ class Contribution:
         order: For each record its place among those that may be the first with NaN, int64 `[n]`,
             each once and the same on all ranks; None for the order of the table.
         not_finite: Which records are to be named so, bool `[n]`; None for all with NaN or infinity.
+        groups: What the records hold, a sum of `Groups`, for ranks that have no tensors.
+        lacking: Ranks that have none of a tensor, as text, for an error; by its number.
     """
 
     names: tuple[str, ...]
@@ -110,6 +114,8 @@ class Contribution:
     tag: str | None = None
     order: Integers | None = None
     not_finite: Array | None = None
+    groups: int = 0
+    lacking: Mapping[int, str] | None = None
 
     def digest(self) -> float:
         """Return a number that differs, but for a chance of 2**-48, when the layout does."""
@@ -153,6 +159,9 @@ class Merged:
     checks: Integers
 
 
+Join = Callable[[Contribution], Generator[Message, Array, Contribution]]
+
+
 class LayoutsDifferError(ValueError):
     """Ranks have different tensors. Every rank gets the same message."""
 
@@ -162,7 +171,11 @@ class RefusalError(ValueError):
 
 
 def merge_over_ranks(
-    function: str, own: Contribution | Exception, capacity: int = CAPACITY, rank: int = 0
+    function: str,
+    own: Contribution | Exception,
+    capacity: int = CAPACITY,
+    rank: int = 0,
+    join: Join | None = None,
 ) -> Messages:
     """Merge the records of all ranks: a generator that yields messages and is sent their results.
 
@@ -171,6 +184,8 @@ def merge_over_ranks(
         own: What this rank adds, or why it cannot: the others are told before this is raised.
         capacity: Room in message 1, the same on all ranks: `CAPACITY`, then `Merged.capacity`.
         rank: Number of this rank if it cannot.
+        join: Called on every rank where layouts differ, with messages of its own: returns what this
+            rank adds to the tensors of all of them, or raises. None to raise.
 
     Yields:
         What is to be reduced over all ranks.
@@ -185,10 +200,17 @@ def merge_over_ranks(
 
     Determinism: bitwise, for any order and hierarchy of the reduction.
     """
-    agreed = yield from agree(function, own, capacity, rank)
+    if join is None:
+        agreed = yield from agree(function, own, capacity, rank)
+    else:
+        agreed = yield from _first_round(function, own, capacity, rank)
     assert isinstance(own, Contribution)
-    if len(own.names) > capacity:
-        agreed = yield Message("min", first_message(own, len(own.names)))
+    differ = Header.read(agreed).digests_differ
+    if differ and join is not None:
+        own = yield from join(own)
+    if differ or len(own.names) > capacity:
+        room = max(capacity, len(own.names))
+        agreed = yield Message("min", first_message(own, room))
     return (yield from finish(function, own, agreed))
 
 
@@ -252,6 +274,18 @@ def agree(
         LayoutsDifferError: As `merge_over_ranks`.
         RefusalError: As `merge_over_ranks`.
     """
+    agreed = yield from _first_round(function, own, capacity, rank)
+    assert isinstance(own, Contribution)
+    header = Header.read(agreed)
+    if header.digests_differ:
+        yield from _name_difference(function, own, header)
+    return agreed
+
+
+def _first_round(
+    function: str, own: Contribution | Exception, capacity: int, rank: int
+) -> Generator[Message, Array, Array]:
+    """Send the first message, and raise where a rank cannot take part."""
     if isinstance(own, Exception):
         yield Message("min", _refusal(rank, capacity))
         raise own
@@ -263,8 +297,6 @@ def agree(
             f" rank {int(header.refuses)}; its own error says why"
         )
         raise RefusalError(msg)
-    if header.digests_differ:
-        yield from _name_difference(function, own, header)
     return agreed
 
 
@@ -401,9 +433,11 @@ def _check_counts(function: str, own: Contribution, counted: Integers) -> None:
     bad = np.flatnonzero((own.numel != _UNKNOWN) & (counted != own.numel))
     if bad.size:
         i = int(bad[0])
+        lacking = (own.lacking or {}).get(i)
         msg = (
             f"initstats.{function}: expected the {own.numel[i]} elements of {own.names[i]!r} once"
             f" over the ranks of the group, got {counted[i]}; the group must hold every shard"
+            + (f", and {lacking} have none of it in their tables" if lacking else "")
         )
         raise ValueError(msg)
 

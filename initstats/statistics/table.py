@@ -88,13 +88,18 @@ class StatsTable(Mapping[str, Stats]):
         return StatsTable({name: record.local for name, record in self.items()})
 
     def all_merge(
-        self, group: ProcessGroup | DeviceMesh, *, plain: Literal["replicas", "parts"] | None = None
+        self,
+        group: ProcessGroup | DeviceMesh,
+        *,
+        plain: Literal["replicas", "parts", "held"] | None = None,
     ) -> StatsTable:
         """Merge the records over the ranks of a group. A collective: every rank calls it.
 
         Three all-reduces, whatever the number of tensors, and a fourth the first time that a group
         has more than 512. Of DTensors each element counts once: of replicas one is read, which may
-        be those of another mesh in the group. Where ranks have different tensors all of them raise.
+        be those of another mesh in the group. Ranks may have different DTensors, and with
+        `plain="held"` different plain ones, such as those of pipeline stages or experts: three more
+        messages tell of them, and every rank gets the records of all.
 
         Args:
             group: The ranks that hold the tensors together, such as
@@ -102,7 +107,8 @@ class StatsTable(Mapping[str, Stats]):
                 such as (nodes, ranks per node), each all-reduce goes along one after the other,
                 the last one first. None is refused: it does not mean all ranks.
             plain: What plain tensors of the same name are: "replicas", the same tensor on every
-                rank, counted once; or "parts", elements of their own, all counted, such as the
+                rank, counted once; "held", the same tensor on every rank that has it, counted once,
+                which others may lack; or "parts", elements of their own, all counted, such as the
                 outputs of a layer or the experts of each rank.
 
         Returns:
@@ -111,8 +117,9 @@ class StatsTable(Mapping[str, Stats]):
 
         Raises:
             TypeError: If group is no process group that this rank is in.
-            ValueError: If names, shapes or groups of records differ between ranks, the group does
-                not hold every shard, or there are plain tensors and plain is not given.
+            ValueError: If shapes or groups of records differ between ranks, some ranks lack a plain
+                tensor that all should have, the group does not hold every shard, or there are plain
+                tensors and plain is not given. On every rank, with the tensor and the ranks named.
 
         Determinism: bitwise, on any rank and whatever the order in which the ranks are reduced.
         """

@@ -232,11 +232,16 @@ def check_two_levels_give_the_bits_of_one() -> None:
 def check_differences_between_ranks_raise_on_all() -> None:
     rank = dist.get_rank()
     names = ["a", "b", "only here"] if rank == 2 else ["a", "b"]
-    with raising(ValueError, "rank 2 has 'only here"):
+    with raising(ValueError, "'only here' on rank 2 alone", 'plain="held"'):
         stats({name: torch.ones(2) for name in names}).all_merge(world(), plain="replicas")
     many = {str(i): torch.ones(1) for i in range(600 if rank == 1 else 3)}
-    with raising(ValueError, "rank 1 has"):
+    with raising(ValueError, "'3' on rank 1 alone", "and 594 more"):
         stats(many).all_merge(world(), plain="parts")
+    with raising(ValueError, "one shape of 'a'", "[3] on rank 3", "[2] on ranks 0, 1, 2"):
+        stats({"a": torch.ones(2 + (rank == 3))}).all_merge(world(), plain="held")
+    with raising(ValueError, "same groups on all ranks", "on rank 1"):
+        odd = {"histogram": rank != 1}
+        stats({"a": torch.ones(2)}, **odd).all_merge(world(), plain="held")
     with raising(ValueError, "plain=" if rank == 3 else "none from rank 3"):
         stats({"a": torch.ones(2)}).all_merge(world(), plain=None if rank == 3 else "replicas")
     shard = distribute_tensor(whole(8), mesh_2d()["dp"], [Shard(0)])
@@ -245,6 +250,38 @@ def check_differences_between_ranks_raise_on_all() -> None:
         with raising(ValueError, "expected the 8 elements of 'x' once", "got 4"):
             stats({"x": shard}).all_merge(pair)
     assert stats({"x": shard}).all_merge(world())["x"].count == 8
+
+
+def check_stages_and_experts_that_some_ranks_hold_merge() -> None:
+    rank, stage = dist.get_rank(), dist.get_rank() // 2
+    mesh = mesh_2d()  # (stage, expert parallel)
+    embedding, experts = whole(12, 3), whole(4, 5, 6, seed=1)
+    layers = {f"stage{s}.weight": whole(4 + s, 3, seed=s) for s in range(2)}
+    here: dict[str, torch.Tensor] = {"embed": embedding}  # tied: on both stages
+    here[f"stage{stage}.weight"] = layers[f"stage{stage}.weight"]
+    line = mesh["tp"]  # of this stage: the other one has another mesh
+    here[f"stage{stage}.experts"] = distribute_tensor(experts * (stage + 1), line, [Shard(0)])
+    if rank == 3:
+        here["only here"] = whole(7, seed=3)
+    expected = {"embed": embedding, **layers, "only here": whole(7, seed=3)}
+    expected |= {f"stage{s}.experts": experts * (s + 1) for s in range(2)}
+    with counted() as calls:
+        merged = stats(here, fingerprint=True).all_merge(world(), plain="held")
+    assert calls == ["all_reduce"] * 6
+    assert set(merged) == set(expected)
+    for name, record in merged.items():
+        assert_same(record, stats(expected[name], fingerprint=True), name)
+    assert_equal_on_all_ranks(merged)
+    some = {} if rank == 1 else {"embed": embedding}  # a rank without any tensor
+    merged = stats(some, fingerprint=True).all_merge(mesh, plain="held")
+    assert_same(merged["embed"], stats(embedding, fingerprint=True))
+    order = ["embed", *layers] if rank else [*layers, "embed"]
+    merged = stats({n: expected[n] for n in order}).all_merge(world(), plain="replicas")
+    assert_equal_on_all_ranks(merged)
+    assert merged["embed"].count == 36
+    sharded = distribute_tensor(whole(8), mesh["tp"], [Shard(0)])
+    with raising(ValueError, "8 elements of 'x' once", "got 4", "ranks 1, 3 have none"):
+        stats({} if rank % 2 else {"x": sharded}).all_merge(world(), plain="held")
 
 
 def check_more_than_512_tensors() -> None:
@@ -357,6 +394,7 @@ CHECKS = (
     check_the_group_is_named,
     check_two_levels_give_the_bits_of_one,
     check_differences_between_ranks_raise_on_all,
+    check_stages_and_experts_that_some_ranks_hold_merge,
     check_more_than_512_tensors,
     check_fsdp2_is_read_in_every_state,
     check_fsdp2_stale_copies_are_not_read,
