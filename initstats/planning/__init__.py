@@ -10,11 +10,10 @@ from initstats.planning.lsuv import LsuvReport, lsuv_
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
 from initstats.planning.transfer import (
-    WarmStart,
     init_new_,
     lora_from_weight_,
-    warm_start_,
 )
+from initstats.planning.warm_starts import WarmStart, warm_start_
 
 __all__ = [
     "LsuvReport",

@@ -62,7 +62,7 @@ def parameters_of(
 def fitting_names(
     function: str, names: Collection[Any], targets: Collection[str]
 ) -> dict[str, str]:
-    """Find which name of a checkpoint belongs to which name of a model.
+    """Find which name of a checkpoint belongs to which name of a model: `spelt_names` of those.
 
     Args:
         function: Public function on whose behalf this is done, for messages.
@@ -75,15 +75,34 @@ def fitting_names(
     Raises:
         ValueError: If several prefixes fit equally well.
     """
+    known = set(targets)
+    found = spelt_names(function, names, targets)
+    return {name: source for name, source in found.items() if name in known}
+
+
+def spelt_names(function: str, names: Collection[Any], targets: Collection[str]) -> dict[str, str]:
+    """Spell the names of a checkpoint as the model would, also those that it does not have.
+
+    Args:
+        function: Public function on whose behalf this is done, for messages.
+        names: Names in the checkpoint; those that are no text belong to nothing.
+        targets: Names in the model.
+
+    Returns:
+        Names in the checkpoint by spelling of the model, in the order of the checkpoint, those
+        without the prefix that all fitting ones have left out.
+
+    Raises:
+        ValueError: If several prefixes fit equally well.
+    """
     bare = {_unwrapped(name): name for name in names if isinstance(name, str)}
     bare_targets = {_unwrapped(name): name for name in targets}
     of_names, of_targets = _prefixes(function, bare, bare_targets)
     found = {}
     for name, source in bare.items():
         if name.startswith(of_names):
-            target = bare_targets.get(of_targets + name[len(of_names) :])
-            if target is not None:
-                found[target] = source
+            spelling = of_targets + name[len(of_names) :]
+            found[bare_targets.get(spelling, spelling)] = source
     return found
 
 

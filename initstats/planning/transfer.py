@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,52 +12,18 @@ from torch import nn
 from initstats import _ops
 from initstats.init._validate import check_separate, fillable_dtype, number
 from initstats.planning.fitting import (
-    check_copies,
     fitting_names,
     parameters_of,
-    refuse_lazy,
-    refuse_parametrized,
     some,
-    tensor_of,
 )
-from initstats.planning.initialize import initialise_plan, seed_or_draw
+from initstats.planning.initialize import initialise_plan
 from initstats.planning.planner import Plan, plan
 from initstats.planning.receipt import Receipt
 from initstats.recipes import Recipe
 from initstats.recipes.parameters import slots
 from initstats.recipes.stages import Depth, Names, global_names
-from initstats.sharding import is_dtensor, local_boxes, local_tensor, reshard
 
 _MATRIX_DIMS = 2
-
-
-@dataclass(frozen=True, eq=False)
-class WarmStart:
-    """Report of `warm_start_`.
-
-    Attributes:
-        copied: Names of parameters and buffers that were copied.
-        initialised: Names of parameters that the recipe initialised.
-        mismatched: Name, shape in the checkpoint and shape in the model of what did not fit.
-        unused: Names in the checkpoint that the model does not have.
-        receipt: The receipt of the initialised parameters; None if everything was copied.
-    """
-
-    copied: tuple[str, ...]
-    initialised: tuple[str, ...]
-    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    unused: tuple[str, ...]
-    receipt: Receipt | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-able values."""
-        return {
-            "copied": list(self.copied),
-            "initialised": list(self.initialised),
-            "mismatched": [[name, list(a), list(b)] for name, a, b in self.mismatched],
-            "unused": list(self.unused),
-            "receipt": None if self.receipt is None else self.receipt.to_dict(),
-        }
 
 
 def init_new_(
@@ -102,7 +67,7 @@ def init_new_(
             "initstats.init_new_: expected pretrained to be a collection of names, "
             f"got pretrained={pretrained!r}"
         )
-    targets = _targets("init_new_", model, names)
+    targets = targets_of("init_new_", model, names)
     given = pretrained
     if isinstance(pretrained, Mapping):
         given = parameters_of("init_new_", pretrained, targets)
@@ -112,7 +77,7 @@ def init_new_(
             "initstats.init_new_: expected names of the model in pretrained, got "
             f"{some(pretrained)} where the model has {some(targets)}"
         )
-    planned = _restricted(
+    planned = restricted(
         plan(model, recipe, roles=roles, names=names, depth=depth), model, known, names
     )
     if not planned.entries and not planned.unmatched:
@@ -123,130 +88,11 @@ def init_new_(
     return initialise_plan("init_new_", model, planned, seed=seed)
 
 
-def warm_start_(
-    model: nn.Module,
-    state_dict: Mapping[str, Any],
-    recipe: Recipe | str,
-    *,
-    seed: int | None = None,
-    roles: Mapping[str, str] | None = None,
-    names: Names | None = None,
-    depth: Depth | None = None,
-) -> WarmStart:
-    """Copy parameters of equal name and shape from a checkpoint, and initialise the rest.
-
-    Names fit without the prefixes that wrappers add (`module.` of DDP, `_orig_mod.` of
-    torch.compile, FSDP's), in the checkpoint as in the model. If more names fit without a prefix of
-    one side, such as `model.` or `bert.`, and half of those of the smaller side do, it is taken
-    off.
-
-    Args:
-        model: The model; not on the meta device.
-        state_dict: The checkpoint: tensors or NumPy arrays by name, of any floating dtype and
-            device, finite; also DTensors, which are gathered one by one where they are cut
-            otherwise than in the model. Or a dictionary that holds it under "model", "state_dict",
-            "model_state_dict", or another key if no other dictionary in it has names of the model.
-        recipe: A recipe or its name, for parameters that are not copied.
-        seed: As in `init_`.
-        roles: As in `plan`.
-        names: As in `plan`.
-        depth: As in `plan`.
-
-    Returns:
-        What was copied, initialised, did not fit or was not used.
-
-    Raises:
-        TypeError: As `init_`, or if `state_dict` is no mapping, holds something else than dense
-            tensors under a name of the model, or integers for a floating-point parameter.
-        ValueError: If no rule takes a parameter that is not copied, no name fits, several prefixes
-            or inner dictionaries fit equally well, a tensor is on the meta device, holds values
-            that are not finite (minus infinity in a buffer is a mask) or that the parameter's dtype
-            does not hold, two names of a tied parameter have different values, the checkpoint holds
-            the parts of a weight that is plain in the model, or as `init_`. Nothing has been
-            written then.
-
-    Determinism: bitwise, as `init_`.
-    """
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(
-            "initstats.warm_start_: expected state_dict to be a mapping from names to tensors, "
-            f"got state_dict={type(state_dict).__name__}"
-        )
-    reshard(model)
-    targets = _targets("warm_start_", model, names)
-    refuse_lazy("warm_start_", targets)
-    state_dict = parameters_of("warm_start_", state_dict, targets)
-    sources = fitting_names("warm_start_", state_dict, targets)
-    if not sources:
-        raise ValueError(
-            "initstats.warm_start_: expected names of the model in state_dict, got "
-            f"{some(state_dict)} where the model has {some(targets)}"
-        )
-    refuse_parametrized("warm_start_", state_dict, sources, targets)
-    values = {
-        name: tensor_of("warm_start_", name, state_dict[source]) for name, source in sources.items()
-    }
-    fits = {name: x for name, x in values.items() if x.shape == targets[name].shape}
-    check_copies("warm_start_", fits, targets, dict(model.named_buffers()))
-    seed = seed_or_draw("warm_start_", seed)
-    planned = _restricted(
-        plan(model, recipe, roles=roles, names=names, depth=depth), model, set(fits), names
-    )
-    receipt = None
-    if planned.entries or planned.unmatched:
-        planned.require_complete("warm_start_")
-        on_meta = next((entry.name for entry in planned if entry.parameter.is_meta), None)
-        if on_meta is not None:
-            raise ValueError(
-                f"initstats.warm_start_: expected a model with memory, got {on_meta} on the meta "
-                "device; call to_empty first"
-            )
-        receipt = initialise_plan("warm_start_", model, planned, seed=seed)
-    with torch.no_grad():
-        for name, value in fits.items():
-            _copy(targets[name], value)
-    used = set(sources.values())
-    return WarmStart(
-        copied=tuple(fits),
-        initialised=tuple(entry.name for entry in planned if not entry.keep),
-        mismatched=tuple(
-            (name, tuple(value.shape), tuple(targets[name].shape))
-            for name, value in values.items()
-            if name not in fits
-        ),
-        unused=tuple(str(name) for name in state_dict if name not in used),
-        receipt=receipt,
-    )
-
-
-def _targets(function: str, model: nn.Module, names: Names | None) -> dict[str, torch.Tensor]:
+def targets_of(function: str, model: nn.Module, names: Names | None) -> dict[str, torch.Tensor]:
     """Return the parameters and buffers of a model by the name in the whole model."""
     local = dict(model.named_parameters(remove_duplicate=False))
     full = global_names(function, list(local), names)
     return {full[name]: p for name, p in local.items()} | dict(model.named_buffers())
-
-
-def _copy(target: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy a value; of a whole one a DTensor takes what this rank holds, and nothing is sent.
-
-    A DTensor that is cut otherwise than its target is gathered, one at a time: collective.
-    """
-    if is_dtensor(value):
-        if is_dtensor(target) and (target.device_mesh, target.placements) == (
-            value.device_mesh,
-            value.placements,
-        ):
-            local_tensor(target).copy_(local_tensor(value))
-            return
-        value = value.full_tensor()
-    if not is_dtensor(target):
-        target.copy_(value)
-        return
-    local = local_tensor(target)
-    for slices, box in local_boxes("warm_start_", target):
-        part = local[slices]
-        ranges = zip(box.offset, part.shape, strict=True)
-        part.copy_(value[tuple(slice(first, first + n) for first, n in ranges)])
 
 
 def lora_from_weight_(
@@ -378,7 +224,7 @@ def _shares_with_itself(x: torch.Tensor) -> bool:
     return False
 
 
-def _restricted(planned: Plan, model: nn.Module, known: set[str], names: Names | None) -> Plan:
+def restricted(planned: Plan, model: nn.Module, known: set[str], names: Names | None) -> Plan:
     """Return the plan for the parameters that have no name among the known ones."""
     groups = [{slot.name for slot in group} for group in slots(model, names=names, buffers=True)]
     old = {name for group in groups if group & known for name in group}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from initstats.planning.initialize import init_
 from initstats.planning.planner import plan
-from initstats.planning.transfer import warm_start_
+from initstats.planning.warm_starts import warm_start_
 from initstats.recipes import Constant, Match, Normal, Recipe, Rule
 from initstats.verification.verifier import verify
 

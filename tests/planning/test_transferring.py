@@ -15,7 +15,8 @@ from torch import nn
 
 import named_models
 from initstats.planning.initialize import init_
-from initstats.planning.transfer import init_new_, lora_from_weight_, warm_start_
+from initstats.planning.transfer import init_new_, lora_from_weight_
+from initstats.planning.warm_starts import warm_start_
 from initstats.verification.verifier import verify
 from named_models import Adapter, LoraLinear, Tree
 

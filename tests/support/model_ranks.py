@@ -728,6 +728,22 @@ def a_warm_start_copies_and_initialises() -> None:
         initstats.warm_start_(model, other.state_dict(), "llama", seed=1)
 
 
+def a_warm_start_grows_into_shards() -> None:
+    """More rows than the checkpoint has: each rank writes its part of the same new ones."""
+    small = nn.ModuleDict({"wte": nn.Embedding(11, 6)})
+    with torch.no_grad():
+        small["wte"].weight.copy_(torch.arange(66.0).view(11, 6).sin())
+    grown = [nn.ModuleDict({"wte": nn.Embedding(17, 6)}) for _ in range(2)]
+    for model in (grown[0], cut_along(grown[1], 0)):
+        options = {"seed": 3, "new_rows": "covariance"}
+        report = initstats.warm_start_(model, small.state_dict(), "embedding", **options)
+        assert list(report.grown) == ["wte.weight"]
+    # Sums of 11 in float32 that may be taken in another order.
+    whole_rows = grown[1]["wte"].weight.full_tensor()
+    torch.testing.assert_close(whole_rows, grown[0]["wte"].weight.detach(), atol=1e-7, rtol=0)
+    assert torch.equal(whole_rows[:11], small["wte"].weight)
+
+
 def folders_of_four_ranks_are_read() -> None:
     model, expected = fsdp2_and_tp(on_meta()), whole()
     initialised(model)
@@ -836,6 +852,7 @@ CHECKS: list[Check] = [
     orthogonality_is_seen_over_ranks,
     receipts_check_and_remake,
     a_warm_start_copies_and_initialises,
+    a_warm_start_grows_into_shards,
     folders_of_four_ranks_are_read,
     embeddings_that_sharding_untied_are_refused,
     ranks_outside_of_the_mesh_are_told_before_anything_is_written,
