@@ -50,7 +50,8 @@ def resized_rows(
     changed = {
         name: (len(x), len(targets[name]))
         for name, x in values.items()
-        if not slots[name][0].is_buffer
+        if name in slots  # buffers of a part of a model have other names there
+        and not slots[name][0].is_buffer
         and x.dim() == targets[name].dim() >= 1
         and x.shape[1:] == targets[name].shape[1:]
         and len(x) != len(targets[name])

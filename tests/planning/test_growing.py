@@ -122,6 +122,21 @@ def test_a_new_padding_row_is_zero_and_other_heads_are_the_recipes() -> None:
     }
 
 
+def test_a_part_of_a_model_grows_rows_under_its_global_name() -> None:
+    old, stage = (
+        Tree(wte=nn.Embedding(40, 8)),
+        nn.Sequential(nn.Embedding(50, 8), nn.BatchNorm1d(8)),
+    )
+    whole = Tree(wte=nn.Embedding(50, 8))
+    options: dict[str, Any] = {"seed": 0, "new_rows": "covariance"}
+    state = old.state_dict() | {f"1.{n}": x for n, x in stage[1].state_dict().items()}
+    names = {"0": "wte", "1": "norm"}
+    report = warm_start_(stage, state, "new_layers", names=names, **options)
+    assert list(report.grown) == ["wte.weight"]
+    warm_start_(whole, old.state_dict(), "new_layers", **options)
+    assert torch.equal(stage[0].weight, whole["wte"].weight)
+
+
 def test_new_rows_depend_on_the_seed_and_the_name_alone() -> None:
     first, again, other = (
         resized("LlamaForCausalLM", 310)[1].get_input_embeddings().weight.detach(),
