@@ -90,13 +90,14 @@ def spelt_names(function: str, names: Collection[Any], targets: Collection[str])
 
     Returns:
         Names in the checkpoint by spelling of the model, in the order of the checkpoint, those
-        without the prefix that all fitting ones have left out.
+        without the prefix that all fitting ones have left out. Wrappers are only in names that the
+        model has.
 
     Raises:
         ValueError: If several prefixes fit equally well.
     """
-    bare = {_unwrapped(name): name for name in names if isinstance(name, str)}
-    bare_targets = {_unwrapped(name): name for name in targets}
+    bare = {without_wrappers(name): name for name in names if isinstance(name, str)}
+    bare_targets = {without_wrappers(name): name for name in targets}
     of_names, of_targets = _prefixes(function, bare, bare_targets)
     found = {}
     for name, source in bare.items():
@@ -138,7 +139,7 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
         at = name.find(".", at + 1)
 
 
-def _unwrapped(name: str) -> str:
+def without_wrappers(name: str) -> str:
     """Return a name without what wrappers put into it."""
     parts = name.split(".")
     if len(parts) > 1 and parts[0] == "module":  # of DDP and DataParallel, at the front alone
@@ -160,9 +161,9 @@ def refuse_parametrized(
     Raises:
         ValueError: If there is one.
     """
-    left = {_unwrapped(n) for n in names if isinstance(n, str)}
-    left -= {_unwrapped(n) for n in sources.values()}
-    open_ = [_unwrapped(name) for name in targets if name not in sources]
+    left = {without_wrappers(n) for n in names if isinstance(n, str)}
+    left -= {without_wrappers(n) for n in sources.values()}
+    open_ = [without_wrappers(name) for name in targets if name not in sources]
     for name in sorted(left):
         part = _PARAMETRIZED.search(name)
         weight = f"{name[: part.start()]}{part[1] or part[2]}" if part else ""

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from initstats.planning.fitting import without_wrappers
 from initstats.planning.growth import require_option
 from initstats.recipes import Slot
 from initstats.recipes.library.building import RESIDUAL
@@ -105,6 +106,8 @@ def _expanded(
     """
     zeroed, copied = dict(before.zeroed), dict(before.copied)
     names = _moved(before.names, path, sources)
+    if without_wrappers(path) != path:  # names that the model does not have are without wrappers
+        names = _moved(names, without_wrappers(path), sources)
     for new, source in enumerate(sources):
         at = _join(path, new)
         is_copy = source in sources[:new]
@@ -209,6 +212,6 @@ def _moved(names: Mapping[str, str], path: str, sources: Sequence[int]) -> dict[
     moved = {
         f"{_join(path, new)}{rest}": origin
         for new, source in enumerate(sources)
-        for rest, origin in inside[str(source)]
+        for rest, origin in inside.get(str(source), ())
     }
     return others | moved

@@ -114,7 +114,7 @@ def is_dense_layer(name: str, value: object) -> bool:
 
 def _place(slot: Slot) -> _Place | None:
     """Return where a parameter of experts stands; None for all others."""
-    found = _EXPERTS.match(slot.name)
+    found = _EXPERTS.match(slot.key_name)  # without wrappers, like the names of dense layers
     if found is None or slot.is_buffer:
         return None
     own = slot.own_name

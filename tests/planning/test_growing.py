@@ -332,6 +332,16 @@ def test_everything_grows_at_once() -> None:
     assert not new.model.layers[5].mlp.experts.down_proj.any()
 
 
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod"])
+def test_a_wrapped_model_grows_as_well(wrapper: str) -> None:
+    old, new = built("Mixtral", num_hidden_layers=6)
+    wrapped = nn.Module()
+    wrapped.add_module(wrapper, new)
+    options: dict[str, Any] = {"seed": 0, "new_blocks": "identity", "new_experts": "copy"}
+    warm_start_(wrapped, old.state_dict(), "moe", **options)
+    torch.testing.assert_close(logits(new), logits(old), atol=1e-5, rtol=1e-5)
+
+
 def test_interleaved_and_transposed_banks_with_biases() -> None:
     state = dense_of("LlamaForCausalLM", attention_bias=True, mlp_bias=True, head_dim=16)
     options = {"num_local_experts": 4, "head_dim": 16, "layer_types": ["full_attention"] * 4}
