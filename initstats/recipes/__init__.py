@@ -37,6 +37,7 @@ from initstats.recipes.library import (
     for_fields,
     for_generative,
     for_gpt2,
+    for_graphs,
     for_linear_attention,
     for_llama,
     for_lora,
@@ -46,6 +47,7 @@ from initstats.recipes.library import (
     for_policies,
     for_recurrent,
     for_rwkv,
+    for_splines,
     for_state_spaces,
     for_t5,
     for_transformers,
@@ -68,6 +70,7 @@ from initstats.recipes.library.for_experts import *  # noqa: F403
 from initstats.recipes.library.for_fields import *  # noqa: F403
 from initstats.recipes.library.for_generative import *  # noqa: F403
 from initstats.recipes.library.for_gpt2 import *  # noqa: F403
+from initstats.recipes.library.for_graphs import *  # noqa: F403
 from initstats.recipes.library.for_linear_attention import *  # noqa: F403
 from initstats.recipes.library.for_llama import *  # noqa: F403
 from initstats.recipes.library.for_lora import *  # noqa: F403
@@ -77,6 +80,7 @@ from initstats.recipes.library.for_nanochat import *  # noqa: F403
 from initstats.recipes.library.for_policies import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
 from initstats.recipes.library.for_rwkv import *  # noqa: F403
+from initstats.recipes.library.for_splines import *  # noqa: F403
 from initstats.recipes.library.for_state_spaces import *  # noqa: F403
 from initstats.recipes.library.for_t5 import *  # noqa: F403
 from initstats.recipes.library.for_transformers import *  # noqa: F403
@@ -135,6 +139,7 @@ __all__ += for_experts.__all__
 __all__ += for_fields.__all__
 __all__ += for_generative.__all__
 __all__ += for_gpt2.__all__
+__all__ += for_graphs.__all__
 __all__ += for_linear_attention.__all__
 __all__ += for_llama.__all__
 __all__ += for_lora.__all__
@@ -144,6 +149,7 @@ __all__ += for_nanochat.__all__
 __all__ += for_policies.__all__
 __all__ += for_recurrent.__all__
 __all__ += for_rwkv.__all__
+__all__ += for_splines.__all__
 __all__ += for_state_spaces.__all__
 __all__ += for_t5.__all__
 __all__ += for_transformers.__all__

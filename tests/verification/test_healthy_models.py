@@ -16,6 +16,7 @@ import decoder_models
 import generator_models
 import image_models
 import named_models
+import network_models
 import policy_models
 import state_space_models
 from initstats import recipes
@@ -121,6 +122,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Recipe]]] = {
     "rwkv7": (state_space_models.RWKV7, recipes.rwkv7),
     "rwkv4": (state_space_models.RWKV4, recipes.rwkv4),
     "decoder_transformers": (named_models.titan_llama, recipes.decoder_transformers),
+    "xlstm, authors": (
+        state_space_models.nx_ai_xlstm,
+        lambda: recipes.xlstm(variant="nx_ai"),
+    ),
+    "gnn": (network_models.graph_network, recipes.gnn),
+    "glow": (network_models.Glow, recipes.glow),
+    "kan": (network_models.KAN, recipes.kan),
     "griffin": (state_space_models.Griffin, recipes.griffin),
     "retnet": (state_space_models.RetNet, recipes.retnet),
     "xlstm": (state_space_models.xlstm, recipes.xlstm),
