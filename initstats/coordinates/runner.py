@@ -32,6 +32,7 @@ from initstats.planning.initialize import init_
 from initstats.planning.planner import Plan, plan
 from initstats.planning.validate import refuse_sharded
 from initstats.recipes import Base, Recipe, by_name
+from initstats.recipes.library.building import EMBEDDINGS
 from initstats.text import nearest
 
 OptimizerLike: TypeAlias = "str | Callable[[nn.Module], Optimizer | Sequence[Optimizer]]"
@@ -42,6 +43,9 @@ _MUON_REST = 1e-3
 # Of Adam, below the gradients of a layer behind queries or a readout that began with 0.
 _EPS = 1e-12
 _FEWEST_WIDTHS = 2
+# Slopes of the updates of embeddings, by recipe: in u-μP their learning rate falls with the root of
+# the width (Blake et al. 2024; the optimizers of the package unit-scaling).
+_TABLES = {"u_mup": -0.5}
 
 
 def coord_check(
@@ -66,8 +70,8 @@ def coord_check(
     output, the change of its output since step 1, and the part of its output that its own update
     makes on the input of the step. The slope of log size against log width, by least squares over
     widths and seeds, must be 0 within `tolerance` and some standard errors; first outputs may
-    shrink with the root of the width. A wrong weight decay is not seen: in a few steps it does
-    nothing.
+    shrink with the root of the width, and updates of embeddings under `u_mup` do. A wrong weight
+    decay is not seen: in a few steps it does nothing.
 
     Args:
         build: Makes the model of a width, with the multipliers of its forward pass.
@@ -147,12 +151,14 @@ def coord_check(
                 if on_model is not None:
                     on_model(sum(map(len, runs.values())))
     layers = _layers(runs, steps)
-    limits = Limits(tolerance, errors, readout=_after_the_head(check.plan))
+    limits = Limits(
+        tolerance, errors, readout=_after_the_head(check.plan), table=_of_tables(check.plan)
+    )
     slopes = {layer.name: layer.slopes for layer in layers}
     return CoordReport(
         widths=tuple(widths),
         layers=layers,
-        findings=tuple(judge(slopes, _heads(check.plan), limits)),
+        findings=tuple(judge(slopes, _heads(check.plan), _tables(check.plan), limits)),
         losses={width: np.array(values) for width, values in losses.items()},
         forward=() if check.plan is None else check.plan.forward,
         settings={
@@ -332,6 +338,23 @@ def _heads(planned: Plan | None) -> set[str]:
         for slot in group
         if slot.role.name == "head" or (slot.kind == "weight" and slot.growth.kind == "output")
     }
+
+
+def _tables(planned: Plan | None) -> set[str]:
+    """Return the layers that are embeddings."""
+    groups = () if planned is None else (entry.group for entry in planned)
+    return {
+        slot.name.rpartition(".")[0]
+        for group in groups
+        for slot in group
+        if slot.role.name in EMBEDDINGS
+    }
+
+
+def _of_tables(planned: Plan | None) -> float:
+    """Return the slope that updates of embeddings have: -1/2 in u-μP, else 0."""
+    name = "" if planned is None else planned.recipe.name
+    return _TABLES.get(name.partition(",")[0], 0.0)  # "u_mup, scaled"
 
 
 def _after_the_head(planned: Plan | None) -> float:

@@ -78,15 +78,21 @@ class Limits:
         errors: Number of standard errors that are given.
         readout: Slope that outputs of a head may have: 1 where the model multiplies logits by
             1 / width after the head, else 0.
+        table: Slope that the updates of embeddings have: -1/2 in u-μP, whose learning rate of
+            embeddings falls with the root of the width, else 0.
     """
 
     tolerance: float
     errors: float
     readout: float = 0.0
+    table: float = 0.0
 
 
 def judge(
-    slopes: Mapping[str, Mapping[str, Sequence[Slope]]], heads: set[str], limits: Limits
+    slopes: Mapping[str, Mapping[str, Sequence[Slope]]],
+    heads: set[str],
+    tables: set[str],
+    limits: Limits,
 ) -> list[Finding]:
     """Compare slopes with the promise of μP: outputs and their changes do not depend on the width.
 
@@ -96,6 +102,7 @@ def judge(
     Args:
         slopes: By layer, in the order of the forward pass, and quantity, one slope per step.
         heads: The layers that are readouts.
+        tables: The layers that are embeddings.
         limits: The limits.
 
     Returns:
@@ -107,10 +114,11 @@ def judge(
         more = limits.readout if name in heads else 0.0
         # The change of logits has a part that goes through the first readout, and shrinks with it.
         less = -_INITIAL_SHRINK if name in {*heads, WHOLE} else 0.0
+        table = limits.table if name in tables else 0.0
         found = [
-            _worst(OWN, by_quantity, 2, (0.0, more), limits),
+            _worst(OWN, by_quantity, 2, (table, more + table), limits),
             _worst(OUTPUT, by_quantity, 1, (-_INITIAL_SHRINK, more), limits),
-            _worst(CHANGE, by_quantity, 2, (less, more), limits),
+            _worst(CHANGE, by_quantity, 2, (less + table, more + table), limits),
         ]
         for quantity, step, slope, low, high in filter(None, found):
             own = by_quantity.get(quantity, ())

@@ -17,7 +17,7 @@ from initstats import coord_check, recipes
 from initstats.coordinates import CoordReport
 from initstats.recipes import Multipliers, Recipe, Slot
 from initstats.recipes.distributions.composite import Distribution
-from width_models import Gpt, mup_gpt, perceptron, text
+from width_models import Gpt, UnitGpt, mup_gpt, perceptron, text
 
 WIDTHS, BASE = (32, 64, 128, 256), 32
 FULL = recipes.mup(base=BASE, zero_query=False, zero_readout=False)
@@ -52,6 +52,8 @@ class Deep(Gpt):
         (Deep, recipes.completep(base=BASE, base_layers=2), "adamw"),
         (Gpt, recipes.spectral(base=BASE), "adamw"),
         (Gpt, recipes.spectral(base=BASE), "sgd"),
+        (UnitGpt, recipes.u_mup(), "adamw"),
+        (UnitGpt, recipes.u_mup(), "adam"),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -68,6 +70,27 @@ def test_standard_parametrisations_fail(recipe: str | None, optimizer: str) -> N
     assert not report.ok
     slopes = {layer.name: layer.slopes["own update"][1].value for layer in report.layers}
     assert max(slopes.values()) > 0.7  # a wrong exponent is off by 1/2 or 1
+
+
+def test_a_standard_model_fails_under_u_mup_and_the_other_way_round() -> None:
+    """Without the multipliers of the forward pass, or with them and another recipe."""
+    assert "h.0.mlp.c_fc" in check(Gpt, recipes.u_mup()).blamed
+    assert not check(UnitGpt, "gpt2").ok
+    assert not check(UnitGpt, None).ok
+
+
+def test_embeddings_of_u_mup_have_learning_rates_that_fall_with_the_root_of_the_width() -> None:
+    unit = recipes.u_mup()
+
+    def constant(slot: Slot, optimizer: str) -> Multipliers:
+        found = unit.rules[unit.matches(slot)[0][0]].multipliers_of(slot, optimizer)
+        return Multipliers() if slot.role.name in {"embedding", "position"} else found
+
+    rules = [replace(rule, multipliers=constant) for rule in unit.rules]
+    report = check(UnitGpt, replace(unit, rules=rules))
+    assert report.blamed == ("wte", "wpe")
+    assert report.findings[0].value == pytest.approx(0.0, abs=0.1)
+    assert report.findings[0].fix.startswith("divide the learning rate")
 
 
 def with_fault(name: str, *, lr: bool) -> Recipe:

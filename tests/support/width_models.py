@@ -88,6 +88,30 @@ def mup_gpt(base: int) -> type[Gpt]:
     return MupGpt
 
 
+class UnitLinear(nn.Linear):
+    """A layer of unit-scaling: the product times fan_in^-1/2, of a readout 1/fan_in."""
+
+    power = -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = functional.linear(x, self.weight) * self.in_features**self.power
+        return product if self.bias is None else product + self.bias
+
+
+class UnitReadout(UnitLinear):
+    power = -1.0
+
+
+class UnitGpt(Gpt):
+    """The same GPT with the multipliers of u-μP."""
+
+    def __init__(self, width: int, **options: object) -> None:
+        super().__init__(width, **options)  # type: ignore[arg-type]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.__class__ = UnitReadout if module is self.lm_head else UnitLinear
+
+
 def perceptron(width: int) -> nn.Sequential:
     layers = (nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
     return nn.Sequential(*layers, nn.Linear(width, 4))
