@@ -43,6 +43,7 @@ from initstats.recipes.library import (
     for_lora,
     for_mlp,
     for_modernbert,
+    for_modula,
     for_nanochat,
     for_policies,
     for_recurrent,
@@ -76,6 +77,7 @@ from initstats.recipes.library.for_llama import *  # noqa: F403
 from initstats.recipes.library.for_lora import *  # noqa: F403
 from initstats.recipes.library.for_mlp import *  # noqa: F403
 from initstats.recipes.library.for_modernbert import *  # noqa: F403
+from initstats.recipes.library.for_modula import *  # noqa: F403
 from initstats.recipes.library.for_nanochat import *  # noqa: F403
 from initstats.recipes.library.for_policies import *  # noqa: F403
 from initstats.recipes.library.for_recurrent import *  # noqa: F403
@@ -145,6 +147,7 @@ __all__ += for_llama.__all__
 __all__ += for_lora.__all__
 __all__ += for_mlp.__all__
 __all__ += for_modernbert.__all__
+__all__ += for_modula.__all__
 __all__ += for_nanochat.__all__
 __all__ += for_policies.__all__
 __all__ += for_recurrent.__all__

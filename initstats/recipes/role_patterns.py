@@ -73,5 +73,5 @@ POSITION = re.compile(
 SPECIAL = re.compile(
     r"(^|\.)(A_logs?|log_A(_real|_imag)?|A_(real|imag)|Ds?|dt_(projs_)?bias|dt_proj[._]bias|(log|inv)_dt"
     r"|time_(decay|first|faaaa|mix_\w+|maa_\w+)|recurrent_param|a_param|x_[rwkvag]|k_[ka]|r_k|[wav]0"
-    r"|sinks?|attention_sinks?|logit_(scale|bias)|log_?std)$"
+    r"|[BC]_bias|mimo_[xzo]|sinks?|attention_sinks?|logit_(scale|bias)|log_?std)$"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
@@ -18,8 +19,12 @@ from initstats.recipes import (
     Distribution,
     Kept,
     Normal,
+    NormalisedRows,
     Orthogonal,
+    Slices,
     Stacked,
+    Transformed,
+    Uniform,
 )
 from initstats.verification.verifier import verify
 from network_models import CHANNELS, WIDTH
@@ -200,11 +205,72 @@ def test_kan_accepts_the_layer_of_pykan() -> None:
     accepts(model, recipes.kan(variant="pykan"), ignore={"shape", "extremes"})
 
 
+def test_edm2() -> None:
+    promises: dict[str, Distribution] = {
+        "*gain": ZERO,
+        "*.freqs": normal(2 * math.pi),
+        "*.phases": Uniform(0.0, 2 * math.pi),
+        "*.weight": normal(1.0),
+    }
+    check(network_models.Edm2(), recipes.edm2(), dict(promises))
+    accepts_reference(network_models.Edm2, recipes.edm2())
+    model = initialises(network_models.Edm2, recipes.edm2())
+    rejects(model, "edm2", "*.emb_gain", lambda x: x.fill_(1.0))
+
+
+def test_modula() -> None:
+    promises: dict[str, Distribution] = {
+        "embed.weight": NormalisedRows(WIDTH),
+        "conv.weight": Slices(Orthogonal(16, 8), (2, 3)),
+        "up.weight": Orthogonal(2 * WIDTH, WIDTH),
+        "head.weight": Orthogonal(8, WIDTH),
+        "*.bias": ZERO,
+    }
+    recipe = recipes.modula()
+    planned = plan(network_models.modula_network(), recipe)
+    for entry in planned:
+        pattern = next(p for p in promises if fnmatchcase(entry.name, p))
+        assert entry.distribution == promises[pattern], entry.name
+    forward = {entry.name: entry.multipliers.forward for entry in planned}
+    assert forward["up.weight"] == pytest.approx(2**0.5)
+    assert forward["head.weight"] == pytest.approx((8 / WIDTH) ** 0.5)
+    assert forward["conv.weight"] == pytest.approx(2**0.5 / 9)
+    assert forward["embed.weight"] == pytest.approx(WIDTH**0.5)
+    model = initialises(network_models.modula_network, recipe)
+    rejects(model, recipe, "up.weight", 1.03)
+    rejects(model, recipe, "embed.weight", 1.03)
+
+
+def test_mamba3() -> None:
+    default, output = uniform(WIDTH**-0.5), uniform((512 * 3) ** -0.5)
+    promises: dict[str, Distribution] = {
+        "*.embedding.weight": normal(0.02),
+        "*.dt_bias": Transformed.time_step(0.001, 0.1, floor=1e-4),
+        "*.D": ONE,
+        "*.[BC]_bias": ONE,
+        "*.mimo_z": ONE,
+        "*.mimo_[xo]": Constant(1 / 4),
+        "*norm.weight": ONE,
+        "*.in_proj.weight": default,
+        "*.out_proj.weight": output,
+    }
+    check(network_models.Mamba3(), recipes.mamba3(), dict(promises))
+    model = initialises(network_models.Mamba3, recipes.mamba3())
+    rejects_wrong_std(model, "mamba3")
+    rejects(model, "mamba3", "*.out_proj.weight", 3**0.5, cause="as torch leaves it")
+    rejects(model, "mamba3", "*.dt_bias", lambda x: x.fill_(1.0))
+    found = plan(network_models.Mamba3(), "llama").unmatched
+    assert {name.rpartition(".")[2] for name in found} == {
+        "dt_bias", "D", "B_bias", "C_bias", "mimo_x", "mimo_z", "mimo_o",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("glow", {"actnorm": "data"}, "expected actnorm among identity, kept"),
         ("glow", {"std": 0.0}, "expected std finite and > 0"),
+        ("mamba3", {"residuals": 0}, "expected residuals >= 1, got residuals=0"),
         ("kan", {"variant": "fast"}, "expected variant among efficient_kan, pykan"),
         ("kan", {"noise": -1.0}, "expected noise finite and > 0"),
         ("kan", {"order": 0}, "expected order >= 1, got order=0"),

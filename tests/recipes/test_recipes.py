@@ -314,7 +314,7 @@ class Mixer(nn.Module):
 
 
 # Those whose rules name such parameters.
-STATE_SPACES = {"gated_deltanet", "mamba1", "mamba2", "s4d"}
+STATE_SPACES = {"gated_deltanet", "mamba1", "mamba2", "mamba3", "s4d"}
 GENERIC = [name for name in recipes.available() if name not in STATE_SPACES]
 
 

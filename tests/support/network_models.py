@@ -171,3 +171,74 @@ def pykan_layer(inputs: int = WIDTH, outputs: int = WIDTH) -> Tree:
     for name in ("node_bias_0", "node_scale_0", "subnode_bias_0", "subnode_scale_0"):
         model.register_parameter(name, nn.Parameter(torch.empty(outputs)))
     return model
+
+
+class MPConv(nn.Module):
+    """A layer of EDM 2, linear without a kernel."""
+
+    def __init__(self, inputs: int, outputs: int, *kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, *kernel))
+
+
+class MPFourier(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.empty(channels))
+        self.register_buffer("phases", torch.empty(channels))
+
+
+class Edm2(nn.Module):
+    """edm2 4bf8162: what its UNet holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_gain = nn.Parameter(torch.empty([]))
+        self.emb_fourier, self.emb_noise = MPFourier(WIDTH), MPConv(WIDTH, WIDTH)
+        block = Tree(emb_gain=torch.empty([]), conv_res0=MPConv(64, 64, 3, 3))
+        self.enc = nn.ModuleDict({"8x8_block0": block})
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, MPConv):
+                module.weight.normal_()
+            elif isinstance(module, MPFourier):
+                module.freqs.normal_().mul_(2 * math.pi)
+                module.phases.uniform_().mul_(2 * math.pi)
+        for name, parameter in self.named_parameters():
+            if name.endswith("gain"):
+                parameter.zero_()
+
+
+def modula_network() -> Tree:
+    return Tree(
+        embed=nn.Embedding(300, WIDTH),
+        conv=nn.Conv2d(8, 16, 3),
+        up=nn.Linear(WIDTH, 2 * WIDTH, bias=False),
+        head=nn.Linear(WIDTH, 8),
+    )
+
+
+class Mamba3(nn.Module):
+    """mamba_ssm e9594ce, of several ranks."""
+
+    HEADS, RANK, STATES = 8, 4, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.ModuleList([Tree(mixer=self._mixer()) for _ in range(3)])
+        self.backbone = Tree(embedding=nn.Embedding(300, WIDTH), layers=layers)
+
+    def _mixer(self) -> Tree:
+        heads, inner = self.HEADS, 2 * WIDTH
+        ranks = (heads, self.RANK)
+        return Tree(
+            in_proj=nn.Linear(WIDTH, 2 * inner, bias=False),
+            dt_bias=torch.empty(heads),
+            D=torch.empty(heads),
+            **{f"{name}_bias": torch.empty(*ranks, self.STATES) for name in "BC"},
+            **{f"mimo_{name}": torch.empty(*ranks, inner // heads) for name in "xzo"},
+            B_norm=nn.RMSNorm(self.STATES),
+            out_proj=nn.Linear(inner, WIDTH, bias=False),
+        )

@@ -1,4 +1,4 @@
-"""Recipes of generators of images: the UNets of ADM and EDM, Flux, StyleGAN 2."""
+"""Recipes of generators of images: the UNets of ADM, EDM and EDM 2, Flux, StyleGAN 2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe
 
-__all__ = ["adm_unet", "edm", "flux", "stylegan2"]
+__all__ = ["adm_unet", "edm", "edm2", "flux", "stylegan2"]
 
 _ADM_LAST = ("*out_layers.3.*", "*proj_out.*", "out.2.*", "*.out.2.*")
 _EDM_LAST = ("*.conv1.*", "*.proj.*", "*aux_conv.*", "*out_conv.*")
@@ -93,6 +93,28 @@ def edm(*, variant: str = "ddpmpp") -> Recipe:
         rule(Match("*.weight"), _whole_xavier(1.0), "layer"),
     ]
     return Recipe(rules, name="edm", source=source)
+
+
+@built_in
+def edm2() -> Recipe:
+    """Make the recipe of the magnitude-preserving UNet of EDM 2.
+
+    Every weight N(0, 1), also of linear layers: the model divides each output's weights by their
+    norm when it uses them. Gains of embeddings and of the output 0. Fourier features (buffers):
+    frequencies N(0, 2 pi), phases U(0, 2 pi).
+
+    Returns:
+        The recipe.
+
+    Source: edm2 `training/networks_edm2.py`, 4bf8162, MPConv and MPFourier.
+    """
+    rules = [
+        rule(Match(("*emb_gain", "*out_gain")), 0.0, "gain"),
+        rule(Match("*.freqs"), Normal(2 * math.pi), "frequencies"),
+        rule(Match("*.phases"), Uniform(0.0, 2 * math.pi), "phases"),
+        rule(Match("*.weight", kind="weight"), Normal(1.0), "layer"),
+    ]
+    return Recipe(rules, name="edm2", source="edm2 networks_edm2.py, 4bf8162")
 
 
 @built_in

@@ -1,4 +1,4 @@
-"""Recipes of state-space models and linear recurrences: Mamba, Mamba 2, Griffin, S4D."""
+"""Recipes of state-space models and linear recurrences: Mamba, 2 and 3, Griffin, S4D."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from initstats.recipes.match import Match
 from initstats.recipes.parameters import Slot
 from initstats.recipes.rule import Recipe, Rule
 
-__all__ = ["griffin", "mamba1", "mamba2", "s4d"]
+__all__ = ["griffin", "mamba1", "mamba2", "mamba3", "s4d"]
 
 # Names of recurrentgemma and of transformers.
 _OUTPUTS = ("*.linear_out.weight", "*.o_proj.weight", "*.proj_final.weight", "*.ffw_down.weight")
@@ -133,6 +133,42 @@ def mamba2(
         by_depth = _by_depth("mamba2", layers, residuals)
         rules.append(rule(Match("*.mixer.out_proj.weight"), by_depth, "output"))
     return _mamba("mamba2", variant, std, layers, residuals, rules)
+
+
+@built_in
+def mamba3(*, layers: int | None = None, residuals: int = 1) -> Recipe:
+    """Make the recipe of Mamba 3.
+
+    dt_bias ln(exp(dt) - 1) with dt = max(e^U(ln 0.001, ln 0.1), 0.0001) per head; biases of B and
+    C, D and mimo_z 1; mimo_x and mimo_o 1 / r for rank r; there is no A_log. out_proj and fc2
+    torch's default divided by sqrt(r L), r residual branches in each of L blocks; embedding
+    N(0, 0.02); everything else torch's default, biases of Linear 0.
+
+    Args:
+        layers: Number of blocks L, >= 1; found in the model when None.
+        residuals: Residual branches of a block r, >= 1; 2 with an MLP in each.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Source: mamba `modules/mamba3.py`, `models/mixer_seq_simple.py`, e9594ce.
+    """
+    if residuals < 1:
+        raise ValueError(f"initstats.mamba3: expected residuals >= 1, got residuals={residuals}")
+
+    @described("1 / r, r the rank")
+    def by_rank(slot: Slot) -> Distribution:
+        return Constant(1 / slot.parameter.shape[1])
+
+    rules = [
+        rule(Match("*.dt_bias"), Transformed.time_step(), "dt bias"),
+        rule(Match(("*.B_bias", "*.C_bias", "*.mimo_z")), 1.0, "bias of B or C, or z"),
+        rule(Match(("*.mimo_x", "*.mimo_o")), by_rank, "x or output of several ranks"),
+    ]
+    return _mamba("mamba3", "mamba_ssm", None, layers, residuals, rules)
 
 
 @described("U(+-1 / sqrt(n)), n the last dimension")
