@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from initstats.planning.planner import plan
 from initstats.recipes import Computed, Constant, Distribution, Orthogonal, Part, Stacked
 from initstats.verification.verifier import verify
 from named_models import Tree, blocks, linear
-from promises import ONE, ZERO, check, normal, uniform
+from promises import ONE, ZERO, assert_same, check, normal, uniform
 from recipe_checks import accepts, initialises, rejects, rejects_wrong_std
 from state_space_models import RWKV4
 
@@ -144,6 +145,63 @@ def test_the_bonus_that_transformers_computes_and_loses_is_an_alarm() -> None:
     model = decoder_families.build("rwkv")
     lost = {entry.name for entry in verify(model, "rwkv4").failures}
     assert lost == {f"rwkv.blocks.{i}.attention.time_first" for i in (0, 1)}
+
+
+def test_rwkv7_by_the_names_of_fla() -> None:
+    shape, head = (256,), {"head_width": 32}
+
+    def channels(start: float, slope: float, zigzag: float = 0.0) -> Computed:
+        width = head if zigzag else {"head_width": 2}
+        return Computed(
+            "rwkv_channels", shape, {"start": start, "slope": slope, "zigzag": zigzag, **width}
+        )
+
+    promises: dict[str, object] = {
+        "*.attn.x_r": lambda layer: Computed(
+            "rwkv_mixing", (1, 1, 256), {"exponent": 0.2 * (1 - layer / 3)}
+        ),
+        "*.ffn.x_k": lambda layer: Computed(
+            "rwkv_mixing", shape, {"exponent": (1 - layer / 3) ** 4}
+        ),
+        "*.w_lora.lora.2.bias": lambda layer: Computed(
+            "rwkv_decay", shape, {"power": 1 + (layer / 2) ** 0.3, **head}
+        ),
+        "*.a_lora.lora.2.bias": channels(-0.19, 0.4, 0.3),
+        "*.v_lora.lora.2.bias": channels(0.73, -0.4),
+        "*.lora.0.weight": ZERO,
+        "*.g_lora.lora.2.weight": Orthogonal(256, 512, 0.1 * math.sqrt(2)),
+        "*.lora.2.weight": Orthogonal(256, 64, 0.1),
+        "*.[rv]_proj.weight": Orthogonal(256, 256),
+        "*.k_proj.weight": Orthogonal(256, 256, 0.1),
+        "*.o_proj.weight": ZERO,
+        "*.g_norm.weight": lambda layer: Constant(((layer + 1) / 3) ** 0.7),
+        "*.ffn.key.weight": Orthogonal(512, 256),
+        "*.ffn.value.weight": ZERO,
+        "*.embeddings.weight": uniform(1e-4),
+        "lm_head.weight": Orthogonal(320, 256, 0.5 * math.sqrt(320 / 256)),
+        "*norm.bias": ZERO,
+    }
+    found = {e.name: e for e in plan(state_space_models.fla_rwkv7(), "rwkv7")}
+    used = set()
+    for name, entry in found.items():
+        pattern = next((p for p in promises if fnmatchcase(name, p)), None)
+        if pattern is None:
+            continue
+        used.add(pattern)
+        expected = promises[pattern]
+        assert_same(entry, expected(entry.slot.block) if callable(expected) else expected)
+    assert used == set(promises)
+    assert plan(state_space_models.fla_rwkv7(), "rwkv7").unmatched == ()
+    model = initialises(state_space_models.fla_rwkv7, recipes.rwkv7())
+    rejects(model, "rwkv7", "*.r_proj.weight", 1.03)
+    rejects(model, "rwkv7", "*.w_lora.lora.2.bias", lambda x: x.zero_())
+
+
+def test_rwkv7_accepts_the_model_of_fla() -> None:
+    package = pytest.importorskip("fla.models.rwkv7")
+    sizes = {"hidden_size": 256, "num_hidden_layers": 3, "vocab_size": 320, "fuse_norm": False}
+    config = package.RWKV7Config(**sizes, intermediate_size=512, fuse_cross_entropy=False)
+    accepts(package.RWKV7ForCausalLM(config), "rwkv7")
 
 
 def test_xlstm_of_its_authors() -> None:

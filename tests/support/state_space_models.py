@@ -567,3 +567,31 @@ def nx_ai_xlstm() -> Tree:
         token_embedding=nn.Embedding(VOCABULARY, WIDTH),
         lm_head=plain(WIDTH, VOCABULARY),
     )
+
+
+def fla_rwkv7() -> Tree:
+    """The names of fla 0.6.0."""
+
+    def low_rank(rank: int, *, bias: bool = True) -> Tree:
+        down, up = plain(WIDTH, rank), plain(rank, WIDTH, bias=bias)
+        return Tree(lora=nn.Sequential(down, nn.Tanh(), up))
+
+    def block(layer: int) -> Tree:
+        names = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g")
+        low = {f"{name}_lora": low_rank(64) for name in ("wa" if layer == 0 else "wav")}
+        attn = Tree(
+            **{name: torch.empty(1, 1, WIDTH) for name in names},
+            k_k=torch.empty(WIDTH),
+            k_a=torch.empty(WIDTH),
+            r_k=torch.empty(HEADS, WIDTH // HEADS),
+            **{f"{name}_proj": plain(WIDTH, WIDTH) for name in "rkvo"},
+            **low,
+            g_lora=low_rank(2 * WIDTH, bias=False),
+            g_norm=nn.GroupNorm(HEADS, WIDTH),
+        )
+        ffn = Tree(x_k=torch.empty(WIDTH), key=plain(WIDTH, INNER), value=plain(INNER, WIDTH))
+        return Tree(attn=attn, ffn=ffn, attn_norm=nn.LayerNorm(WIDTH), ffn_norm=nn.LayerNorm(WIDTH))
+
+    layers = nn.ModuleList([block(layer) for layer in range(LAYERS)])
+    model = Tree(embeddings=nn.Embedding(VOCABULARY, WIDTH), layers=layers)
+    return Tree(model=model, lm_head=plain(WIDTH, VOCABULARY))

@@ -30,6 +30,8 @@ from initstats.recipes.rule import Fill, Recipe, Rule
 
 __all__ = ["rwkv4", "rwkv7"]
 
+# Orthogonal matrices by fla's names.
+_FLA = ("*.attn.r_proj.weight", "*.attn.v_proj.weight")
 # Exponents of the mixing coefficients of RWKV-7's attention, times 1 - l / L.
 _MIXING = {"x_r": 0.2, "x_w": 0.9, "x_k": 0.7, "x_v": 0.7, "x_a": 0.9, "x_g": 0.2}
 
@@ -81,7 +83,8 @@ def rwkv7(*, layers: int | None = None, head_width: int | None = None) -> Recipe
     -0.04; weight of ln_x ((l + 1) / L)^0.7. Channel mixing: x_k 1 - (i / C)^((1 - l / L)^4), key
     orthogonal, value 0. Embedding U(+-0.0001); head orthogonal times sqrt(V / d) / 2 (1/2 where the
     vocabulary V is not larger than the width d). Other norms 1 and 0. The learning rate of w0 is
-    doubled.
+    doubled. The names of fla are known too (r_proj, w_lora, g_norm, ...): there low-rank matrices
+    are transposed, w0, a0 and v0 their biases, and no learning rate is doubled.
 
     Args:
         layers: Number of layers L, >= 1; found in the model when None.
@@ -93,7 +96,8 @@ def rwkv7(*, layers: int | None = None, head_width: int | None = None) -> Recipe
     Raises:
         ValueError: If a number is out of range, or the model does not tell it.
 
-    Source: RWKV-LM `RWKV-v7/train_temp/src/model.py`, generate_init_weight, 524481d.
+    Source: RWKV-LM `RWKV-v7/train_temp/src/model.py`, generate_init_weight, 524481d; fla 0.6.0
+        `layers/rwkv7.py`, `layers/rwkv6.py`, `models/rwkv7/modeling_rwkv7.py`.
     """
     require_layers("rwkv7", layers)
     if head_width is not None and head_width < 2:  # noqa: PLR2004  # a zigzag needs two channels
@@ -136,24 +140,31 @@ def rwkv7(*, layers: int | None = None, head_width: int | None = None) -> Recipe
         return Constant(share**0.7)
 
     doubled = Multipliers(lr=2.0)
-    orthogonal = ("*.att.receptance.weight", "*.att.value.weight", "*.ffn.key.weight")
+    orthogonal = ("*.att.receptance.weight", "*.att.value.weight", "*.ffn.key.weight", *_FLA)
+    outputs = ("*.att.output.weight", "*.ffn.value.weight", "*.attn.o_proj.weight")
     a0 = over_channels("-0.19 + 0.3 z + 0.4 r", -0.19, 0.4, 0.3)
     rules = [
-        rule(Match("*.ln_x.weight"), norm_of_heads, "norm of the heads"),
+        rule(Match(("*.ln_x.weight", "*.g_norm.weight")), norm_of_heads, "norm of the heads"),
         *norms(),
         rule(Match("*.ffn.x_k"), channel_mixing, "mixing of channels"),
         *(rule(Match(f"*.{name}"), over_layers(c), "mixing") for name, c in _MIXING.items()),
         Rule(Match("*.w0"), decay, "decay", optional=True, multipliers=doubled),
-        rule(Match("*.a0"), a0, "learning rate in context"),
-        rule(Match("*.v0"), over_channels("0.73 - 0.4 r", 0.73, -0.4), "value residual"),
+        rule(Match("*.w_lora.lora.2.bias"), decay, "decay"),
+        rule(Match(("*.a0", "*.a_lora.lora.2.bias")), a0, "learning rate in context"),
+        rule(
+            Match(("*.v0", "*.v_lora.lora.2.bias")),
+            over_channels("0.73 - 0.4 r", 0.73, -0.4),
+            "value residual",
+        ),
         rule(Match("*.k_k"), over_channels("0.71 - 0.1 r", 0.71, -0.1), "key"),
         rule(Match("*.k_a"), 1.02, "key"),
         rule(Match("*.r_k"), -0.04, "bonus"),
-        rule(Match(("*.w1", "*.a1", "*.v1", "*.g1")), 0.0, "low rank, in"),
+        rule(Match((*(f"*.{n}1" for n in "wavg"), "*_lora.lora.0.weight")), 0.0, "low rank, in"),
         rule(Match(("*.w2", "*.a2", "*.v2", "*.g2")), _tall(0.1), "low rank, out"),
+        rule(Match("*_lora.lora.2.weight"), _wide, "low rank, out"),
         rule(Match(orthogonal), _orthogonal(1.0), "matrix"),
-        rule(Match("*.att.key.weight"), _orthogonal(0.1), "key matrix"),
-        rule(Match(("*.att.output.weight", "*.ffn.value.weight")), 0.0, "output"),
+        rule(Match(("*.att.key.weight", "*.attn.k_proj.weight")), _orthogonal(0.1), "key matrix"),
+        rule(Match(outputs), 0.0, "output"),
         rule(weights("embedding"), Uniform(-1e-4, 1e-4), "embedding"),
         rule(weights("head"), _tall(0.5), "head"),
     ]
@@ -168,7 +179,8 @@ def _head_width(slot: Slot, given: int | None) -> int:
     """
     if given is not None:
         return given
-    bonus: torch.Tensor | None = getattr(slot.module, "r_k", None)
+    held = (getattr(module, "r_k", None) for module in reversed(slot.parents))
+    bonus: torch.Tensor | None = next((found for found in held if found is not None), None)
     if bonus is None or bonus.dim() != 2:  # noqa: PLR2004  # a matrix
         raise ValueError(
             f"initstats.rwkv7: expected r_k [heads, channels] beside {slot.name}, got none; give "
@@ -284,6 +296,12 @@ def _tall(factor: float) -> Callable[[Slot], Distribution]:
         return Orthogonal(rows, columns, factor * max(1.0, math.sqrt(rows / columns)))
 
     return fill
+
+
+@described("0.1 max(1, sqrt(columns / rows)) x orthogonal")
+def _wide(slot: Slot) -> Distribution:
+    rows, columns = slot.parameter.shape
+    return Orthogonal(rows, columns, 0.1 * max(1.0, math.sqrt(columns / rows)))
 
 
 @described("0.0001 sqrt(max(V, d)) x orthogonal")
