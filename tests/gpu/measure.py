@@ -84,6 +84,18 @@ def seconds(call, most=15, budget=1.5) -> float:
     return statistics.median(samples)
 
 
+def host_seconds(call, n=7) -> float:
+    """Median seconds until one call returns, with nothing before it on the device."""
+    samples = []
+    for _ in range(n):
+        if gpu:
+            torch.cuda.synchronize()
+        t = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - t)
+    return statistics.median(samples)
+
+
 def row(name: str, **figures) -> None:
     rows.append({"name": name, **figures})
     print(
@@ -203,7 +215,8 @@ def equal_records():
 
 
 def orthogonal_error():
-    for n, m in ((64, 64), (128, 100), (512, 512), (1000, 300), (300, 1000), (2048, 2048)):
+    sizes = [(64, 64), (128, 100), (256, 256), (512, 512), (1000, 300), (300, 1000)]
+    for n, m in [*sizes, (1024, 1024), (2048, 2048), (4096, 4096)] if gpu else sizes:
         q = ist.orthogonal_(torch.empty(n, m, device=dev), seed=1).double()
         c = ist.orthogonal_(torch.empty(n, m), seed=1).double()
         g = q.T @ q if n >= m else q @ q.T
@@ -406,7 +419,13 @@ def orthogonal_speed():
         a = seconds(partial(ist.orthogonal_, w), most=5)
         b = seconds(partial(init.orthogonal_, w), most=3) if n <= 4096 else float("nan")
         c = seconds(partial(torch.mm, m, m), most=5)
-        row(f"orthogonal_ {n}x{n}", ms=a * 1e3, torch_ratio=b / a, of_mm_rate=(4 / 3) / 2 * c / a)
+        row(
+            f"orthogonal_ {n}x{n}",
+            ms=a * 1e3,
+            torch_ratio=b / a,
+            of_mm_rate=(4 / 3) / 2 * c / a,
+            host_ms=host_seconds(partial(ist.orthogonal_, w)) * 1e3,
+        )
     h = torch.empty(96, 64, 64, device=dev)
     a = seconds(lambda: ist.orthogonal_(h, batch_dims=1))
     b = seconds(lambda: [init.orthogonal_(t) for t in h], most=3)
@@ -414,6 +433,24 @@ def orthogonal_speed():
     h = torch.empty(512, 128, 128, device=dev)
     a = seconds(lambda: ist.orthogonal_(h, batch_dims=1))
     row("orthogonal_ 512 x 128x128", ms=a * 1e3)
+    for count, n in ((16, 256), (12, 512), (8, 1024), (4, 2048)) if gpu else ((3, 132),):
+        batch = torch.empty(count, n, n, device=dev)
+        tensors = [torch.empty(n, n, device=dev) for _ in range(count)]
+        torch_s = seconds(lambda ts=tensors: [init.orthogonal_(t) for t in ts], most=3)
+        for what, call in (
+            ("a batch", partial(ist.orthogonal_, batch, batch_dims=1)),
+            ("a list", partial(ist.orthogonal_, tensors)),
+        ):
+            a = seconds(call, most=5)
+            row(
+                f"orthogonal_ {count} x {n}x{n}, {what}",
+                ms=a * 1e3,
+                torch_loop_ratio=torch_s / a,
+                host_ms=host_seconds(call) * 1e3,
+            )
+    n = 2048 if gpu else 256
+    w = torch.empty(n, n, device=dev, dtype=torch.bfloat16)
+    row(f"orthogonal_ bfloat16 {n}x{n}", ms=seconds(partial(ist.orthogonal_, w), most=5) * 1e3)
 
 
 def launches():

@@ -48,13 +48,22 @@ def other_fills() -> None:
         ):
             ours = fill(torch.empty(shape, dtype=dtype, device="cuda"), **arguments)
             assert torch.equal(ours.cpu(), fill(torch.empty(shape, dtype=dtype), **arguments))
-    for shape in ((3, 64, 64), (5, 33, 20), (2, 128, 100), (1, 300, 200), (1, 150, 400)):
+    # Small; large, also of two panels; a large batch; reflectors of more matrices than a launch.
+    small, large = [(3, 64, 64), (5, 33, 20), (2, 128, 100)], [(1, 150, 400), (1, 600, 520)]
+    for shape in (*small, *large, (3, 140, 150), (66, 132, 8)):
         for dtype in (torch.float32, torch.float64):
             w = torch.empty(shape, dtype=dtype, device="cuda")
             initstats.orthogonal_(w, batch_dims=1, seed=5)
             tall = w if shape[1] >= shape[2] else w.mT
             eye = torch.eye(tall.shape[-1], dtype=dtype, device="cuda")
             assert (tall.mT @ tall - eye).abs().max() < 1e-5, f"{shape} {dtype}"
+            expected = initstats.orthogonal_(torch.empty(shape, dtype=dtype), batch_dims=1, seed=5)
+            assert (w.cpu() - expected).abs().max() < 1e-5, f"{shape} {dtype}: another matrix"
+    for dtype in (torch.bfloat16, torch.float32):
+        tensors = [torch.empty(140, 150, dtype=dtype, device="cuda") for _ in range(3)]
+        initstats.orthogonal_(tensors, seed=5)
+        expected = initstats.orthogonal_(torch.empty(140, 150, dtype=dtype), seed=5)
+        assert (tensors[0].cpu() - expected).abs().max() < 2e-3, f"{dtype}, a list"
 
 
 def other_statistics() -> None:
