@@ -162,11 +162,24 @@ def stats(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return moments float64 [n, 8], counts int64 [n, 8], histogram int64 [n, 512 << scale].
 
-    With minus, of the differences tensors[i] - minus[i]: Note [Difference] in
-    csrc/math/core/layout.h.
+    With minus, of the differences tensors[i] - minus[i]: Note [Pairs] in csrc/math/stats/pairs.h.
     """
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.stats(
         tensors, groups, scale, box, minus
+    )
+    return result
+
+
+def square_ratio_stats(
+    tensors: Sequence[torch.Tensor],
+    over: Sequence[torch.Tensor],
+    factors: Sequence[float],
+    groups: int,
+    scale: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return as `stats` the records of tensors[i]^2 / max(over[i], 1e-16) * factors[i]."""
+    result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = (
+        torch.ops.initstats.square_ratio_stats(tensors, over, factors, groups, scale)
     )
     return result
 
@@ -227,6 +240,23 @@ def _fake_stats(
     minus: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     del box, minus
+    return _fake_records(tensors, groups, scale)
+
+
+def _fake_square_ratio_stats(
+    tensors: Sequence[torch.Tensor],
+    over: Sequence[torch.Tensor],
+    factors: Sequence[float],
+    groups: int,
+    scale: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    del over, factors
+    return _fake_records(tensors, groups, scale)
+
+
+def _fake_records(
+    tensors: Sequence[torch.Tensor], groups: int, scale: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     n = len(tensors)
     device = tensors[0].device if tensors else torch.device("cpu")
     bins = 512 << scale if groups & 2 else 0
@@ -251,6 +281,7 @@ def _fake_panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tens
 
 
 torch.library.register_fake("initstats::stats", _fake_stats)
+torch.library.register_fake("initstats::square_ratio_stats", _fake_square_ratio_stats)
 torch.library.register_fake("initstats::panel_factors", _fake_panel_factors)
 torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)
 

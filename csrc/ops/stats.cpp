@@ -1,4 +1,5 @@
-// The op stats: one record per tensor, in one pass, on the device of the tensors.
+// The ops stats and square_ratio_stats: one record per tensor or pair of tensors, in one pass, on
+// their device.
 #include "cpu/stats/stats.h"
 
 #include <algorithm>
@@ -21,7 +22,7 @@ namespace initstats::ops {
 
 namespace {
 
-constexpr char kOp[] = "stats";
+constexpr char kOp[] = "stats", kRatioOp[] = "square_ratio_stats";
 
 // Note [Memory order]. Statistics take the elements of a tensor in the order in which they lie in
 // memory, longest strides first: a transposed matrix or an activation in channels_last is read as
@@ -60,7 +61,7 @@ Layout in_memory_order(const Layout& layout, bool indexed) {
   return sorted;
 }
 
-// The layouts of both tensors of a difference, in the order of the first one's memory.
+// The layouts of both tensors of a pair, in the order of the first one's memory.
 std::array<Layout, 2> in_memory_order(const Tensor& x, const Tensor& y) {
   std::vector<int64_t> order(static_cast<size_t>(x.dim()));
   std::iota(order.begin(), order.end(), 0);
@@ -84,8 +85,7 @@ struct Job {
   const void* data;
   ItemType type;
   Layout layout;
-  const void* minus;           // null, or the second tensor of Note [Difference]
-  const Layout* minus_layout;  // in Call::minus_layouts
+  Second second;  // its layout is in Call::second_layouts
   int64_t tiles() const { return (layout.count + kTile - 1) / kTile; }
 };
 
@@ -105,61 +105,76 @@ struct Work {
 };
 
 struct Call : Work {
-  std::vector<Layout> minus_layouts;
+  std::vector<Layout> second_layouts;
   Tensor moments, counts, histogram;
 };
 
-void check_pairs(const std::vector<Tensor>& tensors, const std::vector<Tensor>& minus,
+// The second tensors of a call, and what the messages call them.
+struct Seconds {
+  const std::vector<Tensor>& tensors;
+  const char *op, *name, *to_do;  // for instance "minus", "to subtract"
+  Pairing pairing;
+  std::vector<double> factors;  // of square ratios
+};
+
+void check_pairs(const std::vector<Tensor>& tensors, const Seconds& seconds,
                  const StatsGroups& groups, const std::vector<int64_t>& box) {
-  if (minus.size() != tensors.size())
-    fail(kOp, "one tensor to subtract per tensor, " + std::to_string(tensors.size()),
-         std::to_string(minus.size()));
+  const std::string op = seconds.op, name = seconds.name;
+  const std::vector<Tensor>& others = seconds.tensors;
+  const std::string n = std::to_string(tensors.size());
+  if (others.size() != tensors.size())
+    fail(op, "one tensor " + std::string(seconds.to_do) + " per tensor, " + n,
+         std::to_string(others.size()));
+  if (seconds.pairing == Pairing::square_ratio && seconds.factors.size() != tensors.size())
+    fail(op, "one factor per tensor, " + n, std::to_string(seconds.factors.size()));
   if (groups.fingerprint || !box.empty())
-    fail(kOp, "neither fingerprint nor box with minus", "one of them");
-  check_one_device(kOp, minus);
-  if (minus[0].is_cpu() != tensors[0].is_cpu() ||
-      minus[0].get_device_index() != tensors[0].get_device_index())
-    fail(kOp, "tensors and minus on one device", "several devices");
+    fail(op, "neither fingerprint nor box with " + name, "one of them");
+  check_one_device(op, others);
+  if (others[0].is_cpu() != tensors[0].is_cpu() ||
+      others[0].get_device_index() != tensors[0].get_device_index())
+    fail(op, "tensors and " + name + " on one device", "several devices");
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const Tensor &x = tensors[i], &y = minus[i];
+    const Tensor &x = tensors[i], &y = others[i];
     if (!fill_dtype(x.scalar_type()) || y.scalar_type() != x.scalar_type())
-      fail(kOp, "tensors and minus of one floating dtype", "others");
+      fail(op, "tensors and " + name + " of one floating dtype", "others");
     bool same = x.dim() == y.dim();
     for (int64_t d = 0; same && d < x.dim(); ++d) same = x.size(d) == y.size(d);
-    if (!same) fail(kOp, "tensors and minus of the same sizes", "different ones");
+    if (!same) fail(op, "tensors and " + name + " of the same sizes", "different ones");
   }
 }
 
 // Everything is checked before anything is read.
 Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
-             const std::vector<int64_t>& box, const std::vector<Tensor>& minus) {
+             const std::vector<int64_t>& box, const Seconds& seconds) {
   constexpr int64_t kMoments = 1, kHistogram = 2, kFingerprintGroup = 4, kAll = 7;
-  if (tensors.empty()) fail(kOp, "at least one tensor", "none");
+  const char* const op = seconds.op;
+  if (tensors.empty()) fail(op, "at least one tensor", "none");
   if (groups <= 0 || groups > kAll)
-    fail(kOp, "groups to be a sum of 1, 2 and 4", "groups=" + std::to_string(groups));
+    fail(op, "groups to be a sum of 1, 2 and 4", "groups=" + std::to_string(groups));
   if (scale < 0 || scale > kMaxScale)
-    fail(kOp, "scale to be 0, 1 or 2", "scale=" + std::to_string(scale));
-  check_one_device(kOp, tensors);
+    fail(op, "scale to be 0, 1 or 2", "scale=" + std::to_string(scale));
+  check_one_device(op, tensors);
   Call call;
   call.groups = {(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0,
                  (groups & kFingerprintGroup) != 0, static_cast<int>(scale)};
-  if (!minus.empty()) check_pairs(tensors, minus, call.groups, box);
-  const Boxes boxes(kOp, tensors, box);
+  if (seconds.pairing != Pairing::none) check_pairs(tensors, seconds, call.groups, box);
+  const Boxes boxes(op, tensors, box);
   call.jobs.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(kOp, tensors[i]),
-                         in_memory_order(boxes.layout(i), call.groups.fingerprint), nullptr,
-                         nullptr});
+    call.jobs.push_back({tensors[i].const_data_ptr(),
+                         item_type(op, tensors[i]),
+                         in_memory_order(boxes.layout(i), call.groups.fingerprint),
+                         {}});
   }
-  call.minus_layouts.reserve(minus.size());
-  for (size_t i = 0; i < minus.size(); ++i) {
-    const Tensor& y = minus[i];
-    check_storage(kOp, y);
+  call.second_layouts.reserve(seconds.tensors.size());
+  for (size_t i = 0; i < seconds.tensors.size(); ++i) {
+    const Tensor& y = seconds.tensors[i];
+    check_storage(op, y);
     const std::array<Layout, 2> layouts = in_memory_order(tensors[i], y);
     call.jobs[i].layout = layouts[0];
-    call.minus_layouts.push_back(layouts[1]);
-    call.jobs[i].minus = y.const_data_ptr();
-    call.jobs[i].minus_layout = &call.minus_layouts[i];
+    call.second_layouts.push_back(layouts[1]);
+    const double factor = seconds.pairing == Pairing::square_ratio ? seconds.factors[i] : 1;
+    call.jobs[i].second = {y.const_data_ptr(), &call.second_layouts[i], seconds.pairing, factor};
   }
   const int64_t rows = static_cast<int64_t>(tensors.size());
   const Tensor& like = tensors[0];
@@ -200,8 +215,8 @@ void run(OnCpu, Work& call) {
     for (size_t i = next++; i < pieces.size(); i = next++) {
       const Piece& piece = pieces[i];
       const Job& job = call.jobs[piece.job];
-      const cpu::StatsRange range{job.data,  job.type,  &job.layout,     piece.begin,
-                                  piece.end, job.minus, job.minus_layout};
+      const cpu::StatsRange range{job.data,    job.type,  &job.layout,
+                                  piece.begin, piece.end, job.second};
       kernels.range(range, call.groups, &partials[i], call.histogram_row(piece.job));
     }
   };
@@ -232,7 +247,7 @@ void run(OnCuda, Call& call) {
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
     targets.push_back({job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i),
-                       call.histogram_row(i), job.minus, job.minus_layout});
+                       call.histogram_row(i), job.second});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const Tensor workspace = torch::stable::new_empty(
@@ -245,7 +260,20 @@ void run(OnCuda, Call& call) {
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> stats(std::vector<Tensor> tensors, int64_t groups, int64_t scale,
                                          std::vector<int64_t> box, std::vector<Tensor> minus) {
-  Call call = prepare(tensors, groups, scale, box, minus);
+  const Pairing pairing = minus.empty() ? Pairing::none : Pairing::difference;
+  Call call =
+      prepare(tensors, groups, scale, box, {minus, kOp, "minus", "to subtract", pairing, {}});
+  run(Device{}, call);
+  return {call.moments, call.counts, call.histogram};
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> square_ratio_stats(std::vector<Tensor> tensors,
+                                                      std::vector<Tensor> over,
+                                                      std::vector<double> factors, int64_t groups,
+                                                      int64_t scale) {
+  Call call = prepare(tensors, groups, scale, {},
+                      {over, kRatioOp, "over", "to divide by", Pairing::square_ratio, factors});
   run(Device{}, call);
   return {call.moments, call.counts, call.histogram};
 }
@@ -253,6 +281,7 @@ std::tuple<Tensor, Tensor, Tensor> stats(std::vector<Tensor> tensors, int64_t gr
 template <class Device>
 void implement(Library& m) {
   m.impl("stats", TORCH_BOX(&stats<Device>));
+  m.impl("square_ratio_stats", TORCH_BOX(&square_ratio_stats<Device>));
 }
 
 INITSTATS_REGISTER(implement)
@@ -264,8 +293,8 @@ void direct_stats(const std::vector<StatsSource>& sources, const StatsGroups& gr
   Work work{{}, groups, moments, counts, histogram};
   work.jobs.reserve(sources.size());
   for (const StatsSource& source : sources)
-    work.jobs.push_back({source.data, source.type,
-                         in_memory_order(source.layout, groups.fingerprint), nullptr, nullptr});
+    work.jobs.push_back(
+        {source.data, source.type, in_memory_order(source.layout, groups.fingerprint), {}});
   run(OnCpu{}, work);
 }
 

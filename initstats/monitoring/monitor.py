@@ -528,7 +528,13 @@ class Monitor:
 
     def _measure(self, kind: str, listed: Listed) -> None:
         """Take the records of many tensors."""
-        self._window.measure(kind, listed.names, listed.tensors, self._step, minus=listed.minus)
+        step = self._step
+        if listed.over:
+            self._window.measure_square_ratios(
+                kind, listed.names, listed.tensors, listed.over, listed.factors, step
+            )
+        else:
+            self._window.measure(kind, listed.names, listed.tensors, step, minus=listed.minus)
 
     def _measure_weights(self) -> None:
         """Measure the weights, once in a step."""

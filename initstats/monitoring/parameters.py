@@ -42,11 +42,15 @@ class Listed:
         names: Their names.
         tensors: The tensors.
         minus: Empty, or what is to be subtracted from each.
+        over: Empty, or what the square of each is to be divided by.
+        factors: With over, what each of these ratios is to be multiplied by.
     """
 
     names: Layout
     tensors: list[Tensor]
     minus: list[Tensor] = field(default_factory=list)
+    over: list[Tensor] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
 
 
 class Parameters:
@@ -254,8 +258,7 @@ class Parameters:
 
         Returns:
             Lists by kind: "exp_avg", "exp_avg_sq" as the optimizer keeps them, and
-            "square_gradient_ratio", g^2 / v with the bias of v corrected, a temporary of the size
-            of the gradients.
+            "square_gradient_ratio", g^2 / v with the bias of v corrected, which is never stored.
         """
         beta = {
             id(p): float(group["betas"][1])
@@ -265,8 +268,6 @@ class Parameters:
         }
         first, second, ratios = Listed((), []), Listed((), []), Listed((), [])
         names: dict[str, list[str]] = {"first": [], "second": [], "ratio": []}
-        bias: list[float] = []
-        second_of_ratio: list[Tensor] = []
         for name, parameter in zip(*self._pairs(), strict=True):
             state: dict[str, Any] = _local_state(optimizer.state.get(parameter, {}))
             if "exp_avg" in state:
@@ -283,14 +284,10 @@ class Parameters:
             known = not (isinstance(steps, Tensor) and steps.is_cuda) and id(parameter) in beta
             if known and steps is not None and gradient is not None:
                 names["ratio"].append(name)
-                bias.append(1.0 - beta[id(parameter)] ** float(steps))
-                ratios.tensors.append(gradient.detach().float())
-                second_of_ratio.append(state["exp_avg_sq"])
-        if ratios.tensors:
-            ratios.tensors = list(torch._foreach_mul(ratios.tensors, ratios.tensors))  # noqa: SLF001
-            floor = torch._foreach_clamp_min(second_of_ratio, _SMALLEST)  # noqa: SLF001
-            torch._foreach_div_(ratios.tensors, floor)
-            torch._foreach_mul_(ratios.tensors, bias)
+                over, square = _alike(state["exp_avg_sq"].detach(), gradient.detach())
+                ratios.tensors.append(square)
+                ratios.over.append(over)
+                ratios.factors.append(1.0 - beta[id(parameter)] ** float(steps))
         first.names, second.names = self._layout(names["first"]), self._layout(names["second"])
         ratios.names = self._layout(names["ratio"])
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
@@ -367,8 +364,14 @@ def _cosine(momentum: Tensor, gradient: Tensor) -> Tensor:
     return torch.dot(a, b).div_(sizes.clamp_min(least))
 
 
-# Under the smallest second moment that the eps of Adam, 1e-8, leaves to matter: 1e-8 squared.
-_SMALLEST = 1e-16
+def _alike(second: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a second moment and its gradient dense, of one floating dtype and one shape."""
+    if gradient.layout is not torch.strided:
+        gradient = gradient.to_dense()
+    if second.dtype is not gradient.dtype:
+        dtype = torch.promote_types(second.dtype, gradient.dtype)
+        second, gradient = second.to(dtype), gradient.to(dtype)
+    return second.expand_as(gradient), gradient
 
 
 def _local_state(state: dict[str, Any]) -> dict[str, Any]:

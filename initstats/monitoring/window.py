@@ -137,6 +137,38 @@ class Window:
             rows = _ops.stats(tensors, groups, self.scale, minus=minus)
             self.add(kind, layout, step, rows, factor)
 
+    def measure_square_ratios(
+        self,
+        kind: str,
+        layout: Layout,
+        tensors: Sequence[Tensor],
+        over: Sequence[Tensor],
+        factors: Sequence[float],
+        step: int,
+    ) -> None:
+        """Take the records of `tensors**2 / over * factors`, which are never stored.
+
+        Args:
+            kind: Such as "square_gradient_ratio".
+            layout: Names of the tensors.
+            tensors: Dense tensors, as many as there are names.
+            over: What the square of each is divided by, of the same shapes, dtypes and devices.
+            factors: A number for each.
+            step: Step of training.
+        """
+        groups = Groups.HISTOGRAM if self.histograms else Groups.MOMENTS
+        for device in {tensor.device for tensor in tensors}:
+            mine = [i for i, tensor in enumerate(tensors) if tensor.device == device]
+            rows = _ops.square_ratio_stats(
+                [tensors[i] for i in mine],
+                [over[i] for i in mine],
+                [factors[i] for i in mine],
+                groups,
+                self.scale,
+            )
+            names = layout if len(mine) == len(layout) else tuple(layout[i] for i in mine)
+            self.add(kind, names, step, rows)
+
     def add(
         self,
         kind: str,

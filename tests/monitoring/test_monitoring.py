@@ -134,13 +134,18 @@ def test_one_launch_per_kind_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters())
     calls: list[int] = []
-    original = _ops.stats
 
-    def counted(tensors: list[torch.Tensor], *rest: Any, **more: Any) -> Any:
-        calls.append(len(tensors))
-        return original(tensors, *rest, **more)
+    def count(name: str) -> None:
+        original = getattr(_ops, name)
 
-    monkeypatch.setattr(_ops, "stats", counted)
+        def counted(tensors: list[torch.Tensor], *rest: Any, **more: Any) -> Any:
+            calls.append(len(tensors))
+            return original(tensors, *rest, **more)
+
+        monkeypatch.setattr(_ops, name, counted)
+
+    count("stats")
+    count("square_ratio_stats")
     with Monitor(model, optimizer=optimizer, every=1, watch=ALL, sinks=[]) as monitor:
         train(model, optimizer, monitor, 3)
     # activations, inputs, weights, gradients, updates, and the three kinds of moments

@@ -2,11 +2,11 @@
 #include "cpu/stats/stats.h"
 
 #include "cpu/stats/stats_codes.h"
-#include "cpu/stats/stats_difference.h"
 #include "cpu/stats/stats_fingerprint.h"
 #include "cpu/stats/stats_histogram.h"
 #include "cpu/stats/stats_items.h"
 #include "cpu/stats/stats_moments.h"
+#include "cpu/stats/stats_pair.h"
 
 namespace initstats::cpu::INITSTATS_CAPABILITY {
 
@@ -49,7 +49,7 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
               int64_t* histogram) {
   alignas(64) uint64_t gathered[kTile];
   alignas(64) Item buffer[kTile];
-  Difference<Item> difference(r);
+  PairValues<Item> pair(r);
   Record records[kTilesPerCall];
   HistogramTables tables;
   constexpr int64_t kFew = 512;
@@ -57,15 +57,17 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
   if (groups.histogram && !few) clear(tables, groups.scale);
   out->fingerprint = 0;
   int tiles = 0;
+  const bool is_pair = r.second.pairing != Pairing::none;
   for (int64_t tile = r.begin; tile < r.end; ++tile) {
     const int64_t begin = tile * kTile, end = std::min(begin + kTile, r.layout->count);
     const void* items = read_items(r, begin, end, gathered);
     if (groups.moments || groups.histogram) {
       const int n = static_cast<int>(end - begin), padded = padded_size(n, lane_rows(r.type));
-      const Item* x = r.minus == nullptr ? tile_values(r.type, items, n, padded, buffer)
-                                         : difference.values(items, begin, n, padded, buffer);
+      const void* const others = is_pair ? pair.items(begin, end) : nullptr;
+      const Item* x = is_pair ? pair.values(items, others, n, padded, buffer)
+                              : tile_values(r.type, items, n, padded, buffer);
       // What follows gathered items is asked for in vain.
-      const Ahead ahead(items, item_size(r.type), groups.histogram);
+      const Ahead ahead(items, others, item_size(r.type), groups.histogram);
       const TileSums<Item> sums = sums_of(r.type, x, n, ahead);
       records[tiles++] = to_record(sums);
       if (groups.histogram && few) {

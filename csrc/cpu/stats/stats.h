@@ -6,6 +6,7 @@
 #include "math/core/items.h"
 #include "math/core/layout.h"
 #include "math/stats/moments.h"
+#include "math/stats/pairs.h"
 
 namespace initstats::cpu {
 
@@ -15,8 +16,7 @@ struct StatsRange {
   ItemType type;
   const Layout* layout;
   int64_t begin, end;
-  const void* minus = nullptr;  // the second tensor of Note [Difference]; then no fingerprint
-  const Layout* minus_layout = nullptr;
+  Second second = {};  // Note [Pairs]; then no fingerprint
 };
 
 // The most tiles of one call. A call begins at a multiple of it, so that its record is a node of

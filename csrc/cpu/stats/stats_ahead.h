@@ -15,10 +15,14 @@ namespace {
 // has what else was tried.
 struct Ahead {
   const char* next;
+  int64_t apart;  // from there to the next tile of the second tensor, 0 where there is none
   int pass_bytes, count_bytes;
 
-  INITSTATS_HD Ahead(const void* items, int item_bytes, bool counted)
+  INITSTATS_HD Ahead(const void* items, const void* second, int item_bytes, bool counted)
       : next(static_cast<const char*>(items) + kTile * item_bytes),
+        apart(second == nullptr
+                  ? 0
+                  : static_cast<const char*>(second) - static_cast<const char*>(items)),
         pass_bytes(kTile * item_bytes / (counted ? 4 : 2)),
         count_bytes(counted ? kTile * item_bytes / 2 : 0) {}
 };
@@ -36,14 +40,17 @@ template <class L>
 struct PassAhead {
   static constexpr int kVectors = 2 * kLine / static_cast<int>(sizeof(typename L::F));  // per step
   const char* line;
+  int64_t apart;
   int step_bytes;
 
   INITSTATS_HD PassAhead(const Ahead& ahead, int pass)
       : line(ahead.next + pass * ahead.pass_bytes),
+        apart(ahead.apart),
         step_bytes(ahead.pass_bytes / (kTile / (kVectors * L::kWidth))) {}
   INITSTATS_HD void operator()(int i) {
     if (i % kVectors != 0) return;
     ask_for(line);
+    ask_for(line + apart);  // the same line again where there is one tensor, which costs nothing
     line += step_bytes;
   }
 };
@@ -51,12 +58,16 @@ struct PassAhead {
 // The same for counting, in so many steps.
 struct CountAhead {
   const char* line;
+  int64_t apart;
   int step_bytes;
 
   INITSTATS_HD CountAhead(const Ahead& ahead, int steps)
-      : line(ahead.next + 2 * ahead.pass_bytes), step_bytes(ahead.count_bytes / steps) {}
+      : line(ahead.next + 2 * ahead.pass_bytes),
+        apart(ahead.apart),
+        step_bytes(ahead.count_bytes / steps) {}
   INITSTATS_HD void operator()() {
     ask_for(line);
+    ask_for(line + apart);
     line += step_bytes;
   }
 };

@@ -60,8 +60,9 @@ struct MergeKernel {
 };
 
 bool is_aligned_run(const StatsTarget& t) {
-  return t.layout.is_one_run() && (t.minus == nullptr || t.minus_layout->is_one_run()) &&
-         (reinterpret_cast<uintptr_t>(t.data) | reinterpret_cast<uintptr_t>(t.minus)) % 16 == 0;
+  const Second& y = t.second;
+  return t.layout.is_one_run() && (y.pairing == Pairing::none || y.layout->is_one_run()) &&
+         (reinterpret_cast<uintptr_t>(t.data) | reinterpret_cast<uintptr_t>(y.data)) % 16 == 0;
 }
 
 // What launch_stats does with its targets, one kernel after another.
@@ -148,11 +149,13 @@ class Plan {
   }
   static void describe(const StatsTarget& t, RunPairTask& task) {
     describe(t, static_cast<RunTask&>(task));
-    task.minus = t.minus;
+    task.minus = t.second.data;
   }
   static void describe(const StatsTarget& t, BoxTask& task) {
-    task.minus = t.minus;
-    if (t.minus != nullptr) task.minus_layout = *t.minus_layout;
+    task.pairing = t.second.pairing;
+    task.factor = t.second.factor;
+    task.second = t.second.data;
+    if (task.pairing != Pairing::none) task.second_layout = *t.second.layout;
     task.layout = t.layout;
     task.type = t.type;
   }
@@ -183,20 +186,21 @@ int64_t stats_workspace_bytes(const StatsTarget* targets, int64_t count) {
 cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsGroups& groups,
                          void* workspace, cudaStream_t cuda_stream) {
   Plan plan(targets, count, groups, workspace, cuda_stream);
-  const auto runs_of = [](ItemType type, bool pairs = false) {
-    return [type, pairs](const StatsTarget& t) {
-      return t.type == type && is_aligned_run(t) && (t.minus != nullptr) == pairs;
+  const auto runs_of = [](ItemType type, Pairing pairing = Pairing::none) {
+    return [type, pairing](const StatsTarget& t) {
+      return t.type == type && is_aligned_run(t) && t.second.pairing == pairing;
     };
   };
   const auto bytes = [](const StatsTarget& t) {
-    return item_size(t.type) == 1 && is_aligned_run(t) && t.minus == nullptr;
+    return item_size(t.type) == 1 && is_aligned_run(t) && t.second.pairing == Pairing::none;
   };
   // Everything that has no kernel of its own, by the lane rows of its order of summation.
   const auto boxes_of = [bytes](int rows) {
     return [bytes, rows](const StatsTarget& t) {
       const bool own = t.type == ItemType::float32 || t.type == ItemType::float16 ||
                        t.type == ItemType::bfloat16 || t.type == ItemType::float64;
-      return lane_rows(t.type) == rows && !(own && is_aligned_run(t)) && !bytes(t);
+      const bool own_pair = t.second.pairing != Pairing::square_ratio;
+      return lane_rows(t.type) == rows && !(own && own_pair && is_aligned_run(t)) && !bytes(t);
     };
   };
   const auto narrow = [](const StatsTarget& t) { return !is_wide(t.type); };
@@ -210,16 +214,20 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
       [&] { return plan.take_tiles<RunLoader<Float64Items, false>>(runs_of(ItemType::float64)); },
       [&] { return plan.take_tiles<RunLoader<ByteItems, false>>(bytes); },
       [&] {
-        return plan.take_tiles<RunLoader<Float32Items, true>>(runs_of(ItemType::float32, true));
+        return plan.take_tiles<RunLoader<Float32Items, true>>(
+            runs_of(ItemType::float32, Pairing::difference));
       },
       [&] {
-        return plan.take_tiles<RunLoader<Float16Items, true>>(runs_of(ItemType::float16, true));
+        return plan.take_tiles<RunLoader<Float16Items, true>>(
+            runs_of(ItemType::float16, Pairing::difference));
       },
       [&] {
-        return plan.take_tiles<RunLoader<BFloat16Items, true>>(runs_of(ItemType::bfloat16, true));
+        return plan.take_tiles<RunLoader<BFloat16Items, true>>(
+            runs_of(ItemType::bfloat16, Pairing::difference));
       },
       [&] {
-        return plan.take_tiles<RunLoader<Float64Items, true>>(runs_of(ItemType::float64, true));
+        return plan.take_tiles<RunLoader<Float64Items, true>>(
+            runs_of(ItemType::float64, Pairing::difference));
       },
       [&] { return plan.take_tiles<BoxLoader<float, 4>>(boxes_of(8)); },
       [&] { return plan.take_tiles<BoxLoader<float, 8>>(boxes_of(16)); },

@@ -6,6 +6,7 @@
 #include "math/core/items.h"
 #include "math/core/layout.h"
 #include "math/stats/moments.h"
+#include "math/stats/pairs.h"
 
 namespace initstats::cuda {
 
@@ -18,8 +19,7 @@ struct StatsTarget {
   int64_t* counts;  // [kCountColumns]
   int64_t*
       histogram;  // [histogram_places(scale)], zero before the launch; unused without the group
-  const void* minus = nullptr;  // the second tensor of Note [Difference]; then no fingerprint
-  const Layout* minus_layout = nullptr;  // host
+  Second second = {};  // Note [Pairs]; then no fingerprint
 };
 
 // Scratch memory that launch_stats needs, aligned to 16 bytes.

@@ -8,6 +8,7 @@
 #include "math/core/layout.h"
 #include "math/stats/fingerprint.h"
 #include "math/stats/moments.h"
+#include "math/stats/pairs.h"
 
 namespace initstats::cuda {
 
@@ -61,7 +62,7 @@ struct RunTask {
   int32_t tiles;
 };
 
-// Two of them, Note [Difference].
+// Two of them that are subtracted, Note [Pairs].
 struct RunPairTask : RunTask {
   const void* minus;
 };
@@ -74,13 +75,15 @@ struct ByteRunTask : RunTask {
 // Any other tensor.
 struct BoxTask {
   const void* data;
-  const void* minus;  // null, or the second tensor of Note [Difference]
-  Layout layout, minus_layout;
+  const void* second;  // of Note [Pairs]
+  Layout layout, second_layout;
   void* records;
   int64_t* histogram;
   uint32_t first_block;
   int32_t tiles;
   ItemType type;
+  Pairing pairing;
+  double factor;
 };
 
 struct Float32Items {
@@ -339,28 +342,37 @@ struct BoxLoader {
   template <class Stored>
   static __device__ __forceinline__ void stage(const Task& task, int64_t begin, int i,
                                                bool fingerprint, uint64_t& sum, Shared& shared) {
-    Stored bits[kItemsAhead], minus[kItemsAhead];
+    Stored bits[kItemsAhead], others[kItemsAhead];
     int64_t index[kItemsAhead];
 #pragma unroll
     for (int j = 0; j < kItemsAhead; ++j) {
       const int64_t at = begin + i + j * kTileThreads;
-      bits[j] = minus[j] = 0;
+      bits[j] = others[j] = 0;
       index[j] = 0;
       if (at >= task.layout.count) continue;
       const Layout::Place place = task.layout.place(at);
       index[j] = place.index;
       bits[j] = static_cast<const Stored*>(task.data)[place.offset];
-      if (task.minus != nullptr)
-        minus[j] = static_cast<const Stored*>(task.minus)[task.minus_layout.place(at).offset];
+      if (task.pairing != Pairing::none)
+        others[j] = static_cast<const Stored*>(task.second)[task.second_layout.place(at).offset];
     }
 #pragma unroll
     for (int j = 0; j < kItemsAhead; ++j) {
       const bool exists = begin + i + j * kTileThreads < task.layout.count;
-      Value value = value_of<Value>(task.type, bits[j]);
-      if (task.minus != nullptr) value = value - value_of<Value>(task.type, minus[j]);
+      const Value value = value_with(task, value_of<Value>(task.type, bits[j]), others[j]);
       if (fingerprint && exists) sum += mix(bits[j], static_cast<uint64_t>(index[j]));
       shared.staged[i + j * kTileThreads] = exists ? value : missing_value<Value>();
     }
+  }
+
+  // What an element makes with the other tensor's, where there is one.
+  template <class Stored>
+  static __device__ __forceinline__ Value value_with(const Task& task, Value x, Stored other) {
+    if (task.pairing == Pairing::none) return x;
+    const Value y = value_of<Value>(task.type, other);
+    using Lane = std::conditional_t<sizeof(Value) == 8, Scalar64, Scalar32>;
+    if (task.pairing == Pairing::difference) return DifferenceOf<Lane>{}(x, y);
+    return SquareRatioOf<Lane>(task.factor)(x, y);
   }
 
   template <class Stored>

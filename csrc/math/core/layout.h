@@ -12,10 +12,6 @@ namespace initstats {
 // Layout holds the box after merging dimensions that are contiguous in memory and in the logical
 // tensor alike; a contiguous tensor that is its own logical tensor, or a block of whole rows of it,
 // has one dimension with both strides 1.
-//
-// Note [Difference]. Statistics may be those of x - y, two tensors of the same sizes and type,
-// whose values are subtracted in float32, or in float64 where they are wide (math/core/items.h).
-// Each has a layout of its own; element i of both in C order makes element i of the difference.
 struct Layout {
   static constexpr int kMaxDims = 8;  // after merging; more is refused with an error
 

@@ -34,8 +34,10 @@ struct Tensor {
   const void* data;
   ItemType type;
   Layout layout;
-  const void* minus = nullptr;
-  Layout minus_layout{};
+  Pairing pairing = Pairing::none;
+  const void* other = nullptr;
+  Layout other_layout{};
+  Second second() const { return {other, &other_layout, pairing, 0.7}; }
 };
 
 Layout run(int64_t count, int64_t first_index = 0) {
@@ -109,9 +111,8 @@ Rows on_cpu(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
     for (int64_t begin = 0; begin < tiles; begin += cpu::kTilesPerCall) {
       cpu::StatsPartial partial;
       const int64_t end = std::min(begin + cpu::kTilesPerCall, tiles);
-      cpu::baseline::stats_kernels.range(
-          {t.data, t.type, &t.layout, begin, end, t.minus, &t.minus_layout}, groups, &partial,
-          histogram);
+      cpu::baseline::stats_kernels.range({t.data, t.type, &t.layout, begin, end, t.second()},
+                                         groups, &partial, histogram);
       tree.add(partial.record);
       fingerprint += partial.fingerprint;
     }
@@ -129,8 +130,8 @@ Rows on_cuda(const std::vector<Tensor>& tensors, const StatsGroups& groups) {
     targets.push_back(
         {t.data, t.type, t.layout, &rows.moments[i * kMomentColumns],
          &rows.counts[i * kCountColumns],
-         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale)), t.minus,
-         &t.minus_layout});
+         rows.histogram.data() + i * static_cast<size_t>(histogram_places(groups.scale)),
+         t.second()});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
   const size_t bytes = static_cast<size_t>(cuda::stats_workspace_bytes(targets.data(), count));
@@ -191,28 +192,31 @@ int main() {
   const StatsGroups fine{true, true, true, 2};
   wrong += different("scale 2", on_cpu(tensors, fine), on_cuda(tensors, fine));
 
-  // Differences, Note [Difference]: runs, one of them off 16 bytes, and rows minus columns.
+  // Two tensors, Note [Pairs]: runs, one of them off 16 bytes, and rows with columns.
   std::vector<Tensor> pairs, others;
-  const auto subtract = [&](Tensor x, Tensor y) {
-    x.minus = y.data;
-    x.minus_layout = y.layout;
+  const auto pair = [&](Tensor x, Tensor y) {
+    x.other = y.data;
+    x.other_layout = y.layout;
     pairs.push_back(std::move(x));
     others.push_back(std::move(y));
   };
   for (const ItemType type :
        {ItemType::float32, ItemType::float16, ItemType::bfloat16, ItemType::float64}) {
     for (const int64_t n : {5, 4096, 8300})
-      subtract(tensor(type, run(n), n, special), tensor(type, run(n), n, plain));
-    subtract(tensor(type, run(4100), 4100, plain), tensor(type, run(4100), 4100, plain, 1));
+      pair(tensor(type, run(n), n, special), tensor(type, run(n), n, plain));
+    pair(tensor(type, run(4100), 4100, plain), tensor(type, run(4100), 4100, plain, 1));
     Layout turned = matrix(70, 60, 1, 60, 0);  // [60, 70] in memory
     turned.stride[1] = 70;
-    subtract(tensor(type, run(4200), 4200, plain), tensor(type, turned, 4200, plain));
-    subtract(tensor(type, matrix(70, 60, 64, 60, 0), 70 * 64, plain),
-             tensor(type, turned, 4200, plain));
+    pair(tensor(type, run(4200), 4200, plain), tensor(type, turned, 4200, plain));
+    pair(tensor(type, matrix(70, 60, 64, 60, 0), 70 * 64, plain),
+         tensor(type, turned, 4200, plain));
   }
   for (const int scale : {0, 1}) {
     const StatsGroups groups{true, true, false, scale};
-    wrong += different("differences", on_cpu(pairs, groups), on_cuda(pairs, groups));
+    for (const Pairing pairing : {Pairing::difference, Pairing::square_ratio}) {
+      for (Tensor& x : pairs) x.pairing = pairing;
+      wrong += different("pairs", on_cpu(pairs, groups), on_cuda(pairs, groups));
+    }
   }
   if (wrong == 0) printf("all right\n");
   return wrong;
