@@ -1,4 +1,5 @@
-// Counting a tile by its codes with vectors of 256 bits: positional population counts.
+// Counting a tile by its codes with vectors of 256 bits: positional population
+// counts.
 #pragma once
 
 #include <type_traits>
@@ -9,35 +10,34 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 
 namespace {
 
-// A byte of a row has one bit for each of eight codes: those from 0 to 7 of positive values, the
-// same of negative ones, and those from 8 to 11 of both. Each bit is counted by itself, in all 32
-// bytes of a vector, by carry-save adders (Mula, Kurz and Lemire 2018, "Faster population counts
-// using AVX2 instructions", section 4: Harley and Seal's method): counters that are spread over
-// vectors, one binary digit in each. A transposition of bits makes bytes of them at the end of the
-// tile, where none exceeds 128.
+// A byte of a row has one bit for each of eight codes: those from 0 to 7 of
+// positive values, the same of negative ones, and those from 8 to 11 of both.
+// Each bit is counted by itself, in all 32 bytes of a vector, by carry-save
+// adders (Mula, Kurz and Lemire 2018, "Faster population counts using AVX2
+// instructions", section 4: Harley and Seal's method): counters that are spread
+// over vectors, one binary digit in each. A transposition of bits makes bytes
+// of them at the end of the tile, where none exceeds 128.
 constexpr int kDeepest = 12;
 constexpr int kRows = 3, kDigits = 8;
 constexpr int kCodesBytes = 32, kBlockVectors = 16;  // of a block of a row
 
 struct Codes {
-  alignas(64) uint8_t code[kTile];  // in the order of the pack instructions, code_element
+  alignas(64) uint8_t code[kTile];  // in the order of the pack instructions
   __m256i digit[kRows][kDigits];
 };
 
-// A zero's exponent comes out as 255, and bytes wrap around: it must not land on a code.
+// A zero's exponent comes out as 255, and bytes wrap around: it must not land
+// on a code.
 INITSTATS_HD bool has_codes(uint32_t top) { return top >= kDeepest; }
-
-// Which element of 32 has byte `byte`.
-INITSTATS_HD int code_element(int byte) { return byte % 16 / 4 * 8 + byte / 16 * 4 + byte % 4; }
 
 struct CodeVectors {
   __m256i code, negative;  // 0xFF where negative
 };
 
-INITSTATS_HD CodeVectors codes_of(const float* x, __m256i top) {
+INITSTATS_HD CodeVectors codes_of(const float *x, __m256i top) {
   const __m256i one = _mm256_set1_epi32(1), exponent = _mm256_set1_epi16(0xFF);
-  const auto places = [&](const float* p) {  // 9 bits: sign, exponent
-    return _mm256_srli_epi32(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i*)p), one), 23);
+  const auto places = [&](const float *p) {  // 9 bits: sign, exponent
+    return _mm256_srli_epi32(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)p), one), 23);
   };
   const __m256i low = _mm256_packus_epi32(places(x), places(x + 8));
   const __m256i high = _mm256_packus_epi32(places(x + 16), places(x + 24));
@@ -48,8 +48,9 @@ INITSTATS_HD CodeVectors codes_of(const float* x, __m256i top) {
           _mm256_sub_epi8(_mm256_setzero_si256(), signs)};
 }
 
-// The sum of three digits of one weight: `low` of that weight, and returned, of twice that weight.
-INITSTATS_HD __m256i carry_save(__m256i& low, __m256i b, __m256i c) {
+// The sum of three digits of one weight: `low` of that weight, and returned, of
+// twice that weight.
+INITSTATS_HD __m256i carry_save(__m256i &low, __m256i b, __m256i c) {
   const __m256i a = low, u = _mm256_xor_si256(a, b);
   low = _mm256_xor_si256(u, c);
   return _mm256_or_si256(_mm256_and_si256(a, b), _mm256_and_si256(u, c));
@@ -80,17 +81,18 @@ INITSTATS_HD void add_block(const __m256i (&v)[kBlockVectors], __m256i (&digit)[
   }
 }
 
-inline void take_codes(const float* x, uint32_t top, const Ahead& ahead, Codes& codes) {
+inline void take_codes(const float *x, uint32_t top, const Ahead &ahead, Codes &codes) {
   const __m256i tops = _mm256_set1_epi8(static_cast<char>(top));
-  // One bit for each code from 0 to 7; one in each half of the byte for those from 8 to 11.
+  // One bit for each code from 0 to 7; one in each half of the byte for those
+  // from 8 to 11.
   const __m256i near = _mm256_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2,
                                         4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
   const __m256i far = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x22, 0x44, -0x78, 0, 0, 0, 0,
                                        0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x22, 0x44, -0x78, 0, 0, 0, 0);
   const __m256i low_half = _mm256_set1_epi8(0x0F);
   CountAhead prefetch(ahead, kTile / kCodesBytes);
-  for (auto& digits : codes.digit) {
-    for (__m256i& digit : digits) digit = _mm256_setzero_si256();
+  for (auto &digits : codes.digit) {
+    for (__m256i &digit : digits) digit = _mm256_setzero_si256();
   }
   for (int block = 0; block < kTile; block += kCodesBytes * kBlockVectors) {
     __m256i v[kRows][kBlockVectors];
@@ -98,7 +100,7 @@ inline void take_codes(const float* x, uint32_t top, const Ahead& ahead, Codes& 
       const int at = block + i * kCodesBytes;
       prefetch();
       const CodeVectors c = codes_of(x + at, tops);
-      _mm256_store_si256((__m256i*)(codes.code + at), c.code);
+      _mm256_store_si256((__m256i *)(codes.code + at), c.code);
       const __m256i either = _mm256_shuffle_epi8(near, c.code);
       v[0][i] = _mm256_andnot_si256(c.negative, either);
       v[1][i] = _mm256_and_si256(c.negative, either);
@@ -129,9 +131,9 @@ INITSTATS_HD void transpose_bits(__m256i (&v)[kDigits]) {
   for (const int i : {0, 2, 4, 6}) swap(i, i + 1, std::integral_constant<int, 1>{}, 0x55);
 }
 
-inline void count_codes(Codes& codes, int64_t (&positive)[kDeepest],
+inline void count_codes(Codes &codes, int64_t (&positive)[kDeepest],
                         int64_t (&negative)[kDeepest]) {
-  for (auto& digits : codes.digit) transpose_bits(digits);
+  for (auto &digits : codes.digit) transpose_bits(digits);
   for (int i = 0; i < 8; ++i) {
     positive[i] = sum_of_bytes(codes.digit[0][i]);
     negative[i] = sum_of_bytes(codes.digit[1][i]);
@@ -142,16 +144,24 @@ inline void count_codes(Codes& codes, int64_t (&positive)[kDeepest],
   }
 }
 
-// Counts the non-zero elements of the deepest code one by one.
-inline void count_deep(const float* x, uint32_t, const Codes& codes, HistogramTables& tables) {
+// Counts the non-zero elements below all other codes one by one.
+inline void count_deep(const float *x, uint32_t top, const Codes &codes, HistogramTables &tables) {
+  constexpr int kLanes = 8;
+  const __m256i limit = _mm256_set1_epi32(static_cast<int>((top - (kDeepest - 1)) << 23));
   for (int at = 0; at < kTile; at += kCodesBytes) {
-    const __m256i is_deep = _mm256_cmpeq_epi8(_mm256_load_si256((const __m256i*)(codes.code + at)),
+    const __m256i deepest = _mm256_cmpeq_epi8(_mm256_load_si256((const __m256i *)(codes.code + at)),
                                               _mm256_set1_epi8(kDeepest));
-    unsigned deep = static_cast<unsigned>(_mm256_movemask_epi8(is_deep));
-    for (; deep != 0; deep &= deep - 1) {
-      const int byte = __builtin_ctz(deep);
-      const uint32_t bits = bit_cast<uint32_t>(x[at + code_element(byte)]);
-      if (has_bucket(bits)) ++tables.count[byte % kTables][bucket_place(bits, 0)];
+    if (_mm256_testz_si256(deepest, deepest) != 0) continue;
+    for (int i = at; i < at + kCodesBytes; i += kLanes) {
+      const __m256i size = _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(x + i)),
+                                            _mm256_set1_epi32(0x7FFFFFFF));
+      const __m256i is_deep = _mm256_andnot_si256(_mm256_cmpgt_epi32(size, limit),
+                                                  _mm256_cmpgt_epi32(size, _mm256_setzero_si256()));
+      unsigned deep = static_cast<unsigned>(_mm256_movemask_ps((__m256)is_deep));
+      for (; deep != 0; deep &= deep - 1) {
+        const int k = __builtin_ctz(deep);
+        ++tables.count[k % kTables][bucket_place(bit_cast<uint32_t>(x[i + k]), 0)];
+      }
     }
   }
 }

@@ -1,4 +1,5 @@
-// Counting a tile by its codes with vectors of 512 bits: bit planes and population counts.
+// Counting a tile by its codes with vectors of 512 bits: bit planes and
+// population counts.
 #pragma once
 
 #include "cpu/stats/stats_histogram.h"
@@ -7,14 +8,14 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 
 namespace {
 
-// Five bits tell a value's place: the sign and the code. Bit k of 64 elements side by side is a
-// word of plane k, and the elements of one code are the ones in an AND of planes.
+// Five bits tell a value's place: the sign and the code. Bit k of 64 elements
+// side by side is a word of plane k, and the elements of one code are the ones
+// in an AND of planes.
 constexpr int kCodeBits = 5, kSignBit = 4, kDeepest = 15;
 constexpr int kPlaneWords = kTile / 64;
 
 struct Codes {
   alignas(64) uint64_t plane[kCodeBits][kPlaneWords];
-  alignas(64) uint64_t inverse[kSignBit][kPlaneWords];
 };
 
 inline bool has_codes(uint32_t top) {
@@ -22,21 +23,21 @@ inline bool has_codes(uint32_t top) {
   return has_population_count && top >= kDeepest;
 }
 
-// Codes of 32 elements from their places (9 bits: sign, exponent); a zero's place lies 255 above
-// the bottom.
+// Codes of 32 elements from their places (9 bits: sign, exponent); a zero's
+// place lies 255 above the bottom.
 INITSTATS_HD __m512i codes_of(__m512i places, __m512i top) {
   const __m512i below = _mm512_sub_epi16(top, _mm512_and_si512(places, _mm512_set1_epi16(0xFF)));
   const __m512i level = _mm512_min_epu16(below, _mm512_set1_epi16(kDeepest));
-  const __m512i sign =
-      _mm512_and_si512(_mm512_srli_epi16(places, 8 - kSignBit), _mm512_set1_epi16(1 << kSignBit));
-  return _mm512_or_si512(level, sign);
+  const __m512i sign = _mm512_srli_epi16(places, 8 - kSignBit);
+  constexpr int kAOrBAndC = 0xF8;
+  return _mm512_ternarylogic_epi32(level, sign, _mm512_set1_epi16(1 << kSignBit), kAOrBAndC);
 }
 
 // The order of elements inside a word is that of the pack instructions.
-inline void take_codes(const float* x, uint32_t top, const Ahead& ahead, Codes& codes) {
+inline void take_codes(const float *x, uint32_t top, const Ahead &ahead, Codes &codes) {
   CountAhead prefetch(ahead, 2 * kPlaneWords);
   const __m512i tops = _mm512_set1_epi16(static_cast<short>(top)), one = _mm512_set1_epi32(1);
-  const auto places = [&](const float* p) {
+  const auto places = [&](const float *p) {
     return _mm512_srli_epi32(_mm512_sub_epi32(_mm512_loadu_si512(p), one), 23);
   };
   for (int word = 0; word < kPlaneWords; ++word, x += 64) {
@@ -47,37 +48,81 @@ inline void take_codes(const float* x, uint32_t top, const Ahead& ahead, Codes& 
     const __m512i packed = _mm512_packus_epi16(low, high);
 #pragma GCC unroll 5
     for (int k = 0; k < kCodeBits; ++k) {
-      const uint64_t bits =
+      codes.plane[k][word] =
           _mm512_test_epi8_mask(packed, _mm512_set1_epi8(static_cast<char>(1 << k)));
-      codes.plane[k][word] = bits;
-      if (k < kSignBit) codes.inverse[k][word] = ~bits;
     }
   }
 }
 
-__attribute__((target("avx512vpopcntdq"))) inline void count_codes(const Codes& codes,
+// The bits of 512 elements, plane by plane.
+struct Planes {
+  __m512i bit[kCodeBits];
+
+  INITSTATS_HD explicit Planes(const Codes &codes, int word) {
+    for (int k = 0; k < kCodeBits; ++k) bit[k] = _mm512_load_si512(codes.plane[k] + word);
+  }
+  // Where the lower three bits of the code are those of kLow.
+  template <int kLow>
+  INITSTATS_HD __m512i with_low_bits() const {
+    constexpr int kOneMinterm = 1 << ((kLow & 1) * 4 + (kLow >> 1 & 1) * 2 + (kLow >> 2 & 1));
+    return _mm512_ternarylogic_epi64(bit[0], bit[1], bit[2], kOneMinterm);
+  }
+};
+
+// How many elements have a code, and how many of these are negative.
+struct CodeCount {
+  __m512i all, negative;
+};
+
+__attribute__((target("avx512vpopcntdq"), always_inline)) inline void add_where(__m512i where,
+                                                                                __m512i signs,
+                                                                                CodeCount &count) {
+  count.all = _mm512_add_epi64(count.all, _mm512_popcnt_epi64(where));
+  count.negative =
+      _mm512_add_epi64(count.negative, _mm512_popcnt_epi64(_mm512_and_si512(where, signs)));
+}
+
+// Counts codes kFirst to kFirst + 3, and those 8 above: as many as registers
+// hold sums.
+template <int kFirst>
+__attribute__((target("avx512vpopcntdq"))) inline void count_eight(const Codes &codes,
+                                                                   int64_t *positive,
+                                                                   int64_t *negative) {
+  CodeCount low[4], high[4];
+  const __m512i zero = _mm512_setzero_si512();
+  for (int i = 0; i < 4; ++i) low[i] = high[i] = {zero, zero};
+  for (int word = 0; word < kPlaneWords; word += 8) {
+    const Planes planes(codes, word);
+    const __m512i upper = planes.bit[3], signs = planes.bit[kSignBit];
+    const __m512i same[4] = {planes.with_low_bits<kFirst>(), planes.with_low_bits<kFirst + 1>(),
+                             planes.with_low_bits<kFirst + 2>(),
+                             planes.with_low_bits<kFirst + 3>()};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      add_where(_mm512_andnot_si512(upper, same[i]), signs, low[i]);
+      add_where(_mm512_and_si512(upper, same[i]), signs, high[i]);
+    }
+  }
+  const auto write = [&](const CodeCount &count, int code) {
+    if (code >= kDeepest) return;
+    negative[code] = _mm512_reduce_add_epi64(count.negative);
+    positive[code] = _mm512_reduce_add_epi64(count.all) - negative[code];
+  };
+  for (int i = 0; i < 4; ++i) {
+    write(low[i], kFirst + i);
+    write(high[i], kFirst + i + 8);
+  }
+}
+
+__attribute__((target("avx512vpopcntdq"))) inline void count_codes(const Codes &codes,
                                                                    int64_t (&positive)[kDeepest],
                                                                    int64_t (&negative)[kDeepest]) {
-  for (int code = 0; code < kDeepest; ++code) {
-    const uint64_t* chosen[kSignBit];
-    for (int k = 0; k < kSignBit; ++k)
-      chosen[k] = (code >> k & 1) != 0 ? codes.plane[k] : codes.inverse[k];
-    __m512i counts = _mm512_setzero_si512(), negatives = counts;
-    for (int word = 0; word < kPlaneWords; word += 8) {
-      const auto at = [&](const uint64_t* plane) { return _mm512_load_si512(plane + word); };
-      const __m512i where = _mm512_and_si512(_mm512_and_si512(at(chosen[0]), at(chosen[1])),
-                                             _mm512_and_si512(at(chosen[2]), at(chosen[3])));
-      const __m512i signs = _mm512_and_si512(where, at(codes.plane[kSignBit]));
-      counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(where));
-      negatives = _mm512_add_epi64(negatives, _mm512_popcnt_epi64(signs));
-    }
-    negative[code] = _mm512_reduce_add_epi64(negatives);
-    positive[code] = _mm512_reduce_add_epi64(counts) - negative[code];
-  }
+  count_eight<0>(codes, positive, negative);
+  count_eight<4>(codes, positive, negative);
 }
 
-// Counts the non-zero elements of the deepest code one by one.
-inline void count_deep(const float* x, uint32_t top, const Codes& codes, HistogramTables& tables) {
+// Counts the non-zero elements below all other codes one by one.
+inline void count_deep(const float *x, uint32_t top, const Codes &codes, HistogramTables &tables) {
   const __m512i limit = _mm512_set1_epi32(static_cast<int>((top - (kDeepest - 1)) << 23));
   for (int word = 0; word < kPlaneWords; ++word) {
     if ((codes.plane[0][word] & codes.plane[1][word] & codes.plane[2][word] &
