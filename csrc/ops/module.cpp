@@ -37,6 +37,7 @@ std::map<std::string, std::string> build_info() {
 #endif
       {"cpu_capability", initstats::cpu::capability_name(initstats::cpu::chosen_capability())},
       {"cpu_capability_reason", initstats::cpu::capability_reason()},
+      {"cpu_vectors", initstats::cpu::capability_vectors(initstats::cpu::chosen_capability())},
   };
 }
 

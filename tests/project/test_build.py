@@ -222,6 +222,7 @@ def test_a_build_tells_what_it_holds_and_what_it_chose() -> None:
     assert info["torch"] == torch.__version__
     assert info["torch_abi_target"] == "2.10"
     assert info["cpu_capability"] in info["cpu_capabilities"]
+    assert info["cpu_vectors"]
     assert Path(str(info["module"])).exists()
     assert info["threads"] == str(torch.get_num_threads())
     assert info["backend"] == "native"

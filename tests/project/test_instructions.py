@@ -58,6 +58,18 @@ def test_kernels_take_as_many_instructions_as_before(program: Path, capability: 
     assert not found, "\n".join(found)
 
 
+@pytest.mark.long
+def test_kernels_for_aarch64_take_as_many_instructions_as_before() -> None:
+    if not counting.can_count_for_aarch64():
+        assert os.environ.get("INITSTATS_REQUIRE_AARCH64") != "1", "no cross compiler or no qemu"
+        pytest.skip("needs a cross compiler and qemu for aarch64")
+    require_toolchain("cross_compiler")
+    counts = counting.count_by_qemu(counting.compiled_for_aarch64())
+    assert counts.keys() == COMMITTED["counts"]["aarch64"].keys()
+    found = changes("aarch64", counts)
+    assert not found, "\n".join(found)
+
+
 def test_stepping_counts_what_callgrind_counts(program: Path) -> None:
     (stepped,) = counting.count_by_stepping(program, "baseline", "stats moments").values()
     (counted,) = counting.count_by_callgrind(program, "baseline", "stats moments").values()

@@ -1,6 +1,6 @@
 // Runs each kernel once, for its instructions to be counted: by callgrind, which writes a file per
-// kernel, or else step by step, which prints them. An argument names the only kernel to count.
-// INITSTATS_CPU_CAPABILITY chooses the kernels.
+// kernel, or else step by step, which prints them, or by qemu, for aarch64. An argument names the
+// only kernel to count. INITSTATS_CPU_CAPABILITY chooses the kernels.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -11,7 +11,13 @@
 #include "math/random/distributions.h"
 #include "math/stats/buckets.h"
 #include "step_counter.h"
+#if defined(__x86_64__)
 #include "valgrind/callgrind.h"
+#else
+#define RUNNING_ON_VALGRIND 0
+#define CALLGRIND_ZERO_STATS
+#define CALLGRIND_DUMP_STATS_AT(name)
+#endif
 
 namespace {
 

@@ -1,8 +1,9 @@
 """Counts instructions of the CPU kernels and of small calls; as a program, writes the counts down.
 
 Callgrind counts the kernels that valgrind can execute, which those for AVX-512 are not: they are
-stepped through, as are small calls from Python (step_counter.cpp). Only code of the kernels, of
-Python and of torch counts; the C library chooses its own by the processor.
+stepped through, as are small calls from Python (step_counter.cpp). Those for aarch64 are
+cross-compiled, and qemu lists every instruction that it executes (qemu_counter.cpp). Only code of
+the kernels, of Python and of torch counts; the C library chooses its own by the processor.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+import cross_compiled
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -124,6 +128,53 @@ def per_element(counts: dict[str, int]) -> Counts:
     return {name: round(n / sizes[name], 3) for name, n in sorted(counts.items())}
 
 
+def can_count_for_aarch64() -> bool:
+    """Tell whether the cross compiler and qemu are installed."""
+    return all(shutil.which(tool) for tool in (cross_compiled.AARCH64, cross_compiled.QEMU_AARCH64))
+
+
+def compiled_for_aarch64() -> Path:
+    """Return the same program for aarch64."""
+    return cross_compiled.program(cross_compiled.AARCH64, "counted_kernels.cpp", "qemu_counter.cpp")
+
+
+def count_by_qemu(program: Path, only: str | None = None) -> Counts:
+    """Return the instructions per element, or per matrix, of the kernels for aarch64."""
+    begin, end, own = addresses(program)
+    listed = f"{min(own | {begin, end}):#x}..{max(own | {begin, end}):#x}"
+    options = ["-singlestep", "-d", "exec,nochain", "-dfilter", listed]
+    command = [cross_compiled.QEMU_AARCH64, *options, str(program), *([only] if only else [])]
+    found: list[int] = []
+    counting = False
+    with tempfile.TemporaryFile() as printed:
+        with subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE) as qemu:
+            assert qemu.stderr is not None
+            for line in qemu.stderr:  # Trace 0: 0x7f55a8000100 [00000000/0000000000401234/...
+                address = int(line.split(b"/", 2)[1], 16)
+                if address == begin:
+                    found.append(0)
+                if address in {begin, end}:
+                    counting = address == begin
+                elif counting and address in own:
+                    found[-1] += 1
+        printed.seek(0)
+        names = re.findall(r"^(.*): 0$", printed.read().decode(), re.MULTILINE)
+    if qemu.returncode != 0 or len(names) != len(found):
+        raise RuntimeError(f"{command}: exit status {qemu.returncode}, {names}, {found}")
+    return per_element(dict(zip(names, found, strict=True)))
+
+
+def addresses(program: Path) -> tuple[int, int, set[int]]:
+    """Return where counting starts and stops, and every address of the kernels' code."""
+    text = run(["nm", "-S", str(program)])
+    symbols = re.findall(r"^(\w+) (\w+) [tTwW] (\S+)$", text, re.MULTILINE)
+    places = {name: (int(begin, 16), int(size, 16)) for begin, size, name in symbols}
+    own: set[int] = set()
+    for name, (first, size) in places.items():
+        own |= set(range(first, first + size, 4)) if "9initstats" in name else set()
+    return places["start_counting"][0], places["stop_counting"][0], own
+
+
 def count_small_calls(folder: Path) -> Counts:
     """Return the instructions of one call from Python, in a process of its own."""
     library = folder / "step_counter.so"
@@ -173,11 +224,13 @@ COUNT = {
 
 
 def toolchain() -> dict[str, str]:
-    """Return what the counts depend on besides the source: the compiler, Python and torch."""
+    """Return what the counts depend on besides the source: the compilers, Python and torch."""
     import torch
 
+    cross = cross_compiled.AARCH64
     return {
         "compiler": run([COMPILER, "--version"]).splitlines()[0],
+        "cross_compiler": run([cross, "--version"]).splitlines()[0] if shutil.which(cross) else "",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -194,6 +247,10 @@ def main() -> None:
                 counts[capability] = count(program, capability)
             else:
                 print(f"this processor has no {capability}: its counts stay")
+        if can_count_for_aarch64():
+            counts["aarch64"] = count_by_qemu(compiled_for_aarch64())
+        else:
+            print("no cross compiler or qemu for aarch64: its counts stay")
         counts["small calls"] = count_small_calls(folder)
     FILE.write_text(json.dumps({"toolchain": toolchain(), "counts": counts}, indent=1) + "\n")
 

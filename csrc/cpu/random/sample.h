@@ -21,8 +21,8 @@ INITSTATS_HD void write_block(const Dist& dist, const Words<Lanes32>& words,
 
 // Writes the kBlock elements from quad on, out is [kBlock].
 template <class Store, class Dist>
-INITSTATS_HD void sample_block(const Dist& dist, uint64_t key, uint64_t quad,
-                               typename Store::Item* out) {
+INITSTATS_MANY_FMA void sample_block(const Dist& dist, uint64_t key, uint64_t quad,
+                                     typename Store::Item* out) {
   const Words<Lanes32> words = stream_words<Lanes32>(key, quad, Purpose::fill);
   if constexpr (sizeof(typename Store::Item) == 8) {
     const Words<Lanes32> low = stream_words<Lanes32>(key, quad, Purpose::fill_low);

@@ -43,6 +43,28 @@ const char* capability_name(Capability capability) {
   return "baseline";
 }
 
+const char* capability_vectors(Capability capability) {
+  switch (capability) {
+    case Capability::avx512:
+      return "AVX-512, 16 float32 at once";
+    case Capability::avx2:
+      return "AVX2 and FMA, 8 float32 at once";
+    case Capability::baseline:
+      break;
+  }
+    // As cpu/simd/lanes.h chooses.
+#if defined(__aarch64__)
+  return "NEON, 4 float32 at once";
+#elif defined(__SSE2__)
+  return "SSE2, 4 float32 at once; fused multiply-adds are emulated, with the same bits: several "
+         "times slower than AVX2";
+#else
+  return "no vectors: written for one number at a time, slow where fused multiply-adds are "
+         "function "
+         "calls";
+#endif
+}
+
 Capability best_capability() {
 #if defined(INITSTATS_BASELINE_ONLY)
   return Capability::baseline;

@@ -9,6 +9,9 @@ enum class Capability { baseline, avx2, avx512 };
 
 const char* capability_name(Capability capability);
 
+// One line for people: what the kernels of a capability compute with.
+const char* capability_vectors(Capability capability);
+
 // The best capability that this processor offers and this build holds.
 Capability best_capability();
 

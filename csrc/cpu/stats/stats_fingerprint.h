@@ -25,27 +25,29 @@ inline Lanes32::U load_bits(const uint16_t* p) {
   return (Lanes32::U)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
 }
 inline Lanes32::U load_bits(const uint32_t* p) { return Lanes32::load(p); }
-#else
+#elif INITSTATS_VECTORS
 template <class Item>
-inline uint32_t load_bits(const Item* p) {
-  return *p;
+inline Lanes32::U load_bits(const Item* p) {
+  return Lanes32::U{p[0], p[1], p[2], p[3]};
 }
 #endif
 
-#if defined(__AVX2__)
+#if INITSTATS_VECTORS
 // Sum over the lanes of mix(bits, position), added to even and odd lanes apart.
 INITSTATS_HD void add_mix(Lanes32::U bits, Lanes32::U position, Lanes32::W& even, Lanes32::W& odd) {
   using U = Lanes32::U;
-  using W = Lanes32::W;
+  [[maybe_unused]] typedef Lanes32::W W;
   U a = (bits ^ position) * kMixMultiplier;
   a ^= a >> 15;
   const U m = (position ^ kMixOffset) | 1u;
 #if defined(__AVX512F__)
   even += (W)_mm512_mul_epu32((__m512i)a, (__m512i)m);
   odd += (W)_mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), _mm512_srli_epi64((__m512i)m, 32));
-#else
+#elif defined(__AVX2__)
   even += (W)_mm256_mul_epu32((__m256i)a, (__m256i)m);
   odd += (W)_mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), _mm256_srli_epi64((__m256i)m, 32));
+#else
+  Lanes32::add_products(a, m, even, odd);
 #endif
 }
 #endif
@@ -58,7 +60,7 @@ uint64_t fingerprint_stretch(const Item* items, int64_t n, uint64_t first, uint6
   const uint32_t stride = static_cast<uint32_t>(step) * kPositionLow;
   uint32_t position = fingerprint_position(first);
   int64_t i = 0;
-#if defined(__AVX2__)
+#if INITSTATS_VECTORS
   constexpr int kWidth = Lanes32::kWidth;
   if (n >= kWidth) {
     alignas(64) uint32_t start[kWidth];

@@ -63,6 +63,8 @@ void count_tile(const float* x, int n, const Ahead& ahead, HistogramTables& tabl
       const __m256i packed = _mm256_packus_epi32((__m256i)place, (__m256i)place);
       _mm_store_si128((__m128i*)(places + j),
                       _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
+#elif INITSTATS_VECTORS
+      Lanes32::store_low_halves(places + j, place);
 #else
       places[j] = static_cast<uint16_t>(place);
 #endif

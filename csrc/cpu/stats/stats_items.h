@@ -80,9 +80,25 @@ inline __m256 widen_float16(const uint16_t* p) {
 inline __m256 widen_bfloat16(const uint16_t* p) {
   return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
 }
+#elif defined(__aarch64__)
+inline Lanes32::F widen_float16(const uint16_t* p) {
+  return (Lanes32::F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+inline Lanes32::F widen_bfloat16(const uint16_t* p) {
+  return (Lanes32::F)vshll_n_u16(vld1_u16(p), 16);
+}
 #else
-inline float widen_float16(const uint16_t* p) { return from_float16(*p); }
-inline float widen_bfloat16(const uint16_t* p) { return from_bfloat16(*p); }
+// From so many scalars: the compiler makes vectors of them.
+inline Lanes32::F widen_float16(const uint16_t* p) {
+  float v[Lanes32::kWidth];
+  for (int i = 0; i < Lanes32::kWidth; ++i) v[i] = from_float16(p[i]);
+  return Lanes32::load(v);
+}
+inline Lanes32::F widen_bfloat16(const uint16_t* p) {
+  float v[Lanes32::kWidth];
+  for (int i = 0; i < Lanes32::kWidth; ++i) v[i] = from_bfloat16(p[i]);
+  return Lanes32::load(v);
+}
 #endif
 
 // Values of n items of a narrow type.

@@ -33,6 +33,16 @@ INITSTATS_HD To bit_cast(From from) {
   return to;
 }
 
+// Whether the family makes its fma of other operations (cpu/simd/lanes_sse2.h). It then has a
+// faster way for chains of them: horner(), for polynomials() and quotient() of
+// math/random/special.h.
+template <class L>
+inline constexpr bool kEmulatesFma = false;
+
+// Whether the family multiplies whole vectors U into two, mul_halves(), rather than vectors W.
+template <class L>
+inline constexpr bool kMultipliesHalves = false;
+
 struct Scalar32 {
   using F = float;
   using U = uint32_t;
@@ -103,5 +113,16 @@ struct Scalar64 {
   static INITSTATS_HD U umin(U a, U b) { return a < b ? a : b; }
   static INITSTATS_HD U one_where(bool where) { return where ? 1u : 0u; }
 };
+
+// a * power + c, rounded once, for a power of two and a product that is not subnormal, which is
+// exact.
+template <class L, class Real>
+INITSTATS_HD typename L::F add_scaled(typename L::F a, Real power, Real c) {
+  if constexpr (kEmulatesFma<L>) {
+    return a * power + c;
+  } else {
+    return L::fma(a, L::broadcast(power), L::broadcast(c));
+  }
+}
 
 }  // namespace initstats

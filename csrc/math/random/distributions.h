@@ -95,8 +95,8 @@ struct Normal {
       for (int j = 0; j < N; ++j) {
         const typename L::U k = words[j] & B::kLargest;
         // x = 1 - 2p and 2p, each from its own integer: both keep full relative precision.
-        x[j] = L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
-        const F p2 = L::fma(L::from_int(k), L::broadcast(kStep), L::broadcast(kHalfStep));
+        x[j] = add_scaled<L>(L::from_int(k ^ B::kLargest), kStep, kHalfStep);
+        const F p2 = add_scaled<L>(L::from_int(k), kStep, kHalfStep);
         t[j] = L::fma(p2, x[j], p2);
       }
       normal_ratios<L, true>(t, magnitude);
@@ -104,9 +104,8 @@ struct Normal {
     } else {
       for (int j = 0; j < N; ++j) {
         const typename L::U k = (words[j] << 1) >> 11;
-        const F x =
-            L::fma(L::from_int(k ^ B::kLargest), L::broadcast(kStep), L::broadcast(kHalfStep));
-        const F p = L::fma(L::from_int(k), L::broadcast(kStep / 2), L::broadcast(kHalfStep / 2));
+        const F x = add_scaled<L>(L::from_int(k ^ B::kLargest), kStep, kHalfStep);
+        const F p = add_scaled<L>(L::from_int(k), kStep / 2, kHalfStep / 2);
         magnitude[j] = normal_magnitude_float64<L>(x, p);
       }
     }
@@ -161,8 +160,8 @@ struct TruncNormal {
       general<L, true>(k, values);
     } else if (form == TruncNormalForm::narrow) {
       for (int j = 0; j < N; ++j) {
-        const F u = L::fma(L::from_int(k[j]), L::broadcast(WordBits<Real>::kStep),
-                           L::broadcast(WordBits<Real>::kStep / 2));
+        constexpr Real kStep = WordBits<Real>::kStep;
+        const F u = add_scaled<L>(L::from_int(k[j]), kStep, kStep / 2);
         values[j] = polynomial<L>(u, coefficients);
       }
     } else {

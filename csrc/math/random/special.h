@@ -12,6 +12,7 @@ namespace initstats {
 template <class L, int M, int N, class Real>
 INITSTATS_HD void polynomials(const typename L::F (&x)[M], const Real (&c)[N],
                               typename L::F (&sum)[M]) {
+  if constexpr (kEmulatesFma<L>) return L::horner(x, c, sum);
   for (int j = 0; j < M; ++j) sum[j] = L::broadcast(c[N - 1]);
 #if defined(__CUDACC__)
 #pragma unroll
@@ -29,6 +30,18 @@ INITSTATS_HD typename L::F polynomial(typename L::F x, const Real (&c)[N]) {
   typename L::F sum[1];
   polynomials<L>(in, c, sum);
   return sum[0];
+}
+
+// Two polynomials in the same x, one after the other.
+template <class L, int N>
+INITSTATS_HD void two_polynomials(typename L::F x, const double (&a)[N], const double (&b)[N],
+                                  typename L::F (&sums)[2]) {
+  if constexpr (kEmulatesFma<L>) {
+    L::horner(x, a, b, sums);
+  } else {
+    sums[0] = polynomial<L>(x, a);
+    sums[1] = polynomial<L>(x, b);
+  }
 }
 
 // w = -ln(t) for each of M float32 t in [2^-126, 4/3). Absolute error at most 1.2e-7 + 1.5e-7 * w,
@@ -173,13 +186,16 @@ INITSTATS_HD typename L::F normal_magnitude_float64(typename L::F x, typename L:
   const F q = x * 0.5;
   const F centre =
       L::fma(-q, q, L::broadcast(0.180625));  // 0.425^2 - q^2: the centre ends at |q| = 0.425
-  const F in_centre_z = q * polynomial<L>(centre, kA) / polynomial<L>(centre, kB);
+  F ratio[2], far_ratio[2];
+  two_polynomials<L>(centre, kA, kB, ratio);
+  const F in_centre_z = q * ratio[0] / ratio[1];
   const auto in_tail = centre < 0.0;
   if (!L::any(in_tail)) return in_centre_z;
   const F r = L::sqrt(-log_float64<L>(p));
   const F near = r - 1.6, far = r - 5.0;
-  const F tail_z = L::select(far > 0.0, polynomial<L>(far, kE) / polynomial<L>(far, kF),
-                             polynomial<L>(near, kC) / polynomial<L>(near, kD));
+  two_polynomials<L>(far, kE, kF, far_ratio);
+  two_polynomials<L>(near, kC, kD, ratio);
+  const F tail_z = L::select(far > 0.0, far_ratio[0] / far_ratio[1], ratio[0] / ratio[1]);
   return L::select(in_tail, tail_z, in_centre_z);
 }
 
