@@ -20,7 +20,8 @@ from initstats.monitoring.attached import Attached, wait_for_abandoned
 from initstats.monitoring.clipping import listen, unlisten
 from initstats.monitoring.hooks import SILENT, Chosen, Taps
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
-from initstats.monitoring.local_gradients import REDUCED, LocalGradients
+from initstats.monitoring.local_gradients import LocalGradients
+from initstats.monitoring.momentum import KIND as COSINE
 from initstats.monitoring.monitored_ranks import MonitoredRanks
 from initstats.monitoring.optimizers import CAPTURED, Optimizers, is_captured
 from initstats.monitoring.parameters import (
@@ -38,7 +39,7 @@ from initstats.monitoring.scripting import allow_scripting
 from initstats.monitoring.sink_worker import Sink
 from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
-from initstats.monitoring.window import BEFORE_CLIPPING, Factor, Layout, Window
+from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS, Factor, Layout, Window
 from initstats.monitoring.window_state import window_from_state, window_state
 from initstats.monitoring.worker import Delivery
 from initstats.sharding import is_dtensor, tensor_parallel_ranks
@@ -71,8 +72,8 @@ class Monitor:
         every: Steps from one measured step to the next, >= 1. The first step is measured.
         window: Measured steps per row, >= 1.
         watch: Some of "weights", "gradients" (as the optimizer gets them), "local_gradients" (of
-            each rank, before DistributedDataParallel reduces them), "activations", "inputs" (of
-            modules), "updates", "moments" (Adam's first and second, and g^2 / v),
+            each rank, before DistributedDataParallel or FSDP2 reduces them), "activations",
+            "inputs" (of modules), "updates", "moments" (Adam's first and second, and g^2 / v),
             "momentum_cosine" (the cosine of an optimizer's momentum and the gradient).
         sinks: Objects with a method `write(row)`, such as those of `initstats.sinks`.
         modules: Tells by name and module whose outputs and inputs to watch; None for all that have
@@ -161,7 +162,7 @@ class Monitor:
         self._fingerprints = frozenset(kept if self._ranks.several else ())
         if self._peers:
             self._taps.groups |= Groups.FINGERPRINT
-        self._local = LocalGradients(model, histograms=histograms)
+        self._local = LocalGradients(model, self._peers, histograms=histograms)
         self._attached = Attached(self._taps, self._optimizers, self._local, self._new_window())
         self._finalizer: weakref.finalize[..., Monitor] | None = None
         self._measured = 0
@@ -405,12 +406,13 @@ class Monitor:
         names = {"weights": parameters.weights.names, "gradients": parameters.trained}
         names |= {"updates": parameters.trained, "activations": self._taps.names}
         names["inputs"] = self._taps.names
-        names[LOCAL_GRADIENTS] = parameters.trained_of(None, plain=True)
+        names[LOCAL_GRADIENTS] = parameters.trained
         found = {kind: names[kind] for kind in self.watch if kind in names}
         if "moments" in self.watch:
             found |= dict.fromkeys(MOMENTS, parameters.trained)
-        if _COSINE in self.watch:
-            found[_COSINE] = parameters.trained
+        if COSINE in self.watch:
+            found[COSINE] = parameters.trained
+            found |= dict.fromkeys(PRODUCTS, parameters.trained_shards)
         return found
 
     # ---- a measured step, in order
@@ -519,12 +521,11 @@ class Monitor:
     def _keep_local_gradients(self) -> None:
         """Add the gradients that this rank had before the reduction."""
         factor = self._factor(None)
-        for layout, rows in self._local.take():
+        taken, why = self._local.take()
+        for layout, rows in taken:
             self._window.add(LOCAL_GRADIENTS, layout, self._step, rows, factor)
-        trained = self._parameters.trained
-        plain = set(self._parameters.trained_of(None, plain=True))
-        self._window.expected[LOCAL_GRADIENTS] = trained
-        self._window.reasons[LOCAL_GRADIENTS] = {n: REDUCED for n in trained if n not in plain}
+        self._window.expected[LOCAL_GRADIENTS] = self._parameters.trained
+        self._window.reasons[LOCAL_GRADIENTS] = why
 
     def _measure(self, kind: str, listed: Listed) -> None:
         """Take the records of many tensors."""
@@ -621,10 +622,12 @@ class Monitor:
             if "moments" in self.watch:
                 for kind, listed in self._parameters.moments(optimizer).items():
                     self._measure(kind, listed)
-            if _COSINE in self.watch:
-                cosines, why = self._parameters.momentum_cosines(optimizer)
-                self._measure(_COSINE, cosines)
-                self._window.reasons.setdefault(_COSINE, {}).update(why)
+            if COSINE in self.watch:
+                cosines, products, why = self._parameters.momentum_cosines(optimizer)
+                self._measure(COSINE, cosines)
+                for kind, listed in products.items():
+                    self._measure(kind, listed)
+                self._window.reasons.setdefault(COSINE, {}).update(why)
 
     def _expect_moments(self) -> None:
         """Say which moments should be there, and why they may not be."""
@@ -655,8 +658,8 @@ class Monitor:
             window.reasons["weights"] = unfit
         if "moments" in self.watch:
             self._expect_moments()
-        if _COSINE in self.watch:
-            window.expected[_COSINE] = self._parameters.trained
+        if COSINE in self.watch:
+            window.expected[COSINE] = self._parameters.trained
         window.smooth = taps.smooth if "activations" in self.watch else ()
         if "updates" in self.watch:
             window.expected["updates"] = self._parameters.trained
@@ -685,7 +688,6 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 _STATE = "initstats.monitor.state/1"
-_COSINE = "momentum_cosine"
 _OPEN: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from initstats.monitoring.window import Layout
+from initstats.monitoring.window import PRODUCTS, Layout
 from initstats.sharding import is_dtensor, local_tensor, sharded_parameters
 
 ChosenParameter = Callable[[str, nn.Parameter], bool]
@@ -27,7 +27,8 @@ MOMENTS = {
     "square_gradient_ratio": "exp_avg_sq",
 }
 NO_MOMENTUM = "no momentum in the state of the optimizer"
-SHARDED = "a shard: the cosine of the whole is known to no rank"
+SHARDED = "a shard: the cosine of the whole is in rows of all ranks"
+PLACED_APART = "momentum and gradient are sharded in different ways"
 # Where optimizers keep momentum: those like Adam, and SGD, Muon and RMSprop.
 _MOMENTA = ("exp_avg", "momentum_buffer")
 STEP_ON_DEVICE = "the optimizer keeps its step count on the device"
@@ -292,7 +293,9 @@ class Parameters:
         ratios.names = self._layout(names["ratio"])
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
 
-    def momentum_cosines(self, optimizer: Optimizer) -> tuple[Listed, dict[str, str]]:
+    def momentum_cosines(
+        self, optimizer: Optimizer
+    ) -> tuple[Listed, dict[str, Listed], dict[str, str]]:
         """Return the cosine of momentum, as an optimizer keeps it now, and gradient.
 
         Args:
@@ -300,11 +303,14 @@ class Parameters:
                 relatives) or `momentum_buffer` (SGD, Muon, RMSprop) counts.
 
         Returns:
-            A number per parameter, 0 where gradient or momentum is 0, on its device, and why others
-            have none.
+            A number per parameter, 0 where gradient or momentum is 0, on its device; of shards what
+            sums over the ranks to the products of `PRODUCTS`, by their names; and why others have
+            none.
         """
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         names, cosines, why = [], [], {}
+        sharded: list[str] = []
+        products: list[list[Tensor]] = [[] for _ in PRODUCTS]
         for name, parameter in zip(*self._pairs(), strict=True):
             if not parameter.requires_grad or id(parameter) not in owned:
                 continue
@@ -316,24 +322,37 @@ class Parameters:
                 why[name] = NO_GRADIENT
             elif is_dtensor(gradient) or is_dtensor(momentum):
                 why[name] = SHARDED
+                if not _is_alike(momentum, gradient):
+                    why[name] = PLACED_APART
+                    continue
+                sharded.append(name)
+                shards: Any = (momentum, gradient)
+                here = _products(*map(local_tensor, shards))
+                for column, product in zip(products, here, strict=True):
+                    column.append(product)
             elif momentum.shape == gradient.shape:
                 names.append(name)
                 cosines.append(_cosine(momentum, gradient))
-        return Listed(self._layout(names), cosines), why
+        layout = self._layout(sharded)
+        pairs = zip(PRODUCTS, products, strict=True)
+        listed = {kind: Listed(layout, column) for kind, column in pairs}
+        return Listed(self._layout(names), cosines), listed, why
 
-    def trained_of(self, owned: set[int] | None, *, plain: bool = False) -> Layout:
+    def trained_of(self, owned: set[int] | None) -> Layout:
         """Return the names of trained parameters.
 
         Args:
             owned: Ids of the parameters that count, None for all.
-            plain: Leave out DTensors.
         """
-        names = []
-        for name, p in zip(*self._pairs(), strict=True):
-            is_meant = (owned is None or id(p) in owned) and not (plain and is_dtensor(p))
-            if p.requires_grad and is_meant:
-                names.append(name)
-        return self._layout(names)
+        pairs = zip(*self._pairs(), strict=True)
+        meant = [n for n, p in pairs if p.requires_grad and (owned is None or id(p) in owned)]
+        return self._layout(meant)
+
+    @property
+    def trained_shards(self) -> Layout:
+        """The names of trained parameters that are DTensors."""
+        pairs = zip(*self._pairs(), strict=True)
+        return self._layout([name for name, p in pairs if p.requires_grad and is_dtensor(p)])
 
     def _pairs(self) -> tuple[Layout, list[Tensor]]:
         return self.weights.names, self.weights.tensors
@@ -346,6 +365,23 @@ class Parameters:
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
+
+
+def _is_alike(momentum: Any, gradient: Any) -> bool:
+    """Tell whether two tensors are DTensors with the same elements on this rank, none of a sum."""
+    return (
+        is_dtensor(momentum)
+        and is_dtensor(gradient)
+        and momentum.device_mesh == gradient.device_mesh
+        and momentum.placements == gradient.placements
+        and not any(placement.is_partial() for placement in gradient.placements)
+    )
+
+
+def _products(momentum: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of what this rank holds, the product of both and the squares, float64, no sync."""
+    a, b = (x.detach().flatten().to(torch.float64) for x in (momentum, gradient))
+    return torch.dot(a, b), torch.dot(a, a), torch.dot(b, b)
 
 
 def _cosine(momentum: Tensor, gradient: Tensor) -> Tensor:

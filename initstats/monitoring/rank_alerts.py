@@ -23,8 +23,9 @@ class Together:
         differing: By tensor, ranks with equal bits together, the most first.
         first_not_finite: Kind, name and rank of the first value that is not finite, or None.
         local_norms: Norm of the gradients before the reduction, the largest of the window; by rank,
-            of those that measured it.
-        alike: Ranks that hold the same parameters together.
+            of those that measured it, and of ranks that share a batch by the first of them.
+        alike: Ranks that hold the same parameters together, of those that share a batch the first.
+        peers: Ranks that share a batch, by the first of them.
         missing: Why a rank is not in the row, by "rank 3".
     """
 
@@ -32,6 +33,7 @@ class Together:
     first_not_finite: tuple[str, str, int] | None
     local_norms: Mapping[int, float]
     alike: Sequence[Sequence[int]]
+    peers: Mapping[int, Sequence[int]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +70,7 @@ class RankAlerts:
             yield _replicas_differ(name, classes)
         if together.first_not_finite is not None:
             yield _first_not_finite(*together.first_not_finite)
-        yield from self._norms.check(together.local_norms, together.alike)
+        yield from self._norms.check(together.local_norms, together.alike, together.peers)
         for who, why in together.missing.items():
             yield _missing(who, why)
 

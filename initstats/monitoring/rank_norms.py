@@ -54,13 +54,17 @@ class RankNorms:
         self._past.extend(state["past"].tolist())
 
     def check(
-        self, norms: Mapping[int, float], alike: Sequence[Sequence[int]]
+        self,
+        norms: Mapping[int, float],
+        alike: Sequence[Sequence[int]],
+        peers: Mapping[int, Sequence[int]] | None = None,
     ) -> Iterator[Finding]:
         """Judge one row.
 
         Args:
             norms: Of the ranks that measured some.
             alike: Ranks that hold the same parameters, together.
+            peers: The ranks that a norm is of, by the first of them, where it is of several.
         """
         known = len(self._past) >= self._least
         usual = _NORMAL * float(np.median(self._past)) if known else 0.0
@@ -76,21 +80,38 @@ class RankNorms:
             for rank, log in zip(here, logs.tolist(), strict=True):
                 if known and abs(log - middle) > bound:
                     sign = 1 if log > middle else -1
-                    yield _finding(rank, norms[rank], math.exp(middle), sign * bound)
+                    which = tuple((peers or {}).get(rank, (rank,)))
+                    yield _finding(which, norms[rank], math.exp(middle), sign * bound)
         self._past.extend(new)
 
 
 _FEWEST = 3  # ranks of which one can leave the others
 
 
-def _finding(rank: int, norm: float, median: float, bound: float) -> Finding:
+def norms_of_peers(
+    norms: Mapping[int, float], peers: Mapping[int, Sequence[int]]
+) -> dict[int, float]:
+    """Return the norms of ranks that share a batch, by the first of them, of those that have any.
+
+    Args:
+        norms: Of what each rank counts, by rank.
+        peers: Ranks that share a batch, by the first of them.
+    """
+    found = {
+        first: [norms[rank] for rank in ranks if rank in norms] for first, ranks in peers.items()
+    }
+    return {first: math.hypot(*each) for first, each in found.items() if each}
+
+
+def _finding(ranks: tuple[int, ...], norm: float, median: float, bound: float) -> Finding:
+    who = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
     return Finding(
         rule="rank-gradient-norm",
         severity="warning",
-        where=f"rank {rank}",
+        where=who,
         value=norm,
         threshold=math.exp(bound) * median,
-        cause=f"the gradient norm of rank {rank} before the reduction is {number(norm)}, the median"
+        cause=f"the gradient norm of {who} before the reduction is {number(norm)}, the median"
         f" of the ranks {number(median)}",
         fix="look at the data and the memory of that rank, and at how it scales its loss",
         source=_SOURCE,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from initstats.monitoring.row import WINDOWED, Places, Row, Table
-from initstats.monitoring.window import BEFORE_CLIPPING, Factor, Layout, Segment, Window
+from initstats.monitoring.window import BEFORE_CLIPPING, HIDDEN, Factor, Layout, Segment, Window
 from initstats.statistics.histogram import shifted_places
 from initstats.statistics.record_array import (
     COUNT,
@@ -49,7 +49,7 @@ def read_window(window: Window) -> tuple[Row, dict[str, Measured]]:
     for kind, segment in window.parts():
         segments.setdefault(kind, []).append(segment)
     measured = {kind: _read_kind(found, window.scale) for kind, found in segments.items()}
-    shown = {kind: found for kind, found in measured.items() if kind != BEFORE_CLIPPING}
+    shown = {kind: found for kind, found in measured.items() if kind not in HIDDEN}
     steps = sorted({step for found in shown.values() for step in found.steps})
     norms = before = np.empty(0)
     if "gradients" in measured:

@@ -184,6 +184,9 @@ class Part:
         unclipped: The same before clipping, empty when nothing was clipped.
         clipped: Whether gradients were clipped, bool `[steps]`.
         local_norm: Largest norm of the local gradients in any step, None without.
+        products: Of shards, by name, the product of momentum and gradient and the squares of both
+            in each step of `product_steps`, float64 `[steps, 3]`.
+        product_steps: Measured steps that have these.
         prints: By kind the fingerprint of each tensor in the last measured step, in the order of
             the table; None where that step has none.
     """
@@ -195,6 +198,8 @@ class Part:
     unclipped: Floats = field(default_factory=lambda: np.empty((0, 0)))
     clipped: tuple[bool, ...] = ()
     local_norm: float | None = None
+    products: Mapping[str, Floats] = field(default_factory=dict)
+    product_steps: tuple[int, ...] = ()
     prints: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.momentum import sums_of
 from initstats.monitoring.reader import Measured, gradient_norms, gradient_squares, unclipped
 from initstats.monitoring.row import Part
-from initstats.monitoring.window import BEFORE_CLIPPING
+from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS
 from initstats.statistics.record_array import COUNT, FINGERPRINT
 
 
@@ -28,21 +30,24 @@ def part_of(
     prints = {kind: _prints(found) for kind, found in measured.items() if kind in fingerprints}
     local = measured.get(LOCAL_GRADIENTS)
     norm = None if local is None else float(gradient_norms(local.by_step).max())
+    mine = Part(tuple(peers), seconds, local_norm=norm, prints=prints)
+    if PRODUCTS[0] in measured:
+        first = measured[PRODUCTS[0]]
+        sums = sums_of({kind: measured[kind].by_step for kind in PRODUCTS})
+        products = {name: sums[:, i] for i, name in enumerate(first.table.names)}
+        mine = replace(mine, products=products, product_steps=first.steps)
     gradients = measured.get("gradients")
     if gradients is None:
-        return Part(tuple(peers), seconds, local_norm=norm, prints=prints)
+        return mine
     squares = gradient_squares(gradients.by_step)
     before = measured.get(BEFORE_CLIPPING)
     clipped = () if before is None else before.steps
-    return Part(
-        peers=tuple(peers),
-        seconds=seconds,
+    return replace(
+        mine,
         steps=gradients.steps,
         squares=squares,
         unclipped=gradient_squares(unclipped(measured)) if clipped else squares[:0],
         clipped=tuple(step in clipped for step in gradients.steps),
-        local_norm=norm,
-        prints=prints,
     )
 
 

@@ -25,7 +25,7 @@ from torch._C._distributed_c10d import PrefixStore
 
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.row import RankInfo, Shard
-from initstats.monitoring.window import BEFORE_CLIPPING, Layout
+from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS, Layout
 from initstats.sharding import Spread, is_dtensor
 from initstats.statistics.across_ranks import OPS, Ranks
 from initstats.statistics.record_array import Integers
@@ -157,7 +157,9 @@ class Team:
         )
         self.peers = peers_in(self.ranks, peers, self.rank)
         self.copied: dict[str, Array] | None = None
-        self.has_peers = any(self._gather(len(self.peers) > 1))
+        everyones: list[tuple[int, ...]] = self._gather(self.peers)
+        self.peers_of = {peers[0]: peers for peers in everyones}
+        self.has_peers = any(len(peers) > 1 for peers in everyones)
         self.kinds = self._agree(names, parameters)
         self.shards = shards_of(parameters, self.rank)
         self._alive = PrefixStore(
@@ -190,7 +192,10 @@ class Team:
         }
         same = len(set(self._gather(hash_of(repr(mine))))) == 1
         everyone = [mine] * len(self.ranks) if same else self._gather(mine)
-        self.alike = alike_ranks(self.ranks, [each.get(LOCAL_GRADIENTS, []) for each in everyone])
+        held = {
+            r: each.get(LOCAL_GRADIENTS, []) for r, each in zip(self.ranks, everyone, strict=True)
+        }
+        self.alike = alike_ranks({rank: held[rank] for rank in self.peers_of})
         found = {}
         for kind in dict.fromkeys(kind for each in everyone for kind in each):
             holders: dict[str, list[int]] = {}
@@ -222,7 +227,7 @@ class Team:
             counted[i] = spread.is_counted(self.rank, ranks[i % len(ranks)])
             replicas[i] = len(ranks) * spread.replicas // len(spread.ranks)
             pieces[i] = spread.piece(self.rank)
-            numel[i] = spread.numel
+            numel[i] = -1 if kind in PRODUCTS else spread.numel
         here = np.array([len(ranks) for ranks in holders.values()], dtype=np.int64)
         return Kind(tuple(holders), numel, counted, replicas, pieces, here)
 
@@ -265,10 +270,10 @@ class Team:
             return [self.ranks[0]]
 
 
-def alike_ranks(ranks: Sequence[int], held: Sequence[list[Any]]) -> tuple[tuple[int, ...], ...]:
+def alike_ranks(held: Mapping[int, list[Any]]) -> tuple[tuple[int, ...], ...]:
     """Return the ranks that hold the same parameters together, without those that hold none."""
     found: dict[str, list[int]] = {}
-    for rank, names in zip(ranks, held, strict=True):
+    for rank, names in held.items():
         if names:
             found.setdefault(repr(names), []).append(rank)
     return tuple(map(tuple, found.values()))

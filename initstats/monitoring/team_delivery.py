@@ -89,6 +89,7 @@ class TeamDelivery(Delivery):
                 outcome.first_not_finite,
                 outcome.local_norms,
                 self._team.alike,
+                self._team.peers_of,
                 outcome.missing.get("ranks", {}),
             )
             row = self.alerts.announce(self.alerts.across.judge(together), row)

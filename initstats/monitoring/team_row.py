@@ -11,11 +11,14 @@ import torch
 
 from initstats import _ops
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.momentum import KIND as COSINE
+from initstats.monitoring.momentum import cosines_of, joined, sums_of
+from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.reader import Measured, gradient_norms, table_of, unclipped
 from initstats.monitoring.row import RankInfo, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
 from initstats.monitoring.team import CLIPPING_NAMES, Kind, Team
-from initstats.monitoring.window import BEFORE_CLIPPING
+from initstats.monitoring.window import BEFORE_CLIPPING, HIDDEN, PRODUCTS
 from initstats.statistics.across_ranks import run
 from initstats.statistics.histogram import PLACES
 from initstats.statistics.record_array import (
@@ -79,8 +82,8 @@ class Outcome:
         took_own: Whether this rank's own measurements are in it.
         differing: By tensor, ranks with equal bits together, the most first.
         first_not_finite: Kind, name and rank of the first value that is not finite, or None.
-        local_norms: Norm of the gradients of each rank before the reduction, the largest of the
-            window; by rank, of those that measured it.
+        local_norms: Norm of the gradients before the reduction, the largest of the window; by rank,
+            of those that measured it, and of ranks that share a batch by the first of them.
     """
 
     row: int
@@ -117,7 +120,7 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
         counts.append(placed.records.counts.reshape(-1, 8))
         places.append(placed.places)
         histogram_of.append(np.tile(np.arange(at, at + n), len(steps)))
-        bad.append(holds_not_finite(kind, placed.records).ravel() & (kind != BEFORE_CLIPPING))
+        bad.append(holds_not_finite(kind, placed.records).ravel() & (kind not in HIDDEN))
         at += n
         if team.has_peers and kind in SHARED:
             copies += _copies(team, placed)
@@ -280,10 +283,10 @@ _LEAST = np.nextafter(np.float32(0), np.float32(1))
 
 
 def _norms(team: Team, message: Integers) -> dict[int, float]:
-    """Return the norms by rank, of those that have one."""
+    """Return the norms by rank, of ranks that share a batch one."""
     norms: Floats = message.view(np.float32).astype(np.float64)
     pairs = zip(team.ranks, norms.tolist(), strict=False)
-    return {rank: norm for rank, norm in pairs if norm != 0}
+    return norms_of_peers({rank: norm for rank, norm in pairs if norm != 0}, team.peers_of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,6 +407,7 @@ def _outcome(
     measured: dict[str, Measured] = {}
     absent: dict[str, dict[str, str]] = {"ranks": dict(missing)} if missing else {}
     first = None
+    products: dict[str, Records] = {}
     for kind, agreed in team.kinds.items():
         k, n = len(steps), len(agreed.names)
         part = merged.records[at : at + k * n]
@@ -414,6 +418,10 @@ def _outcome(
                 merged.first_not_finite[1],
             )
         by_step = Records(part.moments.reshape(k, n, 8), part.counts.reshape(k, n, 8))
+        if kind in PRODUCTS:
+            products[kind] = by_step
+            at, rows = at + k * n, rows + n
+            continue
         counted = by_step.counts[..., COUNT]
         there, names = np.flatnonzero(counted.any(axis=1)), np.flatnonzero(counted.any(axis=0))
         if there.size:
@@ -429,5 +437,22 @@ def _outcome(
             why = f"{int(least[i])} of {int(agreed.numel[i])} elements"
             absent.setdefault(kind, {})[agreed.names[i]] = why
         at, rows = at + k * n, rows + n
+    if products:
+        shards, order = team.kinds[PRODUCTS[0]].names, team.kinds[COSINE].names
+        _add_cosines(measured, shards, steps, products, order)
     info = replace(team.info, slowest=merged.slowest, fastest=merged.fastest)
     return Outcome(row, measured, absent, info, took_own, differing, first)
+
+
+def _add_cosines(
+    measured: dict[str, Measured],
+    names: Sequence[str],
+    steps: Sequence[int],
+    products: Mapping[str, Records],
+    order: Sequence[str],
+) -> None:
+    """Add the cosines of momentum and gradient of shards to those of whole tensors."""
+    found = cosines_of(names, steps, sums_of(products))
+    if found is not None:
+        whole = measured.get(COSINE)
+        measured[COSINE] = found if whole is None else joined(whole, found, order)

@@ -17,6 +17,10 @@ Layout = tuple[str, ...]
 Factor = float | Tensor
 # Kind of the gradients of one rank before clipping, which rows show as a norm alone.
 BEFORE_CLIPPING = "gradients before clipping"
+# Kinds of the sums that make the cosine of momentum and gradient of shards, one number per tensor.
+PRODUCTS = ("momentum times gradient", "squares of momentum", "squares of gradients")
+# Kinds that rows do not show.
+HIDDEN = (BEFORE_CLIPPING, *PRODUCTS)
 # Measurements of one layout that stay on a device before they are moved: 128 bytes per tensor each.
 _PAGE = 8
 
@@ -130,7 +134,7 @@ class Window:
                 self.measure(kind, names, [tensors[i] for i in mine], step, factor, other)
             return
         if tensors:
-            histograms = self.histograms and kind != BEFORE_CLIPPING
+            histograms = self.histograms and kind not in HIDDEN
             groups = Groups.HISTOGRAM if histograms else Groups.MOMENTS
             if kind in self.fingerprints:
                 groups |= Groups.FINGERPRINT

@@ -15,8 +15,13 @@ from initstats.sharding.dtensor import (
     local_runs,
     local_tensor,
 )
-from initstats.sharding.fsdp import reset_sharded_parameters, sharded_parameters
-from initstats.sharding.peers import tensor_parallel_ranks
+from initstats.sharding.fsdp import (
+    GatheredParameter,
+    gathered_parameters,
+    reset_sharded_parameters,
+    sharded_parameters,
+)
+from initstats.sharding.peers import is_first_of, tensor_parallel_ranks
 from initstats.sharding.placements import runs_of
 from initstats.sharding.refusals import (
     engine_loaded,
@@ -32,12 +37,15 @@ __all__ = [
     "PLAIN_TYPES",
     "Box",
     "Domain",
+    "GatheredParameter",
     "Piece",
     "Run",
     "Spread",
     "agreed",
     "engine_loaded",
+    "gathered_parameters",
     "is_dtensor",
+    "is_first_of",
     "is_gathered",
     "is_held",
     "is_managed",

@@ -10,7 +10,10 @@ import numpy as np
 
 from initstats.diagnostics.findings import Finding
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
+from initstats.monitoring.momentum import KIND as COSINE
+from initstats.monitoring.momentum import cosines_of, joined_tables
 from initstats.monitoring.rank_alerts import RankAlerts, Together
+from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.reader import gradient_norms, table_of
 from initstats.monitoring.row import RankInfo, Row, Shard, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
@@ -68,6 +71,7 @@ def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
     kinds = dict.fromkeys(kind for row in rows for kind in row.tables)
     held = {kind: _held(rows, kind) for kind in kinds}
     tables = {kind: _table(counted, kind) for kind, counted in held.items()}
+    _add_cosines(rows, tables)
     norms, before = _norms(rows, tables, held.get("gradients", {}))
     missing = _missing(rows, tables, everyone)
     together = Together(
@@ -75,6 +79,7 @@ def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
         _first_not_finite(held),
         _local_norms(rows),
         _alike(rows),
+        _peers_of(rows),
         missing.get("ranks", {}),
     )
     told: dict[tuple[str, str], Finding] = {}
@@ -126,7 +131,7 @@ def _missing(rows: Sequence[Row], tables: Mapping[str, Table], everyone: set[int
     missing["ranks"] = {f"rank {rank}": "wrote no row" for rank in sorted(everyone - here)}
     numel = {name: shard.numel for row in rows for name, shard in row.shards.items()}
     for kind, table in tables.items():
-        if kind in OF_EACH_RANK or rows[0].measured != 1:
+        if kind in (*OF_EACH_RANK, COSINE) or rows[0].measured != 1:
             continue
         for name, count in zip(table.names, table.records.column("count").tolist(), strict=True):
             if 0 < count < numel.get(name, 0):
@@ -208,6 +213,25 @@ def _norms(
     return norms, np.where([step in clipped for step in steps], np.sqrt(before), norms)
 
 
+def _add_cosines(rows: Sequence[Row], tables: dict[str, Table]) -> None:
+    """Add the cosines of momentum and gradient of shards."""
+    having = [row for row in rows if row.part is not None and row.part.products]
+    parts = {_rank(row): row.part for row in having if row.part is not None}
+    names = list(dict.fromkeys(name for part in parts.values() for name in part.products))
+    steps = sorted({step for part in parts.values() for step in part.product_steps})
+    sums = np.zeros((len(steps), len(names), 3))
+    for i, name in enumerate(names):
+        for row in _one_of_replicas([r for r in having if name in parts[_rank(r)].products], name):
+            part = parts[_rank(row)]
+            at = [steps.index(step) for step in part.product_steps]
+            sums[at, i] += part.products[name]
+    found = cosines_of(names, steps, sums)
+    if found is not None:
+        whole = tables.get(COSINE)
+        order = list(tables.get("gradients", ())) or [*(whole or ()), *names]
+        tables[COSINE] = found.table if whole is None else joined_tables(whole, found.table, order)
+
+
 def _differing(rows: Sequence[Row]) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Return the ranks of weights whose replicas differ, by what they hold, of 16 at most."""
     found: dict[str, tuple[tuple[int, ...], ...]] = {}
@@ -243,18 +267,25 @@ def _first_not_finite(
 
 
 def _local_norms(rows: Sequence[Row]) -> dict[int, float]:
-    """Return the norm of the local gradients by rank."""
+    """Return the norm of the local gradients by rank, of ranks that share a batch one."""
     norms = {_rank(row): row.part.local_norm for row in rows if row.part is not None}
-    return {rank: norm for rank, norm in norms.items() if norm is not None}
+    known = {rank: norm for rank, norm in norms.items() if norm is not None}
+    return norms_of_peers(known, _peers_of(rows))
+
+
+def _peers_of(rows: Sequence[Row]) -> dict[int, tuple[int, ...]]:
+    """Return the ranks that share a batch, by the first of them."""
+    return {peers[0]: peers for peers in map(_peers, rows)}
 
 
 def _alike(rows: Sequence[Row]) -> tuple[tuple[int, ...], ...]:
     """Return the ranks that have local gradients of the same parameters together."""
-    held = [
-        [(name, row.shards[name].numel) for name in row.tables.get(LOCAL_GRADIENTS, ())]
+    held = {
+        _rank(row): [(n, row.shards[n].numel) for n in row.tables.get(LOCAL_GRADIENTS, ())]
         for row in rows
-    ]
-    return alike_ranks([_rank(row) for row in rows], held)
+        if _rank(row) == _peers(row)[0]
+    }
+    return alike_ranks(held)
 
 
 def _table(held: Mapping[str, Sequence[Row]], kind: str) -> Table:

@@ -175,6 +175,8 @@ def _part(part: Part) -> dict[str, Any]:
         **({"unclipped": [_numbers(row) for row in part.unclipped]} if any(part.clipped) else {}),
         "clipped": part.clipped,
         **({} if norm is None else {"local_norm": _numbers(np.array([norm]))}),
+        "products": {name: [_numbers(r) for r in rows] for name, rows in part.products.items()},
+        "product_steps": part.product_steps,
         "prints": part.prints,
     }
 
@@ -232,7 +234,7 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
 
 def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[str, ...]]) -> Part:
     n = {kind: len(layouts[table["layout"]]) for kind, table in tables.items()}
-    part = Part(**fields(value, _PART, optional=("unclipped", "local_norm")))
+    part = Part(**fields(value, _PART, optional=("unclipped", "local_norm", "products", "product_steps")))
     shape = len(part.steps), n.get("gradients", 0)
     if part.squares.shape != shape and part.squares.size:
         raise ValueError(f"expected squares of shape {shape}, got {part.squares.shape}")
@@ -255,7 +257,8 @@ def _local_norm(value: Any) -> float | None:
 
 
 _PART: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("peers", "steps"), listed(integer)),
+    **dict.fromkeys(("peers", "steps", "product_steps"), listed(integer)),
+    "products": lambda products: mapping(products, _rows),
     "seconds": number,
     **dict.fromkeys(("squares", "unclipped"), _rows),
     "clipped": listed(boolean),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -25,19 +26,21 @@ from torch.nn.utils import (
 )
 
 from initstats import stats
+from initstats.diagnostics.findings import Finding
 from initstats.monitoring import Monitor, Row
+from initstats.monitoring.rank_alerts import RankAlerts, Together
 from monitored import Kept
 from monitoring_ranks import RANKS, batch, model, rank, rows_of, world
 
 LOCAL = "local_gradients"
 
 
-def gradients_of(which: int, steps: tuple[int, ...]) -> dict[str, Tensor]:
+def gradients_of(which: int, steps: tuple[int, ...], prefix: str = "module.") -> dict[str, Tensor]:
     """What one rank accumulates over some batches, without any other rank."""
     net = model()
     for step in steps:
         net(rows_of(batch(step), RANKS, which)).square().mean().backward()
-    return {f"module.{n}": p.grad for n, p in net.named_parameters() if p.grad is not None}
+    return {f"{prefix}{n}": p.grad for n, p in net.named_parameters() if p.grad is not None}
 
 
 def watched(net: nn.Module, kept: Kept, **settings: object) -> Monitor:
@@ -47,17 +50,28 @@ def watched(net: nn.Module, kept: Kept, **settings: object) -> Monitor:
     return Monitor(net, **(defaults | settings))  # type: ignore[arg-type]
 
 
-def assert_local(row: Row, steps: tuple[int, ...]) -> None:
-    """The row has the elements of all ranks before, and the mean of the ranks after."""
-    each = [gradients_of(which, steps) for which in range(RANKS)]
+def assert_local(
+    row: Row, steps: tuple[int, ...], prefix: str = "module.", rtol: float | None = None
+) -> None:
+    """The row has the elements of all ranks before, and the mean of the ranks after.
+
+    Args:
+        row: The row.
+        steps: Of the batches that were accumulated.
+        prefix: What names begin with.
+        rtol: Relative error of norms in lower precision; None for float32.
+    """
+    each = [gradients_of(which, steps, prefix) for which in range(RANKS)]
     for name in each[0]:
         local, reduced = row.tables[LOCAL][name], row.tables["gradients"][name]
         expected = stats(torch.cat([one[name].ravel() for one in each]))
         assert local.count == expected.count == RANKS * reduced.count
-        np.testing.assert_allclose(local.l2, expected.l2, rtol=1e-5)
-        assert (local.min, local.max) == (expected.min, expected.max)
+        np.testing.assert_allclose(local.l2, expected.l2, rtol=rtol or 1e-5)
+        if rtol is None:
+            extrema = np.array((local.min, local.max))
+            np.testing.assert_allclose(extrema, (expected.min, expected.max), rtol=1e-5)
         whole = stats(torch.stack([one[name] for one in each]).mean(0))
-        np.testing.assert_allclose(reduced.l2, whole.l2, rtol=1e-4)
+        np.testing.assert_allclose(reduced.l2, whole.l2, rtol=rtol or 1e-4)
 
 
 def check_ddp_local_gradients_are_those_before_the_reduction() -> None:
@@ -117,17 +131,113 @@ def check_a_parameter_that_some_ranks_do_not_use() -> None:
             assert row.tables["gradients"]["module.other.weight"].count == 12
 
 
-def check_fsdp2_says_that_it_has_none() -> None:
-    net = model()
-    fully_shard(net)
-    kept = Kept()
+def check_fsdp2_local_gradients_are_those_before_they_are_scattered() -> None:
+    for policy, accumulated in ((None, 1), (None, 3), (MIXED, 1), (MIXED, 3)):
+        net, kept = model(), Kept()
+        for layer in (net[0], net[2], net):
+            fully_shard(layer, **({} if policy is None else {"mp_policy": policy}))
+        with watched(net, kept) as monitor:
+            for step in range(3):
+                net.zero_grad()
+                for i in range(accumulated):
+                    net.set_requires_gradient_sync(i == accumulated - 1)
+                    x = rows_of(batch(accumulated * step + i))
+                    net(x).float().square().mean().backward()
+                monitor.step()
+        if rank() == 0:
+            assert [row.step for row in kept.rows] == [1, 2, 3]
+            for step, row in enumerate(kept.rows):
+                assert not row.missing
+                first = accumulated * step
+                steps = tuple(range(first, first + accumulated))
+                assert_local(row, steps, "", None if policy is None else 0.03)
+        for parameter in net.parameters():
+            assert not parameter._post_accumulate_grad_hooks
+
+
+MIXED = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def check_tensor_parallel_local_gradients_are_those_of_a_batch_each() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    for sharded in (True, False):
+        net, kept, norms = model(), Kept(), []
+        net.append(nn.LayerNorm(4))  # a plain module: both ranks of a batch have its gradient
+        plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+        parallelize_module(net, mesh["tp"], plan)
+        if sharded:
+            for layer in (net[0], net[2], net):
+                fully_shard(layer, mesh=mesh["dp"])
+        judge = RankAlerts.judge
+
+        def spy(self: RankAlerts, together: Together) -> tuple[Finding, ...]:
+            norms.append(dict(together.local_norms))  # noqa: B023  # called in this turn
+            return judge(self, together)  # noqa: B023
+
+        with patch.object(RankAlerts, "judge", spy), watched(net, kept) as monitor:
+            for step in range(2):
+                net.zero_grad()
+                net(rows_of(batch(step), 2, rank() // 2)).square().mul(WEIGHTS).mean().backward()
+                monitor.step()
+        if rank() != 0:
+            continue
+        for step, row in enumerate(kept.rows):
+            assert not row.missing, row.missing
+            each = []
+            for which in range(2):
+                alone = model().append(nn.LayerNorm(4))
+                alone(rows_of(batch(step), 2, which)).square().mul(WEIGHTS).mean().backward()
+                each.append(dict(alone.named_parameters()))
+                norm = get_total_norm([p.grad for p in alone.parameters() if p.grad is not None])
+                np.testing.assert_allclose(norms[step][2 * which], float(norm), rtol=1e-5)
+            assert list(norms[step]) == [0, 2]
+            for name in each[0]:
+                both = torch.stack([one[name].grad for one in each])  # type: ignore[misc]
+                local = row.tables[LOCAL][name]
+                assert local.count == both.numel()
+                np.testing.assert_allclose(local.l2, float(both.norm()), rtol=1e-5)
+
+
+WEIGHTS = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+def check_a_part_of_fsdp2_that_is_called_alone_is_named_in_the_first_step() -> None:
+    net, kept = nn.ModuleDict({"part": model()}), Kept()
+    fully_shard(net["part"])
     with watched(net, kept) as monitor:
-        net(rows_of(batch(0))).square().mean().backward()
+        for step in range(2):
+            net.zero_grad()
+            net["part"](rows_of(batch(step))).square().mean().backward()  # not net(...)
+            monitor.step()
+    if rank() == 0:
+        first, second = kept.rows
+        assert LOCAL not in first.tables
+        assert "had not gathered" in first.missing[LOCAL]["part.0.weight"]
+        assert second.tables[LOCAL]["part.0.weight"].count == RANKS * 60
+
+
+def check_a_partial_gradient_is_named_and_not_taken() -> None:
+    mesh = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("tp",))
+
+    class Times(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(distribute_tensor(torch.ones(6, 3), mesh, [Replicate()]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    net, kept = Times(), Kept()
+    with watched(net, kept, optimizer=None) as monitor:
+        x = DTensor.from_local(rows_of(batch(0)), mesh, [Shard(0)])
+        net(x).to_local().square().sum().backward()
+        assert isinstance(net.weight.grad, DTensor)
+        assert net.weight.grad.placements[0].is_partial()
         monitor.step()
     if rank() == 0:
         (row,) = kept.rows
         assert LOCAL not in row.tables
-        assert "reduced before" in row.missing[LOCAL]["0.weight"]
+        assert "Partial" in row.missing[LOCAL]["weight"]
 
 
 def alerts_of(kept: Kept, rule: str) -> list[tuple[int, str]]:
@@ -150,6 +260,20 @@ def check_a_rank_whose_gradient_norm_leaves_the_others_is_named() -> None:
         assert found == [(21, "rank 2"), (30, "rank 2")]  # once, and again when it comes back
         (alert,) = [a for a in kept.rows[20].alerts if a.rule == "rank-gradient-norm"]
         assert alert.value > alert.threshold > 0
+
+
+def check_a_rank_of_fsdp2_whose_norm_leaves_the_others_is_named() -> None:
+    net, kept = model(), Kept()
+    for layer in (net[0], net[2], net):
+        fully_shard(layer)
+    with watched(net, kept, histograms=False) as monitor:
+        for step in range(1, 21):
+            net.zero_grad()
+            scale = 100.0 if rank() == 1 and step == 20 else 1.0
+            (scale * net(rows_of(batch(step))).square().mean()).backward()
+            monitor.step()
+    if rank() == 0:
+        assert alerts_of(kept, "rank-gradient-norm") == [(20, "rank 1")]
 
 
 def check_a_restart_does_not_forget_the_norms_of_the_ranks() -> None:
@@ -332,7 +456,11 @@ CHECKS = (
     check_ddp_local_gradients_are_those_before_the_reduction,
     check_accumulation_without_sync_counts_once_and_whole,
     check_a_parameter_that_some_ranks_do_not_use,
-    check_fsdp2_says_that_it_has_none,
+    check_fsdp2_local_gradients_are_those_before_they_are_scattered,
+    check_tensor_parallel_local_gradients_are_those_of_a_batch_each,
+    check_a_partial_gradient_is_named_and_not_taken,
+    check_a_part_of_fsdp2_that_is_called_alone_is_named_in_the_first_step,
+    check_a_rank_of_fsdp2_whose_norm_leaves_the_others_is_named,
     check_a_rank_whose_gradient_norm_leaves_the_others_is_named,
     check_a_restart_does_not_forget_the_norms_of_the_ranks,
     check_the_first_rank_and_layer_with_nan_are_named,

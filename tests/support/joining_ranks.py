@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from initstats.monitoring import Monitor, Row
 from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
-from monitored import assert_alike
+from monitored import Kept, assert_alike, wait_for
 from monitoring_ranks import Noisy, batch, model, rank, rows_of, shared_folder, world
 
 Step = Callable[[nn.Module, int], None]
@@ -35,7 +35,7 @@ def trained(
     path = shared_folder()
     net = build()
     defaults = {"every": 1, "group": world(), "rank_timeout": 30.0}
-    optimizer = torch.optim.SGD(net.parameters(), 1e-2)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9)
     sink = JsonLines(path / "run.jsonl")
     with Monitor(
         net,
@@ -107,7 +107,7 @@ def check_tensor_parallel_outputs_count_once_and_norms_are_whole() -> None:
     def step(net: nn.Module, number: int) -> None:
         assert isinstance(net, nn.Sequential)
         out = net(rows_of(batch(number), 2, rank() // 2))  # another on every rank
-        (out * torch.linspace(-1.0, 2.0, 4)).sum().backward()  # the same gradients
+        (out * SLOPE).sum().backward()  # the same gradients
         if number != 2:
             for layer in (net[0], net[2], net[3]):  # torch takes no gradients of several meshes
                 clip_grad_norm_(layer.parameters(), 0.01)
@@ -120,6 +120,66 @@ def check_tensor_parallel_outputs_count_once_and_norms_are_whole() -> None:
             assert counts == {"0": 80, "1": 80, "2": 32, "3": 32, "4": 64}
             assert row.gradient_norm.size == window
             assert row.gradient_norm_before_clipping.size == window * (row.steps != (2,))
+
+
+COSINES = ("momentum_cosine", "gradients")
+
+
+def cosines_of_one_process() -> list[Row]:
+    net, kept = model(), Kept()
+    optimizer = torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9)
+    with Monitor(net, optimizer=optimizer, every=1, watch=COSINES, sinks=[kept]) as monitor:
+        for number in range(1, 7):
+            optimizer.zero_grad()
+            net(batch(number)).square().mean().backward()
+            optimizer.step()
+            monitor.step()
+            wait_for(kept, number)
+    return kept.rows
+
+
+def check_cosines_of_shards_are_those_of_one_process() -> None:
+    def build() -> nn.Module:
+        net = model()
+        for layer in (net[0], net[2], net):
+            fully_shard(layer)
+        return net
+
+    def step(net: nn.Module, number: int) -> None:
+        net(rows_of(batch(number))).square().mean().backward()
+
+    rows = assert_joined(build, step, COSINES)
+    if rank() == 0:
+        for row, one in zip(rows, cosines_of_one_process(), strict=True):
+            cosines, expected = row.tables["momentum_cosine"], one.tables["momentum_cosine"]
+            assert_alike(cosines, expected, "", "momentum_cosine")
+            assert cosines["0.weight"].histogram.total == 1
+
+
+def check_cosines_of_shards_and_of_whole_tensors_are_in_one_table() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+
+    def build() -> nn.Module:
+        net = model().append(nn.LayerNorm(4))
+        parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        for layer in (net[0], net[2]):
+            fully_shard(layer, mesh=mesh["dp"])
+        return net
+
+    def step(net: nn.Module, number: int) -> None:
+        net(rows_of(batch(number), 2, rank() // 2)).square().mul(SLOPE).mean().backward()
+        for p in net.get_submodule("3").parameters():  # of no wrapper that would reduce it
+            assert p.grad is not None
+            dist.all_reduce(p.grad)
+
+    for row in assert_joined(build, step, COSINES, window=2):
+        found = row.tables["momentum_cosine"]
+        assert list(found) == list(row.tables["gradients"])
+        assert {found[name].count for name in found} == {2}
+        assert all(-1 <= cosine <= 1 for cosine in row.momentum_cosines().values())
+
+
+SLOPE = torch.linspace(-1.0, 2.0, 4)
 
 
 def check_stages_that_clip_apart_have_one_norm() -> None:
@@ -177,6 +237,8 @@ def check_a_rank_whose_norm_leaves_the_others_is_named_afterwards() -> None:
 
 CHECKS = (
     check_tensor_parallel_outputs_count_once_and_norms_are_whole,
+    check_cosines_of_shards_are_those_of_one_process,
+    check_cosines_of_shards_and_of_whole_tensors_are_in_one_table,
     check_stages_that_clip_apart_have_one_norm,
     check_alerts_across_ranks_are_those_of_rows_merged_while_training,
     check_a_rank_whose_norm_leaves_the_others_is_named_afterwards,
