@@ -234,7 +234,9 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
 
 def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[str, ...]]) -> Part:
     n = {kind: len(layouts[table["layout"]]) for kind, table in tables.items()}
-    part = Part(**fields(value, _PART, optional=("unclipped", "local_norm", "products", "product_steps")))
+    part = Part(
+        **fields(value, _PART, optional=("unclipped", "local_norm", "products", "product_steps"))
+    )
     shape = len(part.steps), n.get("gradients", 0)
     if part.squares.shape != shape and part.squares.size:
         raise ValueError(f"expected squares of shape {shape}, got {part.squares.shape}")
@@ -242,6 +244,9 @@ def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[
         raise ValueError(f"expected unclipped squares of {shape}, got {part.unclipped.shape}")
     if len(part.clipped) != len(part.steps):
         raise ValueError(f"expected {len(part.steps)} marks, got {len(part.clipped)}")
+    each = len(part.product_steps), 3
+    if wrong := [name for name, of in part.products.items() if of.shape != each]:
+        raise ValueError(f"expected products of shape {each}, got others of {wrong[0]}")
     if wrong := [kind for kind, prints in part.prints.items() if len(prints) != n.get(kind)]:
         raise ValueError(f"expected fingerprints of every tensor, got others of {wrong[0]}")
     return part
