@@ -17,6 +17,8 @@ from initstats.statistics.record import Stats
 from initstats.verification.entry import VerifyEntry
 
 AUTO = "auto"
+# Where it explains a model, nothing else needs to.
+_PLAINEST = "torch_default"
 # Standard errors that mean and std may be off by in the first look, and what rounding to half
 # precision may add to it. Whoever passes it is verified properly.
 _ERRORS, _ROUNDING = 5.0, 0.01
@@ -54,9 +56,9 @@ class Candidate:
     parameters: int
 
     @property
-    def rank(self) -> tuple[float, int, str]:
-        """What candidates are sorted by: the best first."""
-        return (-self.explained, self.parameters, self.recipe)
+    def rank(self) -> tuple[float, int, bool, str]:
+        """What candidates are sorted by: the best first, of equal ones torch's default."""
+        return (-self.explained, self.parameters, self.recipe != _PLAINEST, self.recipe)
 
 
 def best_candidates(
