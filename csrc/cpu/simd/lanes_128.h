@@ -23,10 +23,7 @@ struct Vector128x32 {
   static INITSTATS_HD F max(F a, F b) { return a > b ? a : b; }
   static INITSTATS_HD F broadcast(float a) { return F{a, a, a, a}; }
   static INITSTATS_HD U splat(uint32_t a) { return U{a, a, a, a}; }
-  static INITSTATS_HD U umin(U a, U b) { return a < b ? a : b; }
   static INITSTATS_HD U umax(U a, U b) { return a > b ? a : b; }
-  // The greater one as two's complement.
-  static INITSTATS_HD U smax(U a, U b) { return (I)a > (I)b ? a : b; }
   static INITSTATS_HD U one_where(I where) { return U{} - (U)where; }
 
   static INITSTATS_HD F load(const float* p) { return loaded<F>(p); }
@@ -38,19 +35,6 @@ struct Vector128x32 {
   static INITSTATS_HD W counters(uint64_t first, int half) {
     const W low = {0, 1}, high = {2, 3};
     return (half == 0 ? low : high) + first;
-  }
-  static INITSTATS_HD U join(W low_half, W high_half) {
-    return __builtin_shufflevector((U)low_half, (U)high_half, 0, 2, 4, 6);
-  }
-  static INITSTATS_HD void transpose(U (&v)[4]) {
-    const U ab_low = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5);
-    const U ab_high = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7);
-    const U cd_low = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5);
-    const U cd_high = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
-    v[0] = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-    v[1] = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-    v[2] = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-    v[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
   }
 
  private:
@@ -67,6 +51,7 @@ struct Vector128x64 {
   typedef uint64_t U __attribute__((vector_size(16)));
   typedef int64_t I __attribute__((vector_size(16)));
   static constexpr int kWidth = 2;
+  static constexpr bool kComparesIntegers = false;  // of 64 bits
 
   static INITSTATS_HD U bits(F a) { return (U)a; }
   static INITSTATS_HD F from_bits(U a) { return (F)a; }

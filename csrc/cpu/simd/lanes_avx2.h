@@ -14,6 +14,7 @@ struct Avx2x32 {
   typedef uint64_t W __attribute__((vector_size(32)));
   static constexpr int kWidth = 8;
   static constexpr int kHalves = 2;
+  static constexpr bool kComparesIntegers = true;
 
   static INITSTATS_HD F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static INITSTATS_HD F sqrt(F a) { return _mm256_sqrt_ps(a); }
@@ -64,6 +65,7 @@ struct Avx2x64 {
   typedef uint64_t U __attribute__((vector_size(32)));
   typedef int64_t I __attribute__((vector_size(32)));
   static constexpr int kWidth = 4;
+  static constexpr bool kComparesIntegers = false;  // of 64 bits
 
   static INITSTATS_HD F fma(F a, F b, F c) { return _mm256_fmadd_pd(a, b, c); }
   static INITSTATS_HD F sqrt(F a) { return _mm256_sqrt_pd(a); }

@@ -9,6 +9,8 @@
 namespace initstats::cpu {
 
 struct Neonx32 : Vector128x32 {
+  static constexpr bool kComparesIntegers = true;
+
   static INITSTATS_HD F fma(F a, F b, F c) {
     return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
   }
@@ -28,6 +30,22 @@ struct Neonx32 : Vector128x32 {
     const uint32x4_t odd = (uint32x4_t)vmull_high_u32((uint32x4_t)a, vdupq_n_u32(b));
     low = (U)vuzp1q_u32(even, odd);
     high = (U)vuzp2q_u32(even, odd);
+  }
+  static INITSTATS_HD U join(W low_half, W high_half) {
+    return (U)vuzp1q_u32((uint32x4_t)low_half, (uint32x4_t)high_half);
+  }
+  static INITSTATS_HD void transpose(U (&v)[4]) {
+    const uint32x4_t a = (uint32x4_t)v[0], b = (uint32x4_t)v[1], c = (uint32x4_t)v[2],
+                     d = (uint32x4_t)v[3];
+    const uint64x2_t ab_low = (uint64x2_t)vzip1q_u32(a, b), ab_high = (uint64x2_t)vzip2q_u32(a, b);
+    const uint64x2_t cd_low = (uint64x2_t)vzip1q_u32(c, d), cd_high = (uint64x2_t)vzip2q_u32(c, d);
+    v[0] = (U)vzip1q_u64(ab_low, cd_low);
+    v[1] = (U)vzip2q_u64(ab_low, cd_low);
+    v[2] = (U)vzip1q_u64(ab_high, cd_high);
+    v[3] = (U)vzip2q_u64(ab_high, cd_high);
+  }
+  static INITSTATS_HD void store_high_halves(uint16_t* p, U a, U b) {
+    vst1q_u16(p, vuzp2q_u16((uint16x8_t)a, (uint16x8_t)b));
   }
   static INITSTATS_HD void store_low_halves(uint16_t* p, U a) {
     vst1_u16(p, vmovn_u32((uint32x4_t)a));

@@ -134,8 +134,12 @@ struct Sse2x64 : Vector128x64 {
 struct Sse2x32 : Vector128x32 {
   using D = Sse2x64::F;
 
+  static constexpr bool kComparesIntegers = false;
+
   static INITSTATS_HD F sqrt(F a) { return _mm_sqrt_ps(a); }
   static INITSTATS_HD bool any(I a) { return _mm_movemask_ps((__m128)a) != 0; }
+  // Of values below 2^31: SSE2 compares signed numbers.
+  static INITSTATS_HD U umin(U a, U b) { return (I)a < (I)b ? a : b; }
   static INITSTATS_HD W mul_wide(W a, uint32_t b) {
     return (W)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
   }
@@ -145,6 +149,22 @@ struct Sse2x32 : Vector128x32 {
     other += (W)_mm_mul_epu32(_mm_srli_epi64((__m128i)a, 32), _mm_srli_epi64((__m128i)b, 32));
   }
 
+  static INITSTATS_HD U join(W low_half, W high_half) {
+    return (U)_mm_shuffle_ps((__m128)low_half, (__m128)high_half, 0x88);
+  }
+  static INITSTATS_HD void transpose(U (&v)[4]) {
+    const __m128i a = (__m128i)v[0], b = (__m128i)v[1], c = (__m128i)v[2], d = (__m128i)v[3];
+    const __m128i ab_low = _mm_unpacklo_epi32(a, b), ab_high = _mm_unpackhi_epi32(a, b);
+    const __m128i cd_low = _mm_unpacklo_epi32(c, d), cd_high = _mm_unpackhi_epi32(c, d);
+    v[0] = (U)_mm_unpacklo_epi64(ab_low, cd_low);
+    v[1] = (U)_mm_unpackhi_epi64(ab_low, cd_low);
+    v[2] = (U)_mm_unpacklo_epi64(ab_high, cd_high);
+    v[3] = (U)_mm_unpackhi_epi64(ab_high, cd_high);
+  }
+  static INITSTATS_HD void store_high_halves(uint16_t* p, U a, U b) {
+    const __m128i low = _mm_srai_epi32((__m128i)a, 16), high = _mm_srai_epi32((__m128i)b, 16);
+    _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(low, high));
+  }
   static INITSTATS_HD void store_low_halves(uint16_t* p, U a) {
     const __m128i signs = _mm_srai_epi32(_mm_slli_epi32((__m128i)a, 16), 16);  // for packs
     _mm_storel_epi64((__m128i*)p, _mm_packs_epi32(signs, signs));
@@ -208,7 +228,7 @@ struct Sse2x32 : Vector128x32 {
   // Where a float64 lies between two float32: of the 29 bits that rounding drops, only the first is
   // set.
   static INITSTATS_HD I is_midpoint(D low, D high) {
-    return (__builtin_shufflevector((U)low, (U)high, 0, 2, 4, 6) << 3) == 0x80000000u;
+    return (join((W)low, (W)high) << 3) == 0x80000000u;
   }
   static INITSTATS_HD D wide(F a) { return _mm_cvtps_pd(a); }
   static INITSTATS_HD D wide_high(F a) { return _mm_cvtps_pd(_mm_movehl_ps(a, a)); }

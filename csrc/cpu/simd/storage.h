@@ -51,12 +51,8 @@ struct StoreBFloat16 {
                           _mm256_permute4x64_epi64(pair, 0xD8));
     }
 #elif INITSTATS_VECTORS
-    typedef uint16_t Items __attribute__((vector_size(16)));
-    for (int j = 0; j < 4; j += 2) {
-      const Items pair = __builtin_shufflevector((Items)rounded(v[j]), (Items)rounded(v[j + 1]), 1,
-                                                 3, 5, 7, 9, 11, 13, 15);
-      memcpy(p + j * Lanes32::kWidth, &pair, sizeof(pair));
-    }
+    for (int j = 0; j < 4; j += 2)
+      Lanes32::store_high_halves(p + j * Lanes32::kWidth, rounded(v[j]), rounded(v[j + 1]));
 #else
     for (int j = 0; j < 4; ++j) p[j] = to_bfloat16(v[j]);
 #endif

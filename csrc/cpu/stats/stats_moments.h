@@ -68,15 +68,14 @@ INITSTATS_HD constexpr int padded_size(int n, int lane_rows) {
   return (n + step - 1) / step * step;
 }
 
-// The extrema of finite elements. SIMD lanes of 32 bits compare bits: as unsigned numbers the
+// The extrema of finite elements. Most SIMD lanes of 32 bits compare bits: as unsigned numbers the
 // negative ones of largest size come last, as two's complement the positive ones do. Where there
 // are none, the smallest size tells the extreme.
 template <class L>
 struct Extrema {
   using F = typename L::F;
   using U = typename L::U;
-  static constexpr bool kByBits = sizeof(F) > sizeof(float) &&
-                                  sizeof(U) / L::kWidth == sizeof(uint32_t);
+  static constexpr bool kByBits = L::kComparesIntegers;
   U least;  // |x|
   U last_unsigned, last_signed;
   F min, max;

@@ -7,6 +7,7 @@
 //   broadcast L::W         uint64_t lanes, half as many per vector: Philox keeps 32-bit state words
 //   in them L::kWidth    lanes per F or U;  L::kHalves = vectors W per vector U (1 for the scalar
 //   family)
+//   L::kComparesIntegers   whether vectors of integers compare as fast as those of floats
 // and the functions below. A family of 64-bit lanes (Scalar64) has F = double and U = uint64_t.
 #pragma once
 
@@ -49,6 +50,7 @@ struct Scalar32 {
   using W = uint64_t;
   static constexpr int kWidth = 1;
   static constexpr int kHalves = 1;
+  static constexpr bool kComparesIntegers = false;
 
   static INITSTATS_HD F fma(F a, F b, F c) { return fmaf(a, b, c); }
   static INITSTATS_HD F sqrt(F a) { return sqrtf(a); }
@@ -95,6 +97,7 @@ struct Scalar64 {
   using F = double;
   using U = uint64_t;
   static constexpr int kWidth = 1;
+  static constexpr bool kComparesIntegers = false;
 
   static INITSTATS_HD F fma(F a, F b, F c) { return ::fma(a, b, c); }
   static INITSTATS_HD F sqrt(F a) { return ::sqrt(a); }
