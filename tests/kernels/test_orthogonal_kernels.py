@@ -146,6 +146,19 @@ def test_small_matrix_ptx_has_the_bits_of_the_cpu(
     assert out.tobytes() == expected.view(stored).numpy().tobytes()
 
 
+def test_a_step_of_a_panel_factor_waits_for_no_load() -> None:
+    # Of the row that it adds: that is loaded a step before, so no load stands after the shuffle.
+    cubin = build.extension_cubin(KERNELS, architecture="90")
+    for name, listing in cubin.sass.items():
+        if "panel_factors_kernel" not in name:
+            continue
+        steps = [loop for loop in listing.innermost_loops() if loop.count(r"SHFL\b")]
+        assert len(steps) == 4  # groups of 32 columns
+        for step in steps:
+            order = [each.opcode.split(".")[0] for each in step.matching(r"(LDG|SHFL)\b")]
+            assert order == sorted(order), (name, order)
+
+
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
 def test_machine_code_is_lean(architecture: str) -> None:
     # Each raises on spills and local memory.

@@ -113,14 +113,56 @@ __global__ void __launch_bounds__(kReflectorThreads)
 // ---- panel factors
 
 constexpr int kFactorThreads = 128;
-constexpr int kFactorBlocks = 8;  // at least, per processor: at most 64 registers
+// At least so many blocks per processor, which bounds the registers: 64, for float64 80.
+template <class Real>
+constexpr int kFactorBlocks = sizeof(Real) == 4 ? 8 : 6;
 constexpr int kRowsPerBlock = kFactorThreads / kWarp;
 constexpr int kColumnsPerLane = 4;
 constexpr int kChunk = kColumnsPerLane * kWarp;  // columns that a warp passes at a time
 
+// The elements of row l right of the diagonal that are in the lane's columns of a chunk, from the
+// group of 32 columns kGroup on.
+template <int kGroup, class Real>
+__device__ __forceinline__ void load_row(const Real* gram, int k, int l, int chunk, int lane,
+                                         Real (&element)[kColumnsPerLane]) {
+#pragma unroll
+  for (int d = kGroup; d < kColumnsPerLane; ++d) {
+    const int column = chunk + d * kWarp + lane;
+    if (column > l && column < k) element[d] = gram[static_cast<int64_t>(l) * k + column];
+  }
+}
+
+// The factors of a group of 32 columns, one after another; each adds its row to later columns. The
+// next row is on its way before a factor is known, which is all that a step waits for.
+template <int kGroup, class Real>
+__device__ __forceinline__ void factor_group(const Real* gram, int k, int i, int chunk, int lane,
+                                             double square, double (&sum)[kColumnsPerLane],
+                                             double* t) {
+  const int group = chunk + kGroup * kWarp;
+  const int begin = group > i ? group : i, end = group + kWarp < k ? group + kWarp : k;
+  Real next[kColumnsPerLane] = {};
+  if (begin < end) load_row<kGroup>(gram, k, begin, chunk, lane, next);
+#pragma unroll 1
+  for (int l = begin; l < end; ++l) {
+    Real element[kColumnsPerLane];
+#pragma unroll
+    for (int d = kGroup; d < kColumnsPerLane; ++d) element[d] = next[d];
+    if (l + 1 < end) load_row<kGroup>(gram, k, l + 1, chunk, lane, next);
+    const int owner = l % kWarp;
+    const double mine = factor_element(l == i, sum[kGroup], square);
+    const double factor = __shfl_sync(kAllLanes, mine, owner);
+    if (lane == owner) t[l] = factor;
+#pragma unroll
+    for (int d = kGroup; d < kColumnsPerLane; ++d) {
+      const int column = chunk + d * kWarp + lane;
+      if (column > l && column < k) sum[d] += factor * static_cast<double>(element[d]);
+    }
+  }
+}
+
 // Lane a holds the columns a, a + 32, ... of the chunk of its warp's row.
 template <class Real>
-__global__ void __launch_bounds__(kFactorThreads, kFactorBlocks)
+__global__ void __launch_bounds__(kFactorThreads, kFactorBlocks<Real>)
     panel_factors_kernel(const Real* gram, const double* squares, Real* factors, int k,
                          int blocks_per_panel) {
   INITSTATS_SHARED(double, rows, [kRowsPerBlock][kMostReflectorsInPanel]);
@@ -152,24 +194,11 @@ __global__ void __launch_bounds__(kFactorThreads, kFactorBlocks)
           sum[d] += factor * static_cast<double>(r[static_cast<int64_t>(l) * k + column]);
       }
     }
-#pragma unroll
-    for (int c = 0; c < kColumnsPerLane; ++c) {
-      const int group = chunk + c * kWarp;
-      const int begin = group > i ? group : i, end = group + kWarp < k ? group + kWarp : k;
-#pragma unroll 1
-      for (int l = begin; l < end; ++l) {
-        const int owner = l % kWarp;
-        const double mine = factor_element(l == i, sum[c], square[c]);
-        const double factor = __shfl_sync(kAllLanes, mine, owner);
-        if (lane == owner) t[l] = factor;
-#pragma unroll
-        for (int d = c; d < kColumnsPerLane; ++d) {
-          const int column = chunk + d * kWarp + lane;
-          if (column > l && column < k)
-            sum[d] += factor * static_cast<double>(r[static_cast<int64_t>(l) * k + column]);
-        }
-      }
-    }
+    static_assert(kColumnsPerLane == 4);
+    factor_group<0>(r, k, i, chunk, lane, square[0], sum, t);
+    factor_group<1>(r, k, i, chunk, lane, square[1], sum, t);
+    factor_group<2>(r, k, i, chunk, lane, square[2], sum, t);
+    factor_group<3>(r, k, i, chunk, lane, square[3], sum, t);
     __syncwarp();  // the next chunk reads what other lanes wrote
   }
 #pragma unroll 1
