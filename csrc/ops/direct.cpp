@@ -127,16 +127,28 @@ struct NotPlain {};
 // What is needed of torch: bound once, at import. Without `exchange` nothing is plain.
 struct Torch {
   PyObject *tensor, *parameter;
+  PyTypeObject* storage;
   PyObject* seen;               // tuple of functions of which one is true where others see ops
   PyObject* draw;               // (count, generator) -> int64 tensor
   PyObject* increment_version;  // (tensor or list)
   const DLPackExchangeAPI* exchange;
 } torch_of_python;
 
-// Methods and attributes as their classes hold them: found by name they take half as long again.
+// Methods without arguments and attributes, as their classes hold them: found by name they take
+// half as long again. What is written in C is called without Python in between, which would only
+// look once more whether the object is of the class.
+struct Method {
+  PyObject* descriptor;
+  PyCFunction function;  // null where it is not of that kind
+};
+struct Attribute {
+  PyObject* descriptor;
+  const PyGetSetDef* definition;  // likewise
+};
+
 struct Members {
-  PyObject *is_neg, *storage_offset, *untyped_storage, *nbytes;  // methods, the last of a storage
-  PyObject *is_leaf, *is_cpu;                                    // attributes
+  Method is_neg, storage_offset, untyped_storage, nbytes;  // the last one of a storage
+  Attribute is_leaf, is_cpu;
 } members;
 
 Object call(PyObject* function, std::initializer_list<PyObject*> arguments) {
@@ -157,10 +169,36 @@ bool nobody_sees_ops() {
   return true;
 }
 
-Object attribute(PyObject* object, PyObject* descriptor) {
+Method method_of(PyObject* type, const char* name) {
+  PyObject* const descriptor = PyObject_GetAttrString(type, name);
+  if (descriptor == nullptr || !Py_IS_TYPE(descriptor, &PyMethodDescr_Type))
+    return {descriptor, nullptr};
+  const PyMethodDef* const found = reinterpret_cast<PyMethodDescrObject*>(descriptor)->d_method;
+  return {descriptor, found->ml_flags == METH_NOARGS ? found->ml_meth : nullptr};
+}
+
+Attribute attribute_of(PyObject* type, const char* name) {
+  PyObject* const descriptor = PyObject_GetAttrString(type, name);
+  if (descriptor == nullptr || !Py_IS_TYPE(descriptor, &PyGetSetDescr_Type))
+    return {descriptor, nullptr};
+  return {descriptor, reinterpret_cast<PyGetSetDescrObject*>(descriptor)->d_getset};
+}
+
+// Both for objects that surely are of the class of the member.
+Object call(const Method& method, PyObject* object) {
+  if (method.function == nullptr) return call(method.descriptor, {object});
+  Object result(method.function(object, nullptr));
+  if (!result) throw Raised{};
+  return result;
+}
+
+Object attribute(PyObject* object, const Attribute& member) {
+  PyObject* const descriptor = member.descriptor;
   Object result(
-      Py_TYPE(descriptor)
-          ->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(Py_TYPE(object))));
+      member.definition != nullptr
+          ? member.definition->get(object, member.definition->closure)
+          : Py_TYPE(descriptor)
+                ->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(Py_TYPE(object))));
   if (!result) throw Raised{};
   return result;
 }
@@ -196,9 +234,10 @@ int64_t reach(const Layout& layout) {
 // Whether the storage, which may have been freed or shortened, holds all elements.
 bool storage_holds(PyObject* tensor, const Plain& found) {
   if (found.layout.count == 0) return true;
-  const Object storage = call(members.untyped_storage, {tensor});
-  const int64_t bytes = integer(call(members.nbytes, {storage.get()}));
-  const int64_t items = integer(call(members.storage_offset, {tensor})) + reach(found.layout);
+  const Object storage = call(members.untyped_storage, tensor);
+  if (Py_TYPE(storage.get()) != torch_of_python.storage) throw NotPlain{};
+  const int64_t bytes = integer(call(members.nbytes, storage.get()));
+  const int64_t items = integer(call(members.storage_offset, tensor)) + reach(found.layout);
   return found.data != nullptr && items * item_size(found.type) <= bytes;
 }
 
@@ -209,7 +248,7 @@ bool of_plain_class(PyObject* tensor) {
 
 Plain plain(PyObject* tensor) {
   if (!of_plain_class(tensor)) throw NotPlain{};
-  if (call(members.is_neg, {tensor}).get() != Py_False) throw NotPlain{};
+  if (call(members.is_neg, tensor).get() != Py_False) throw NotPlain{};
   const DLTensor found = dl_tensor(tensor);
   const std::optional<ItemType> items = item_type(found.dtype);
   if (found.device_type != kCpu || !items || found.byte_offset != 0) throw NotPlain{};
@@ -468,21 +507,20 @@ PyObject* bind_torch(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   }
   for (Py_ssize_t i = 0; i < count; ++i) Py_INCREF(arguments[i]);  // for good
   PyObject* const tensor = arguments[0];
-  members = {PyObject_GetAttrString(tensor, "is_neg"),
-             PyObject_GetAttrString(tensor, "storage_offset"),
-             PyObject_GetAttrString(tensor, "untyped_storage"),
-             PyObject_GetAttrString(arguments[2], "nbytes"),
-             PyObject_GetAttrString(tensor, "is_leaf"),
-             PyObject_GetAttrString(tensor, "is_cpu")};
+  members = {method_of(tensor, "is_neg"),          method_of(tensor, "storage_offset"),
+             method_of(tensor, "untyped_storage"), method_of(arguments[2], "nbytes"),
+             attribute_of(tensor, "is_leaf"),      attribute_of(tensor, "is_cpu")};
   if (PyErr_Occurred()) return nullptr;
   Torch& torch = torch_of_python;
-  torch = {tensor, arguments[1], arguments[4], arguments[5], arguments[6], nullptr};
+  auto* const storage = reinterpret_cast<PyTypeObject*>(arguments[2]);
+  torch = {tensor, arguments[1], storage, arguments[4], arguments[5], arguments[6], nullptr};
 #if !defined(INITSTATS_CUDA_ON_CPU)  // where the dispatcher hands CPU tensors to executed kernels
   constexpr char kCapsule[] = "dlpack_exchange_api";
   if (PyCapsule_IsValid(arguments[3], kCapsule)) {
     auto* const exchange =
         static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(arguments[3], kCapsule));
-    const bool known = exchange->major == kMajor && Py_TYPE(members.is_leaf)->tp_descr_get;
+    const bool known =
+        exchange->major == kMajor && Py_TYPE(members.is_leaf.descriptor)->tp_descr_get;
     if (known && exchange->dltensor_from_py_object_no_sync != nullptr) torch.exchange = exchange;
   }
 #endif

@@ -231,7 +231,7 @@ def _named(x: _Many) -> dict[str, Tensor]:
     _check_iterable(x)
     items: list[Any] = list(x)
     if not any(issubclass(kind, tuple) for kind in set(map(type, items))):
-        return dict(zip(map(str, range(len(items))), items, strict=True))
+        return dict(zip(_numbers(len(items)), items, strict=True))
     named: dict[str, Tensor] = {}
     for i, item in enumerate(items):
         name, tensor = item if isinstance(item, tuple) else (str(i), item)
@@ -240,6 +240,18 @@ def _named(x: _Many) -> dict[str, Tensor]:
             raise ValueError(msg)
         named[name] = tensor
     return named
+
+
+_NUMBERS: list[str] = []
+
+
+def _numbers(n: int) -> list[str]:
+    """Return "0", "1", ...: names that are made once."""
+    found = _NUMBERS[:n]
+    if len(found) < n:
+        found = list(map(str, range(n)))
+        _NUMBERS[:] = found  # at once: other threads never see half of it
+    return found
 
 
 def _check_iterable(x: object) -> None:

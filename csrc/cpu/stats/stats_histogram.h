@@ -109,7 +109,12 @@ template <class Item>
 void count_few(const Item* x, int n, int scale, int64_t* histogram) {
   for (int i = 0; i < n; ++i) {
     const auto bits = bit_cast<ItemBits<Item>>(x[i]);
-    if (has_bucket(bits)) ++histogram[bucket_place(bits, scale)];
+    if (!has_bucket(bits)) continue;
+    if (sizeof(Item) == 4 && scale == 0) {
+      ++histogram[bucket_place<Scalar32, 0>(static_cast<uint32_t>(bits))];
+    } else {
+      ++histogram[bucket_place(bits, scale)];
+    }
   }
 }
 

@@ -12,36 +12,63 @@ namespace {
 // Elements of whole vectors, of any length; what is missing is NaN at least up to there.
 constexpr int kKindsStep = 32;
 
-// Counts of every kind among n elements, the last `missing` of which are missing, and extrema of
-// the finite ones.
-template <class Item>
-void count_kinds(const Item* x, int n, int missing, TileSums<Item>& t) {
-  using U = ItemBits<Item>;
-  constexpr Item kInf = static_cast<Item>(__builtin_huge_val());
-  constexpr U kSign = U{1} << (8 * sizeof(U) - 1);
-  const U infinity = bit_cast<U>(kInf);
-  U nan = 0, pos_inf = 0, neg_inf = 0, zero = 0, min_abs = infinity;
-  Item min = kInf, max = -kInf;
-  for (int i = 0; i < n; ++i) {
-    const U bits = bit_cast<U>(x[i]), magnitude = bits & ~kSign;
-    nan += magnitude > infinity;
-    pos_inf += bits == infinity;
-    neg_inf += bits == (infinity | kSign);
-    zero += magnitude == 0;
-    const Item low = magnitude < infinity ? x[i] : kInf, high = magnitude < infinity ? x[i] : -kInf;
-    min = low < min ? low : min;
-    max = high > max ? high : max;
-    const U size = magnitude == 0 ? infinity : magnitude;
-    min_abs = size < min_abs ? size : min_abs;
+// Counts of every kind and extrema of the finite elements, lane by lane.
+template <class L>
+struct Kinds {
+  using F = typename L::F;
+  using U = typename L::U;
+  static constexpr float kInfinite = __builtin_huge_valf();
+  U nan = L::splat(0), pos_inf = L::splat(0), neg_inf = L::splat(0), zero = L::splat(0);
+  F min = L::broadcast(kInfinite), max = L::broadcast(-kInfinite);
+  F min_abs = L::broadcast(kInfinite);
+
+  INITSTATS_HD void see(F x) {
+    const F plus = L::broadcast(kInfinite), minus = L::broadcast(-kInfinite);
+    const F size = L::from_bits(magnitude<L>(x));
+    const auto is_zero = size == L::broadcast(0), finite = size < plus;
+    nan += L::one_where(x != x);
+    pos_inf += L::one_where(x == plus);
+    neg_inf += L::one_where(x == minus);
+    zero += L::one_where(is_zero);
+    min = L::min(L::select(finite, x, plus), min);
+    max = L::max(L::select(finite, x, minus), max);
+    min_abs = L::min(L::select(is_zero, plus, size), min_abs);
   }
-  t.nan = static_cast<uint16_t>(nan - static_cast<U>(missing));
-  t.pos_inf = static_cast<uint16_t>(pos_inf);
-  t.neg_inf = static_cast<uint16_t>(neg_inf);
-  t.zero = static_cast<uint16_t>(zero);
-  t.finite = static_cast<uint16_t>(static_cast<U>(n) - nan - pos_inf - neg_inf);
-  t.min = min;
-  t.max = max;
-  t.min_abs = bit_cast<Item>(min_abs);
+};
+
+// Counts of every kind among n elements, whole vectors, the last `missing` of which are missing,
+// and extrema of the finite ones.
+template <class L, class Item>
+INITSTATS_HD void count_kinds(const Item* x, int n, int missing, TileSums<Item>& t) {
+  Kinds<L> kinds;
+  for (int i = 0; i < n; i += L::kWidth) kinds.see(L::load(x + i));
+  ItemBits<Item> counts[4][L::kWidth];
+  Item mins[L::kWidth], maxs[L::kWidth], sizes[L::kWidth];
+  memcpy(counts[0], &kinds.nan, sizeof(counts[0]));
+  memcpy(counts[1], &kinds.pos_inf, sizeof(counts[1]));
+  memcpy(counts[2], &kinds.neg_inf, sizeof(counts[2]));
+  memcpy(counts[3], &kinds.zero, sizeof(counts[3]));
+  memcpy(mins, &kinds.min, sizeof(mins));
+  memcpy(maxs, &kinds.max, sizeof(maxs));
+  memcpy(sizes, &kinds.min_abs, sizeof(sizes));
+  for (int half = L::kWidth / 2; half > 0; half /= 2) {
+    for (auto& count : counts)
+      for (int i = 0; i < half; ++i) count[i] += count[i + half];
+    for (int i = 0; i < half; ++i) {
+      mins[i] = mins[i + half] < mins[i] ? mins[i + half] : mins[i];
+      maxs[i] = maxs[i + half] > maxs[i] ? maxs[i + half] : maxs[i];
+      sizes[i] = sizes[i + half] < sizes[i] ? sizes[i + half] : sizes[i];
+    }
+  }
+  t.nan = static_cast<uint16_t>(counts[0][0] - static_cast<ItemBits<Item>>(missing));
+  t.pos_inf = static_cast<uint16_t>(counts[1][0]);
+  t.neg_inf = static_cast<uint16_t>(counts[2][0]);
+  t.zero = static_cast<uint16_t>(counts[3][0]);
+  t.finite = static_cast<uint16_t>(static_cast<ItemBits<Item>>(n) - counts[0][0] - counts[1][0] -
+                                   counts[2][0]);
+  t.min = mins[0];
+  t.max = maxs[0];
+  t.min_abs = sizes[0];
 }
 
 // The same for a tile of finite elements whose extrema are known.
@@ -158,7 +185,7 @@ INITSTATS_HD void masked_passes(const Item* x, int n, TileSums<Item>& t) {
   const int counted = (n + kKindsStep - 1) / kKindsStep * kKindsStep;
   const auto ignore = [](typename L::F, int) {};
   Item sum, sums[5];
-  count_kinds(x, counted, counted - n, t);
+  count_kinds<L>(x, counted, counted - n, t);
   sum_tile<L, R, kFirstAtOnce<L, R>, false>(x, rows, MaskedTerms<L>{}, &sum, ignore);
   set_pivot(t, masked_mean(sum, t.finite));
   const Item scale = tile_scale(t);
