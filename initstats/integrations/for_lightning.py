@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from initstats.integrations.saving import state_or_nothing
+from initstats.integrations.saving import state_of_ranks, state_of_this_rank
 from initstats.monitoring import Monitor
 from initstats.sinks.extras import require
 
@@ -38,19 +38,22 @@ class MonitorCallback(_lightning.Callback):  # type: ignore[misc, name-defined]
             first_step=_steps_done(trainer, pl_module) + 1,
             **self._settings,
         )
-        if self._state:
-            self._monitor.load_state_dict(self._state)
-            self._state = {}
+        if state := state_of_this_rank(self._state):
+            self._monitor.load_state_dict(state)
+        self._state = {}
         self._monitor.attach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the monitor, for Lightning's checkpoints.
 
+        With `group=` it gathers those of all ranks, since the first one writes the checkpoint: all
+        ranks call it, as they all call `Trainer.save_checkpoint`.
+
         Returns:
             The state; empty before training, and, with a message in the log, when the rows that are
-            on their way were not written in time.
+            on their way were not written in time. A rank that is late is left out.
         """
-        return state_or_nothing(self._monitor)
+        return state_of_ranks(self._monitor)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state for the monitor that the next training makes; an empty one is none."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from initstats.integrations.saving import LOG, state_or_nothing
+from initstats.integrations.saving import LOG, of_another_rank, state_or_nothing
 from initstats.monitoring import Monitor
 from initstats.sinks.extras import require
 
@@ -54,7 +54,7 @@ class MonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc, name
 
     def on_save(self, args: Any, state: Any, *_control: Any, **_kwargs: Any) -> None:
         """Put the state of the monitor into the checkpoint that was written."""
-        file = _folder(args, state) / _name(args)
+        file = _folder(args, state) / _name(args.process_index)
         if self._monitor is None or not file.parent.is_dir():
             return
         if saved := state_or_nothing(self._monitor):
@@ -72,10 +72,12 @@ class MonitorCallback(_transformers.TrainerCallback):  # type: ignore[misc, name
         """Return the state of the checkpoint that training goes on from, None if it has none."""
         given = self._resume_from or args.resume_from_checkpoint
         folder = Path(given) if isinstance(given, (str, Path)) else _folder(args, state)
-        file = folder / _name(args)
-        if file.is_file() and _is_of(folder, state):
-            saved: dict[str, Any] = torch.load(file, weights_only=True)
-            return saved
+        if _is_of(folder, state):
+            file, first = folder / _name(args.process_index), folder / _name(0)
+            if file.is_file():
+                return _loaded(file)
+            if first.is_file():  # this rank was late, or is new
+                return of_another_rank(_loaded(first))
         LOG.warning("no state of the monitor of step %d in %s", state.global_step, folder)
         return None
 
@@ -84,10 +86,14 @@ def _folder(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def _name(args: Any) -> str:
-    """Return the name of the file of this process, as the Trainer names those of generators."""
-    rank = f"_{args.process_index}" if args.process_index else ""
-    return f"initstats_monitor{rank}.pt"
+def _name(process: int) -> str:
+    """Return the name of the file of a process, as the Trainer names those of generators."""
+    return f"initstats_monitor_{process}.pt" if process else "initstats_monitor.pt"
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(file, weights_only=True)
+    return saved
 
 
 def _is_of(folder: Path, state: Any) -> bool:

@@ -28,6 +28,7 @@ class MonitoredRanks:
         ranks_per_node: Ranks that reduce before nodes do, None for what torchrun says.
 
     Attributes:
+        given: The ranks of the group, None without.
         several: Whether a group was given, whose rows are merged now or afterwards.
         merge: Whether they are merged while training goes on.
 
@@ -39,7 +40,7 @@ class MonitoredRanks:
         self, group: object | None, reduce: str, timeout: float, ranks_per_node: int | None
     ) -> None:
         self._group, self._per_node = group, ranks_per_node
-        self._given = None if group is None else Ranks("Monitor", group)
+        self.given = None if group is None else Ranks("Monitor", group)
         self._timeout = timeout
         self.several = group is not None
         self.merge = self.several and reduce == "merge"
@@ -70,11 +71,11 @@ class MonitoredRanks:
             )
             return TeamDelivery(sinks, alerts, after, team)
         info = self._alone()
-        if self._given is None:
+        if self.given is None:
             return Delivery(sinks, alerts, after, info)
-        rank = self._given.rank
+        rank = self.given.rank
         mine = [of_rank(sink, rank) for sink in sinks]
-        shards, shared = shards_of(parameters, rank), peers_in(self._given.ranks, peers, rank)
+        shards, shared = shards_of(parameters, rank), peers_in(self.given.ranks, peers, rank)
         return Delivery(mine, alerts, after, info, shards, shared)
 
     def _alone(self) -> RankInfo | None:

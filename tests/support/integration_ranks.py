@@ -154,8 +154,29 @@ def sharded(net: nn.Module, dp: DeviceMesh, tp: DeviceMesh | None = None) -> nn.
 # ---- Lightning
 
 
-def fit(strategy: Any, make: Callable[[Any], nn.Module], parts: int) -> Kept:
-    """Train by Lightning's Trainer with the one-liner of the guide."""
+def fit(
+    strategy: Any,
+    make: Callable[[Any], nn.Module],
+    parts: int,
+    *,
+    steps: int = STEPS,
+    same: bool = False,
+    load: Path | None = None,
+    save: Path | None = None,
+    **settings: Any,
+) -> Kept:
+    """Train by Lightning's Trainer with the one-liner of the guide.
+
+    Args:
+        strategy: Of the Trainer.
+        make: Makes the model.
+        parts: Over how many ranks a batch is split.
+        steps: Steps to train.
+        same: Train on the first batch alone: a Trainer that goes on begins the data again.
+        load: Checkpoint to go on from.
+        save: Where to write a checkpoint after the first step.
+        **settings: More arguments of the monitor.
+    """
     import lightning.pytorch as lightning
 
     from initstats.integrations.for_lightning import MonitorCallback
@@ -171,15 +192,23 @@ def fit(strategy: Any, make: Callable[[Any], nn.Module], parts: int) -> Kept:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return adam(self)
 
+    class Saving(lightning.Callback):  # type: ignore[misc]
+        saved = save is None
+
+        def on_train_batch_end(self, trainer: Any, *_args: Any) -> None:
+            if not self.saved and trainer.global_step == 1:
+                self.saved = True
+                trainer.save_checkpoint(save)
+
     kept = Kept()
     trainer = lightning.Trainer(
         strategy=strategy,
         devices=RANKS,
         accelerator="cpu",
-        max_steps=STEPS,
+        max_steps=steps,
         accumulate_grad_batches=ACCUMULATED,
         gradient_clip_val=MOST,
-        callbacks=[MonitorCallback(sinks=[kept], **SETTINGS)],
+        callbacks=[MonitorCallback(sinks=[kept], **(SETTINGS | settings)), Saving()],
         use_distributed_sampler=False,  # it shuffles
         default_root_dir=tempfile.gettempdir(),
         logger=False,
@@ -189,8 +218,9 @@ def fit(strategy: Any, make: Callable[[Any], nn.Module], parts: int) -> Kept:
     )
     part = int(os.environ["RANK"]) * parts // RANKS
     mine: Any = list(batches(part, parts))
-    trainer.fit(Model(), torch.utils.data.DataLoader(mine, batch_size=None))
-    assert trainer.global_step == STEPS
+    mine = mine[:1] * len(mine) if same else mine
+    trainer.fit(Model(), torch.utils.data.DataLoader(mine, batch_size=None), ckpt_path=load)
+    assert trainer.global_step == steps
     return kept
 
 
@@ -216,6 +246,39 @@ def check_lightning_model_parallel_fsdp2_and_tensor_parallel() -> None:
 
     kept = fit(ModelParallelStrategy(2, 2), make, 2)
     assert_rows(kept, "net.", whole_outputs=False)
+    assert_group_is_left_alone()
+
+
+def check_lightning_goes_on_with_what_every_rank_has_measured() -> None:
+    names = [tempfile.mkdtemp() if rank() == 0 else ""]
+    dist.broadcast_object_list(names, 0)
+    file = Path(names[0]) / "last.ckpt"
+    how: dict[str, Any] = {"same": True, "window": 2}
+
+    def run(**settings: Any) -> list[Row]:
+        return fit("ddp", lambda _module: model(), RANKS, **how, **settings).rows
+
+    whole = run()
+    run(steps=1, save=file)  # within a window
+    rest = run(load=file)
+    if rank() == 0:
+        assert [row.steps for row in rest] == [row.steps for row in whole] == [(1, 2), (3,)]
+        for row, one in zip(rest, whole, strict=True):
+            assert not row.missing, row.missing
+            assert not row.alerts, row.alerts
+            for kind, table in one.tables.items():
+                assert_alike(row.tables[kind], table, "", kind)
+            np.testing.assert_allclose(row.gradient_norm, one.gradient_norm, rtol=1e-5)
+        assert rest[0].tables["activations"]["net.0"].count == 2 * ROWS * ACCUMULATED * 10
+    with contextlib.ExitStack() as late:
+        if rank() == 2:
+            late.enter_context(patch.object(Monitor, "state_dict", side_effect=TimeoutError))
+        run(steps=1, save=file)
+    rest = run(load=file)
+    if rank() == 0:
+        assert [row.steps for row in rest] == [(1, 2), (3,)]
+        lost = ROWS * ACCUMULATED * 10 // RANKS
+        assert rest[0].tables["activations"]["net.0"].count == 2 * ROWS * ACCUMULATED * 10 - lost
     assert_group_is_left_alone()
 
 
@@ -254,8 +317,23 @@ def forget_accelerate() -> None:
         state._reset_state()
 
 
-def trained_by_transformers(*, fsdp2: bool) -> Kept:
-    """Train by transformers' Trainer with the one-liner of the guide."""
+def trained_by_transformers(
+    *,
+    fsdp2: bool,
+    steps: int = STEPS,
+    folder: Path | None = None,
+    load: bool = False,
+    **settings: Any,
+) -> Kept:
+    """Train by transformers' Trainer with the one-liner of the guide.
+
+    Args:
+        fsdp2: Train with FSDP2.
+        steps: Steps to train.
+        folder: Where to write a checkpoint after the last step.
+        load: Go on from that of the folder.
+        **settings: More arguments of the monitor.
+    """
     import transformers
 
     from initstats.integrations.for_transformers import MonitorCallback
@@ -267,15 +345,16 @@ def trained_by_transformers(*, fsdp2: bool) -> Kept:
     forget_accelerate()
     kept = Kept()
     arguments = transformers.TrainingArguments(
-        output_dir=tempfile.gettempdir(),
-        max_steps=STEPS,
+        output_dir=str(folder or tempfile.gettempdir()),
+        max_steps=steps,
         gradient_accumulation_steps=ACCUMULATED,
         per_device_train_batch_size=ROWS // RANKS,
         max_grad_norm=MOST,
         learning_rate=RATE,
         lr_scheduler_type="constant",
         report_to=[],
-        save_strategy="no",
+        save_strategy="no" if folder is None else "steps",
+        save_steps=steps,
         use_cpu=True,
         disable_tqdm=True,
     )
@@ -283,19 +362,38 @@ def trained_by_transformers(*, fsdp2: bool) -> Kept:
         WithLoss(),
         arguments,
         train_dataset=[{"x": x} for x in samples()],
-        callbacks=[MonitorCallback(sinks=[kept], **SETTINGS)],
+        callbacks=[MonitorCallback(sinks=[kept], **(SETTINGS | settings))],
     )
     if fsdp2:
         use_fsdp2(trainer.accelerator.state)
         trainer.is_fsdp_enabled = True
-    trainer.train()
-    assert trainer.state.global_step == STEPS
+    trainer.train(resume_from_checkpoint=load)
+    assert trainer.state.global_step == steps
     assert isinstance(next(trainer.model.parameters()), DTensor) == fsdp2
     return kept
 
 
 def check_transformers_trainer_with_ddp() -> None:
     assert_rows(trained_by_transformers(fsdp2=False), "net.")
+    assert_group_is_left_alone()
+
+
+def check_transformers_goes_on_with_what_every_rank_has_measured() -> None:
+    names = [tempfile.mkdtemp() if rank() == 0 else ""]
+    dist.broadcast_object_list(names, 0)
+    folder = Path(names[0])
+    how: dict[str, Any] = {"fsdp2": False, "window": 2}
+    whole = trained_by_transformers(**how).rows
+    trained_by_transformers(**how, steps=1, folder=folder)  # within a window
+    rest = trained_by_transformers(**how, folder=folder, load=True).rows
+    assert (folder / "checkpoint-1/initstats_monitor_3.pt").is_file()
+    if rank() == 0:
+        assert [row.steps for row in rest] == [row.steps for row in whole] == [(1, 2), (3,)]
+        for row, one in zip(rest, whole, strict=True):
+            assert not row.missing, row.missing
+            for kind, table in one.tables.items():
+                assert_alike(row.tables[kind], table, "", kind)
+            np.testing.assert_allclose(row.gradient_norm, one.gradient_norm, rtol=1e-5)
     assert_group_is_left_alone()
 
 
@@ -403,7 +501,9 @@ def check_the_examples_of_the_guide() -> None:
 CHECKS = (
     check_lightning_ddp_in_a_group_that_it_makes_itself,
     check_lightning_model_parallel_fsdp2_and_tensor_parallel,
+    check_lightning_goes_on_with_what_every_rank_has_measured,
     check_transformers_trainer_with_ddp,
+    check_transformers_goes_on_with_what_every_rank_has_measured,
     check_transformers_trainer_with_fsdp2,
     check_accelerate_with_ddp,
     check_accelerate_with_fsdp2,
