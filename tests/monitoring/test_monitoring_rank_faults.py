@@ -17,7 +17,7 @@ from initstats.sinks.jsonl import read_rows
 @pytest.fixture(scope="module")
 def wrong() -> dict[str, list[str]]:
     """What went wrong in each check, by rank."""
-    return run_checks(fault_ranks.CHECKS, seconds=150.0)
+    return run_checks(fault_ranks.CHECKS, seconds=150.0 + 2 * fault_ranks.STOPPED)
 
 
 @pytest.mark.long
