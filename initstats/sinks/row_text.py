@@ -242,8 +242,6 @@ def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[
         raise ValueError(f"expected squares of shape {shape}, got {part.squares.shape}")
     if part.unclipped.size and part.unclipped.shape != shape:
         raise ValueError(f"expected unclipped squares of {shape}, got {part.unclipped.shape}")
-    if any(rows.shape != (len(part.product_steps), 3) for rows in part.products.values()):
-        raise ValueError(f"expected products of {len(part.product_steps)} steps, got others")
     if len(part.clipped) != len(part.steps):
         raise ValueError(f"expected {len(part.steps)} marks, got {len(part.clipped)}")
     each = len(part.product_steps), 3
