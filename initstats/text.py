@@ -82,8 +82,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
     Returns:
         Such as `; the nearest is 'gpt2'`, or nothing where no name is near.
     """
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; the nearest is {near[0]!r}" if near else ""
+    # "GPT2" is near to "gpt2": case costs nothing.
+    by_lower = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; the nearest is {by_lower[near[0]]!r}" if near else ""
 
 
 def plain_table(title: str = "", *, edge: bool = True, **options: Any) -> Table:

@@ -12,6 +12,7 @@ import torch
 import typer
 from torch import nn
 
+from initstats import __version__
 from initstats import recipes as known_recipes
 from initstats.checkpoints import load_checkpoint, not_judged, skeleton
 from initstats.cli.audit_command import add_audit_command
@@ -37,10 +38,28 @@ from initstats.verification.verifier import verify_blocks
 
 app = typer.Typer(
     name="initstats",
-    help="Initialise models well, and see how they start.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    """Print the version, and leave."""
+    if asked:
+        typer.echo(f"initstats {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Initialise models well, and see how they start."""
+
 
 add_audit_command(app)
 add_stats_command(app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
@@ -25,6 +24,7 @@ from initstats.cli.console import (
     print_json,
     refusals,
     refuse,
+    require_writable,
 )
 from initstats.cli.demo_command import run_demo_command
 from initstats.cli.own_model import OwnModel
@@ -141,7 +141,7 @@ def audit(
             known_recipes.by_name(recipe)
         if save:
             require_matplotlib("audit")
-            _require_writable(output)
+            require_writable("audit", output, "name another, or pass --no-save")
         own = OwnModel(
             model=model,
             batch=batch,
@@ -223,19 +223,3 @@ def _device(name: str) -> torch.device:
             f"initstats.audit: expected --device to be here, got {name!r}: {reason}"
         ) from error
     return device
-
-
-def _require_writable(folder: Path) -> None:
-    """Refuse a folder into which nothing can be written, before anything runs.
-
-    Raises:
-        ValueError: If it cannot be made or written to.
-    """
-    here = folder.absolute()
-    nearest = next(path for path in (here, *here.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = "cannot be written to" if nearest.is_dir() else "is no folder"
-        raise ValueError(
-            f"initstats.audit: expected --output to be a folder to write to, got {str(folder)!r}, "
-            f"and {str(nearest)!r} {what}; name another, or pass --no-save"
-        )

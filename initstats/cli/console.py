@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,11 +62,67 @@ def write_output(command: str, path: Path, values: Any) -> None:
     Raises:
         typer.Exit: With the status of a usage error, if it cannot be written.
     """
-    try:
+    with writing(command, path):
         path.write_text(_strict_json(values, 1) + "\n", encoding="utf-8")
+
+
+def require_writable(command: str, folder: Path, instead: str = "name another") -> None:
+    """Refuse a folder into which nothing can be written, before anything runs.
+
+    Args:
+        command: The command that the message names.
+        folder: The folder, which need not exist.
+        instead: What to do, for the end of the message.
+
+    Raises:
+        ValueError: If it cannot be made or written to.
+    """
+    here = folder.absolute()
+    try:
+        nearest = next(path for path in (here, *here.parents) if path.exists())
+        if not nearest.is_dir():
+            why = f"{str(nearest)!r} is no folder"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            why = f"{str(nearest)!r} cannot be written to"
+        else:
+            return
+    except OSError as error:  # such as a name that is too long
+        why = error.strerror or str(error)
+    raise ValueError(
+        f"initstats.{command}: expected --output to be a folder to write to, got {str(folder)!r}, "
+        f"and {why}; {instead}"
+    )
+
+
+@contextmanager
+def writing(command: str, path: Path) -> Iterator[None]:
+    """Leave with one line if an output cannot be written.
+
+    Args:
+        command: The command that the message names.
+        path: The file or folder that the user asked for.
+    """
+    try:
+        yield
     except OSError as error:
         why = error.strerror or error
         refuse(f"initstats.{command}: expected an output to write to, got {str(path)!r} ({why})")
+
+
+@contextmanager
+def reading(command: str, file: Path) -> Iterator[None]:
+    """Leave with one line if a file cannot be read.
+
+    Args:
+        command: The command that the message names.
+        file: The file; an error that names another goes before it.
+    """
+    try:
+        yield
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "" if missing else f" ({error.strerror or error})"
+        refuse(f"initstats.{command}: expected a file, got file={error.filename or file}{why}")
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from rich.text import Text
 from torch import nn
 
 from initstats import recipes as known_recipes
-from initstats.cli.console import FOUND_ERRORS, AsJson, make_console, print_json, refusals
+from initstats.cli.console import (
+    FOUND_ERRORS,
+    AsJson,
+    make_console,
+    print_json,
+    refusals,
+    require_writable,
+)
 from initstats.cli.import_strings import load_object
 from initstats.cli.own_model import load_batch, load_loss
 from initstats.coordinates.runner import coord_check
@@ -69,6 +76,8 @@ def check(
         numbers = _widths(widths)
         if recipe is not None:
             known_recipes.by_name(recipe)
+        if output is not None:
+            require_writable(_FUNCTION, output)
         torch.manual_seed(seed)
         values = load_batch(_FUNCTION, batch, seed, None)
         chosen: Any = optimizer

@@ -25,7 +25,13 @@ from initstats.auditing.demo.broken import BROKEN_CONFIG, FAULTS, run_broken, to
 from initstats.auditing.demo.model import DemoConfig
 from initstats.auditing.demo.run import run_demo, save_demo
 from initstats.auditing.report.text import findings_group, layer_table, loss_table
-from initstats.cli.console import FOUND_ERRORS, make_console, print_json, refuse
+from initstats.cli.console import (
+    FOUND_ERRORS,
+    make_console,
+    print_json,
+    refuse,
+    require_writable,
+)
 from initstats.drawing.png import require_matplotlib
 from initstats.text import nearest
 
@@ -72,6 +78,7 @@ def run_demo_command(
         known_recipes.by_name(recipe)
         if name == "healthy":
             require_matplotlib("audit")
+            require_writable("audit", output)
     except (ImportError, ValueError) as error:
         refuse(str(error))
     if name == "broken":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 
 import torch
 import typer
 from rich.text import Text
 
-from initstats import init
+from initstats import __version__, init
 from initstats._ops import build_info
 from initstats.cli.console import AsJson, make_console, print_json
 from initstats.statistics.compute import stats
@@ -27,7 +28,7 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     Exit status 1 if a device computes something else than the CPU, or nothing.
     """
-    info = build_info()
+    info = versions() | build_info()
     tried = try_devices(gpus(), info["cuda_archs"])
     if as_json:
         print_json(info | {"devices": tried})
@@ -41,6 +42,15 @@ def doctor(*, as_json: AsJson = False) -> None:
         make_console().print(table)
     if not all(words.startswith(_EQUAL) for words in tried.values()):
         raise typer.Exit(1)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the package, of Python and of the system, as a report needs them."""
+    return {
+        "initstats": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
 
 
 _EQUAL = "fills and statistics equal to the CPU's"

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.live import Live
 from rich.text import Text
 
-from initstats.cli.console import AsJson, make_console, print_json, refuse, working
+from initstats.cli.console import (
+    AsJson,
+    make_console,
+    print_json,
+    reading,
+    refuse,
+    working,
+    writing,
+)
 from initstats.drawing.template import write_page
 from initstats.monitoring.heat_map import draw_heat_map
 from initstats.monitoring.report.page import run_page
 from initstats.monitoring.row import Row
 from initstats.sinks.joining import join_rows
-from initstats.sinks.jsonl import JsonLines, read_rows
+from initstats.sinks.jsonl import JsonLines, other_schema, read_rows
 from initstats.sinks.row_table import row_table
 from initstats.sinks.row_text import from_lines
 from initstats.sinks.row_words import NamedNumbers
@@ -48,14 +56,13 @@ def watch(
 ) -> None:
     """Show the last row of a run, live; Ctrl-C ends it."""
     console = make_console()
-    if not file.exists():
-        refuse(f"initstats.watch: expected a file, got file={file}")
     if once:
         last = None
-        for row in read_rows(file):
-            last = row
+        with reading("watch", file):
+            for row in read_rows(file):
+                last = row
         if last is None:
-            refuse(f"initstats.watch: expected at least one row, got none in {file}")
+            _refuse_without_rows("watch", [file])
         if as_json:
             print_json(_values(last), indent=None)
         else:
@@ -63,13 +70,14 @@ def watch(
         return
     rows = from_lines(follow(file))
     try:
-        if as_json:
-            for row in rows:
-                print_json(_values(row), indent=None)
-            return
-        with Live(Text("waiting for a row"), console=console, auto_refresh=False) as live:
-            for row in rows:
-                live.update(row_table(row, lines), refresh=True)
+        with reading("watch", file):
+            if as_json:
+                for row in rows:
+                    print_json(_values(row), indent=None)
+                return
+            with Live(Text("waiting for a row"), console=console, auto_refresh=False) as live:
+                for row in rows:
+                    live.update(row_table(row, lines), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -102,14 +110,10 @@ def plot(
     as_json: AsJson = False,
 ) -> None:
     """Draw scale by depth and time of a run as a heat map."""
+    rows = _rows("plot", file)
     try:
-        with working(f"reading {file}"):
-            rows = list(read_rows(file))
-        if not rows:
-            refuse(f"initstats.plot: expected at least one row, got none in {file}")
-        draw_heat_map(rows, output, kind=kind, field=field, match=match)
-    except FileNotFoundError:
-        refuse(f"initstats.plot: expected a file, got file={file}")
+        with writing("plot", output):
+            draw_heat_map(rows, output, kind=kind, field=field, match=match)
     except (ImportError, ValueError) as error:
         refuse(str(error))
     if as_json:
@@ -126,19 +130,21 @@ def merge(
 ) -> None:
     """Join the files that each rank of a run wrote to rows of the whole model."""
     # JsonLines("run.jsonl") makes an empty file before it writes one per rank instead.
-    if output.exists() and (not output.is_file() or output.stat().st_size):
-        refuse(f"initstats.merge: expected a new or empty file, got output={output}")
+    with writing("merge", output):
+        if output.exists() and (not output.is_file() or output.stat().st_size):
+            refuse(f"initstats.merge: expected a new or empty file, got output={output}")
     try:
-        rows = list(join_rows(files))
-    except (FileNotFoundError, ValueError) as error:
-        text = str(error)
-        if isinstance(error, FileNotFoundError):
-            text = f"initstats.merge: expected a file, got file={error.filename}"
-        refuse(text)
-    sink = JsonLines(output)
-    for row in rows:
-        sink.write(row)
-    sink.close()
+        with reading("merge", files[0]):
+            rows = list(join_rows(files))
+    except ValueError as error:
+        refuse(str(error))
+    if not rows:
+        _refuse_without_rows("merge", files)
+    with writing("merge", output):
+        sink = JsonLines(output)
+        for row in rows:
+            sink.write(row)
+        sink.close()
     if as_json:
         print_json({"wrote": str(output), "rows": len(rows)})
     else:
@@ -152,18 +158,31 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Draw a run as one page that opens from disk: norms, updates, depth and time, alerts."""
-    try:
-        with working(f"reading {file}"):
-            rows = list(read_rows(file))
-    except FileNotFoundError:
-        refuse(f"initstats.report: expected a file, got file={file}")
-    if not rows:
-        refuse(f"initstats.report: expected at least one row, got none in {file}")
-    write_page(output, run_page(rows, file.name))
+    rows = _rows("report", file)
+    with writing("report", output):
+        write_page(output, run_page(rows, file.name))
     if as_json:
         print_json({"wrote": str(output), "rows": len(rows)})
     else:
         typer.echo(f"wrote {output}")
+
+
+def _rows(command: str, file: Path) -> list[Row]:
+    """Read all rows of a run, or leave with one line where there is none."""
+    with reading(command, file), working(f"reading {file}"):
+        rows = list(read_rows(file))
+    return rows or _refuse_without_rows(command, [file])
+
+
+def _refuse_without_rows(command: str, files: Sequence[Path]) -> NoReturn:
+    """Say that no file holds a row, or that another version wrote them."""
+    named = ", ".join(map(str, files))
+    message = f"initstats.{command}: expected at least one row, got none in {named}"
+    for file in files:
+        if schema := other_schema(file):
+            message += f"; {file} holds rows of schema {schema!r}, which this version does not read"
+            break
+    refuse(message)
 
 
 def follow(path: Path, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:

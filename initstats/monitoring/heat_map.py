@@ -170,4 +170,5 @@ def draw_heat_map(
     scale = "grey: absent" if is_linear else "logarithmic; grey: 0 or absent"
     label = f"{what} ({scale}; red: NaN or infinity)"
     figure.colorbar(mesh, ax=axes, label=label)
-    figure.savefig(path)
+    # Without a format matplotlib adds an ending to a path that has none.
+    figure.savefig(path, format=path.suffix.removeprefix(".") or "png")

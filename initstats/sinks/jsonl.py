@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from initstats.monitoring.row import Row
-from initstats.sinks.row_text import from_lines, step_of_line, to_lines
+from initstats.sinks.row_text import SCHEMA, from_lines, step_of_line, to_lines
 
 
 class JsonLines:
@@ -146,6 +147,21 @@ def read_rows(path: str | Path) -> Iterator[Row]:
             yield from from_lines(line for line in lines if line.endswith("\n"))
 
 
+def other_schema(path: str | Path) -> str:
+    """Return the schema of a file whose rows another version wrote, which `read_rows` passes over.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Such as "initstats.monitor/2"; empty for a file of this version, or of anything else.
+    """
+    with Path(path).open("rb") as file:
+        found = _SCHEMA_OF_A_LINE.match(file.read(_BLOCK))
+    schema = found[1].decode() if found else ""
+    return "" if schema == SCHEMA else schema
+
+
 def _numbered(path: Path, i: int) -> Path:
     return path.with_name(f"{path.name}.{i}") if i else path
 
@@ -181,3 +197,4 @@ def _drop_torn_line(path: Path) -> None:
 
 
 _BLOCK = 1 << 16
+_SCHEMA_OF_A_LINE = re.compile(rb'\{"schema": ?"(initstats\.monitor/\d{1,9})"')

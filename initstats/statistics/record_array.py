@@ -18,6 +18,7 @@ import torch
 
 from initstats.sharding import Spread
 from initstats.statistics.histogram import Histogram
+from initstats.text import nearest
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -294,7 +295,8 @@ class Records:
         if name == "finite":
             return n
         if name not in _DERIVED:
-            msg = f"initstats.statistics: expected a field of Stats, got name={name!r}"
+            hint = nearest(name, [*MOMENT_NAMES, *COUNT_NAMES, "finite", *_DERIVED])
+            msg = f"initstats.statistics: expected a field of Stats, got name={name!r}{hint}"
             raise ValueError(msg)
         with np.errstate(all="ignore"):
             return _DERIVED[name](self._namespace, n, _columns(self.moments))

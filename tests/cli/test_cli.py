@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import initstats
 from initstats import recipes
 from initstats.cli.application import app
 
@@ -94,6 +96,25 @@ def test_doctor_shows_everything_of_build_info(monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 0, result.output
     for words in ("torch", "9.9", "cuda_archs", "sm_75, sm_90", "nothing"):
         assert words in result.output
+
+
+def test_doctor_tells_what_a_report_of_a_bug_needs() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    found = json.loads(result.stdout)
+    assert found["initstats"] == initstats.__version__
+    assert found["python"] == platform.python_version()
+    assert platform.machine() in found["platform"]
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"initstats {initstats.__version__}\n")
+
+
+def test_the_demo_trains_nothing_for_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / ("a" * 300)):
+        result = CliRunner().invoke(app, ["audit", "--demo", "--output", str(output)])
+        assert result.exit_code == 2
+        assert "expected --output to be a folder to write to" in " ".join(result.stderr.split())
 
 
 def test_doctor_runs_on_this_build() -> None:

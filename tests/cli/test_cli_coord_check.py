@@ -63,6 +63,7 @@ def test_an_optimizer_and_a_loss_of_the_project_are_used(project: Path) -> None:
         (("--optimizer", "adan"), "expected optimizer among adamw"),
         (("--batch", "wide_project:make_nothing"), "expected batch to be or return a batch"),
         (("--loss", "wide_project:loss"), "did you mean 'loss_fn'"),
+        (("--output", "wide_project.py"), "expected --output to be a folder to write to"),
     ],
 )
 def test_bad_usage_exits_with_2(arguments: tuple[str, ...], message: str) -> None:

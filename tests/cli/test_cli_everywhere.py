@@ -205,6 +205,8 @@ def test_near_commands_options_and_attributes_are_suggested() -> None:
 def test_near_names_are_suggested() -> None:
     with pytest.raises(ValueError, match=r"got name='gtp2'; the nearest is 'gpt2'"):
         initstats.init_(nn.Linear(2, 2), "gtp2")
+    with pytest.raises(ValueError, match=r"got name='GPT2'; the nearest is 'gpt2'"):
+        initstats.init_(nn.Linear(2, 2), "GPT2")
     with pytest.raises(ValueError, match="got head_wdth=2; the nearest is 'head_width'"):
         initstats.recipes.by_name("t5(head_wdth=2)")
     with pytest.raises(ValueError, match=r"got watch=\('weight',\); the nearest is 'weights'"):

@@ -587,11 +587,87 @@ def test_the_commands_refuse_what_is_not_there(rows: list[Row], tmp_path: Path) 
         (["plot", str(tmp_path / "no")], "initstats.plot: expected a file, got file="),
         (["plot", str(empty)], "initstats.plot: expected at least one row"),
         (["plot", str(some.path), "--kind", "x"], "expected a kind among"),
+        (
+            ["plot", str(some.path), "--kind", "gradients", "--field", "rsm"],
+            "got name='rsm'; the nearest is 'rms'",
+        ),
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
         assert message in " ".join(result.output.split())
     some.close()
+
+
+COMMANDS = {
+    "watch": ["watch", "FILE"],
+    "watch --once": ["watch", "--once", "FILE"],
+    "plot": ["plot", "FILE", "--kind", "gradients", "--output", "OUT"],
+    "report": ["report", "FILE", "--output", "OUT"],
+    "merge": ["merge", "FILE", "--output", "OUT"],
+}
+
+
+def refusal(command: str, file: Path, output: Path) -> str:
+    """Return the line with which a command refuses a file or an output."""
+    places = {"FILE": str(file), "OUT": str(output)}
+    arguments = [places.get(word, word) for word in COMMANDS[command]]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.exception
+    assert result.stdout in {"", "waiting for a row"}
+    return " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_cannot_be_opened_is_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for file in (tmp_path, tmp_path / "loop", tmp_path / ("a" * 300), tmp_path / "file/run"):
+        line = refusal(command, file, tmp_path / "out.png")
+        assert f"{command.split(maxsplit=1)[0]}: expected a file, got file={file}" in line
+
+
+@pytest.mark.parametrize("command", ["plot", "report", "merge"])
+def test_an_output_that_cannot_be_written_is_one_line(
+    command: str, rows: list[Row], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    of_rank = RankInfo(rank=0, scope="rank", world=1)
+    run = sinks.JsonLines(tmp_path / "run.jsonl")
+    run.write(replace(rows[0], ranks=of_rank) if command == "merge" else rows[0])
+    run.close()
+    for output in (tmp_path / "run.jsonl/x.png", tmp_path / ("a" * 300)):
+        line = refusal(command, run.path, output)
+        assert f"initstats.{command}: expected an output to write to, got '{output}'" in line
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "watch"])
+def test_a_file_without_rows_is_refused_and_one_of_another_version_says_so(
+    command: str, rows: list[Row], tmp_path: Path
+) -> None:
+    other, later, output = tmp_path / "other", tmp_path / "later.jsonl", tmp_path / "out.png"
+    other.write_bytes(b"\x89PNG\n\n")
+    assert refusal(command, other, output).endswith(
+        f"expected at least one row, got none in {other}"
+    )
+    sink = sinks.JsonLines(later)
+    sink.write(rows[0])
+    sink.close()
+    later.write_text(later.read_text().replace("initstats.monitor/1", "initstats.monitor/2"))
+    assert "rows of schema 'initstats.monitor/2', which this version" in refusal(
+        command, later, output
+    )
+    assert not output.exists()
+
+
+def test_plot_writes_the_file_that_it_names(rows: list[Row], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sink = sinks.JsonLines(tmp_path / "run.jsonl")
+    sink.write(rows[0])
+    sink.close()
+    picture = tmp_path / "picture"
+    done = CliRunner().invoke(app, ["plot", str(sink.path), "--output", str(picture)])
+    assert done.output == f"wrote {picture}\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_following_a_file_waits_for_whole_lines_and_survives_rotation(tmp_path: Path) -> None:
