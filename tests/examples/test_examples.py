@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ def test_an_example_runs_quickly(name: str, tmp_path: Path) -> None:
     if name == "sharded_model":
         equal = {row["parameters equal to those of one process"] for row in found["rows"]}
         assert equal == {"28 of 28"}
+
+
+def test_the_workflow_of_the_example_installs_what_its_report_needs() -> None:
+    workflow = (EXAMPLES / "audit_in_ci" / "audit.yaml").read_text()
+    assert "--no-save" not in workflow
+    (installed,) = re.findall(r"pip install (.*)", workflow)
+    assert "'initstats[plot]'" in installed.split()
 
 
 @pytest.mark.parametrize(("build", "status"), [("build", 0), ("build_broken", 1)])

@@ -20,7 +20,7 @@ CODE = {".py", ".pyi", ".h", ".cuh", ".cpp", ".cu", ".sh"}
 PROSE = {".md", ".toml", ".yaml", ".json", ".in", ""}
 
 STANDARD = r"[a-z_0-9]+"  # a header of the C++ standard library has no dot
-INTRINSICS = r"immintrin\.h|arm_neon\.h"
+INTRINSICS = r"[ei]mmintrin\.h|arm_neon\.h"
 TORCH_STABLE = r"torch/csrc/(stable|inductor/aoti_torch/c)/.*|torch/headeronly/.*"
 # What the files of each layer may include, as patterns of the whole name.
 INCLUDES = {
