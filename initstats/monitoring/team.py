@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 
+from initstats.monitoring.gloo_groups import gloo_groups
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.row import RankInfo, Shard
 from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS, Layout
@@ -134,10 +135,7 @@ class Team:
         self.histograms = histograms
         limit = dt.timedelta(seconds=timeout)
         lines = lines_of(grid_of(self.ranks, given.shape, ranks_per_node), self.rank)
-        self._groups = [
-            dist.new_group(ranks, timeout=limit, backend="gloo", use_local_synchronization=True)
-            for ranks in lines
-        ]
+        self._groups = gloo_groups(lines, self.ranks, limit)
         run_id = os.environ.get("TORCHELASTIC_RUN_ID") or uuid.uuid4().hex[:12]
         everyone = self._gather((schedule, histograms, run_id, uuid.uuid4().hex))
         if any(each[:2] != everyone[0][:2] for each in everyone):

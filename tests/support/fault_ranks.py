@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
@@ -150,6 +150,19 @@ def check_groups_of_some_ranks_write_rows_of_their_own() -> None:
     assert len(kept.rows) == 2 * (rank() % 2 == 0)
 
 
+def check_ranks_that_have_made_other_groups_before_write_rows_together() -> None:
+    for ranks in ([0, 1], [1, 2, 3], [0, 1]):  # one, three, one and one more than at the beginning
+        dist.new_group(ranks)
+    DeviceMesh("cpu", [0, 2, 3])  # as that of a pipeline stage
+    mesh = init_device_mesh("cpu", (2, 2))
+    for group, ranks_per_node in ((world(), None), (world(), 2), (mesh, None)):
+        kept = Kept()
+        plain_loop(2, kept, group=group, rank_timeout=8.0, ranks_per_node=ranks_per_node)
+        if rank() == 0:
+            assert [row.step for row in kept.rows] == [1, 2]
+            assert not any(row.missing or row.alerts for row in kept.rows)
+
+
 def check_modules_that_some_ranks_lack_are_joined() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 4))
@@ -192,6 +205,7 @@ CHECKS = (
     check_dtensor_activations_are_recorded_and_raise_nothing,
     check_hsdp_replicas_that_differ_in_one_bit_are_named,
     check_groups_of_some_ranks_write_rows_of_their_own,
+    check_ranks_that_have_made_other_groups_before_write_rows_together,
     check_modules_that_some_ranks_lack_are_joined,
     check_workers_of_a_data_loader_that_fork_change_nothing,
     check_a_rank_that_is_stopped_for_too_long_is_named_and_goes_on_alone,
