@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
 _TORCH = dist.distributed_c10d
 # By default group, how often each ranks have made groups: they do it together, so all know it.
@@ -33,12 +34,24 @@ def gloo_groups(
         The groups.
 
     Raises:
-        RuntimeError: If a rank does not come.
+        RuntimeError: If a rank does not come; it is named.
     """
     made = _MADE.setdefault(_TORCH._get_default_group(), Counter())  # noqa: SLF001
     made[tuple(everyone)] += 1
     begin = f"initstats {tuple(everyone)} {made[tuple(everyone)]}"
-    return [_gloo_group(sorted(line), begin, timeout) for line in lines]
+    here = PrefixStore(begin, _TORCH._get_default_store())  # noqa: SLF001
+    here.set(str(dist.get_rank()), "")
+    try:
+        return [_gloo_group(sorted(line), begin, timeout) for line in lines]
+    except RuntimeError as error:
+        absent = [str(rank) for rank in everyone if not here.check([str(rank)])]
+        who = f"; rank {', '.join(absent)} did not" if absent else ""
+        msg = (
+            f"initstats.Monitor: expected the {len(everyone)} ranks of the group to call attach()"
+            f" within {timeout.total_seconds():g} s, all with the same reduce and"
+            f" ranks_per_node{who}"
+        )
+        raise RuntimeError(msg) from error
 
 
 def _gloo_group(ranks: list[int], begin: str, timeout: dt.timedelta) -> dist.ProcessGroup:

@@ -183,7 +183,7 @@ class Team:
         self, names: Mapping[str, Layout], parameters: Mapping[str, Tensor]
     ) -> dict[str, Kind]:
         """Agree on the names of every kind: those of all ranks, and who holds each."""
-        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        shapes = {name: _layout_of(p, self.rank) for name, p in parameters.items()}
         mine = {
             kind: [(name, shapes.get(name, ())) for name in layout]
             for kind, layout in names.items()
@@ -191,23 +191,31 @@ class Team:
         same = len(set(self._gather(hash_of(repr(mine))))) == 1
         everyone = [mine] * len(self.ranks) if same else self._gather(mine)
         held = {
-            r: each.get(LOCAL_GRADIENTS, []) for r, each in zip(self.ranks, everyone, strict=True)
+            rank: [(name, layout[:1]) for name, layout in each.get(LOCAL_GRADIENTS, ())]
+            for rank, each in zip(self.ranks, everyone, strict=True)
         }
         self.alike = alike_ranks({rank: held[rank] for rank in self.peers_of})
         found = {}
         for kind in dict.fromkeys(kind for each in everyone for kind in each):
             holders: dict[str, list[int]] = {}
+            layouts: dict[str, set[Any]] = {}
             for rank, each in zip(self.ranks, everyone, strict=True):
-                for name, _ in each.get(kind, ()):
+                for name, layout in each.get(kind, ()):
                     holders.setdefault(name, []).append(rank)
-            found[kind] = self._kind(kind, holders, parameters)
+                    layouts.setdefault(name, set()).add(layout)
+            mixed = {name for name, of_all in layouts.items() if len(of_all) > 1}
+            found[kind] = self._kind(kind, holders, parameters, mixed)
         if "gradients" in found:
             here = [len(self.ranks)] * len(CLIPPING_NAMES)
             found[BEFORE_CLIPPING] = Kind.of_each_rank(CLIPPING_NAMES, here)
         return found
 
     def _kind(
-        self, kind: str, holders: Mapping[str, Sequence[int]], parameters: Mapping[str, Tensor]
+        self,
+        kind: str,
+        holders: Mapping[str, Sequence[int]],
+        parameters: Mapping[str, Tensor],
+        mixed: set[str],
     ) -> Kind:
         if kind in OF_EACH_RANK:
             return Kind.of_each_rank(tuple(holders), [len(ranks) for ranks in holders.values()])
@@ -223,7 +231,8 @@ class Team:
                 continue
             spread = spread_of(parameter, self.rank)
             counted[i] = spread.is_counted(self.rank, ranks[i % len(ranks)])
-            replicas[i] = len(ranks) * spread.replicas // len(spread.ranks)
+            if name not in mixed:  # otherwise no rank holds what another does
+                replicas[i] = len(ranks) * spread.replicas // len(spread.ranks)
             pieces[i] = spread.piece(self.rank)
             numel[i] = -1 if kind in PRODUCTS else spread.numel
         here = np.array([len(ranks) for ranks in holders.values()], dtype=np.int64)
@@ -333,6 +342,12 @@ def spread_of(parameter: Tensor, rank: int) -> Spread:
     if is_dtensor(parameter):
         return Spread.of(parameter)
     return Spread.alone(parameter.shape, rank)
+
+
+def _layout_of(parameter: Tensor, rank: int) -> tuple[tuple[int, ...], int]:
+    """Return the shape of a parameter, and in how many pieces it is cut."""
+    spread = spread_of(parameter, rank)
+    return tuple(parameter.shape), len(spread.ranks) // spread.replicas
 
 
 def peers_in(ranks: Sequence[int], peers: Sequence[int], rank: int) -> tuple[int, ...]:

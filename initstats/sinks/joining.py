@@ -241,7 +241,11 @@ def _differing(rows: Sequence[Row]) -> dict[str, tuple[tuple[int, ...], ...]]:
         known = [(row, print_) for row, print_ in those if print_ is not None]
         prints = np.array([print_ for _, print_ in known], dtype=np.int64)
         pieces = np.array([row.shards[name].piece for row, _ in known], dtype=np.int64)
-        if len(known) > 1 and len(found) < MOST_NAMED:
+        by_mesh: dict[int, set[int]] = {}
+        for row, _ in known:
+            by_mesh.setdefault(row.shards[name].mesh, set()).add(row.shards[name].piece)
+        are_cut_alike = len({len(each) for each in by_mesh.values()}) == 1
+        if len(known) > 1 and len(found) < MOST_NAMED and are_cut_alike:
             classes = classes_of(prints, pieces, [_rank(row) for row, _ in known])
             if len(classes) > 1:
                 found[name] = classes

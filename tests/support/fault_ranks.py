@@ -19,6 +19,7 @@ from torch.distributed.tensor.parallel import SequenceParallel, parallelize_modu
 from torch.utils.data import DataLoader, TensorDataset
 
 from initstats.monitoring import Monitor
+from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
 from monitored import Kept
 from monitoring_ranks import batch, model, plain_loop, rank, rows_of, shared_folder, world
@@ -163,6 +164,39 @@ def check_ranks_that_have_made_other_groups_before_write_rows_together() -> None
             assert not any(row.missing or row.alerts for row in kept.rows)
 
 
+def check_a_tied_weight_that_stages_cut_otherwise_is_no_alert() -> None:
+    mesh = DeviceMesh("cpu", [0, 1, 2])
+    path = shared_folder()
+    for reduce in ("merge", "none"):
+        torch.manual_seed(0)
+        stage = nn.Sequential(nn.Linear(6, 4))  # on ranks 0 to 2 and, whole, on rank 3
+        if rank() < 3:
+            fully_shard(stage, mesh=mesh)
+        sink = JsonLines(path / f"{reduce}.jsonl")
+        with Monitor(
+            stage,
+            every=1,
+            watch=("weights",),
+            sinks=[sink],
+            group=world(),
+            reduce=reduce,  # type: ignore[arg-type]
+        ) as monitor:
+            monitor.step()
+        dist.barrier()
+    if rank() == 0:
+        merged = list(read_rows(path / "merge.jsonl"))
+        for row in (*merged, *join_rows(sorted(path.glob("none.rank*.jsonl")))):
+            assert row.tables["weights"]["0.weight"].count == 24
+            assert not row.alerts
+
+
+def check_a_rank_that_does_not_attach_is_named() -> None:
+    if rank() != 3:
+        with pytest.raises(RuntimeError, match=r"4 ranks .* within 2 s, .*; rank 3 did not$"):
+            Monitor(model(), every=1, group=world(), rank_timeout=2.0).attach()
+    dist.barrier()
+
+
 def check_modules_that_some_ranks_lack_are_joined() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 4))
@@ -206,9 +240,11 @@ CHECKS = (
     check_hsdp_replicas_that_differ_in_one_bit_are_named,
     check_groups_of_some_ranks_write_rows_of_their_own,
     check_ranks_that_have_made_other_groups_before_write_rows_together,
+    check_a_tied_weight_that_stages_cut_otherwise_is_no_alert,
     check_modules_that_some_ranks_lack_are_joined,
     check_workers_of_a_data_loader_that_fork_change_nothing,
     check_a_rank_that_is_stopped_for_too_long_is_named_and_goes_on_alone,
+    check_a_rank_that_does_not_attach_is_named,  # last: rank 3 has attached less often than others
 )
 
 
