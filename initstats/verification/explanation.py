@@ -19,11 +19,35 @@ from initstats.verification.entry import VerifyEntry
 AUTO = "auto"
 # Where it explains a model, nothing else needs to.
 _PLAINEST = "torch_default"
+# Recipes of no architecture, whose numbers fit many models: named only where no other fits as well.
+_GENERAL = frozenset({"mup", "completep", "u_mup", "spectral", "modula", "decoder_transformers"})
+# Variants of recipes beside their default, which are compared too.
+VARIANTS = {
+    "clip": ("transformers",),
+    "deepseek_v3": ("transformers", "torchtitan"),
+    "dinov2": ("dinov3", "transformers"),
+    "edm": ("adm",),
+    "gated_deltanet": ("kda", "transformers", "torchtitan"),
+    "gpt_oss": ("torchtitan",),
+    "griffin": ("transformers",),
+    "kan": ("pykan",),
+    "mae": ("transformers",),
+    "mamba1": ("transformers", "jamba", "zamba"),
+    "mamba2": ("transformers", "bamba", "zamba2", "nemotron_h"),
+    "modernbert": ("original",),
+    "olmo2": ("llama", "llama_depth", "fan_in", "transformers"),
+    "qwen3": ("moe", "transformers"),
+    "rwkv4": ("transformers",),
+    "siglip": ("transformers",),
+    "swin": ("transformers",),
+    "swin_v2": ("transformers",),
+    "xlstm": ("nx_ai",),
+}
 # Standard errors that mean and std may be off by in the first look, and what rounding to half
 # precision may add to it. Whoever passes it is verified properly.
 _ERRORS, _ROUNDING = 5.0, 0.01
-# Recipes that are verified properly after the first look.
-_CLOSE = 4
+# Recipes that are verified properly after the first look, and the most where more explain as much.
+_CLOSE, _CLOSE_EQUALS = 4, 12
 
 
 class Report(Protocol):
@@ -46,7 +70,7 @@ class Candidate:
     """A recipe, and how much of a model it explains.
 
     Attributes:
-        recipe: Its name.
+        recipe: Its name, with its variant in brackets where that is not the default.
         explained: Share of the elements of all floating-point parameters that are as promised.
         parameters: Number of parameters that are not as promised, or of which nothing is promised.
     """
@@ -55,10 +79,25 @@ class Candidate:
     explained: float
     parameters: int
 
-    @property
-    def rank(self) -> tuple[float, int, bool, str]:
-        """What candidates are sorted by: the best first, of equal ones torch's default."""
-        return (-self.explained, self.parameters, self.recipe != _PLAINEST, self.recipe)
+    def rank(self, classes: str) -> tuple[float, int, bool, int, bool, bool, str]:
+        """Return what candidates are sorted by: the best first.
+
+        Of equal ones torch's default, then the one that the model's classes are named after, then
+        those made for an architecture, then those without a variant.
+
+        Args:
+            classes: Names of the classes of the model, in lower case.
+        """
+        own = self.recipe.partition("(")[0].removesuffix("_transformers").replace("_", "")
+        return (
+            -self.explained,
+            self.parameters,
+            self.recipe != _PLAINEST,
+            -len(own) if own in classes and self.recipe not in _GENERAL else 0,
+            self.recipe in _GENERAL,
+            "(" in self.recipe,
+            self.recipe,
+        )
 
 
 def best_candidates(
@@ -69,8 +108,9 @@ def best_candidates(
 ) -> tuple[R, tuple[Candidate, ...]]:
     """Return the report of the recipe that explains most, and how much others explain.
 
-    All recipes with their default numbers are compared, but for those of some layers only
-    (adapters, new heads): first by mean and std of whole parameters, then the closest by `verify`.
+    All recipes with their default numbers, and their variants, are compared, but for those of some
+    layers only (adapters, new heads): first by mean and std of whole parameters, then the closest
+    by `verify`.
 
     Args:
         model: The model; its values are not read.
@@ -88,7 +128,7 @@ def best_candidates(
     total = sum(record.count for record in records.values())
     found = [
         _first_look(name, planned, records, total)
-        for name in available()
+        for name in _compared()
         if (planned := _planned(model, name, how)) is not None
     ]
     if not found:
@@ -96,11 +136,20 @@ def best_candidates(
             "initstats.verify: expected a model that some recipe can be planned for, got none of "
             f"{len(available())} recipes; give the recipe, and roles= where names are unusual"
         )
-    found.sort(key=lambda candidate: candidate.rank)
-    reports = {candidate.recipe: judge(candidate.recipe) for candidate in found[:_CLOSE]}
+    classes = " ".join({type(module).__name__.lower() for module in model.modules()})
+    found.sort(key=lambda candidate: candidate.rank(classes))
+    equals = sum(candidate.explained == found[0].explained for candidate in found)
+    looked_at = found[: max(_CLOSE, min(equals, _CLOSE_EQUALS))]
+    reports = {candidate.recipe: judge(candidate.recipe) for candidate in looked_at}
     close = [_judged(name, report, records, total) for name, report in reports.items()]
-    close.sort(key=lambda candidate: candidate.rank)
-    return reports[close[0].recipe], (*close, *found[_CLOSE:])
+    close.sort(key=lambda candidate: candidate.rank(classes))
+    return reports[close[0].recipe], (*close, *found[len(close) :])
+
+
+def _compared() -> list[str]:
+    """Return the recipes and their variants, as `by_name` knows them."""
+    forms = [f"{name}(variant={form!r})" for name, each in VARIANTS.items() for form in each]
+    return available() + forms
 
 
 def _planned(model: nn.Module, name: str, how: Mapping[str, Any]) -> Plan | None:

@@ -200,8 +200,8 @@ def verify(
     Args:
         model: Any module with values, so not on the meta device.
         recipe: A recipe, the name of one in `initstats.recipes.available()`, or "auto" for the one
-            that explains most elements, with its default numbers; what it does not take is listed,
-            and `candidates` of the report names the others. Not for DTensors.
+            that explains most elements, with its default numbers or a variant's; what it does not
+            take is listed, and `candidates` of the report names the others. Not for DTensors.
         false_alarm_rate: Chance, in (0, 1), that a correctly initialised model fails.
         allow_unmatched: List parameters that no rule takes, instead of refusing.
         roles: As in `plan`.
@@ -234,7 +234,7 @@ def verify(
             )
 
         report, found = best_candidates(model, _records(model), judge, **how)
-        return dataclasses.replace(report, candidates=found)
+        return dataclasses.replace(report, recipe=found[0].recipe, candidates=found)
     planned = plan(model, recipe, roles=roles, names=names, depth=depth)
     planned.require_complete("verify", allow_unmatched=allow_unmatched)
     if not 0 < false_alarm_rate < 1:
@@ -287,7 +287,7 @@ def verify_blocks(
         }
         judge = functools.partial(verify_blocks, model, blocks=blocks, allow_unmatched=True)
         report, found = best_candidates(model, records, judge)
-        return dataclasses.replace(report, candidates=found)
+        return dataclasses.replace(report, recipe=found[0].recipe, candidates=found)
     planned = plan(model, recipe)
     planned.require_complete("verify", allow_unmatched=allow_unmatched)
     return _verify(model, planned, FALSE_ALARM_RATE, (), blocks, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import named_models
 from initstats.auditing.demo.model import DemoConfig, DemoGPT
 from initstats.cli.application import app
 from initstats.planning.initialize import init_
+from initstats.recipes import RECIPES, by_name
+from initstats.verification.explanation import VARIANTS
 from initstats.verification.verifier import verify
 
 
@@ -95,3 +99,60 @@ def test_what_auto_cannot_judge_is_refused() -> None:
         verify(nn.Linear(4, 4, device="meta"), "auto")
     with pytest.raises(TypeError, match=r"expected model to be a torch\.nn\.Module, got model=int"):
         verify(3, "auto")  # type: ignore[arg-type]
+
+
+def small_mamba() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256, "state_size": 8}
+    return transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
+
+
+def small_llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+
+
+def small_convnext_v2() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ConvNextV2Config(num_stages=2, hidden_sizes=[16, 32], depths=[2, 2])
+    return transformers.ConvNextV2ForImageClassification(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (small_mamba, "mamba1(variant='transformers')"),
+        (small_llama, "llama"),
+        (small_convnext_v2, "convnextv2"),
+    ],
+)
+def test_models_of_transformers_are_called_by_their_name(
+    build: Callable[[], nn.Module], name: str
+) -> None:
+    torch.manual_seed(0)
+    report = verify(build(), "auto")
+    assert report.ok
+    assert report.recipe == name
+
+
+def test_a_truncation_that_the_first_look_cannot_see_is_found() -> None:
+    model = small_llama()
+    init_(model, "olmo2", seed=0)  # std 0.0197 for N(0, 0.02) of a dozen others
+    report = verify(model, "auto")
+    assert report.ok
+    assert report.recipe == "olmo2"
+
+
+def test_every_variant_is_compared() -> None:
+    for name, make in RECIPES.items():
+        recipe = by_name(name)
+        option = inspect.signature(make).parameters.get("variant")
+        if option is None or recipe.partial:
+            continue
+        with pytest.raises(ValueError, match="expected variant among") as found:
+            make(variant="none of them")
+        words = str(found.value).partition("among ")[2].partition(", got")[0]
+        assert {option.default, *VARIANTS[name]} == set(words.split(", "))
+        assert option.default not in VARIANTS[name]
