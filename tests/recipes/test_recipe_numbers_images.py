@@ -154,3 +154,12 @@ def test_convnextv2() -> None:
 def test_numbers_that_are_not_positive_are_refused(name: str, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"initstats\.{name}: expected .* > 0"):
         recipes.by_name(f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})")
+
+
+@pytest.mark.parametrize(("variant", "std"), [("dinov2", 1e-6), ("dinov3", 0.02)])
+def test_register_tokens_have_the_name_of_timm_too(variant: str, std: float) -> None:
+    model = nn.Module()
+    model.cls_token = nn.Parameter(torch.empty(1, 1, 64))
+    model.reg_token = nn.Parameter(torch.empty(1, 4, 64))
+    found = {e.name: e.distribution for e in plan(model, recipes.dinov2(variant=variant))}
+    assert found == dict.fromkeys(("cls_token", "reg_token"), normal(std))

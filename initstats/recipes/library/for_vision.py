@@ -160,7 +160,7 @@ def dinov2(
     else:
         convolution = rule(Match(role="convolution"), framework_default, "patch convolution")
         token = Normal(1e-6 if variant == "dinov2" else 0.02)
-        names = ("*cls_token", "*register_tokens", "*storage_tokens")
+        names = ("*cls_token", "*register_tokens", "*storage_tokens", "*reg_token")
         tokens = [rule(Match(names), token, "class and register tokens")]
     scale = layer_scale or (1.0 if variant == "transformers" else 1e-5)
     rules = [
