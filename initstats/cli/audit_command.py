@@ -115,6 +115,7 @@ def audit(
         _compare(*compare, as_json=as_json)
         return
     if demo:
+        _refuse_own(batch=batch, loss=loss, optimizer=optimizer, device=device)
         run_demo_command(
             model or "healthy",
             recipe=recipe or "gpt2",
@@ -187,6 +188,13 @@ def _run(own: OwnModel, *, as_json: bool) -> AuditReport:
     ):
         task = progress.add_task("steps", total=own.steps * own.seeds)
         return own.run(lambda step: progress.update(task, completed=step))
+
+
+def _refuse_own(**options: str | None) -> None:
+    """Leave if the demo is given what belongs to a model of one's own."""
+    for name, value in options.items():
+        if value is not None:
+            refuse(f"initstats.audit: expected --demo without --{name}, which is for own models")
 
 
 def _compare(first: Path, second: Path, *, as_json: bool) -> None:

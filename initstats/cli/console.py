@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import traceback
@@ -118,11 +119,17 @@ def reading(command: str, file: Path) -> Iterator[None]:
         file: The file; an error that names another goes before it.
     """
     try:
+        _require_an_end(file)
         yield
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         why = "" if missing else f" ({error.strerror or error})"
         refuse(f"initstats.{command}: expected a file, got file={error.filename or file}{why}")
+
+
+def _require_an_end(file: Path) -> None:
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe or a device", file)
 
 
 @contextmanager

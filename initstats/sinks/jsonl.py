@@ -143,7 +143,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     while (found := _numbered(path, len(older) + 1)).exists():
         older.append(found)
     for file in (*reversed(older), path):
-        with file.open(encoding="utf-8", errors="replace") as lines:
+        with file.open(encoding="utf-8-sig", errors="replace") as lines:
             yield from from_lines(line for line in lines if line.endswith("\n"))
 
 

@@ -165,3 +165,17 @@ def test_a_missing_extra_is_named_before_the_demo_trains(
     assert result.exit_code == 2
     assert "install initstats[plot]" in result.stderr
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("command", ["watch --once", "watch", "plot", "report", "merge"])
+def test_a_device_without_an_end_is_refused(command: str, tmp_path: Path) -> None:
+    output = [] if command.startswith("watch") else ["--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command.split(), "/dev/zero", *output])
+    assert result.exit_code == 2
+    assert "expected a file, got file=/dev/zero (a pipe or a device)" in result.output
+
+
+def test_the_demo_takes_no_batch() -> None:
+    result = CliRunner().invoke(app, [*SMALL, "--batch", "x:y"])
+    assert result.exit_code == 2
+    assert "expected --demo without --batch" in result.output

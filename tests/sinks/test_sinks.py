@@ -699,3 +699,11 @@ def test_a_field_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
     assert row.tables["weights"]["0.weight"].pos_inf == 128
     assert math.isnan(row.tables["weights"]["0.weight"].mean)
     assert row.alerts[0].rule == "not-finite"
+
+
+def test_a_byte_order_mark_hides_no_row(tmp_path: Path) -> None:
+    saved = Path(__file__).parents[1] / "vectors/saved_0_1_0/run.jsonl"
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + saved.read_bytes())
+    steps = [[row.step for row in sinks.read_rows(file)] for file in (path, saved)]
+    assert steps[0] == steps[1] != []
