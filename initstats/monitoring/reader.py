@@ -249,12 +249,13 @@ def _missing(window: Window, measured: dict[str, Measured]) -> dict[str, dict[st
         lost = [name for name in names if name not in found]
         known = window.reasons.get(kind, {})
         if lost:
-            why = _REASON.get(kind, "not measured")
+            why = REASON.get(kind, "not measured")
             missing[kind] = {name: known.get(name, why) for name in lost}
     return missing
 
 
-_REASON = {
+# Why a tensor of a kind was not measured where nothing else is known.
+REASON = {
     "gradients": "no gradient",
     "local_gradients": "no gradient",
     "activations": "not called in a measured step",

@@ -27,7 +27,7 @@ from initstats.monitoring.gloo_groups import gloo_groups
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.row import RankInfo, Shard
 from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS, Layout
-from initstats.sharding import Spread, is_dtensor
+from initstats.sharding import Spread, is_dtensor, local_tensor
 from initstats.statistics.across_ranks import OPS, Ranks
 from initstats.statistics.record_array import Integers
 from initstats.statistics.reduction import Array, Message
@@ -79,6 +79,9 @@ class Kind:
         replicas: Ranks that hold each element, int64 `[n]`; 0 for those of each rank's own.
         pieces: The same number on ranks that hold the same elements, int64 `[n]`.
         holders: Ranks that have a tensor of that name, int64 `[n]`.
+        held: Whether this rank has elements of it that others may have too, bool `[n]`.
+        cuts: In how many pieces every rank that has it cuts it, int64 `[n]`; 0 where they differ,
+            and for elements of each rank's own.
     """
 
     names: Layout
@@ -87,6 +90,8 @@ class Kind:
     replicas: Integers
     pieces: Integers
     holders: Integers
+    held: Array
+    cuts: Integers
 
     @classmethod
     def of_each_rank(cls, names: Layout, holders: Sequence[int]) -> Kind:
@@ -94,7 +99,8 @@ class Kind:
         n = len(names)
         nothing = np.zeros(n, dtype=np.int64)
         numel, here = np.full(n, -1, dtype=np.int64), np.array(holders, dtype=np.int64)
-        return cls(names, numel, np.ones(n, dtype=bool), nothing, nothing, here)
+        counted, held = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
+        return cls(names, numel, counted, nothing, nothing, here, held, nothing)
 
 
 class Team:
@@ -203,8 +209,10 @@ class Team:
                 for name, layout in each.get(kind, ()):
                     holders.setdefault(name, []).append(rank)
                     layouts.setdefault(name, set()).add(layout)
-            mixed = {name for name, of_all in layouts.items() if len(of_all) > 1}
-            found[kind] = self._kind(kind, holders, parameters, mixed)
+            # The pieces of names that all ranks cut alike: otherwise none holds what another does.
+            alike = {name: next(iter(each)) for name, each in layouts.items() if len(each) == 1}
+            cuts = {name: layout[1] for name, layout in alike.items() if layout}
+            found[kind] = self._kind(kind, holders, parameters, cuts)
         if "gradients" in found:
             here = [len(self.ranks)] * len(CLIPPING_NAMES)
             found[BEFORE_CLIPPING] = Kind.of_each_rank(CLIPPING_NAMES, here)
@@ -215,28 +223,32 @@ class Team:
         kind: str,
         holders: Mapping[str, Sequence[int]],
         parameters: Mapping[str, Tensor],
-        mixed: set[str],
+        cuts: Mapping[str, int],
     ) -> Kind:
         if kind in OF_EACH_RANK:
             return Kind.of_each_rank(tuple(holders), [len(ranks) for ranks in holders.values()])
         n = len(holders)
         numel, counted = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=bool)
         replicas, pieces = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        held = np.zeros(n, dtype=bool)
         for i, (name, ranks) in enumerate(holders.items()):
-            if kind in _ONE_NUMBER:
-                counted[i] = ranks[i % len(ranks)] == self.rank
-                continue
             parameter = parameters.get(name)
             if parameter is None:  # of other ranks alone
                 continue
+            held[i] = self.rank in ranks and local_numel(parameter) > 0
+            if kind in _ONE_NUMBER:
+                counted[i] = ranks[i % len(ranks)] == self.rank
+                continue
             spread = spread_of(parameter, self.rank)
             counted[i] = spread.is_counted(self.rank, ranks[i % len(ranks)])
-            if name not in mixed:  # otherwise no rank holds what another does
+            if name in cuts:
                 replicas[i] = len(ranks) * spread.replicas // len(spread.ranks)
             pieces[i] = spread.piece(self.rank)
             numel[i] = -1 if kind in PRODUCTS else spread.numel
         here = np.array([len(ranks) for ranks in holders.values()], dtype=np.int64)
-        return Kind(tuple(holders), numel, counted, replicas, pieces, here)
+        one = kind in _ONE_NUMBER
+        cut = np.array([1 if one else cuts.get(n, 0) for n in holders], dtype=np.int64)
+        return Kind(tuple(holders), numel, counted, replicas, pieces, here, held, cut)
 
     def reduce(self, message: Message) -> Array:
         """All-reduce one message; give up as soon as another rank has.
@@ -342,6 +354,12 @@ def spread_of(parameter: Tensor, rank: int) -> Spread:
     if is_dtensor(parameter):
         return Spread.of(parameter)
     return Spread.alone(parameter.shape, rank)
+
+
+def local_numel(parameter: Tensor) -> int:
+    """Return how many elements this rank holds."""
+    local = local_tensor(parameter) if is_dtensor(parameter) else parameter
+    return local.numel()
 
 
 def _layout_of(parameter: Tensor, rank: int) -> tuple[tuple[int, ...], int]:

@@ -74,7 +74,7 @@ class TeamDelivery(Delivery):
             number = self._team.schedule.row_of(row.first_step)
             row = self._of_this_rank(row, measured, window)
             assert row.part is not None
-            mine = offer(self._team, measured, number, row.part.seconds)
+            mine = offer(self._team, measured, number, row.part.seconds, row.step)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
             return None
@@ -154,7 +154,10 @@ def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
     missing = {kind: dict(names) for kind, names in outcome.missing.items()}
     for kind, names in (local.missing if local is not None else {}).items():
         there = measured[kind].table.index if kind in measured else {}
-        missing.setdefault(kind, {}).update({n: w for n, w in names.items() if n not in there})
+        named = missing.setdefault(kind, {})
+        for name, why in names.items():
+            if name not in there:
+                named.setdefault(name, why)
     row = Row(
         step=steps[-1],
         first_step=steps[0],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from initstats.monitoring.reader import Measured, gradient_norms, table_of, uncl
 from initstats.monitoring.row import RankInfo, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
 from initstats.monitoring.team import CLIPPING_NAMES, Kind, Team
+from initstats.monitoring.team_lacks import lacks_of, of_elements, stand_ins, told
 from initstats.monitoring.window import BEFORE_CLIPPING, HIDDEN, PRODUCTS
 from initstats.statistics.across_ranks import run
 from initstats.statistics.histogram import PLACES
@@ -61,6 +63,8 @@ class Offer:
         prints: Fingerprints of this rank's weights, int64 `[n]`.
         has_weights: Which of them were measured, bool `[n]`.
         copies: What tells which outputs ranks that share a batch have in common, int64 `[m]`.
+        lacks: Measured steps in which this rank lacks what it holds, by tensor of all kinds, int64.
+        again: Makes the same of kinds of which this rank counts others.
     """
 
     row: int
@@ -68,6 +72,8 @@ class Offer:
     prints: Integers
     has_weights: Array
     copies: Integers
+    lacks: Integers
+    again: Callable[[Mapping[str, Kind]], Offer]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +102,14 @@ class Outcome:
     local_norms: dict[int, float] = field(default_factory=dict)
 
 
-def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float) -> Offer:
+def offer(
+    team: Team,
+    measured: Mapping[str, Measured],
+    row: int,
+    seconds: float,
+    last: int | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+) -> Offer:
     """Return what this rank adds to a row: by kind, step and name, as the ranks agreed.
 
     Args:
@@ -104,16 +117,20 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
         measured: By kind, of this rank.
         row: Number of the row.
         seconds: Mean time of a step.
+        last: Last step that this rank has measured, None for that of the row.
+        kinds: What this rank counts, None for what the ranks agreed on.
     """
     steps = team.schedule.steps_of(row)
+    given, kinds = measured, team.kinds if kinds is None else kinds
+    lacks = lacks_of(kinds, given, [step for step in steps if last is None or step <= last])
     moments, counts, places, histogram_of, bad = [], [], [], [], []
     at, checks = 0, np.empty(0, dtype=np.int64)
     prints, has_weights = checks, np.empty(0, dtype=bool)
     copies = [checks]
     measured = dict(measured)
     if "gradients" in measured:
-        measured[BEFORE_CLIPPING] = _squares(measured, team.kinds["gradients"])
-    for kind, agreed in team.kinds.items():
+        measured[BEFORE_CLIPPING] = _squares(measured, kinds["gradients"])
+    for kind, agreed in kinds.items():
         n = len(agreed.names)
         placed = _placed(agreed, measured.get(kind), steps)
         moments.append(placed.records.moments.reshape(-1, 8))
@@ -144,11 +161,13 @@ def offer(team: Team, measured: Mapping[str, Measured], row: int, seconds: float
         checks=np.concatenate(
             (checks, *copies, _norm_message(team, measured.get(LOCAL_GRADIENTS)))
         ),
-        tag=f"row {row}",
-        order=_order(team.kinds, len(steps)),
+        # Ranks that have closed all say the same, whatever each holds.
+        tag=f"row {row}{told(kinds, given, lacks) if row >= 0 else ''}",
+        order=_order(kinds, len(steps)),
         not_finite=np.concatenate(bad),
     )
-    return Offer(row, contribution, prints, has_weights, np.concatenate(copies))
+    again = functools.partial(offer, team, given, row, seconds, last)
+    return Offer(row, contribution, prints, has_weights, np.concatenate(copies), lacks, again)
 
 
 def _copies(team: Team, placed: _Placed) -> tuple[Integers, Integers]:
@@ -332,17 +351,21 @@ def _placed(agreed: Kind, found: Measured | None, steps: Sequence[int]) -> _Plac
 def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome | None]:
     """Exchange the messages of one row: three, and more where ranks are not at the same row."""
     nothing = offer(team, {}, -1, 0.0)
-    mine = own or nothing
+    mine, took_own = own or nothing, own is not None
     room = len(nothing.contribution.names)
     agreed = yield Message("min", first_message(mine.contribution, room))
     missing: dict[str, str] = {}
+    absent: dict[str, dict[str, str]] = {}
     if Header.read(agreed).digests_differ:
         at = np.full(len(team.ranks), math.inf)
         at[team.ranks.index(team.rank)] = _CLOSED if own is None else own.row
         at = yield Message("min", at)
         row = int(at.min())
         missing = _missing(team, at, row)
-        mine = own if own is not None and own.row == row else nothing
+        took_own = own is not None and own.row == row
+        mine = own if own is not None and took_own else nothing
+        kinds, absent = yield from stand_ins(team, mine.lacks, takes_part=took_own)
+        mine = mine.again(kinds)
         agreed = yield Message("min", first_message(mine.contribution, room))
     elif own is None:
         return None
@@ -359,7 +382,8 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
     differing = {}
     if replicas.any() and not missing:
         differing = yield from _differing(team, mine, replicas)
-    outcome = _outcome(team, merged, row, missing, mine is own, differing)
+    absent |= {"ranks": missing} if missing else {}
+    outcome = _outcome(team, merged, row, absent, took_own, differing)
     return replace(outcome, local_norms=_norms(team, norms))
 
 
@@ -398,14 +422,14 @@ def _outcome(
     team: Team,
     merged: Merged,
     row: int,
-    missing: Mapping[str, str],
+    missing: Mapping[str, Mapping[str, str]],
     took_own: bool,
     differing: dict[str, tuple[tuple[int, ...], ...]],
 ) -> Outcome:
     """Take the merged records apart: by kind, the steps and names that any rank measured."""
     steps, at, rows = team.schedule.steps_of(row), 0, 0
     measured: dict[str, Measured] = {}
-    absent: dict[str, dict[str, str]] = {"ranks": dict(missing)} if missing else {}
+    absent = {kind: dict(names) for kind, names in missing.items()}
     first = None
     products: dict[str, Records] = {}
     for kind, agreed in team.kinds.items():
@@ -434,8 +458,8 @@ def _outcome(
             measured[kind] = Measured(table, found_steps, by_step)
         least = counted[there].min(axis=0, initial=1 << 62) if there.size else np.zeros(n)
         for i in np.flatnonzero((agreed.numel > least) & (least > 0)).tolist():
-            why = f"{int(least[i])} of {int(agreed.numel[i])} elements"
-            absent.setdefault(kind, {})[agreed.names[i]] = why
+            named, name = absent.setdefault(kind, {}), agreed.names[i]
+            named[name] = of_elements(int(least[i]), int(agreed.numel[i]), named.get(name))
         at, rows = at + k * n, rows + n
     if products:
         shards, order = team.kinds[PRODUCTS[0]].names, team.kinds[COSINE].names

@@ -18,10 +18,11 @@ from initstats.monitoring.reader import gradient_norms, table_of
 from initstats.monitoring.row import RankInfo, Row, Shard, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
 from initstats.monitoring.team import OF_EACH_RANK, alike_ranks
+from initstats.monitoring.team_lacks import of_elements, on_ranks
 from initstats.monitoring.team_row import MOST_NAMED, SHARED
 from initstats.sinks.jsonl import read_rows
 from initstats.statistics.histogram import PLACES
-from initstats.statistics.record_array import Floats, Integers, Records
+from initstats.statistics.record_array import COUNT, Floats, Integers, Records
 from initstats.statistics.replicas import classes_of
 
 _Missing = dict[str, dict[str, str]]
@@ -121,12 +122,7 @@ def _info(rows: Sequence[Row]) -> RankInfo:
 
 def _missing(rows: Sequence[Row], tables: Mapping[str, Table], everyone: set[int]) -> _Missing:
     """Say what is in no row, which ranks have none, and of what the ranks hold only a part."""
-    missing: _Missing = {}
-    for row in rows:
-        for kind, names in row.missing.items():
-            there = tables[kind].index if kind in tables else {}
-            lost = {name: why for name, why in names.items() if name not in there}
-            missing.setdefault(kind, {}).update(lost)
+    missing = _lost(rows, tables)
     here = set(map(_rank, rows))
     missing["ranks"] = {f"rank {rank}": "wrote no row" for rank in sorted(everyone - here)}
     numel = {name: shard.numel for row in rows for name, shard in row.shards.items()}
@@ -135,18 +131,42 @@ def _missing(rows: Sequence[Row], tables: Mapping[str, Table], everyone: set[int
             continue
         for name, count in zip(table.names, table.records.column("count").tolist(), strict=True):
             if 0 < count < numel.get(name, 0):
-                missing.setdefault(kind, {})[name] = f"{int(count)} of {numel[name]} elements"
+                named = missing.setdefault(kind, {})
+                named[name] = of_elements(int(count), numel[name], named.get(name))
     return {kind: names for kind, names in missing.items() if names}
+
+
+def _lost(rows: Sequence[Row], tables: Mapping[str, Table]) -> _Missing:
+    """Say what rows name as missing: of what is there on other ranks, who lacks it."""
+    missing: _Missing = {}
+    for kind in dict.fromkeys(kind for row in rows for kind in row.missing):
+        there = tables[kind].index if kind in tables else {}
+        lost: dict[str, dict[int, str]] = {}
+        for row in rows:
+            for name, why in row.missing.get(kind, {}).items():
+                lost.setdefault(name, {})[_rank(row)] = why
+        for name, whys in lost.items():
+            why = next(iter(whys.values()))
+            if kind not in OF_EACH_RANK and len(whys) < len(rows):
+                why = on_ranks(why, list(whys))
+            elif name in there:
+                continue
+            missing.setdefault(kind, {})[name] = why
+    return missing
 
 
 def _held(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
     """Return by name the rows whose records of it count: of shards all, of replicas one."""
-    names = dict.fromkeys(name for row in rows if kind in row.tables for name in row.tables[kind])
+    found = dict.fromkeys(name for row in rows if kind in row.tables for name in row.tables[kind])
+    # In the order of the model, whichever rank lacks some.
+    order = dict.fromkeys(name for row in rows for name in row.shards)
+    names = [*(name for name in order if name in found), *(n for n in found if n not in order)]
     held = {}
     for name in names:
         those = [row for row in rows if kind in row.tables and name in row.tables[kind].index]
         if kind not in OF_EACH_RANK:
-            those = _one_of_replicas(those, name)
+            # Of replicas first one that has it in the most steps.
+            those = _one_of_replicas(sorted(those, key=lambda row: -_count(row, kind, name)), name)
         elif kind in SHARED and _is_copied(those, kind, name):
             present = {_rank(row) for row in those}
             those = [row for row in those if _rank(row) == min(present.intersection(_peers(row)))]
@@ -162,6 +182,11 @@ def _one_of_replicas(rows: Sequence[Row], name: str) -> list[Row]:
         if shard.mesh == mesh:
             chosen.setdefault(shard.piece, row)
     return [chosen[piece] for piece in sorted(chosen)]
+
+
+def _count(row: Row, kind: str, name: str) -> int:
+    table = row.tables[kind]
+    return int(table.records.counts[table.index[name], COUNT])
 
 
 def _peers(row: Row) -> tuple[int, ...]:
