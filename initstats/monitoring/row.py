@@ -227,9 +227,11 @@ class Row:
         shards: In a row of one rank among several, what it holds of each parameter.
         part: In a row of one rank among several, what the row of all of them needs besides.
         loss: Loss of each measured step as `Monitor.step(loss=...)` got it, NaN where it got none;
-            empty when it never did.
+            empty when it never did. In a row of several ranks the mean over those that gave any
+            in it, NaN where that of one is.
         learning_rates: Learning rates of the optimizer's groups in the last measured step, by the
-            number of the group; of several optimizers by both numbers, such as "1.0".
+            number of the group; of several optimizers by both numbers, such as "1.0". In a row of
+            several ranks those of the rank that wrote it.
         calls: Recorded calls per measured step of each watched module, 0 for one that was not
             called: the load of the experts of a mixture. In a row of several ranks those of the
             rank that wrote it.

@@ -26,7 +26,7 @@ from torch._C._distributed_c10d import PrefixStore
 from initstats.monitoring.gloo_groups import gloo_groups
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.row import RankInfo, Shard
-from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS, Layout
+from initstats.monitoring.window import BEFORE_CLIPPING, LOSS, PRODUCTS, Layout
 from initstats.sharding import Spread, is_dtensor, local_tensor
 from initstats.statistics.across_ranks import OPS, Ranks
 from initstats.statistics.record_array import Integers
@@ -216,6 +216,7 @@ class Team:
         if "gradients" in found:
             here = [len(self.ranks)] * len(CLIPPING_NAMES)
             found[BEFORE_CLIPPING] = Kind.of_each_rank(CLIPPING_NAMES, here)
+        found[LOSS] = Kind.of_each_rank((LOSS,), [len(self.ranks)])
         return found
 
     def _kind(

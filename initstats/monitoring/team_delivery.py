@@ -14,8 +14,9 @@ from initstats.monitoring.reader import Measured, gradient_norms, read_window
 from initstats.monitoring.row import Row
 from initstats.monitoring.sink_worker import Feed, Sink
 from initstats.monitoring.team import Team
+from initstats.monitoring.team_loss import given_losses, mean_losses
 from initstats.monitoring.team_row import Offer, Outcome, merge, norms_before_clipping, offer
-from initstats.monitoring.window import BEFORE_CLIPPING, Window
+from initstats.monitoring.window import BEFORE_CLIPPING, LOSS, Window
 from initstats.monitoring.worker import Delivery
 
 
@@ -74,7 +75,8 @@ class TeamDelivery(Delivery):
             number = self._team.schedule.row_of(row.first_step)
             row = self._of_this_rank(row, measured, window)
             assert row.part is not None
-            mine = offer(self._team, measured, number, row.part.seconds, row.step)
+            given = {**measured, **given_losses(row)}
+            mine = offer(self._team, given, number, row.part.seconds, row.step)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
             return None
@@ -147,7 +149,7 @@ def of_rank(sink: Sink, rank: int) -> Sink:
 def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
     """Return the row of all ranks; what only this rank knows is that of its own row."""
     measured = dict(outcome.measured)
-    clipping = measured.pop(BEFORE_CLIPPING, None)
+    clipping, losses = measured.pop(BEFORE_CLIPPING, None), measured.pop(LOSS, None)
     steps = sorted({step for found in measured.values() for step in found.steps})
     steps = steps or team.schedule.steps_of(outcome.row)[:1]
     norms = gradient_norms(measured["gradients"].by_step) if "gradients" in measured else None
@@ -167,10 +169,10 @@ def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
         steps=tuple(steps),
         missing={kind: names for kind, names in missing.items() if names},
         ranks=outcome.ranks,
+        loss=mean_losses(losses, steps),
     )
     if local is not None:
-        loss = local.loss if local.loss.size == len(steps) else local.loss[:0]
-        row = replace(row, learning_rates=local.learning_rates, loss=loss)
+        row = replace(row, learning_rates=local.learning_rates)
         row = replace(row, calls=local.calls, smooth=local.smooth)
     if norms is not None:
         row = replace(row, gradient_norm=norms)

@@ -19,8 +19,10 @@ Factor = float | Tensor
 BEFORE_CLIPPING = "gradients before clipping"
 # Kinds of the sums that make the cosine of momentum and gradient of shards, one number per tensor.
 PRODUCTS = ("momentum times gradient", "squares of momentum", "squares of gradients")
+# Kind of the loss of one rank, which rows show as a mean.
+LOSS = "loss"
 # Kinds that rows do not show.
-HIDDEN = (BEFORE_CLIPPING, *PRODUCTS)
+HIDDEN = (BEFORE_CLIPPING, *PRODUCTS, LOSS)
 # Measurements of one layout that stay on a device before they are moved: 128 bytes per tensor each.
 _PAGE = 8
 

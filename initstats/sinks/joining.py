@@ -19,6 +19,7 @@ from initstats.monitoring.row import RankInfo, Row, Shard, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
 from initstats.monitoring.team import OF_EACH_RANK, alike_ranks
 from initstats.monitoring.team_lacks import of_elements, on_ranks
+from initstats.monitoring.team_loss import joined_losses
 from initstats.monitoring.team_row import MOST_NAMED, SHARED
 from initstats.sinks.jsonl import read_rows
 from initstats.statistics.histogram import PLACES
@@ -99,6 +100,7 @@ def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
         },
         smooth=tuple(dict.fromkeys(name for row in rows for name in row.smooth)),
         ranks=_info(rows),
+        loss=joined_losses(rows, first.steps),
         shards={},
         part=None,
     )

@@ -5,16 +5,22 @@ Every check trains as in `joining_ranks`: with rows that are merged, and with fi
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from initstats.monitoring import Monitor
+from initstats.sinks.joining import join_rows
+from initstats.sinks.jsonl import JsonLines
 from joining_ranks import assert_joined
 from monitored import Kept
-from monitoring_ranks import messages, plain_loop, rank, world
+from monitoring_ranks import messages, plain_loop, rank, shared_folder, world
 
 WATCH = ("weights", "gradients", "updates")
 
@@ -129,7 +135,49 @@ def check_messages_where_ranks_lack_gradients() -> None:
         assert len(sent) == 3 * count + 1, sent  # and one when all have closed
 
 
+def check_the_loss_is_the_mean_of_the_ranks_that_gave_one() -> None:
+    path = shared_folder()
+    kept = Kept()
+    sinks: dict[str, Kept | JsonLines] = {"merge": kept, "none": JsonLines(path / "run.jsonl")}
+    for reduce, sink in sinks.items():
+        for window in (1, 2) if reduce == "merge" else (1,):
+            with (
+                messages() as sent,
+                Monitor(
+                    plain(),
+                    every=1,
+                    window=window,
+                    watch=("weights",),
+                    sinks=[sink],
+                    group=world(),
+                    reduce=reduce,  # type: ignore[arg-type]
+                ) as monitor,
+            ):
+                for number in range(1, 5):
+                    monitor.step(loss=loss_of(number))
+            assert len(sent) == (3 * 4 // window + 1 if reduce == "merge" else 0)
+        dist.barrier()
+    if rank() == 0:
+        expected = [2.5, math.nan, math.inf, math.nan]  # of ranks 2 and 3 alone
+        joined = list(join_rows(sorted(path.glob("run.rank*.jsonl"))))
+        for rows in (kept.rows[:4], joined):
+            assert [row.step for row in rows] == [1, 2, 3, 4]
+            np.testing.assert_allclose(np.concatenate([r.loss for r in rows[:3]]), expected[:3])
+            assert not rows[3].loss.size  # none gave one
+            assert not any(alert.rule.startswith("first") for row in rows for alert in row.alerts)
+        np.testing.assert_allclose(np.concatenate([r.loss for r in kept.rows[4:]]), expected)
+
+
+def loss_of(number: int) -> Tensor | float | None:
+    """Return what the last two of four ranks give: one NaN in step 2, infinity in 3, then none."""
+    if rank() < 2 or number == 4:
+        return None
+    odd = {2: math.nan, 3: math.inf}.get(number)
+    return torch.tensor(float(rank())) if rank() == 2 or odd is None else odd
+
+
 CHECKS = (
+    check_the_loss_is_the_mean_of_the_ranks_that_gave_one,
     check_a_replica_stands_in_for_one_without_a_gradient,
     check_a_rank_without_any_gradient_is_named,
     check_a_shard_without_a_gradient_is_named,
