@@ -31,6 +31,7 @@ from initstats.recipes.width import (
     Growth,
     growth_by_role,
     growth_by_shape,
+    kind_of_convolution,
     stated_width,
 )
 from initstats.sharding import is_dtensor
@@ -209,8 +210,10 @@ class Slot:
         role = "embedding" if "embedding" in self.tied_roles else self.role.name
         base = self.base or Base(width_mult=1.0)
         shape = base.shape_of(self.key_name, self.parameter.shape)
+        is_bias = self.kind == "bias"
         if shape is not None:
-            return growth_by_shape(self._sides(shape), self.parameter, shape, role)
+            sides = self._sides(shape)
+            return growth_by_shape(sides, self.parameter, shape, role, is_bias=is_bias)
         width_mult = base.width_mult
         if width_mult is None:
             width = stated_width(self.parents[0]) if self.parents else None
@@ -221,8 +224,11 @@ class Slot:
                     "as a model: base=build(...)"
                 )
             width_mult = width / base.width
+        kind = None
+        if role == "convolution" and self.parents:
+            kind = kind_of_convolution(self.module, self.parents[0])
         try:
-            return growth_by_role(role, width_mult, self.parameter)
+            return growth_by_role(role, width_mult, self.parameter, is_bias=is_bias, kind=kind)
         except LookupError:
             raise ValueError(
                 "initstats.plan: expected base to be a model, or shapes by name, for a layer whose "

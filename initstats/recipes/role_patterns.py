@@ -38,11 +38,11 @@ ATTENTION_INPUT = re.compile(
 )
 ATTENTION_OUTPUT = re.compile(r"o|o_proj|attn_out|attn_proj|linear_proj|out_lin|resid_proj|to_out")
 MLP_INPUT = re.compile(
-    r"w1|w3|w12|w[13]_EFD|mlp1_weight(_EGD)?|[Ww]i|wi_\d|c_fc|fc1|fc_in|fc_1|lin1|linear1|linear_fc1|ff_proj|ff_in|pwconv1"
-    r"|dense_h_to_4h|(up|gate|gate_up)_proj|intermediate|mlp_in|input_linear"
+    r"w1|w3|w12|w[13]_EFD|mlp1_(weight|bias)(_EGD?)?|[Ww]i|wi_\d|c_fc|fc1|fc_in|fc_1|lin1|linear1|linear_fc1|ff_proj|ff_in|pwconv1"
+    r"|dense_h_to_4h|(up|gate|gate_up)_proj(_bias)?|intermediate|mlp_in|input_linear"
 )
 MLP_OUTPUT = re.compile(
-    r"w2|w2_EDF|mlp2_weight(_EDF)?|[Ww]o|c_proj|fc2|fc_out|fc_2|lin2|linear2|linear_fc2|ff_out|pwconv2|dense_4h_to_h|down_proj"
+    r"w2|w2_EDF|mlp2_(weight|bias)(_EDF?)?|[Ww]o|c_proj|fc2|fc_out|fc_2|lin2|linear2|linear_fc2|ff_out|pwconv2|dense_4h_to_h|down_proj(_bias)?"
     r"|mlp_out|output_linear|out_proj|proj_out"
 )
 HEAD = re.compile(

@@ -219,8 +219,37 @@ def stated_head_width(model: nn.Module) -> int | None:
     return None if width is None or heads is None else width // heads
 
 
+def kind_of_convolution(convolution: nn.Module, model: nn.Module) -> str | None:
+    """Tell which sides of a convolution grow, where the stated width of its model tells it.
+
+    Args:
+        convolution: Owner of the weight.
+        model: The model that it belongs to.
+
+    Returns:
+        "input" for the first convolution of a model, from image or sound to its width; "hidden"
+        for one from the width to the width; None for all others, and for grouped and transposed
+        ones.
+    """
+    kinds = nn.modules.conv._ConvNd  # noqa: SLF001  # the base of all convolutions
+    if not isinstance(convolution, kinds) or convolution.transposed or convolution.groups != 1:
+        return None
+    width = stated_width(model)
+    if width is None or convolution.out_channels != width:
+        return None
+    if convolution.in_channels == width:
+        return "hidden"
+    first = next(module for module in model.modules() if isinstance(module, kinds))
+    return "input" if convolution is first else None
+
+
 def growth_by_shape(
-    sides: tuple[float, float], parameter: torch.Tensor, base_shape: Sequence[int], role: str
+    sides: tuple[float, float],
+    parameter: torch.Tensor,
+    base_shape: Sequence[int],
+    role: str,
+    *,
+    is_bias: bool = False,
 ) -> Growth:
     """Tell how a parameter grows by the dimensions that differ from the base's.
 
@@ -229,12 +258,13 @@ def growth_by_shape(
         parameter: The parameter.
         base_shape: Its shape in the base.
         role: Its role; decides where no dimension differs, and what an embedding's rows are.
+        is_bias: It is a bias, or one bias per expert.
     """
     ratios = [now / base for now, base in zip(parameter.shape, base_shape, strict=True)]
     if all(ratio == 1 for ratio in ratios):
-        return growth_by_role(role, 1.0, parameter)
-    if parameter.dim() < _MATRIX_DIMS:
-        return Growth("vector", 1.0, ratios[0])
+        return growth_by_role(role, 1.0, parameter, is_bias=is_bias)
+    if is_bias or parameter.dim() < _MATRIX_DIMS:
+        return Growth("vector", 1.0, ratios[-1])
     if _BY_ROLE.get(role) == "input":  # rows are entries of a table
         return Growth("input", 1.0, ratios[-1])
     fan_out, fan_in = sides
@@ -243,13 +273,22 @@ def growth_by_shape(
     return Growth("output" if fan_out == 1 else "hidden", fan_in, fan_out)
 
 
-def growth_by_role(role: str, width_mult: float, parameter: torch.Tensor) -> Growth:
+def growth_by_role(
+    role: str,
+    width_mult: float,
+    parameter: torch.Tensor,
+    *,
+    is_bias: bool = False,
+    kind: str | None = None,
+) -> Growth:
     """Tell how a parameter grows by its role, where a number is all that is known of the base.
 
     Args:
         role: Its role.
         width_mult: How many times wider the model is.
         parameter: The parameter.
+        is_bias: It is a bias, or one bias per expert.
+        kind: The kind of growth, where more than the role tells it.
 
     Returns:
         The growth; of a matrix whose role tells nothing "hidden", if the model is its own base.
@@ -257,10 +296,10 @@ def growth_by_role(role: str, width_mult: float, parameter: torch.Tensor) -> Gro
     Raises:
         LookupError: If the role does not tell which dimensions of a matrix grow.
     """
-    if parameter.dim() < _MATRIX_DIMS or role == "norm":
+    if is_bias or parameter.dim() < _MATRIX_DIMS or role == "norm":
         fixed = role in {"head", "router"} or parameter.numel() == 1
         return Growth("fixed") if fixed else Growth("vector", 1.0, width_mult)
-    kind = _BY_ROLE.get(role)
+    kind = kind or _BY_ROLE.get(role)
     if kind is None:
         if width_mult != 1:
             raise LookupError(role)

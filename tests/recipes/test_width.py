@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,96 @@ def test_transposed_layers_and_banks_of_experts_have_their_own_layout() -> None:
             self.up_proj = nn.Parameter(torch.zeros(3, 32, 128))  # [experts, in, out]
 
     assert growths(Experts(), {"up_proj": (3, 8, 64)})["up_proj"] == Growth("hidden", 4, 2)
+
+
+class ExpertBank(nn.Module):
+    """Experts as transformers' GPT-OSS has them: [experts, in, out], one bias per expert."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden_size = width
+        self.gate_up_proj = nn.Parameter(torch.empty(2, width, 4 * width))
+        self.gate_up_proj_bias = nn.Parameter(torch.empty(2, 4 * width))
+        self.down_proj = nn.Parameter(torch.empty(2, 2 * width, width))
+        self.down_proj_bias = nn.Parameter(torch.empty(2, width))
+
+
+@pytest.mark.parametrize("base", [32, ExpertBank(32)], ids=["width", "model"])
+def test_biases_of_experts_are_vectors_that_grow(base: Any) -> None:
+    model = nn.Sequential()
+    model.add_module("experts", ExpertBank(128))
+    if isinstance(base, nn.Module):
+        base = {f"experts.{name}": tuple(p.shape) for name, p in base.named_parameters()}
+    assert growths(model, base) == {
+        "experts.gate_up_proj": Growth("hidden", 4, 4),
+        "experts.gate_up_proj_bias": Growth("vector", 1, 4),
+        "experts.down_proj": Growth("hidden", 4, 4),
+        "experts.down_proj_bias": Growth("vector", 1, 4),
+    }
+    roles = {group[0].own_name: group[0].role.name for group in slots(model)}
+    assert roles["gate_up_proj_bias"] == "mlp input"
+    assert roles["down_proj_bias"] == "mlp output"
+    groups = recipes.mup(base=base, form="nanogpt", layers=1).param_groups(
+        model, lr=1.0, weight_decay=0.1
+    )
+    of_vectors = next(g for g in groups if "experts.down_proj_bias" in g["param_names"])
+    assert (of_vectors["lr"], of_vectors["weight_decay"]) == (1.0, 0.0)
+
+
+class Patches(nn.Module):
+    """Convolutions from an image to the width, within it, and two that the width does not tell."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed_dim = width
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.within = nn.Conv2d(width, width, 3)
+        self.narrow = nn.Conv2d(width // 2, width, 3)
+        self.depthwise = nn.Conv2d(width, width, 3, groups=width)
+
+
+def test_a_number_tells_how_the_first_convolution_grows() -> None:
+    model = Patches(128)
+    base = Base(width=32)
+    found = {group[0].name: group[0] for group in slots(model, base=base)}
+    assert found["patches.weight"].growth == Growth("input", 1, 4)
+    assert found["patches.bias"].growth == Growth("vector", 1, 4)
+    assert found["within.weight"].growth == Growth("hidden", 4, 4)
+    by_shape = growths(model, Patches(32))
+    assert by_shape["patches.weight"] == found["patches.weight"].growth
+    assert by_shape["within.weight"] == found["within.weight"].growth
+    for name in ("narrow.weight", "depthwise.weight"):
+        with pytest.raises(ValueError, match="expected base to be a model, or shapes by name"):
+            _ = found[name].growth
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "options"),
+    [
+        (
+            "GptOssForCausalLM",
+            "GptOssConfig",
+            {"vocab_size": 64, "num_local_experts": 2, "num_key_value_heads": 2},
+        ),
+        ("ViTForImageClassification", "ViTConfig", {"image_size": 16, "patch_size": 4}),
+    ],
+)
+def test_a_number_is_base_enough_for_experts_and_images(
+    model: str, config: str, options: dict[str, Any]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    built = getattr(transformers, model)(getattr(transformers, config)(**sizes, **options))
+    recipe = recipes.mup(base=32)
+    unknown = {entry.name for entry in plan(built, replace(recipe, partial=True)) if entry.keep}
+    assert unknown <= {"model.layers.0.self_attn.sinks"}  # numbers of their own
+    groups = recipe.param_groups(built, lr=1.0, allow_unmatched=True)
+    assert {group["lr"] for group in groups} == {1.0, 0.5}
 
 
 def test_a_model_that_is_its_own_base_has_multipliers_of_one() -> None:

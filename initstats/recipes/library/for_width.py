@@ -469,7 +469,8 @@ def _mup_multipliers(slot: Slot, optimizer: str, form: str, *, absorb: bool) -> 
 
 def _decay(slot: Slot, multiplier: float) -> float:
     """Return a multiplier of the weight decay, 0 for vectors."""
-    return multiplier if slot.parameter.dim() > 1 and slot.role.name != "norm" else 0.0
+    is_vector = slot.parameter.dim() < 2 or slot.kind == "bias" or slot.role.name == "norm"  # noqa: PLR2004
+    return 0.0 if is_vector else multiplier
 
 
 def _is_table(slot: Slot) -> bool:
