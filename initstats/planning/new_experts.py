@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,7 @@ def upcycled_experts(
         What is made, by name, of the experts without values.
 
     Raises:
+        TypeError: If `redrawn` is no number.
         ValueError: If an option is out of range, no experts are without values, the checkpoint has
             not exactly one layer of a dense MLP for one, or its size is another.
 
@@ -73,10 +75,7 @@ def upcycled_experts(
         and its `conversions/drop_upcycling.py`, a99f203.
     """
     require_option("new_experts", method, ("copy",))
-    if not 0.0 <= redrawn <= 1.0:
-        raise ValueError(
-            f"initstats.{_FUNCTION}: expected redrawn in [0, 1], got redrawn={redrawn}"
-        )
+    _require_share(redrawn)
     if method is None:
         if redrawn:
             raise ValueError(
@@ -99,6 +98,23 @@ def upcycled_experts(
             f"new_experts={method!r}, got none"
         )
     return grown
+
+
+def _require_share(redrawn: object) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not in [0, 1].
+    """
+    if isinstance(redrawn, bool) or not isinstance(redrawn, Real):
+        raise TypeError(
+            f"initstats.{_FUNCTION}: expected redrawn to be a number, got redrawn={redrawn!r}"
+        )
+    if not 0.0 <= float(redrawn) <= 1.0:
+        raise ValueError(
+            f"initstats.{_FUNCTION}: expected redrawn in [0, 1], got redrawn={redrawn}"
+        )
 
 
 def is_dense_layer(name: str, value: object) -> bool:

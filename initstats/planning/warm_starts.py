@@ -131,8 +131,9 @@ def warm_start_(
         What was copied, grown, initialised, did not fit or was not used.
 
     Raises:
-        TypeError: As `init_`, or if `state_dict` is no mapping, holds something else than dense
-            tensors under a name of the model, or integers for a floating-point parameter.
+        TypeError: As `init_`, or if `redrawn` is no number, or if `state_dict` is no mapping, holds
+            something else than dense tensors under a name of the model, or integers for a
+            floating-point parameter.
         ValueError: If no rule takes a parameter that is not copied, no name fits, several prefixes
             or inner dictionaries fit equally well, a tensor is on the meta device, holds values
             that are not finite (minus infinity in a buffer is a mask) or that the parameter's dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from initstats.recipes.multipliers import OPTIMIZERS, Multipliers
@@ -28,6 +29,7 @@ class Hyperparameters:
         other_lr: With Muon the learning rate of the rest, else None.
 
     Raises:
+        TypeError: If a number is none.
         ValueError: If a number is out of range, the optimizer is unknown, or a number is given or
             missing that goes with another optimizer.
     """
@@ -46,10 +48,12 @@ class Hyperparameters:
             )
         for name in ("lr", "eps", "other_lr"):
             value = getattr(self, name)
+            _require_number(name, value, or_none=name != "lr")
             if not (value is None or (math.isfinite(value) and value > 0)):
                 raise ValueError(
                     f"initstats.{_FUNCTION}: expected {name} finite and > 0, got {name}={value}"
                 )
+        _require_number("weight_decay", self.weight_decay)
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(
                 f"initstats.{_FUNCTION}: expected weight_decay finite and >= 0, "
@@ -64,6 +68,20 @@ class Hyperparameters:
             raise ValueError(
                 f"initstats.{_FUNCTION}: expected no eps with optimizer='sgd', got eps={self.eps}"
             )
+
+
+def _require_number(name: str, value: object, *, or_none: bool = False) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        TypeError: Naming it.
+    """
+    if value is None and or_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"initstats.{_FUNCTION}: expected {name} to be a number, got {name}={value!r}"
+        )
 
 
 def make_groups(

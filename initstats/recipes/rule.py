@@ -304,7 +304,7 @@ class Recipe:
             `use_muon` where they apply. Every torch optimizer takes them.
 
         Raises:
-            TypeError: If `model` is no module.
+            TypeError: If `model` is no module, or a hyperparameter no number.
             ValueError: If a number is out of range, the optimizer is unknown or one that the recipe
                 does not know, a parameter is taken by no rule, or nothing is trained.
         """

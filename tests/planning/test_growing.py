@@ -452,6 +452,14 @@ def test_bad_experts_are_refused_before_anything_is_written(name: str) -> None:
     refused(new, change(old.state_dict()), ValueError, words, **options)
 
 
+@pytest.mark.parametrize("redrawn", ["x", True, None])
+def test_a_share_that_is_no_number_is_refused(redrawn: Any) -> None:
+    model = made("MixtralForCausalLM")
+    message = r"^initstats\.warm_start_: expected redrawn to be a number, got redrawn="
+    with pytest.raises(TypeError, match=message):
+        warm_start_(model, model.state_dict(), "moe", new_experts="copy", redrawn=redrawn)
+
+
 def test_a_model_without_new_experts_or_with_unknown_ones_is_refused() -> None:
     old, new = built("Mixtral")
     words = "expected experts that state_dict does not have for new_experts='copy', got none"

@@ -310,6 +310,14 @@ def test_numbers_of_groups_are_checked(options: dict[str, Any], message: str) ->
         recipes.mup(base=32).param_groups(Gpt(64), **options)
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "eps", "other_lr"])
+@pytest.mark.parametrize("value", ["x", True, [1.0]])
+def test_what_is_no_number_is_refused(name: str, value: object) -> None:
+    message = rf"^initstats\.Recipe\.param_groups: expected {name} to be a number, got {name}="
+    with pytest.raises(TypeError, match=message):
+        recipes.mup(base=32).param_groups(Gpt(64), **{"lr": 1.0, name: value})  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_grouped_is_refused() -> None:
     recipe = recipes.mup(base=32)
     with pytest.raises(
