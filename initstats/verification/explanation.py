@@ -35,6 +35,7 @@ VARIANTS = {
     "mamba1": ("transformers", "jamba", "zamba"),
     "mamba2": ("transformers", "bamba", "zamba2", "nemotron_h"),
     "modernbert": ("original",),
+    "neox": ("transformers",),
     "olmo2": ("llama", "llama_depth", "fan_in", "transformers"),
     "qwen3": ("moe", "transformers"),
     "rwkv4": ("transformers",),

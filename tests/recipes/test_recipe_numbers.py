@@ -60,6 +60,11 @@ def test_neox() -> None:
     check(named_models.nano_gpt(), recipes.neox(), promises)
 
 
+def test_neox_of_transformers() -> None:
+    recipe = recipes.neox(variant="transformers")
+    check(named_models.nano_gpt(), recipe, {**GPT_NORMS, "*": normal(0.02)})
+
+
 def test_olmo_mitchell() -> None:
     def cut(std: float) -> TruncNormal:
         return TruncNormal(std, -3 * std, 3 * std)

@@ -57,6 +57,9 @@ MODELS: dict[str, Made] = {
         {**SIZES, **HEAD, **EXPERTS},
         recipes.qwen3(variant="transformers"),
     ),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM", "GPTNeoXConfig", SIZES, recipes.neox(variant="transformers"),
+    ),
     "gpt_oss": (
         "GptOssForCausalLM",
         "GptOssConfig",

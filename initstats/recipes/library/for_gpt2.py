@@ -144,25 +144,34 @@ def megatron(
 
 
 @built_in
-def neox(*, layers: int | None = None) -> Recipe:
+def neox(*, variant: str = "eleutherai", layers: int | None = None) -> Recipe:
     """Make the recipe of GPT-NeoX.
 
-    Embeddings and inputs N(0, sqrt(2 / (5 d))) (`small_init`), attention output and second MLP
-    matrix N(0, 2 / (L sqrt(d))) (`wang_init`), d the width; biases 0; norms 1 and 0.
+    "eleutherai": embeddings and inputs N(0, sqrt(2 / (5 d))) (`small_init`), attention output and
+    second MLP matrix N(0, 2 / (L sqrt(d))) (`wang_init`), d the width. "transformers": embeddings
+    and all matrices N(0, 0.02). In both, biases 0; norms 1 and 0.
 
     Args:
+        variant: "eleutherai" or "transformers".
         layers: Number of blocks L, >= 1; read from the model when None.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: If `layers` < 1.
+        ValueError: If the variant is neither or `layers` < 1.
 
     Source: gpt-neox `megatron/model/init_functions.py`; Nguyen and Salazar 2019 (small_init);
-        mesh-transformer-jax (wang_init).
+        mesh-transformer-jax (wang_init); transformers `modeling_gpt_neox.py`, whose
+        `initializer_range` is 0.02.
     """
+    require_choice("neox", "variant", variant, ("eleutherai", "transformers"))
     require_layers("neox", layers)
+    tables = ("embedding", "position", "token")
+    source = "gpt-neox megatron/model/init_functions.py; transformers modeling_gpt_neox.py"
+    if variant == "transformers":
+        plain = rule(weights(*tables, *MATRICES), Normal(0.02), "matrix or embedding")
+        return Recipe([*norms(), biases(), plain], name="neox", source=source)
 
     @described("N(0, sqrt(2 / (5 d))), d the width")
     def small(slot: Slot) -> Distribution:
@@ -176,9 +185,9 @@ def neox(*, layers: int | None = None) -> Recipe:
         *norms(),
         biases(),
         rule(weights(*RESIDUAL), wang, "residual projection"),
-        rule(weights("embedding", "position", "token", *MATRICES), small, "small init"),
+        rule(weights(*tables, *MATRICES), small, "small init"),
     ]
-    return Recipe(rules, name="neox", source="gpt-neox megatron/model/init_functions.py")
+    return Recipe(rules, name="neox", source=source)
 
 
 @built_in
