@@ -25,8 +25,9 @@ _GENERAL = frozenset({"mup", "completep", "u_mup", "spectral", "modula", "decode
 VARIANTS = {
     "clip": ("transformers",),
     "deepseek_v3": ("transformers", "torchtitan"),
-    "dinov2": ("dinov3", "transformers"),
+    "dinov2": ("dinov3", "dinov3_timm", "transformers"),
     "edm": ("adm",),
+    "efficientnet": ("torchvision",),
     "gated_deltanet": ("kda", "transformers", "torchtitan"),
     "gpt_oss": ("torchtitan",),
     "griffin": ("transformers",),

@@ -87,6 +87,26 @@ def test_dinov3() -> None:
     check(image_models.Dino(third=True), recipe, promises)
 
 
+def test_dinov3_of_timm_divides_by_depth() -> None:
+    recipe = recipes.dinov2(variant="dinov3_timm")
+    promised = {e.name: e.distribution for e in plan(image_models.Dino(third=True), recipe)}
+    original = recipes.dinov2(variant="dinov3")
+    before = {e.name: e.distribution for e in plan(image_models.Dino(third=True), original)}
+    fill = TruncNormal(0.02)
+    differing = {name for name in promised if promised[name] != before[name]}
+    assert promised["cls_token"] == fill
+    for block in (0, 1):
+        for layer in ("attn.proj", "mlp.fc2"):
+            name = f"blocks.{block}.{layer}.weight"
+            assert promised[name] == fill.scaled((2 * (block + 1)) ** -0.5)
+            differing.remove(name)
+    assert all("token" in name for name in differing)
+    model = nn.Module()
+    model.head = nn.Linear(64, 10, bias=False)
+    (of_head,) = plan(model, recipe)
+    assert of_head.distribution == fill.scaled(0.001)
+
+
 def test_dinov2_of_transformers() -> None:
     promises = {
         "*.norm?.weight": ONE,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from torch import nn
 
 import named_models
 from initstats import recipes
+from initstats.planning.planner import plan
 from initstats.recipes import (
     Constant,
     Kept,
@@ -25,6 +27,7 @@ from promises import (
     planned,
     uniform,
 )
+from recipe_checks import accepts
 
 TIMM = {
     "*norm*.weight": ONE,
@@ -121,6 +124,39 @@ def test_efficientnet() -> None:
         "classifier.weight": uniform(1 / math.sqrt(10)),
     }
     check(named_models.efficientnet(), recipes.efficientnet(), promises)
+
+
+def test_efficientnet_of_torchvision_does_not_count_groups() -> None:
+    recipe = recipes.efficientnet(variant="torchvision")
+    found = {e.name: e.distribution for e in plan(named_models.efficientnet(), recipe)}
+    of_timm = {e.name: e.distribution for e in plan(named_models.efficientnet(), "efficientnet")}
+    differing = {name for name in found if found[name] != of_timm[name]}
+    assert differing == {"blocks.0.conv_dw.weight"}
+    assert found["blocks.0.conv_dw.weight"] == normal(math.sqrt(2 / (9 * 32)))
+
+
+def test_weights_of_torchvision_and_timm_are_as_promised() -> None:
+    timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    accepts(torchvision.models.efficientnet_b0(), recipes.efficientnet(variant="torchvision"))
+    accepts(timm.create_model("efficientnet_b0"), recipes.efficientnet())
+    third = timm.create_model("vit_small_patch16_dinov3", depth=2, num_classes=10)
+    accepts(third, recipes.dinov2(variant="dinov3_timm"))
+    small = {"embed_dim": 192, "depth": 2, "num_heads": 3}
+    accepts(timm.create_model("vit_base_patch16_siglip_224", **small), recipes.vit())
+
+
+def test_the_latent_query_of_pooling_has_the_number_of_timm_and_in_siglip_that_of_the_probe() -> (
+    None
+):
+    model = nn.Module()
+    model.attn_pool = nn.Module()
+    model.attn_pool.latent = nn.Parameter(torch.empty(1, 1, 64))
+    std = 1 / 8
+    (of_vit,) = plan(model, recipes.vit())
+    assert of_vit.distribution == TruncNormal(std, -2 * std, 2 * std)
+    (of_siglip,) = plan(model, recipes.siglip())
+    assert of_siglip.distribution == uniform(math.sqrt(6 / (1 + 64)))
 
 
 def test_convnext() -> None:

@@ -155,8 +155,9 @@ def siglip(*, variant: str = "big_vision") -> Recipe:
 
     With d the width. "big_vision": matrices of attention and MLP Xavier uniform, q, k and v each on
     its own; biases of the MLP N(0, 1e-6), others 0; token embedding and positions N(0, d^-1/2);
-    probe U(+-sqrt(6 / (1 + d))); patch convolution and text head LeCun normal, truncated at two
-    standard deviations and corrected; a classifier 0; `logit_scale` ln 10, `logit_bias` -10.
+    probe (the latent query of timm's models too) U(+-sqrt(6 / (1 + d))); patch convolution and text
+    head LeCun normal, truncated at two standard deviations and corrected; a classifier 0;
+    `logit_scale` ln 10, `logit_bias` -10. timm's own weights are those of `vit`.
 
     "transformers": LeCun normals not truncated, so 1.137 times as large; output of attention
     pooling LeCun normal and its input Xavier uniform as packed; probe U(+-sqrt(3 / d)); a
@@ -199,7 +200,7 @@ def siglip(*, variant: str = "big_vision") -> Recipe:
         *norms(),
         rule(Match(kind="bias", role=("mlp input", "mlp output")), Normal(1e-6), "bias of an MLP"),
         biases(),
-        rule(Match("*probe"), probe, "probe"),
+        rule(Match(("*probe", "*attn_pool.latent")), probe, "probe"),
         rule(weights("embedding", "position"), _by_width, "embedding"),
         rule(Match("*classifier.weight"), classifier, "classifier"),
         *([] if original else pooling),

@@ -16,6 +16,7 @@ from initstats.recipes.library.building import (
     framework_default,
     norm_scale,
     norms,
+    require_choice,
     require_positive,
     rule,
     weights,
@@ -71,21 +72,32 @@ def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> R
 
 
 @built_in
-def efficientnet() -> Recipe:
+def efficientnet(*, variant: str = "timm") -> Recipe:
     """Make the recipe of EfficientNet.
 
-    Convolutions N(0, sqrt(2 / (k^2 out / groups))), so that a depthwise one has the fan it really
-    has; norms 1 and 0; Linear U(+-1 / sqrt(fan_out)); biases 0.
+    "timm": convolutions N(0, sqrt(2 / (k^2 out / groups))), so that a depthwise one has the fan it
+    really has. "torchvision": N(0, sqrt(2 / (k^2 out))), groups not counted. In both, norms 1 and
+    0; Linear U(+-1 / sqrt(fan_out)); biases 0.
+
+    Args:
+        variant: "timm" or "torchvision".
 
     Returns:
         The recipe.
 
-    Source: timm `_efficientnet_builder.py`, _init_weight_goog; Tan and Le 2019.
-    """
+    Raises:
+        ValueError: If the variant is neither.
 
-    @described("N(0, sqrt(2 groups / (k^2 out)))")
+    Source: timm `_efficientnet_builder.py`, _init_weight_goog; Tan and Le 2019; torchvision
+        `efficientnet.py` (torch's `kaiming_normal_`, pytorch#23854).
+    """
+    require_choice("efficientnet", "variant", variant, ("timm", "torchvision"))
+    by_groups = variant == "timm"
+
+    @described(f"N(0, sqrt(2 {'groups ' if by_groups else ''}/ (k^2 out)))")
     def convolution(slot: Slot) -> Distribution:
-        return Normal(math.sqrt(2 / slot.fans.fan_out))
+        fans = slot.fans if by_groups else calculate_fan_in_and_fan_out(slot.parameter)
+        return Normal(math.sqrt(2 / fans.fan_out))
 
     @described("U(+-1 / sqrt(fan_out))")
     def linear(slot: Slot) -> Distribution:
@@ -98,7 +110,8 @@ def efficientnet() -> Recipe:
         rule(weights("convolution"), convolution, "convolution"),
         rule(weights(*MATRICES), linear, "classifier"),
     ]
-    return Recipe(rules, name="efficientnet", source="timm _efficientnet_builder.py")
+    source = "timm _efficientnet_builder.py; torchvision efficientnet.py"
+    return Recipe(rules, name="efficientnet", source=source)
 
 
 @built_in

@@ -12,7 +12,9 @@ from initstats.recipes.distributions.computed import Computed, formula
 from initstats.recipes.distributions.truncated import TruncNormal
 from initstats.recipes.library.building import (
     MATRICES,
+    RESIDUAL,
     biases,
+    block_number,
     built_in,
     described,
     framework_default,
@@ -110,6 +112,9 @@ def _swin_layers(variant: str, std: float) -> list[Rule]:
     ]
 
 
+_DINO = ("dinov2", "dinov3", "dinov3_timm", "transformers")
+
+
 @formula()
 def mask_of_key_bias(shape: tuple[int, ...]) -> torch.Tensor:
     """Return 1 for the biases of q and v in a packed vector, 0 for those of k in between.
@@ -130,11 +135,13 @@ def dinov2(
     Linear and position embedding TN(0, std) at the absolute bounds +-2, which cuts nothing; biases
     0; norms 1 and 0; mask token 0. "dinov2": class and register tokens N(0, 1e-6), layer scale
     1e-5, the patch convolution as torch leaves it. "dinov3": as that, but class and storage tokens
-    N(0, 0.02), and the buffers that mask the biases of keys. "transformers": convolution and class
-    token as Linear, register tokens 0, layer scale 1.
+    N(0, 0.02), and the buffers that mask the biases of keys. "dinov3_timm": timm's, where class and
+    register tokens are as Linear, attn.proj and mlp.fc2 divided by sqrt(2 (l + 1)), l the index of
+    the block, and the head times 0.001. "transformers": convolution and class token as Linear,
+    register tokens 0, layer scale 1.
 
     Args:
-        variant: "dinov2", "dinov3" or "transformers".
+        variant: "dinov2", "dinov3", "dinov3_timm" or "transformers".
         std: Standard deviation, > 0.
         layer_scale: Value of the layer scale, > 0; that of the variant when None.
 
@@ -145,10 +152,11 @@ def dinov2(
         ValueError: If the variant is none of these or a number is not finite and > 0.
 
     Source: dinov2 `models/vision_transformer.py`; dinov3 `models/vision_transformer.py`, 6876159;
-        transformers `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`. The layer scale
-        got lost in timm#2605 (reset to 1) and dinov2#476 (built on the meta device).
+        timm `eva.py`, init_weights and fix_init_weight; transformers `modeling_dinov2.py` and
+        `modeling_dinov2_with_registers.py`. The layer scale got lost in timm#2605 (reset to 1) and
+        dinov2#476 (built on the meta device).
     """
-    require_choice("dinov2", "variant", variant, ("dinov2", "dinov3", "transformers"))
+    require_choice("dinov2", "variant", variant, _DINO)
     require_positive("dinov2", std=std, layer_scale=layer_scale)
     fill = TruncNormal.absolute(std)
     if variant == "transformers":
@@ -159,7 +167,7 @@ def dinov2(
         ]
     else:
         convolution = rule(Match(role="convolution"), framework_default, "patch convolution")
-        token = Normal(1e-6 if variant == "dinov2" else 0.02)
+        token = {"dinov2": Normal(1e-6), "dinov3": Normal(0.02)}.get(variant, fill)
         names = ("*cls_token", "*register_tokens", "*storage_tokens", "*reg_token")
         tokens = [rule(Match(names), token, "class and register tokens")]
     scale = layer_scale or (1.0 if variant == "transformers" else 1e-5)
@@ -172,10 +180,24 @@ def dinov2(
         rule(Match("*mask_token"), 0.0, "mask token"),
         *tokens,
         rule(weights("position"), fill, "position"),
+        *(_of_timm(fill) if variant == "dinov3_timm" else []),
         rule(weights(*MATRICES), fill, "matrix"),
     ]
     source = "dinov2 and dinov3 vision_transformer.py; transformers modeling_dinov2.py"
     return Recipe(rules, name="dinov2", source=source)
+
+
+def _of_timm(fill: TruncNormal) -> list[Rule]:
+    """Return the rules of timm's DINOv3 that the original has not."""
+
+    @described(f"TN(0, {fill.std:g}), divided by sqrt(2 (l + 1))")
+    def output(slot: Slot) -> Distribution:
+        return fill.scaled((2 * block_number("dinov2", slot)) ** -0.5)
+
+    return [
+        rule(weights(*RESIDUAL), output, "residual projection"),
+        rule(weights("head"), fill.scaled(0.001), "head"),
+    ]
 
 
 @described("1 for q and v, 0 for k")

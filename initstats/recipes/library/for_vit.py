@@ -36,7 +36,8 @@ def vit(*, std: float = 0.02, fix_init: bool = False) -> Recipe:
 
     Linear TN(0, std) at the absolute bounds +-2, which cuts nothing; biases 0; the patch
     convolution as torch leaves it; position embedding TN(0, 0.02); class and register tokens
-    N(0, 1e-6); norms 1 and 0; layer scale 1e-5.
+    N(0, 1e-6); norms 1 and 0; layer scale 1e-5; the latent query of attention pooling (SigLIP)
+    N(0, d^-1/2), cut at two standard deviations, d its width.
 
     Args:
         std: Standard deviation of matrices, > 0.
@@ -48,7 +49,8 @@ def vit(*, std: float = 0.02, fix_init: bool = False) -> Recipe:
     Raises:
         ValueError: If `std` is not finite and > 0.
 
-    Source: timm `vision_transformer.py`, init_weights_vit_timm and fix_init_weight.
+    Source: timm `vision_transformer.py`, init_weights_vit_timm and fix_init_weight;
+        `attention_pool.py`, AttentionPoolLatent.
     """
     require_positive("vit", std=std)
 
@@ -163,6 +165,11 @@ def _xavier(slot: Slot) -> Distribution:
     return xavier_uniform(slot)
 
 
+@described("N(0, d^-1/2) cut at 2 std, d the width")
+def _latent(slot: Slot) -> Distribution:
+    return TruncNormal.at(slot.parameter.shape[-1] ** -0.5, 2)
+
+
 def _patches_and_tokens() -> list[Rule]:
     """Return the rules that timm's three forms share."""
     patches = Match(role="convolution")
@@ -172,4 +179,5 @@ def _patches_and_tokens() -> list[Rule]:
         rule(weights("position"), TruncNormal(0.02), "position"),
         rule(weights("token"), Normal(1e-6), "token"),
         rule(weights("gate"), Constant(1e-5), "layer scale"),
+        rule(Match("*attn_pool.latent"), _latent, "latent query of pooling"),
     ]
