@@ -19,7 +19,7 @@ LIVING: dict[Check, tuple[int, ...]] = {}  # ranks that come to the end of a che
 
 
 def run_checks(
-    checks: Sequence[Check], ranks: int = 4, seconds: float = 90.0
+    checks: Sequence[Check], ranks: int = 4, seconds: float = 240.0
 ) -> dict[str, list[str]]:
     """Run checks in order, on as many processes as there are ranks, and stop at the first failure.
 
