@@ -67,10 +67,12 @@ def main() -> None:
     run = Experiment("sharded_model", "Does every rank fill its shards with the bits of the whole?")
     layers, width = run.choose((8, 512), (2, 64))
     config = DemoConfig(layers=layers, width=width, heads=4)
-    answers = mp.get_context("spawn").SimpleQueue()
+    # Forked, so that no rank imports torch again; this process has computed nothing yet.
+    answers = mp.get_context("fork").SimpleQueue()
     store = run.out / "sharded_model.store"
     store.unlink(missing_ok=True)
-    mp.spawn(rank_main, (str(store.resolve()), config, answers), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    arguments = (str(store.resolve()), config, answers)
+    mp.start_processes(rank_main, arguments, nprocs=RANKS, start_method="fork")  # type: ignore[no-untyped-call]
     store.unlink(missing_ok=True)
     rows = [
         {
