@@ -31,7 +31,7 @@ from initstats.diagnostics.unwatched import unwatched
 from initstats.planning.initialize import init_
 from initstats.planning.planner import Plan, plan
 from initstats.planning.validate import refuse_sharded
-from initstats.recipes import Base, Recipe, by_name
+from initstats.recipes import Base, Recipe, Slot, by_name
 from initstats.recipes.library.building import EMBEDDINGS
 from initstats.text import nearest
 
@@ -158,7 +158,14 @@ def coord_check(
     return CoordReport(
         widths=tuple(widths),
         layers=layers,
-        findings=tuple(judge(slopes, _heads(check.plan), _tables(check.plan), limits)),
+        findings=tuple(
+            judge(
+                slopes,
+                _layers_with(_is_readout, check.plan),
+                _layers_with(_is_embedding, check.plan),
+                limits,
+            )
+        ),
         losses={width: np.array(values) for width, values in losses.items()},
         forward=() if check.plan is None else check.plan.forward,
         settings={
@@ -329,26 +336,18 @@ def _sizes(records: list[list[dict[int, Any]]], steps: int) -> NDArray[np.float6
     )
 
 
-def _heads(planned: Plan | None) -> set[str]:
-    """Return the layers that are readouts."""
+def _layers_with(wanted: Callable[[Slot], bool], planned: Plan | None) -> set[str]:
+    """Return the layers that have a parameter of some kind."""
     groups = () if planned is None else (entry.group for entry in planned)
-    return {
-        slot.name.rpartition(".")[0]
-        for group in groups
-        for slot in group
-        if slot.role.name == "head" or (slot.kind == "weight" and slot.growth.kind == "output")
-    }
+    return {slot.name.rpartition(".")[0] for group in groups for slot in group if wanted(slot)}
 
 
-def _tables(planned: Plan | None) -> set[str]:
-    """Return the layers that are embeddings."""
-    groups = () if planned is None else (entry.group for entry in planned)
-    return {
-        slot.name.rpartition(".")[0]
-        for group in groups
-        for slot in group
-        if slot.role.name in EMBEDDINGS
-    }
+def _is_readout(slot: Slot) -> bool:
+    return slot.role.name == "head" or (slot.kind == "weight" and slot.growth.kind == "output")
+
+
+def _is_embedding(slot: Slot) -> bool:
+    return slot.role.name in EMBEDDINGS
 
 
 def _of_tables(planned: Plan | None) -> float:

@@ -28,19 +28,6 @@ class Grown:
     make: Make
 
 
-def require_option(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the choices; None is an option that was not given.
-
-    Raises:
-        ValueError: Naming the choices.
-    """
-    if value is not None and value not in choices:
-        raise ValueError(
-            f"initstats.warm_start_: expected {name} among {', '.join(choices)}, got "
-            f"{name}={value!r}"
-        )
-
-
 def whole(value: torch.Tensor) -> torch.Tensor:
     """Return the whole of a tensor; of a DTensor it is gathered, which is collective."""
     return value.full_tensor() if is_dtensor(value) else value

@@ -9,9 +9,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from initstats.planning.fitting import without_wrappers
-from initstats.planning.growth import require_option
 from initstats.recipes import Slot
-from initstats.recipes.library.building import RESIDUAL
+from initstats.recipes.library.building import RESIDUAL, require_choice
 from initstats.recipes.parameters import stack_blocks
 
 NewBlocks = str | Mapping[str, Sequence[int]]
@@ -63,9 +62,9 @@ def expanded_blocks(
     Source: Wu et al. 2024, "LLaMA Pro: Progressive LLaMA with Block Expansion"; LLaMA-Pro
         `scripts/block_expansion.py`, 492e07e.
     """
-    if isinstance(how, str) or how is None:
-        require_option("new_blocks", how, ("identity",))
-    elif not isinstance(how, Mapping):
+    if isinstance(how, str):
+        require_choice(_FUNCTION, "new_blocks", how, ("identity",))
+    elif how is not None and not isinstance(how, Mapping):
         raise TypeError(
             f"initstats.{_FUNCTION}: expected new_blocks to be 'identity' or the blocks of each "
             f"stack by its path, got new_blocks={how!r}"

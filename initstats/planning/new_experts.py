@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from initstats.init.random import normal_, uniform_
-from initstats.planning.growth import Grown, require_option, whole, working_dtype
+from initstats.planning.growth import Grown, whole, working_dtype
 from initstats.recipes import Slot
 from initstats.recipes.experts import is_bank
+from initstats.recipes.library.building import require_choice
 
 _FUNCTION = "warm_start_"
 # Layers of an MLP by what they do, in transformers, torchtitan, Megatron-LM, GPT-2 and T5.
@@ -74,7 +75,6 @@ def upcycled_experts(
     Source: Komatsuzaki et al. 2023, "Sparse Upcycling"; Nakamura et al. 2025, "Drop-Upcycling",
         and its `conversions/drop_upcycling.py`, a99f203.
     """
-    require_option("new_experts", method, ("copy",))
     _require_share(redrawn)
     if method is None:
         if redrawn:
@@ -83,6 +83,7 @@ def upcycled_experts(
                 f"new_experts=None, redrawn={redrawn}"
             )
         return {}
+    require_choice(_FUNCTION, "new_experts", method, ("copy",))
     grown = {}
     for group in groups:
         slot = group[0]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from initstats.init.random import normal_
-from initstats.planning.growth import Grown, require_option, whole, working_dtype
+from initstats.planning.growth import Grown, whole, working_dtype
 from initstats.recipes import Slot
+from initstats.recipes.library.building import require_choice
 from initstats.sharding import Box
 
 # transformers, _init_added_embeddings_weights_with_mean: new rows are this
@@ -43,9 +44,9 @@ def resized_rows(
     Source: transformers `modeling_utils.py`, _init_added_embeddings_weights_with_mean; Hewitt 2021,
         "Initializing New Word Embeddings for Pretrained Language Models".
     """
-    require_option("new_rows", method, METHODS)
     if method is None:
         return {}
+    require_choice("warm_start_", "new_rows", method, METHODS)
     slots = {slot.name: (slot, group[0].key_name) for group in groups for slot in group}
     changed = {
         name: (len(x), len(targets[name]))

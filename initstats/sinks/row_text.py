@@ -123,12 +123,9 @@ def step_of_line(line: bytes) -> int | None:
         return None
     try:
         value = json.loads(line)
-    except ValueError:
-        return None
-    is_row = isinstance(value, dict) and value.get("schema") == SCHEMA and "step" in value
-    try:
+        is_row = isinstance(value, dict) and value.get("schema") == SCHEMA and "step" in value
         return integer(value["step"]) if is_row else None
-    except (TypeError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -174,7 +171,7 @@ def _part(part: Part) -> dict[str, Any]:
         "squares": [_numbers(row) for row in part.squares],
         **({"unclipped": [_numbers(row) for row in part.unclipped]} if any(part.clipped) else {}),
         "clipped": part.clipped,
-        **({} if norm is None else {"local_norm": _numbers(np.array([norm]))}),
+        **({} if norm is None else {"local_norm": _jsonable(norm)}),
         "products": {name: [_numbers(r) for r in rows] for name, rows in part.products.items()},
         "product_steps": part.product_steps,
         "prints": part.prints,
@@ -257,17 +254,13 @@ def _rows(value: Any) -> Floats:
     return np.stack(rows) if rows else np.empty((0, 0))
 
 
-def _local_norm(value: Any) -> float | None:
-    return None if value is None else float(floats(value, 1)[0])
-
-
 _PART: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("peers", "steps", "product_steps"), listed(integer)),
     "products": lambda products: mapping(products, _rows),
     "seconds": number,
     **dict.fromkeys(("squares", "unclipped"), _rows),
     "clipped": listed(boolean),
-    "local_norm": _local_norm,
+    "local_norm": number,
     "prints": lambda kinds: mapping(kinds, listed(maybe(integer))),
 }
 

@@ -13,6 +13,7 @@ from initstats.planning.entry import PlanEntry
 from initstats.planning.planner import Plan, plan
 from initstats.recipes import available, by_name
 from initstats.recipes.distributions.composite import Kept
+from initstats.recipes.library.building import VARIANTS
 from initstats.statistics.record import Stats
 from initstats.verification.entry import VerifyEntry
 
@@ -21,30 +22,6 @@ AUTO = "auto"
 _PLAINEST = "torch_default"
 # Recipes of no architecture, whose numbers fit many models: named only where no other fits as well.
 _GENERAL = frozenset({"mup", "completep", "u_mup", "spectral", "modula", "decoder_transformers"})
-# Variants of recipes beside their default, which are compared too.
-VARIANTS = {
-    "clip": ("transformers",),
-    "deepseek_v3": ("transformers", "torchtitan"),
-    "dinov2": ("dinov3", "dinov3_timm", "transformers"),
-    "edm": ("adm",),
-    "efficientnet": ("torchvision",),
-    "gated_deltanet": ("kda", "transformers", "torchtitan"),
-    "gpt_oss": ("torchtitan",),
-    "griffin": ("transformers",),
-    "kan": ("pykan",),
-    "mae": ("transformers",),
-    "mamba1": ("transformers", "jamba", "zamba"),
-    "mamba2": ("transformers", "bamba", "zamba2", "nemotron_h"),
-    "modernbert": ("original",),
-    "neox": ("transformers",),
-    "olmo2": ("llama", "llama_depth", "fan_in", "transformers"),
-    "qwen3": ("moe", "transformers"),
-    "rwkv4": ("transformers",),
-    "siglip": ("transformers",),
-    "swin": ("transformers",),
-    "swin_v2": ("transformers",),
-    "xlstm": ("nx_ai",),
-}
 # Standard errors that mean and std may be off by in the first look, and what rounding to half
 # precision may add to it. Whoever passes it is verified properly.
 _ERRORS, _ROUNDING = 5.0, 0.01
@@ -150,7 +127,7 @@ def best_candidates(
 
 def _compared() -> list[str]:
     """Return the recipes and their variants, as `by_name` knows them."""
-    forms = [f"{name}(variant={form!r})" for name, each in VARIANTS.items() for form in each]
+    forms = [f"{name}(variant={form!r})" for name, each in VARIANTS.items() for form in each[1:]]
     return available() + forms
 
 

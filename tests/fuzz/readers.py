@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,8 @@ def _distributed() -> dict[str, bytes]:
     """Return the files of a small checkpoint of torch.distributed.checkpoint."""
     from torch.distributed.checkpoint import FileSystemWriter, save
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it saves in one process, as it should
         weights = {"h.0.weight": torch.ones(4, 3), "h.0.bias": torch.zeros(3)}
         save({"model": weights, "step": 1}, storage_writer=FileSystemWriter(folder), no_dist=True)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}

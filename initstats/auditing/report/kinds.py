@@ -17,6 +17,7 @@ from initstats.diagnostics.checked_values import (
     text,
 )
 from initstats.diagnostics.findings import finding_of
+from initstats.diagnostics.seed_spread import FIRST_LOSS, LAST_LOSS
 
 _Kinds = dict[str, Callable[[Any], Any]]
 
@@ -74,7 +75,7 @@ def _lottery(value: Any) -> None:
     seeds, spread = value["seeds"], value["spread"]
     if not seeds:
         raise ValueError("expected at least one seed, got none")
-    for row in ("first loss", "last loss"):
+    for row in (FIRST_LOSS, LAST_LOSS):
         if row not in spread:
             raise ValueError(f"spread: expected {row!r}, got none")
     for name in seeds[0]["activations"]:
@@ -85,11 +86,12 @@ def _lottery(value: Any) -> None:
             raise ValueError(f"expected {name!r} in every seed and both spreads, got it in some")
 
 
-_COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
-_SCALES = ("min", "max", "abs_max", "mean", "std", "rms")
+# Fields of a record: how many values, and their scales.
+COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
+SCALES = ("min", "max", "abs_max", "mean", "std", "rms")
 _KINDS_OF_RECORD: _Kinds = {
-    **dict.fromkeys(_COUNTS, _count),
-    **dict.fromkeys(_SCALES, maybe(number)),
+    **dict.fromkeys(COUNTS, _count),
+    **dict.fromkeys(SCALES, maybe(number)),
     "histogram": maybe(listed(_bar)),
 }
 

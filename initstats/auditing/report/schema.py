@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from initstats.auditing.report.kinds import check_report
+from initstats.auditing.report.kinds import COUNTS, SCALES, check_report
 from initstats.diagnostics.evidence import Evidence, LayerReport, LossReport, ParameterReport
 from initstats.diagnostics.findings import Finding
 from initstats.diagnostics.seed_spread import Lottery
@@ -24,8 +24,6 @@ AUDIT_SCHEMA = "initstats.audit/2"
 DEMO_SCHEMA = "initstats.demo/1"
 FILE_NAME = "audit.json"
 MOST_BARS = 64
-_COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero")
-_SCALES = ("min", "max", "abs_max", "mean", "std", "rms")
 _FEW_ZEROS = 0.999  # A unit that is 0 more often than this counts as dead in the summary.
 
 
@@ -191,7 +189,7 @@ def _record(record: Stats | None) -> dict[str, Any] | None:
         return None
     has_histogram = bool(record.groups & Groups.HISTOGRAM)
     bars = histogram_bars(record.histogram) if has_histogram else None
-    return {**_fields(record, *_COUNTS, *_SCALES), "histogram": bars}
+    return {**_fields(record, *COUNTS, *SCALES), "histogram": bars}
 
 
 def histogram_bars(histogram: Histogram, most: int = MOST_BARS) -> list[list[float | int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from initstats.text import nearest
 RecipeT = TypeVar("RecipeT", bound=Callable[..., Recipe])
 
 RECIPES: dict[str, Callable[..., Recipe]] = {}  # by name, in the order of definition
+VARIANTS: dict[str, tuple[str, ...]] = {}  # of each, the default first; none of most
 
 RESIDUAL = ("attention output", "mlp output")
 INPUTS = ("attention input", "mlp input")
@@ -31,17 +32,31 @@ MATRICES = (*INPUTS, *RESIDUAL, "head", "linear", "router")
 EMBEDDINGS = ("embedding", "position", "token")
 
 
-def built_in(make: RecipeT) -> RecipeT:
-    """Register a function that makes a recipe, under its own name; its rules then pickle."""
+@overload
+def built_in(make: RecipeT) -> RecipeT: ...
+@overload
+def built_in(*, variants: tuple[str, ...]) -> Callable[[RecipeT], RecipeT]: ...
+def built_in(make: Any = None, *, variants: tuple[str, ...] = ()) -> Any:
+    """Register a function that makes a recipe, under its own name; its rules then pickle.
+
+    Args:
+        make: The function.
+        variants: What its option `variant` may be, the default first.
+    """
+    if make is None:
+        return functools.partial(built_in, variants=variants)
 
     @functools.wraps(make)
     def made(**options: Any) -> Recipe:
+        if variants and "variant" in options:
+            require_choice(make.__name__, "variant", options["variant"], variants)
         # What the call is remembered by holds no model.
         kept = {n: Base.of_model(v) if isinstance(v, nn.Module) else v for n, v in options.items()}
-        return make(**kept).made_by(made, kept)
+        recipe: Recipe = make(**kept)
+        return recipe.made_by(made, kept)
 
-    RECIPES[make.__name__] = made
-    return cast("RecipeT", made)
+    RECIPES[make.__name__], VARIANTS[make.__name__] = made, variants
+    return made
 
 
 def norms() -> list[Rule]:
@@ -110,7 +125,7 @@ def require_layers(recipe: str, layers: int | None) -> None:
         raise ValueError(f"initstats.{recipe}: expected layers >= 1, got layers={layers}")
 
 
-def require_choice(recipe: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+def require_choice(function: str, name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a word that is not among the choices.
 
     Raises:
@@ -118,8 +133,8 @@ def require_choice(recipe: str, name: str, value: str, choices: tuple[str, ...])
     """
     if value not in choices:
         raise ValueError(
-            f"initstats.{recipe}: expected {name} among {', '.join(choices)}, got {name}={value!r}"
-            f"{nearest(value, choices)}"
+            f"initstats.{function}: expected {name} among {', '.join(choices)}, got "
+            f"{name}={value!r}{nearest(str(value), choices)}"
         )
 
 

@@ -13,7 +13,6 @@ from initstats.recipes.library.building import (
     described,
     framework_default,
     norms,
-    require_choice,
     require_positive,
     rule,
     weights,
@@ -76,7 +75,7 @@ def ia3() -> Recipe:
     return Recipe(rules, "ia3", "peft tuners/ia3/layer.py, 5d602fd", partial=True)
 
 
-@built_in
+@built_in(variants=("normal", "vocabulary", "zero"))
 def prompt(*, variant: str = "normal", vocabulary: str = "word_embeddings.weight") -> Recipe:
     """Make the recipe of prompt tuning, prefix tuning and P-tuning, in peft's layout.
 
@@ -99,7 +98,6 @@ def prompt(*, variant: str = "normal", vocabulary: str = "word_embeddings.weight
     Source: peft `tuners/prompt_tuning/model.py`, `tuners/prefix_tuning/model.py`,
         `tuners/p_tuning/model.py`, 5d602fd; Lester et al. 2021, Li and Liang 2021, Liu et al. 2021.
     """
-    require_choice("prompt", "variant", variant, ("normal", "vocabulary", "zero"))
 
     @described({"normal": "N(0, 1)", "vocabulary": "rows of the vocabulary", "zero": "0"}[variant])
     def tokens(slot: Slot) -> Distribution:

@@ -20,7 +20,6 @@ from initstats.recipes.library.building import (
     normal_by_fan_in,
     norms,
     projection,
-    require_choice,
     require_layers,
     rule,
     weights,
@@ -43,7 +42,7 @@ _POOL = "*attnpool.?_proj."
 _CUT = 0.87962566103423978
 
 
-@built_in
+@built_in(variants=("openai", "transformers"))
 def clip(*, variant: str = "openai", layers: int | None = None) -> Recipe:
     """Make the recipe of CLIP.
 
@@ -70,7 +69,6 @@ def clip(*, variant: str = "openai", layers: int | None = None) -> Recipe:
     Source: CLIP `model.py`, initialize_parameters, d05afc4; transformers `modeling_clip.py`.
         transformers#13436 was a `logit_scale` of 1.
     """
-    require_choice("clip", "variant", variant, ("openai", "transformers"))
     require_layers("clip", layers)
     original = variant == "openai"
     rules = [
@@ -149,7 +147,7 @@ def _torch_attention(slot: Slot) -> Distribution:
     return Uniform(-bound, bound)
 
 
-@built_in
+@built_in(variants=("big_vision", "transformers"))
 def siglip(*, variant: str = "big_vision") -> Recipe:
     """Make the recipe of SigLIP.
 
@@ -175,7 +173,6 @@ def siglip(*, variant: str = "big_vision") -> Recipe:
     Source: big_vision `models/vit.py`, `models/proj/image_text`, and the notebook of SigLIP;
         transformers `modeling_siglip.py`.
     """
-    require_choice("siglip", "variant", variant, ("big_vision", "transformers"))
     original = variant == "big_vision"
 
     @described("LeCun normal, cut at 2 std and corrected" if original else "N(0, in^-1/2 / 0.8796)")

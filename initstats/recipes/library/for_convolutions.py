@@ -16,7 +16,6 @@ from initstats.recipes.library.building import (
     framework_default,
     norm_scale,
     norms,
-    require_choice,
     require_positive,
     rule,
     weights,
@@ -71,7 +70,7 @@ def resnet(*, zero_init_residual: bool = False, grouped_fans: bool = False) -> R
     return Recipe(rules, name="resnet", source="torchvision resnet.py; He et al. 2015")
 
 
-@built_in
+@built_in(variants=("timm", "torchvision"))
 def efficientnet(*, variant: str = "timm") -> Recipe:
     """Make the recipe of EfficientNet.
 
@@ -91,7 +90,6 @@ def efficientnet(*, variant: str = "timm") -> Recipe:
     Source: timm `_efficientnet_builder.py`, _init_weight_goog; Tan and Le 2019; torchvision
         `efficientnet.py` (torch's `kaiming_normal_`, pytorch#23854).
     """
-    require_choice("efficientnet", "variant", variant, ("timm", "torchvision"))
     by_groups = variant == "timm"
 
     @described(f"N(0, sqrt(2 {'groups ' if by_groups else ''}/ (k^2 out)))")

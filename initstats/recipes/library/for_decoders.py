@@ -19,7 +19,6 @@ from initstats.recipes.library.building import (
     depth,
     described,
     norms,
-    require_choice,
     require_layers,
     require_positive,
     rule,
@@ -86,7 +85,7 @@ def gemma(*, std: float = 0.02) -> Recipe:
     return Recipe(rules, name="gemma", source="transformers modeling_gemma3.py")
 
 
-@built_in
+@built_in(variants=("normal", "llama", "llama_depth", "fan_in", "transformers"))
 def olmo2(
     *,
     variant: str = "normal",
@@ -118,8 +117,6 @@ def olmo2(
     Source: OLMo-core `nn/transformer/init.py`, `nn/attention/__init__.py`, fa6c501; transformers
         `modeling_olmo2.py`.
     """
-    variants = ("normal", "llama", "llama_depth", "fan_in", "transformers")
-    require_choice("olmo2", "variant", variant, variants)
     require_positive("olmo2", std=std, embed_scale=embed_scale)
     require_layers("olmo2", layers)
     words = {
@@ -166,7 +163,7 @@ def olmo2(
     return Recipe(rules, name="olmo2", source="OLMo-core nn/transformer/init.py, fa6c501")
 
 
-@built_in
+@built_in(variants=("dense", "moe", "transformers"))
 def qwen3(*, variant: str = "dense", std: float = 0.02, layers: int | None = None) -> Recipe:
     """Make the recipe of Qwen3.
 
@@ -188,7 +185,6 @@ def qwen3(*, variant: str = "dense", std: float = 0.02, layers: int | None = Non
     Source: torchtitan `models/qwen3`, b5bcd76 (torchtitan#4104); transformers
         `modeling_qwen3_moe.py`.
     """
-    require_choice("qwen3", "variant", variant, ("dense", "moe", "transformers"))
     require_positive("qwen3", std=std)
     require_layers("qwen3", layers)
 

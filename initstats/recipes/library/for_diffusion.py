@@ -15,7 +15,6 @@ from initstats.recipes.library.building import (
     described,
     framework_default,
     norms,
-    require_choice,
     require_positive,
     rule,
     weights,
@@ -55,7 +54,7 @@ def adm_unet() -> Recipe:
     return Recipe(rules, name="adm_unet", source="guided-diffusion unet.py")
 
 
-@built_in
+@built_in(variants=("ddpmpp", "adm"))
 def edm(*, variant: str = "ddpmpp") -> Recipe:
     """Make the recipe of the UNets of EDM.
 
@@ -75,7 +74,6 @@ def edm(*, variant: str = "ddpmpp") -> Recipe:
 
     Source: edm `training/networks.py`, weight_init, SongUNet and DhariwalUNet.
     """
-    require_choice("edm", "variant", variant, ("ddpmpp", "adm"))
     source = "edm training/networks.py"
     if variant == "adm":
         rules = [

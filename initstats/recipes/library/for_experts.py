@@ -18,7 +18,6 @@ from initstats.recipes.library.building import (
     built_in,
     described,
     norms,
-    require_choice,
     require_positive,
     rule,
     weights,
@@ -78,7 +77,7 @@ def moe(*, std: float = 0.02, router_std: float | None = None) -> Recipe:
     return Recipe(rules, name="moe", source="transformers modeling_mixtral.py and others")
 
 
-@built_in
+@built_in(variants=("paper", "transformers", "torchtitan"))
 def deepseek_v3(*, variant: str = "paper", std: float | None = None) -> Recipe:
     """Make the recipe of DeepSeek-V3.
 
@@ -102,7 +101,6 @@ def deepseek_v3(*, variant: str = "paper", std: float | None = None) -> Recipe:
     Source: DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 4.2; torchtitan
         `models/deepseek_v3`, b5bcd76; transformers `modeling_deepseek_v3.py`.
     """
-    require_choice("deepseek_v3", "variant", variant, ("paper", "transformers", "torchtitan"))
     require_positive("deepseek_v3", std=std)
     base = std if std is not None else (0.006 if variant == "paper" else 0.02)
     source = "DeepSeek-V3 Technical Report; torchtitan models/deepseek_v3, b5bcd76"
@@ -127,7 +125,7 @@ def deepseek_v3(*, variant: str = "paper", std: float | None = None) -> Recipe:
     return Recipe(rules, name="deepseek_v3", source=source)
 
 
-@built_in
+@built_in(variants=("transformers", "torchtitan"))
 def gpt_oss(*, variant: str = "transformers", std: float = 0.02) -> Recipe:
     """Make the recipe of GPT-OSS.
 
@@ -150,7 +148,6 @@ def gpt_oss(*, variant: str = "transformers", std: float = 0.02) -> Recipe:
     Source: transformers 5.18 `modeling_gpt_oss.py`, `_init_weights`; torchtitan `models/gpt_oss`,
         b5bcd76. Left unwritten before: torchtitan#2450, Automodel#3920, tt-xla#5912.
     """
-    require_choice("gpt_oss", "variant", variant, ("transformers", "torchtitan"))
     require_positive("gpt_oss", std=std)
     sinks = Match("*.sinks")
     router_bias = Match(role="router", kind="bias")

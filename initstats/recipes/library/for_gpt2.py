@@ -143,7 +143,7 @@ def megatron(
     return Recipe(rules, name="megatron", source="Megatron-LM megatron/core/utils.py")
 
 
-@built_in
+@built_in(variants=("eleutherai", "transformers"))
 def neox(*, variant: str = "eleutherai", layers: int | None = None) -> Recipe:
     """Make the recipe of GPT-NeoX.
 
@@ -165,7 +165,6 @@ def neox(*, variant: str = "eleutherai", layers: int | None = None) -> Recipe:
         mesh-transformer-jax (wang_init); transformers `modeling_gpt_neox.py`, whose
         `initializer_range` is 0.02.
     """
-    require_choice("neox", "variant", variant, ("eleutherai", "transformers"))
     require_layers("neox", layers)
     tables = ("embedding", "position", "token")
     source = "gpt-neox megatron/model/init_functions.py; transformers modeling_gpt_neox.py"

@@ -45,7 +45,7 @@ _A_LOG = {
 }
 
 
-@built_in
+@built_in(variants=tuple(_A_LOG))
 def gated_deltanet(
     *,
     variant: str = "fla",
@@ -83,7 +83,6 @@ def gated_deltanet(
         transformers `models/qwen3_next/modeling_qwen3_next.py`,
         `models/kimi_linear/modeling_kimi_linear.py`, 5.24.0; torchtitan `models/qwen3_5`, b5bcd76.
     """
-    require_choice("gated_deltanet", "variant", variant, tuple(_A_LOG))
     require_choice("gated_deltanet", "residual", residual, ("plain", "rescale", "zero"))
     require_positive("gated_deltanet", std=std)
     require_layers("gated_deltanet", layers)

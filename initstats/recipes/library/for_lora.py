@@ -14,7 +14,6 @@ from initstats.recipes.distributions.half_basis import HalfBasis
 from initstats.recipes.library.building import (
     built_in,
     described,
-    require_choice,
     require_positive,
     rule,
 )
@@ -32,7 +31,7 @@ _VARIANTS = {
 }
 
 
-@built_in
+@built_in(variants=tuple(_VARIANTS))
 def lora(*, variant: str = "kaiming") -> Recipe:
     """Make the recipe of LoRA: the product B A starts as zero, so the model is unchanged.
 
@@ -59,7 +58,7 @@ def lora(*, variant: str = "kaiming") -> Recipe:
     return Recipe(_lora_rules("lora", variant), "lora", _LAYER, partial=True)
 
 
-@built_in
+@built_in(variants=tuple(_VARIANTS))
 def rslora(*, variant: str = "kaiming", alpha: float | None = None) -> Recipe:
     """Make the recipe of rank-stabilised LoRA: matrices as `lora`, their product scaled otherwise.
 
@@ -88,7 +87,7 @@ def rslora(*, variant: str = "kaiming", alpha: float | None = None) -> Recipe:
     return Recipe(rules, "rslora", _LAYER, partial=True, forward=forward)
 
 
-@built_in
+@built_in(variants=tuple(_VARIANTS))
 def dora(*, variant: str = "kaiming") -> Recipe:
     """Make the recipe of DoRA: matrices as `lora`, magnitudes the norms of the trained weight.
 
@@ -184,7 +183,6 @@ _LAYER = "peft tuners/lora/layer.py, 5d602fd"
 
 def _lora_rules(recipe: str, variant: str) -> list[Rule]:
     """Return the rules for A and B."""
-    require_choice(recipe, "variant", variant, tuple(_VARIANTS))
 
     @described(_VARIANTS[variant][0])
     def down(slot: Slot) -> Distribution:

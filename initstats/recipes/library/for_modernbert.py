@@ -15,7 +15,6 @@ from initstats.recipes.library.building import (
     depth,
     described,
     norms,
-    require_choice,
     require_layers,
     require_positive,
     rule,
@@ -27,7 +26,7 @@ from initstats.recipes.rule import Recipe
 __all__ = ["modernbert"]
 
 
-@built_in
+@built_in(variants=("transformers", "original"))
 def modernbert(
     *,
     variant: str = "transformers",
@@ -59,7 +58,6 @@ def modernbert(
     Source: ModernBERT `src/bert_layers/initialization.py`, 8c57a0f; transformers
         `modeling_modernbert.py`, `_init_weights`.
     """
-    require_choice("modernbert", "variant", variant, ("transformers", "original"))
     require_positive("modernbert", std=std, cutoff=cutoff)
     require_layers("modernbert", layers)
 

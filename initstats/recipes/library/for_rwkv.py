@@ -18,7 +18,6 @@ from initstats.recipes.library.building import (
     depth,
     described,
     norms,
-    require_choice,
     require_layers,
     rule,
     weights,
@@ -218,7 +217,7 @@ def rwkv4_bonus(shape: tuple[int, ...]) -> torch.Tensor:
     return math.log(0.3) + 0.5 * ((torch.arange(shape[-1]) + 1) % 3 - 1).double()
 
 
-@built_in
+@built_in(variants=("zigzag", "transformers"))
 def rwkv4(*, variant: str = "zigzag", layers: int | None = None) -> Recipe:
     """Make the recipe of RWKV-4 in transformers.
 
@@ -242,7 +241,6 @@ def rwkv4(*, variant: str = "zigzag", layers: int | None = None) -> Recipe:
     Source: transformers `models/rwkv/modeling_rwkv.py`, 5.24.0, `_init_weights`. RWKV-LM itself
         starts more of the matrices at 0.
     """
-    require_choice("rwkv4", "variant", variant, ("zigzag", "transformers"))
     require_layers("rwkv4", layers)
 
     def place(slot: Slot) -> tuple[float, float]:

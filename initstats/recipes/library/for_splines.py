@@ -15,7 +15,6 @@ from initstats.recipes.library.building import (
     described,
     framework_default,
     norms,
-    require_choice,
     require_positive,
     rule,
 )
@@ -28,7 +27,7 @@ __all__ = ["kan"]
 _NOISE = {"efficient_kan": 0.1, "pykan": 0.5}
 
 
-@built_in
+@built_in(variants=tuple(_NOISE))
 def kan(
     *,
     variant: str = "efficient_kan",
@@ -65,7 +64,6 @@ def kan(
     Source: efficient-kan `src/efficient_kan/kan.py`, 7b6ce1c; pykan 0.2.8 `KANLayer.py`,
         `MultKAN.py`, `spline.py`.
     """
-    require_choice("kan", "variant", variant, tuple(_NOISE))
     require_positive("kan", noise=noise)
     if order < 1:
         raise ValueError(f"initstats.kan: expected order >= 1, got order={order}")

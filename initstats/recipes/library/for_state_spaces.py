@@ -19,7 +19,6 @@ from initstats.recipes.library.building import (
     framework_default,
     normal_by_fan_in,
     norms,
-    require_choice,
     require_layers,
     require_positive,
     rule,
@@ -39,7 +38,7 @@ _TAPS = ("*.conv_1d.w", "*.conv_1d.weight")
 _ZEROS = ("*gate.b", "*gate_bias", "*.conv_1d.b", "*.conv_1d.bias", "*.ffw_up.b")
 
 
-@built_in
+@built_in(variants=("mamba_ssm", "transformers", "jamba", "zamba"))
 def mamba1(
     *, variant: str = "mamba_ssm", std: float | None = None, layers: int | None = None
 ) -> Recipe:
@@ -70,7 +69,6 @@ def mamba1(
         `models/mamba/modeling_mamba.py`, `models/jamba/modeling_jamba.py`,
         `models/zamba/modeling_zamba.py`, 5.24.0.
     """
-    require_choice("mamba1", "variant", variant, ("mamba_ssm", "transformers", "jamba", "zamba"))
     is_jamba = variant == "jamba"
     time_step = Constant(0.0) if is_jamba else Transformed.time_step()
     rules = [
@@ -83,7 +81,7 @@ def mamba1(
     return _mamba("mamba1", variant, std, layers, 1, rules)
 
 
-@built_in
+@built_in(variants=("mamba_ssm", "transformers", "bamba", "zamba2", "nemotron_h"))
 def mamba2(
     *,
     variant: str = "mamba_ssm",
@@ -119,10 +117,6 @@ def mamba2(
         `models/mamba2/modeling_mamba2.py`, `models/bamba/modeling_bamba.py`,
         `models/zamba2/modeling_zamba2.py`, `models/nemotron_h/modeling_nemotron_h.py`, 5.24.0.
     """
-    variants = ("mamba_ssm", "transformers", "bamba", "zamba2", "nemotron_h")
-    require_choice("mamba2", "variant", variant, variants)
-    if residuals < 1:
-        raise ValueError(f"initstats.mamba2: expected residuals >= 1, got residuals={residuals}")
     is_original = variant == "mamba_ssm"
     time_step = 1.0 if variant == "bamba" else Transformed.time_step()
     rules = [
@@ -156,8 +150,6 @@ def mamba3(*, layers: int | None = None, residuals: int = 1) -> Recipe:
 
     Source: mamba `modules/mamba3.py`, `models/mixer_seq_simple.py`, e9594ce.
     """
-    if residuals < 1:
-        raise ValueError(f"initstats.mamba3: expected residuals >= 1, got residuals={residuals}")
 
     @described("1 / r, r the rank")
     def by_rank(slot: Slot) -> Distribution:
@@ -193,6 +185,8 @@ def _mamba(
     """Return the recipe of Mamba with the rules of its time constants."""
     require_layers(name, layers)
     require_positive(name, std=std)
+    if residuals < 1:
+        raise ValueError(f"initstats.{name}: expected residuals >= 1, got residuals={residuals}")
     normal = Normal(std or (0.1 if variant == "transformers" else 0.02))
     common = [*norms(), *rules, rule(Match("*.D"), 1.0, "D")]
     source = "mamba mixer_seq_simple.py, e9594ce"
@@ -244,7 +238,7 @@ def _by_depth(name: str, layers: int | None, residuals: int) -> Callable[[Slot],
     return fill
 
 
-@built_in
+@built_in(variants=("recurrentgemma", "transformers"))
 def griffin(*, variant: str = "recurrentgemma", layers: int | None = None) -> Recipe:
     """Make the recipe of Griffin (RecurrentGemma).
 
@@ -269,7 +263,6 @@ def griffin(*, variant: str = "recurrentgemma", layers: int | None = None) -> Re
     Source: recurrentgemma `torch/layers.py`, `torch/modules.py`, 2efa84d; transformers
         `models/recurrent_gemma/modeling_recurrent_gemma.py`, 5.24.0.
     """
-    require_choice("griffin", "variant", variant, ("recurrentgemma", "transformers"))
     require_layers("griffin", layers)
     is_original = variant == "recurrentgemma"
 

@@ -19,7 +19,6 @@ from initstats.recipes.library.building import (
     described,
     framework_default,
     norms,
-    require_choice,
     require_positive,
     rule,
     weights,
@@ -34,7 +33,7 @@ _SWIN = ("microsoft", "transformers")
 _POST_NORMS = ("*.norm1.*", "*.norm2.*", "*.layernorm_before.*", "*.layernorm_after.*")
 
 
-@built_in
+@built_in(variants=_SWIN)
 def swin(*, variant: str = "microsoft", std: float = 0.02) -> Recipe:
     """Make the recipe of the Swin transformer.
 
@@ -55,13 +54,12 @@ def swin(*, variant: str = "microsoft", std: float = 0.02) -> Recipe:
 
     Source: Swin-Transformer `models/swin_transformer.py`; transformers `modeling_swin.py`.
     """
-    require_choice("swin", "variant", variant, _SWIN)
     require_positive("swin", std=std)
     source = "Swin-Transformer swin_transformer.py; transformers modeling_swin.py"
     return Recipe([*norms(), *_swin_layers(variant, std)], name="swin", source=source)
 
 
-@built_in
+@built_in(variants=_SWIN)
 def swin_v2(*, variant: str = "microsoft", std: float = 0.02) -> Recipe:
     """Make the recipe of the second Swin transformer.
 
@@ -82,7 +80,6 @@ def swin_v2(*, variant: str = "microsoft", std: float = 0.02) -> Recipe:
     Source: Swin-Transformer `models/swin_transformer_v2.py`, _init_respostnorm; transformers
         `modeling_swinv2.py`.
     """
-    require_choice("swin_v2", "variant", variant, _SWIN)
     require_positive("swin_v2", std=std)
     last = [rule(Match(_POST_NORMS, role="norm"), 0.0, "norm after a branch")]
     rules = [
@@ -126,7 +123,7 @@ def mask_of_key_bias(shape: tuple[int, ...]) -> torch.Tensor:
     return mask
 
 
-@built_in
+@built_in(variants=_DINO)
 def dinov2(
     *, variant: str = "dinov2", std: float = 0.02, layer_scale: float | None = None
 ) -> Recipe:
@@ -156,7 +153,6 @@ def dinov2(
         `modeling_dinov2_with_registers.py`. The layer scale got lost in timm#2605 (reset to 1) and
         dinov2#476 (built on the meta device).
     """
-    require_choice("dinov2", "variant", variant, _DINO)
     require_positive("dinov2", std=std, layer_scale=layer_scale)
     fill = TruncNormal.absolute(std)
     if variant == "transformers":
@@ -208,7 +204,7 @@ def _key_mask(slot: Slot) -> Distribution:
 _FIXED = ("*decoder_pos_embed", "*pos_embed", "*position_embeddings")
 
 
-@built_in
+@built_in(variants=("facebook", "transformers"))
 def mae(*, variant: str = "facebook", std: float = 0.02, positions: bool = True) -> Recipe:
     """Make the recipe of masked autoencoders.
 
@@ -232,7 +228,6 @@ def mae(*, variant: str = "facebook", std: float = 0.02, positions: bool = True)
     Source: mae `models_mae.py`, initialize_weights, and `util/pos_embed.py`; transformers
         `modeling_vit_mae.py`, which leaves tables and tokens 0 if built without a checkpoint.
     """
-    require_choice("mae", "variant", variant, ("facebook", "transformers"))
     require_positive("mae", std=std)
 
     @described("Xavier uniform on the flattened matrix, packed q, k and v as one")

@@ -18,7 +18,6 @@ from initstats.recipes.library.building import (
     described,
     framework_default,
     norms,
-    require_choice,
     require_layers,
     rule,
     weights,
@@ -52,7 +51,7 @@ def slstm_bias(
     return (values.transpose(0, 1) if gates_first else values).reshape(shape)
 
 
-@built_in
+@built_in(variants=("transformers", "nx_ai"))
 def xlstm(*, variant: str = "transformers", layers: int | None = None) -> Recipe:
     """Make the recipe of xLSTM.
 
@@ -84,7 +83,6 @@ def xlstm(*, variant: str = "transformers", layers: int | None = None) -> Recipe
         2.0.6 `blocks/mlstm/layer.py`, `blocks/mlstm/cell.py`, `blocks/slstm/layer.py`,
         `blocks/slstm/cell.py`, `components/init.py`.
     """
-    require_choice("xlstm", "variant", variant, ("transformers", "nx_ai"))
     require_layers("xlstm", layers)
 
     @described("linear over the heads, from 3 to 6")
