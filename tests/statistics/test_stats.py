@@ -114,6 +114,15 @@ def test_moments_of_huge_and_denormal_values_neither_overflow_nor_vanish(
     check_against_long_double(x, take(x.to(device))[0][0], tolerance_of(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("n", [4096, 9000])
+def test_extrema_of_one_sign(n: int, dtype: torch.dtype, device: torch.device) -> None:
+    x = normal(n, seed=5).abs().clamp(min=2**-10).to(dtype)
+    minus_zeros = torch.where(x > 1, -0.0, -x)
+    for values in (x, -x, minus_zeros, -minus_zeros, 0 * x, -0.0 * x):
+        check_against_long_double(values, take(values.to(device))[0][0], tolerance_of(dtype))
+
+
 @pytest.mark.parametrize("n", [5, 4096, 4097, 9000])
 def test_values_that_are_not_finite_are_counted_and_left_out(n: int, device: torch.device) -> None:
     x = normal(n, seed=3, dtype=torch.float32)

@@ -2,6 +2,8 @@
 // missing.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/stats/stats_ahead.h"
 #include "cpu/stats/stats_sums.h"
 
@@ -95,6 +97,16 @@ INITSTATS_HD constexpr int padded_size(int n, int lane_rows) {
   return (n + step - 1) / step * step;
 }
 
+// What is picked of n values, by halving: no value waits for all others.
+template <int n, class Value, class Pick>
+INITSTATS_HD Value picked(Value (&v)[n], Pick pick) {
+#pragma GCC unroll 4
+  for (int half = n / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v[i] = pick(v[i], v[i + half]);
+  }
+  return v[0];
+}
+
 // The extrema of finite elements. Most SIMD lanes of 32 bits compare bits: as unsigned numbers the
 // negative ones of largest size come last, as two's complement the positive ones do. Where there
 // are none, the smallest size tells the extreme.
@@ -126,26 +138,27 @@ struct Extrema {
   template <class Item>
   INITSTATS_HD void write(TileSums<Item>& t) const {
     using Bits = ItemBits<Item>;
-    Item mins[L::kWidth], maxs[L::kWidth];
-    Bits leasts[L::kWidth], unsigneds[L::kWidth], signeds[L::kWidth];
-    memcpy(mins, &min, sizeof(mins));
-    memcpy(maxs, &max, sizeof(maxs));
+    Bits leasts[L::kWidth];
     memcpy(leasts, &least, sizeof(leasts));
-    memcpy(unsigneds, &last_unsigned, sizeof(unsigneds));
-    memcpy(signeds, &last_signed, sizeof(signeds));
-    for (int i = 0; i < L::kWidth; ++i) {
-      if constexpr (kByBits) {
-        constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
-        mins[i] = bit_cast<Item>((unsigneds[i] & kSign) != 0 ? unsigneds[i] : leasts[i]);
-        maxs[i] = bit_cast<Item>((signeds[i] & kSign) == 0 ? signeds[i] : leasts[i] | kSign);
-      }
-      mins[0] = mins[i] < mins[0] ? mins[i] : mins[0];
-      maxs[0] = maxs[i] > maxs[0] ? maxs[i] : maxs[0];
-      leasts[0] = leasts[i] < leasts[0] ? leasts[i] : leasts[0];
+    t.min_abs = bit_cast<Item>(picked(leasts, [](Bits a, Bits b) { return a < b ? a : b; }));
+    if constexpr (kByBits) {
+      using Signed = std::make_signed_t<Bits>;
+      constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
+      Bits unsigneds[L::kWidth];
+      Signed signeds[L::kWidth];
+      memcpy(unsigneds, &last_unsigned, sizeof(unsigneds));
+      memcpy(signeds, &last_signed, sizeof(signeds));
+      const Bits low = picked(unsigneds, [](Bits a, Bits b) { return a > b ? a : b; });
+      const Signed high = picked(signeds, [](Signed a, Signed b) { return a > b ? a : b; });
+      t.min = (low & kSign) != 0 ? bit_cast<Item>(low) : t.min_abs;
+      t.max = high >= 0 ? bit_cast<Item>(high) : -t.min_abs;
+    } else {
+      Item mins[L::kWidth], maxs[L::kWidth];
+      memcpy(mins, &min, sizeof(mins));
+      memcpy(maxs, &max, sizeof(maxs));
+      t.min = picked(mins, [](Item a, Item b) { return a < b ? a : b; });
+      t.max = picked(maxs, [](Item a, Item b) { return a > b ? a : b; });
     }
-    t.min = mins[0];
-    t.max = maxs[0];
-    t.min_abs = bit_cast<Item>(leasts[0]);
   }
 };
 
