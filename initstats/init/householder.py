@@ -20,11 +20,19 @@ from initstats.init._transforms import transformed
 # their own Gram matrix and factor: 2 n^2 _WIDE more operations in all.
 _WIDE, _NARROW = 128, 64
 _SMALLEST_FOR_WIDE = 256
+# At most, where the number of calls decides: kMostReflectorsInPanel of
+# csrc/math/orthogonal/reflectors.h.
+WIDEST = 512
 # Panels whose vectors are drawn in one call, and at most which share of the vectors.
 _MOST_PANELS, _SHARE = 8, 4
 # Columns or rows of a part of a block, at least: drawing must not take longer than applying.
 _THINNEST = 64
 _PRECISION = threading.RLock()  # whoever holds it may change torch's precision of products
+
+
+def prefers_few_calls(device: torch.device) -> bool:
+    """Whether the number of calls decides on that device, rather than that of operations."""
+    return device.type == "cuda"
 
 
 @contextmanager
@@ -58,6 +66,7 @@ class Matrix:
         device: Where it happens.
         number: Of the matrix in its batch.
         most_panels: Drawn in one call, at most.
+        wide: Reflections of a panel, at most; a multiple of 4. None: `_WIDE`, of few `_NARROW`.
     """
 
     m: int
@@ -67,10 +76,16 @@ class Matrix:
     device: torch.device
     number: int = 0
     most_panels: int = _MOST_PANELS
+    wide: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Reflections of a panel; the last one may have fewer."""
+        return self.wide or (_WIDE if self.n >= _SMALLEST_FOR_WIDE else _NARROW)
 
     def panels(self, end: int, *, backwards: bool) -> Iterator[Panel]:
         """Yield the panels that hold the reflections before `end`, in order or from the last."""
-        width = _WIDE if self.n >= _SMALLEST_FOR_WIDE else _NARROW
+        width = self.width
         per_draw = width * max(1, min(self.most_panels, self.n // (_SHARE * width)))
         whole = self.n // width * width
         draws = [(begin, min(begin + per_draw, whole)) for begin in range(0, whole, per_draw)]
@@ -157,7 +172,7 @@ def write_columns(matrix: Matrix, first: int, out: torch.Tensor, gain: float) ->
     """
     out.zero_()
     last = first + out.shape[1]
-    widest = min(_WIDE, matrix.n)
+    widest = min(matrix.width, matrix.n)
     product, factored = (
         torch.empty(widest * (last - first), dtype=out.dtype, device=out.device) for _ in range(2)
     )
@@ -210,8 +225,10 @@ def write_block(
     (m, n), (rows, columns) = whole, block.shape
     # Parts are columns or rows of the matrix, m long, that hold as much as the block.
     fitting = max(_THINNEST, rows * columns // m)
-    most_panels = max(1, fitting // _WIDE)
-    matrix = Matrix(m, n, key, dtype, block.device, number, most_panels)
+    few = prefers_few_calls(block.device)
+    wide = max(_WIDE, min(fitting, WIDEST) // 4 * 4) if few else None
+    most_panels = max(1, fitting // (wide or _WIDE))
+    matrix = Matrix(m, n, key, dtype, block.device, number, most_panels, wide)
     if columns <= rows:
         for j in range(0, columns, fitting):
             part = block[:, j : j + fitting]

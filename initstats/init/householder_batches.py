@@ -14,20 +14,13 @@ import torch
 
 from initstats import _ops
 from initstats.init._transforms import transformed
-from initstats.init.householder import full_precision, padded
+from initstats.init.householder import WIDEST, full_precision, padded
 
-# Reflections of a panel, at most: kMostReflectorsInPanel of csrc/math/orthogonal/reflectors.h.
-_WIDEST = 512
 # Up to this many reflections are drawn at once; of more a quarter.
 _DRAWN_AT_ONCE, _SHARE = 1024, 4
 _MOST_ELEMENTS = 1 << 22  # of matrices that are made together, where that is more than one
 
 _Kind = tuple[torch.Size, torch.dtype, torch.device, float]  # size, ..., gain
-
-
-def prefers_few_calls(device: torch.device) -> bool:
-    """Whether the number of calls decides on that device, rather than that of operations."""
-    return device.type == "cuda"
 
 
 def write_together(todo: Sequence[tuple[torch.Tensor, int, float]]) -> None:
@@ -99,7 +92,7 @@ def write_products(
     From the last panel to the first, as `householder.write_columns`.
     """
     count, m, n = out.shape
-    panels = -(-n // _WIDEST)
+    panels = -(-n // WIDEST)
     width = padded(-(-n // panels))
     at_once = width * (panels if n <= _DRAWN_AT_ONCE else max(1, panels // _SHARE))
     begins = range(0, n, at_once)

@@ -37,8 +37,8 @@ def orthogonal_block_(
     reflections and applies them to its block.
 
     Memory besides the tensor: at most three times the block's and 192 times the longer side of the
-    matrix (and four factors of 128 x 128). A block that would need more at once is made part by
-    part; each part draws the reflections again.
+    matrix (and four factors of 128 x 128, on a GPU of 512 x 512). A block that would need more at
+    once is made part by part; each part draws the reflections again.
 
     Args:
         tensor: The block, [rows, ...]; dimensions after the first are flattened to columns.

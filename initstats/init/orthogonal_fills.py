@@ -29,8 +29,8 @@ from initstats.init._validate import (
     tensor_to_fill,
     tensors_to_fill,
 )
-from initstats.init.householder import write_batch
-from initstats.init.householder_batches import prefers_few_calls, write_together
+from initstats.init.householder import prefers_few_calls, write_batch
+from initstats.init.householder_batches import write_together
 from initstats.init.keys import draw_key
 from initstats.init.orthogonal_shards import write_delta_orthogonal_piece, write_orthogonal_piece
 from initstats.sharding import Box

@@ -9,7 +9,7 @@ import torch
 
 import initstats
 from initstats.init import householder
-from initstats.init.householder import Matrix, write_columns, write_rows
+from initstats.init.householder import Matrix, write_block, write_columns, write_rows
 from orthogonality import peak_bytes
 
 BOUNDS = {torch.float32: 1.5e-6, torch.float64: 5e-15, torch.bfloat16: 2**-8}
@@ -109,6 +109,63 @@ def test_a_block_of_a_tall_matrix_needs_memory_of_its_own_size(
     w = torch.empty(rows, columns)
     peak = peak_bytes(lambda: initstats.orthogonal_block_(w, (m - rows, n - columns), (m, n)))
     assert 0 < peak <= 3 * w.nbytes + 192 * m * 4 + 4 * 128 * 128 * 4
+
+
+# ---- on a GPU: wide panels
+
+
+@pytest.fixture
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every device."""
+    monkeypatch.setattr(householder, "prefers_few_calls", lambda _: True)
+
+
+BLOCKS = [
+    (0, 90, 0, 700),  # rows and columns of a matrix of 1024 x 700
+    (300, 1024, 13, 651),
+    (0, 1024, 600, 700),
+    (700, 710, 0, 700),
+    (5, 300, 1, 2),
+]
+
+
+@pytest.mark.usefixtures("few_calls")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_wide_panels_make_the_blocks_of_the_whole(
+    block: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, *, turned: bool
+) -> None:
+    top, bottom, left, right = block
+    key = 3
+    whole = torch.empty(1024, 700, dtype=dtype, device=device)
+    write_columns(Matrix(1024, 700, key, dtype, device), 0, whole, 1.5)
+    rows, columns = bottom - top, right - left
+    if turned:
+        part = torch.empty(columns, rows, dtype=dtype, device=device).t()
+        write_block(part.t(), (left, top), (700, 1024), key, 1.5)
+    else:
+        part = torch.empty(rows, columns, dtype=dtype, device=device)
+        write_block(part, (top, left), (1024, 700), key, 1.5)
+    assert float((part - whole[top:bottom, left:right]).abs().max()) <= 1.5 * BOUNDS[dtype]
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.usefixtures("few_calls")
+@pytest.mark.parametrize(
+    ("rows", "columns", "m", "n"),
+    [
+        *[(2048, 512, 8192, 512), (40, 300, 8192, 512), (50, 70, 2500, 2048)],
+        *[(512, 4096, 4096, 4096), (4096, 512, 4096, 4096), (512, 512, 512, 512)],
+        *[(1024, 1024, 1024, 1024), (300, 300, 300, 300)],
+    ],
+)
+def test_wide_panels_need_memory_of_the_size_of_the_block(
+    rows: int, columns: int, m: int, n: int
+) -> None:
+    w = torch.empty(rows, columns)
+    peak = peak_bytes(lambda: initstats.orthogonal_block_(w, (m - rows, n - columns), (m, n)))
+    assert 0 < peak <= 3 * w.nbytes + 192 * m * 4 + 4 * 512 * 512 * 4
 
 
 def test_a_block_made_in_parts_is_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import initstats
-from initstats.init import householder_batches, orthogonal_fills
-from initstats.init.householder import Matrix, write_columns
+from initstats.init import householder, householder_batches, orthogonal_fills
+from initstats.init.householder import Matrix, write_block, write_columns
 from initstats.init.householder_batches import write_products
 from orthogonality import defect, peak_bytes, product_of_reflections, signed_key
 
@@ -122,10 +122,21 @@ def test_a_batch_is_made_under_torch_func_too() -> None:
 
 LAUNCH_NOTHING = {
     *("alias", "detach", "diagonal", "empty", "empty_like", "select", "slice", "t", "transpose"),
-    *("unbind", "unsqueeze", "view", "device"),
+    *("unbind", "unsqueeze", "view", "device", "as_strided"),
 }
 LAUNCH = {
-    *("zero_", "copy_", "_foreach_copy_", "mul", "mul_", "mm", "bmm", "addmm_", "baddbmm_"),
+    *(
+        "zero_",
+        "fill_",
+        "copy_",
+        "_foreach_copy_",
+        "mul",
+        "mul_",
+        "mm",
+        "bmm",
+        "addmm_",
+        "baddbmm_",
+    ),
     *("reflectors_", "panel_factors"),
 }
 
@@ -178,6 +189,39 @@ def test_calls_and_operations_are_those_of_the_decision(
     per_cube = [each.operations / n**3 for each in (before, now)]
     row = f"| {n} | {before.calls} | {now.calls} | {per_cube[0]:.2f} | {per_cube[1]:.2f} |"
     assert row in CALLS.read_text()
+
+
+def block(rows: int, columns: int, n: int) -> None:
+    write_block(torch.empty(rows, columns), (n - rows, n - columns), (n, n), KEY, 1.0)
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize(
+    ("rows", "columns", "n", "calls_before", "calls"),
+    [
+        (128, 1024, 1024, 67, 67),
+        (256, 1024, 1024, 59, 35),
+        (512, 4096, 4096, 211, 67),
+        (4096, 512, 4096, 157, 52),
+    ],
+)
+def test_calls_and_operations_of_blocks_are_those_of_the_decision(
+    rows: int,
+    columns: int,
+    n: int,
+    calls_before: int,
+    calls: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = counted(lambda: block(rows, columns, n))
+    monkeypatch.setattr(householder, "prefers_few_calls", lambda _: True)
+    now = counted(lambda: block(rows, columns, n))
+    assert (before.calls, now.calls) == (calls_before, calls)
+    size = rows * columns * n
+    per_element = [each.operations / size for each in (before, now)]
+    row = f"| {rows} x {columns} of {n} | {before.calls} | {now.calls} |"
+    row += f" {per_element[0]:.2f} | {per_element[1]:.2f} |"
+    assert row in CALLS.read_text(), row
 
 
 @pytest.mark.backends("cpu")
