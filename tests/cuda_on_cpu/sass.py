@@ -17,6 +17,7 @@ INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*
 PREDICATE_OPERAND = re.compile(r"BRA\S*\s+!?U?P\w+,")
 BRANCH_TARGET = re.compile(r"`\((\.L_\w+)\)")
 GLOBAL_ACCESS = r"(LDG|STG)\b"
+REGISTER = re.compile(r"\bR(\d+)\b")
 FP64 = re.compile(r"(DADD|DMUL|DFMA|DSETP|DMNMX)\b|\w.*\.F64\b|MUFU\..*64")
 
 
@@ -84,6 +85,26 @@ class Listing:
     def generic_memory(self) -> int:
         """The number of accesses whose state space the compiler could not tell."""
         return self.count(r"(LD|ST|ATOM)(\.|$)")
+
+    def loads_in_flight(self) -> Counter[int]:
+        """Return the most global loads, per width in bits, before the first use of any of them.
+
+        A use is any mention of a register that is loaded: warps wait there. The instructions are
+        taken in the order in which they stand.
+        """
+        most: Counter[int] = Counter()
+        loaded: set[int] = set()
+        ahead: Counter[int] = Counter()
+        for i in self.instructions:
+            named = [int(register) for register in REGISTER.findall(i.text)]
+            is_load = i.opcode.startswith("LDG.")
+            if loaded.intersection(named[1:] if is_load else named):
+                loaded, ahead = set(), Counter()
+            if is_load:
+                loaded.update(range(named[0], named[0] + max(1, i.width_bits // 32)))
+                ahead[i.width_bits] += 1
+                most |= ahead
+        return most
 
     def loops(self) -> list[Listing]:
         """Return the loops: from the target of each backward branch to the branch."""

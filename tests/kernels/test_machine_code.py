@@ -90,6 +90,27 @@ def test_loops_are_what_lies_between_a_label_and_a_branch_back_to_it() -> None:
     assert len(sass.parse_sass(SASS.replace("LDG.E.128", "LDG.E.U8"))["_Z3foov"].main_loop()) == 3
 
 
+LOADS = """
+        .section        .text._Z3foov,"ax",@progbits
+.text._Z3foov:
+        /*0000*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0010*/                   LDG.E.128 R8, desc[UR4][R2.64+0x10] ;
+        /*0020*/                   LDG.E R40, desc[UR4][R2.64+0x20] ;
+        /*0030*/                   FADD R12, R7, R20.reuse ;
+        /*0040*/                   LDG.E.128 R16, desc[UR4][R2.64] ;
+        /*0050*/                   LDG.E R2, desc[UR4][R16.64] ;
+        /*0060*/                   LDG.E R3, desc[UR4][R30.64] ;
+"""
+
+
+def test_loads_are_in_flight_until_one_of_them_is_used() -> None:
+    foo = sass.parse_sass(LOADS)["_Z3foov"]
+    assert foo.loads_in_flight() == {128: 2, 32: 2}
+    # The last of four registers is used; a load whose address was loaded waits as well.
+    second = sass.Listing("foo", foo.instructions[3:])
+    assert second.loads_in_flight() == {128: 1, 32: 2}
+
+
 VOTING = """
         .section        .text._Z3foov,"ax",@progbits
 .text._Z3foov:

@@ -16,6 +16,7 @@ from initstats import _ops
 CSRC = REPOSITORY / "csrc"
 NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/stats/slice_stats.cu"
+ITEMS_AHEAD = 8  # loads on their way before a thread waits for the first
 FLOAT32 = 0
 GROUP_THREADS, MERGE_THREADS, GROUP, RECORD_BYTES = 128, 128, 256, 104
 
@@ -86,9 +87,13 @@ def test_slice_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
 
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
-def test_slice_machine_code_needs_no_local_memory(architecture: str) -> None:
+def test_slice_machine_code_is_lean(architecture: str) -> None:
     cubin = build.extension_cubin(KERNELS, architecture=architecture)  # raises on spills
     assert len(cubin.sass) == 3
     for name, listing in cubin.sass.items():
         assert listing.local_memory == 0, name
         assert cubin.resources[name].registers <= 128, name
+        if "group_kernel" in name:
+            loads = listing.loads_in_flight()
+            assert len(loads) >= 2, name  # widths of items
+            assert min(loads.values()) >= ITEMS_AHEAD, (name, loads)

@@ -19,12 +19,30 @@ NATIVE = REPOSITORY / "tests/kernels/native"
 KERNELS = CSRC / "cuda/stats/stats.cu"
 THREADS, TILE = 128, 4096
 ITEMS_AHEAD = 8  # of a box: loads on their way before a thread waits for the first
-PAIRS = (32764 - 16) // 56  # differences of a launch
-TILE_RECORD_BYTES = {"Float32Items": 80, "BFloat16Items": 80, "Float64Items": 112}
-ITEMS = {
+FEW, RUNS, PAIRS = 4, (32764 - 16) // 48, (32764 - 16) // 56  # of a launch; differences
+TILE_RECORD_BYTES = {torch.float32: 80, torch.float64: 112}  # by the type of the values
+FLOATS = {
     "Float32Items": (torch.float32, np.float32),
     "BFloat16Items": (torch.bfloat16, np.uint16),
     "Float64Items": (torch.float64, np.float64),
+}
+INTEGERS = {
+    "Int16Items": (torch.int16, np.int16),
+    "Int32Items": (torch.int32, np.int32),
+    "Int64Items": (torch.int64, np.int64),
+}
+ITEMS = FLOATS | INTEGERS
+WIDE = (torch.float64, torch.int32, torch.int64)  # their values are float64
+# What a thread reads at once, in bits, and in how many loads of them it reads a tile.
+LOADS = {
+    "Float32Items": (128, 8),
+    "Float16Items": (128, 4),
+    "BFloat16Items": (128, 4),
+    "Float64Items": (128, 16),
+    "Int16Items": (64, 8),
+    "Int32Items": (64, 16),
+    "Int64Items": (128, 16),
+    "ByteItems": (32, 8),
 }
 
 
@@ -37,10 +55,12 @@ def kernel(module: ptx.Module, *parts: str) -> str:
 
 @pytest.fixture(scope="module")
 def module() -> ptx.Module:
-    """The kernels for small batches, and those of differences, which have one size of batch."""
-    runs = [f"RunLoaderINS0_{len(items)}{items}" for items in ITEMS]
-    only = [f"stats_tile_kernelINS0_9{run}ELb0EEELi4E" for run in runs]
-    only += [f"stats_tile_kernelINS0_9{run}ELb1E" for run in runs]
+    """The kernels for small batches, and those of one size: of integers and of differences."""
+
+    def kernels(of: dict[str, Any], rest: str) -> list[str]:
+        return [f"stats_tile_kernelINS0_9RunLoaderINS0_{len(i)}{i}{rest}" for i in of]
+
+    only = kernels(FLOATS, "ELb0EEELi4E") + kernels(FLOATS, "ELb1E") + kernels(INTEGERS, "ELb0E")
     only += [f"stats_merge_kernelINS1_10TileRecordI{real}EELi4E" for real in "fd"]
     return build.load_ptx(KERNELS, only=only)
 
@@ -68,11 +88,13 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
     dtype, stored = ITEMS[items]
     n = 2 * TILE + 1003
     tiles = 3
-    values = (torch.randn(n, generator=torch.Generator().manual_seed(1)) * 2).to(dtype)
+    scale = 2.0 if dtype.is_floating_point else 0.3 * 2 ** min(8 * dtype.itemsize - 1, 62) / 4
+    values = (torch.randn(n, generator=torch.Generator().manual_seed(1)) * scale).to(dtype)
     values[77] = 0
     x = ptx.aligned(n, stored)
     x[:] = (values.view(torch.int16) if dtype == torch.bfloat16 else values).numpy().view(stored)
-    records = ptx.aligned(tiles * TILE_RECORD_BYTES[items], np.uint8)
+    real = torch.float64 if dtype in WIDE else torch.float32
+    records = ptx.aligned(tiles * TILE_RECORD_BYTES[real], np.uint8)
     histogram = ptx.aligned(512, np.int64)
     histogram[:] = 0
     moments, counts = ptx.aligned(8, np.float64), ptx.aligned(8, np.int64)
@@ -81,16 +103,20 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
         kernel(module, "tile_kernel", f"{items}ELb0E"),
         2,
         THREADS,
-        [tile_batch(x, None, n, records, histogram, fingerprint=True)],
+        [
+            tile_batch(
+                (FEW if dtype.is_floating_point else RUNS, x),
+                (n, records, histogram),
+                fingerprint=True,
+            )
+        ],
         visible=[x, records, histogram],
         order=order,
     )
     assert report.races == 0, report.first_race
     assert report.arrays[0].loaded == x.nbytes
     assert report.arrays[0].stored == 0
-    wide = [
-        a for a in report.accesses if a.kind == "load" and a.lanes and a.size_bytes == 16 * a.lanes
-    ]
+    wide = loads_of_lanes(report, LOADS[items][0] // 8)
     assert sum(a.size_bytes for a in wide) >= 2 * TILE * x.itemsize  # all full tiles
 
     merge = struct.pack("<2Bxxii4x", True, True, 2, 1)
@@ -98,7 +124,7 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
         "<QqQqQQIi",
         *(records.ctypes.data, tiles, 0, n, moments.ctypes.data, counts.ctypes.data, 0, 1),
     )
-    child = "TileRecordIdE" if dtype == torch.float64 else "TileRecordIfE"
+    child = "TileRecordIdE" if dtype in WIDE else "TileRecordIfE"
     report = module.launch(
         kernel(module, "merge_kernel", child),
         1,
@@ -114,11 +140,11 @@ def test_statistics_ptx_reads_every_element_once_and_has_the_bits_of_the_cpu(
     assert histogram.tolist() == expected[2].tolist()
 
 
-@pytest.mark.parametrize("items", ITEMS)
+@pytest.mark.parametrize("items", FLOATS)
 def test_ptx_of_a_difference_reads_both_tensors_once_and_has_the_bits_of_the_cpu(
     module: ptx.Module, items: str
 ) -> None:
-    dtype, stored = ITEMS[items]
+    dtype, stored = FLOATS[items]
     n = TILE + 1003
     generator = torch.Generator().manual_seed(2)
     values = [torch.randn(n, generator=generator).to(dtype) for _ in range(2)]
@@ -127,44 +153,44 @@ def test_ptx_of_a_difference_reads_both_tensors_once_and_has_the_bits_of_the_cpu
         array[:] = (
             (each.view(torch.int16) if dtype == torch.bfloat16 else each).numpy().view(stored)
         )
-    records = ptx.aligned(2 * TILE_RECORD_BYTES[items], np.uint8)
+    real = torch.float64 if dtype in WIDE else torch.float32
+    records = ptx.aligned(2 * TILE_RECORD_BYTES[real], np.uint8)
     histogram = ptx.aligned(512, np.int64)
     histogram[:] = 0
     report = module.launch(
         kernel(module, "tile_kernel", f"{items}ELb1E"),
         1,
         THREADS,
-        [tile_batch(x, y, n, records, histogram, fingerprint=False)],
+        [tile_batch((PAIRS, x, y), (n, records, histogram), fingerprint=False)],
         visible=[x, y, records, histogram],
     )
     assert report.races == 0, report.first_race
     assert [array.loaded for array in report.arrays[:2]] == [x.nbytes, y.nbytes]
-    wide = [
-        a for a in report.accesses if a.kind == "load" and a.lanes and a.size_bytes == 16 * a.lanes
-    ]
+    wide = loads_of_lanes(report, 16)
     assert sum(a.size_bytes for a in wide) >= 2 * TILE * x.itemsize  # the full tile of each
     expected = _ops.stats(values[:1], 3, 0, minus=values[1:])[2].numpy()[0]
     assert histogram.tolist() == expected.tolist()
 
 
-def tile_batch(
-    x: Any, minus: Any, n: int, records: Any, histogram: Any, *, fingerprint: bool
-) -> bytes:
-    """Return the parameters of the tile kernel for one tensor, two tiles per block."""
-    task = struct.pack(
-        "<QqqQQIi",
-        x.ctypes.data,
-        n,
-        0,
-        records.ctypes.data,
-        histogram.ctypes.data,
-        0,
-        -(-n // TILE),
-    )
-    batch = 4
-    if minus is not None:
-        task += struct.pack("<Q", minus.ctypes.data)
-        batch = PAIRS
+def loads_of_lanes(report: ptx.LaunchReport, size: int) -> list[ptx.AccessTraffic]:
+    """Return the loads of so many bytes per lane."""
+    loads = [a for a in report.accesses if a.kind == "load" and a.lanes]
+    return [a for a in loads if a.size_bytes == size * a.lanes]
+
+
+def tile_batch(tensors: tuple[Any, ...], rest: tuple[int, Any, Any], *, fingerprint: bool) -> bytes:
+    """Return the parameters of the tile kernel for one tensor, two tiles per block.
+
+    Args:
+        tensors: Tasks of a batch, the tensor and, of a difference, the one to subtract.
+        rest: Elements, records and histogram.
+        fingerprint: Whether to take it.
+    """
+    batch, x, *minus = tensors
+    n, records, histogram = rest
+    pointers = x.ctypes.data, n, 0, records.ctypes.data, histogram.ctypes.data
+    task = struct.pack("<QqqQQIi", *pointers, 0, -(-n // TILE))
+    task += b"".join(struct.pack("<Q", y.ctypes.data) for y in minus)
     head = struct.pack("<3Bxiii", True, True, fingerprint, 0, 2, 1)  # groups, tiles, tasks
     return head + task + bytes((batch - 1) * len(task))
 
@@ -209,16 +235,17 @@ def slots_per_element(loop: Listing) -> dict[str, float]:
 def test_statistics_machine_code_is_lean(architecture: str) -> None:
     cubin = build.extension_cubin(KERNELS, architecture=architecture)  # raises on spills
     runs = {name: listing for name, listing in cubin.sass.items() if "RunLoader" in name}
-    assert len(runs) == 4 * 3 + 1  # storage types; two sizes of batch, and differences; bytes
+    # Two sizes of batch, and differences; integers and bytes have one size.
+    assert len(runs) == 4 * 3 + len(INTEGERS) + 1
     for name, listing in runs.items():
         difference = "ItemsELb1E" in name
-        if "ByteItems" in name:
-            assert listing.widths("LDG")[32] == 8, name  # four items each: all 32 of a thread
-        else:
-            loads = 16 if "Float64Items" in name else 8 if "Float32Items" in name else 4
-            assert listing.widths("LDG")[128] == loads * (1 + difference), name
+        (items,) = (each for each in LOADS if f"{len(each)}{each}" in name)
+        width, loads = LOADS[items]
+        # All that a thread reads of a tile is on its way before it uses any of it.
+        assert listing.widths("LDG")[width] >= loads * (1 + difference), name
+        assert listing.loads_in_flight()[width] >= loads, name
         assert listing.local_memory == 0, name
-        if "Float64Items" not in name:
+        if items not in {"Float64Items", "Int32Items", "Int64Items"}:
             assert listing.fp64 == 0, name
             # One call: the rare cases of the division in masked_mean. For sm_75 and sm_80 ptxas
             # adds a twin of the code for warps that have diverged, with a call per shuffle.
@@ -230,10 +257,6 @@ def test_statistics_machine_code_is_lean(architecture: str) -> None:
     for name, listing in cubin.sass.items():
         assert listing.local_memory == 0, name
         if "BoxLoader" in name:
-            assert most_loads_ahead(listing) >= ITEMS_AHEAD, name
-
-
-def most_loads_ahead(listing: Listing) -> int:
-    """Return the most loads from global memory without a store to shared memory between them."""
-    codes = [i.opcode.split(".")[0] for i in listing.matching(r"(LDG|STS)\b")]
-    return max(len(run) for run in "".join(code[0] for code in codes).split("S"))
+            in_flight = listing.loads_in_flight()
+            assert len(in_flight) >= 2, name  # widths of items
+            assert min(in_flight.values()) >= ITEMS_AHEAD, (name, in_flight)

@@ -41,33 +41,43 @@ __device__ __forceinline__ void stage_chunk(const SliceTask& task,
                                             const int64_t (&element)[2], int n, int present) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   constexpr int kStep = kItemsAhead / 2;  // slices or elements whose items are asked for together
-  with_stored(task.target.type, [&](auto stored) {
+  with_stored<Value>(task.target.type, [&](auto stored) {
     using Stored = decltype(stored);
     const auto* const data = static_cast<const Stored*>(task.target.data);
 #pragma unroll 1
     for (int begin = 0; begin < kWarp; begin += kStep) {
-      Stored bits[kStep][2];
+      const Stored* item[kStep][2];
 #pragma unroll
       for (int j = 0; j < kStep; ++j) {
         const int64_t first = __shfl_sync(kAllLanes, slice, begin + j);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int64_t e = __shfl_sync(kAllLanes, element[half], begin + j);
-          const Stored* const item =
-              data + (task.lanes_along_elements ? first + element[half] : slice + e);
-          bits[j][half] = is_there(task, begin + j, half, n, present) ? *item : Stored{0};
+          item[j][half] = data + (task.lanes_along_elements ? first + element[half] : slice + e);
         }
       }
+      // Shuffles end before loads begin, or the last ones would wait for the first.
+      Stored bits[2 * kStep] = {};
 #pragma unroll
       for (int j = 0; j < kStep; ++j) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          if (!is_there(task, begin + j, half, n, present)) continue;
-          Value& place = task.lanes_along_elements ? staged[half * kWarp + lane][begin + j]
-                                                   : staged[half * kWarp + begin + j][lane];
-          place = value_of<Value>(task.target.type, bits[j][half]);
+          if (is_there(task, begin + j, half, n, present)) bits[2 * j + half] = *item[j][half];
         }
       }
+      end_of_loads(bits);
+      with_conversion<Value, Stored>(task.target.type, [&](auto value) {
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            if (!is_there(task, begin + j, half, n, present)) continue;
+            Value& place = task.lanes_along_elements ? staged[half * kWarp + lane][begin + j]
+                                                     : staged[half * kWarp + begin + j][lane];
+            place = value(bits[2 * j + half]);
+          }
+        }
+      });
     }
   });
 }
@@ -90,8 +100,12 @@ __device__ __forceinline__ Record chunk_record(const Value (&staged)[kChunk][kWa
   return to_record(sums);
 }
 
+// So many warps per processor at least, which bounds the registers: 128.
+constexpr int kWarpsPerProcessor = 16;
+
 template <class L>
-__global__ void __launch_bounds__(SliceShared<typename L::F>::kWarps* kWarp)
+__global__ void __launch_bounds__(SliceShared<typename L::F>::kWarps* kWarp,
+                                  kWarpsPerProcessor / SliceShared<typename L::F>::kWarps)
     slice_group_kernel(INITSTATS_GRID_CONSTANT(SliceTask) task) {
   using Value = typename L::F;
   INITSTATS_SHARED(SliceShared<Value>, shared, );

@@ -41,9 +41,8 @@ struct TileKernel {
   using Task = typename Loader::Task;
   static constexpr int kThreads = kTileThreads;
   static constexpr int kCapacity = kFullBatch<Head, Task>;
-  // Differences and bytes are taken in large batches: kernels less to compile.
-  static constexpr int kSmall =
-      std::is_same_v<Task, RunTask> || std::is_same_v<Task, BoxTask> ? kSmallBatch : kCapacity;
+  // Differences, bytes and integers are taken in large batches: kernels less to compile.
+  static constexpr int kSmall = Loader::kSmallBatches ? kSmallBatch : kCapacity;
   template <int kTasks>
   static constexpr auto kernel = stats_tile_kernel<Loader, kTasks>;
 };
@@ -194,13 +193,12 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
   const auto bytes = [](const StatsTarget& t) {
     return item_size(t.type) == 1 && is_aligned_run(t) && t.second.pairing == Pairing::none;
   };
-  // Everything that has no kernel of its own, by the lane rows of its order of summation.
-  const auto boxes_of = [bytes](int rows) {
-    return [bytes, rows](const StatsTarget& t) {
-      const bool own = t.type == ItemType::float32 || t.type == ItemType::float16 ||
-                       t.type == ItemType::bfloat16 || t.type == ItemType::float64;
-      const bool own_pair = t.second.pairing != Pairing::square_ratio;
-      return lane_rows(t.type) == rows && !(own && own_pair && is_aligned_run(t)) && !bytes(t);
+  // Everything that has no kernel of its own, by the lane rows of its order of summation. Only
+  // floating-point numbers come in pairs.
+  const auto boxes_of = [](int rows) {
+    return [rows](const StatsTarget& t) {
+      const bool own = is_aligned_run(t) && t.second.pairing != Pairing::square_ratio;
+      return lane_rows(t.type) == rows && !own;
     };
   };
   const auto narrow = [](const StatsTarget& t) { return !is_wide(t.type); };
@@ -213,6 +211,9 @@ cudaError_t launch_stats(const StatsTarget* targets, int64_t count, const StatsG
       [&] { return plan.take_tiles<RunLoader<BFloat16Items, false>>(runs_of(ItemType::bfloat16)); },
       [&] { return plan.take_tiles<RunLoader<Float64Items, false>>(runs_of(ItemType::float64)); },
       [&] { return plan.take_tiles<RunLoader<ByteItems, false>>(bytes); },
+      [&] { return plan.take_tiles<RunLoader<Int16Items, false>>(runs_of(ItemType::int16)); },
+      [&] { return plan.take_tiles<RunLoader<Int32Items, false>>(runs_of(ItemType::int32)); },
+      [&] { return plan.take_tiles<RunLoader<Int64Items, false>>(runs_of(ItemType::int64)); },
       [&] {
         return plan.take_tiles<RunLoader<Float32Items, true>>(
             runs_of(ItemType::float32, Pairing::difference));

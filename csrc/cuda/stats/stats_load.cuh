@@ -86,34 +86,31 @@ struct BoxTask {
   double factor;
 };
 
-struct Float32Items {
-  using Value = float;
-  using Stored = uint32_t;
-  static __device__ __forceinline__ float value(uint32_t bits) { return bit_cast<float>(bits); }
+// The storage types that RunLoader reads. The type says how many lane rows the order of summation
+// has, and with that how many neighbouring items a lane takes at once: 16 bytes of the
+// floating-point types and of int64, 8 of int32 and int16, 4 of a byte. All 32 items of a thread
+// are on their way together.
+template <ItemType kItemType, class V, class S>
+struct Items {
+  static constexpr ItemType kType = kItemType;
+  using Value = V;
+  using Stored = S;
 };
-struct Float16Items {
-  using Value = float;
-  using Stored = uint16_t;
-  static __device__ __forceinline__ float value(uint16_t bits) {
-    return __half2float(bit_cast<__half>(bits));
-  }
-};
-struct BFloat16Items {
-  using Value = float;
-  using Stored = uint16_t;
-  static __device__ __forceinline__ float value(uint16_t bits) { return from_bfloat16(bits); }
-};
-// Items of one byte, whose type the task tells. Lanes read four of them at once, as the order of
-// summation has them, so that all 32 of a thread are on their way together.
-struct ByteItems {
-  using Value = float;
-  using Stored = uint8_t;
-};
-struct Float64Items {
-  using Value = double;
-  using Stored = uint64_t;
-  static __device__ __forceinline__ double value(uint64_t bits) { return bit_cast<double>(bits); }
-};
+struct Float32Items : Items<ItemType::float32, float, uint32_t> {};
+struct Float16Items : Items<ItemType::float16, float, uint16_t> {};
+struct BFloat16Items : Items<ItemType::bfloat16, float, uint16_t> {};
+struct Float64Items : Items<ItemType::float64, double, uint64_t> {};
+struct Int16Items : Items<ItemType::int16, float, uint16_t> {};
+struct Int32Items : Items<ItemType::int32, double, uint32_t> {};
+struct Int64Items : Items<ItemType::int64, double, uint64_t> {};
+// One byte each, whose type the task tells: all have as many lane rows.
+struct ByteItems : Items<ItemType::uint8, float, uint8_t> {};
+
+// The types that have a kernel for few tensors beside that for many.
+constexpr bool is_common(ItemType type) {
+  return type == ItemType::float32 || type == ItemType::float16 || type == ItemType::bfloat16 ||
+         type == ItemType::float64;
+}
 
 template <class Value>
 __device__ __forceinline__ Value missing_value() {
@@ -127,33 +124,100 @@ __device__ __forceinline__ int missing_of(int64_t left) {
 // How many items a thread asks for before it waits for the first: memory is far away.
 constexpr int kItemsAhead = 8;
 
-// Calls read(Stored{}) with the unsigned integer that has as many bytes as an item.
-template <class Read>
+// Calls read(Stored{}) with the unsigned integer that has as many bytes as an item. Items of 8
+// bytes have values of float64, those of 4 of either type, the others of float32.
+template <class Value, class Read>
 __device__ __forceinline__ void with_stored(ItemType type, Read read) {
-  switch (item_size(type)) {
-    case 1:
-      return read(uint8_t{});
-    case 2:
-      return read(uint16_t{});
-    case 4:
-      return read(uint32_t{});
-    default:
-      return read(uint64_t{});
-  }
-}
-
-// The value of an item from its bits.
-template <class Value, class Stored>
-__device__ __forceinline__ Value value_of(ItemType type, Stored bits) {
   if constexpr (sizeof(Value) == 8) {
-    return wide_item_value(type, bits);
+    return item_size(type) == 4 ? read(uint32_t{}) : read(uint64_t{});
   } else {
-    return item_value(type, static_cast<uint32_t>(bits));
+    switch (item_size(type)) {
+      case 1:
+        return read(uint8_t{});
+      case 2:
+        return read(uint16_t{});
+      default:
+        return read(uint32_t{});
+    }
   }
 }
 
-// Reads tiles of a RunTask with 16-byte loads (4 where items are bytes); the last tile of a tensor
-// item by item.
+// Stands between the loads of several items and what is done with them, or the compiler would wait
+// for the first before it asks for the last: up to sm_80 ptxas obeys a barrier of the warp alone,
+// from sm_90 on such a barrier makes it write the loop twice, and items that it takes as new
+// suffice.
+template <class Stored, int kCount>
+__device__ __forceinline__ void end_of_loads(Stored (&bits)[kCount]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  __syncwarp();
+#elif defined(__CUDA_ARCH__)
+  if constexpr (sizeof(Stored) >= 4) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      if constexpr (sizeof(Stored) == 4) {
+        asm volatile("" : "+r"(bits[k]));
+      } else {
+        asm volatile("" : "+l"(bits[k]));
+      }
+    }
+  }
+#endif
+  static_cast<void>(bits);
+}
+
+// The value of an item from its bits, for a type that the compiler knows; float16 by the GPU's own
+// instruction.
+template <class Value, ItemType kType>
+struct Conversion {
+  template <class Stored>
+  __device__ __forceinline__ Value operator()(Stored bits) const {
+    if constexpr (sizeof(Value) == 8) {
+      return wide_item_value(kType, bits);
+    } else if constexpr (kType == ItemType::float16) {
+      return __half2float(bit_cast<__half>(bits));
+    } else if constexpr (kType == ItemType::float8_e5m2) {
+      return __half2float(bit_cast<__half>(static_cast<uint16_t>(bits << 8)));
+    } else {
+      return item_value(kType, bits);
+    }
+  }
+};
+
+// Calls take(Conversion) for the type of the items: the type is asked for once, not per item.
+template <class Value, class Stored, class Take>
+__device__ __forceinline__ void with_conversion(ItemType type, Take take) {
+  if constexpr (sizeof(Stored) == 1) {
+    switch (type) {
+      case ItemType::float8_e4m3fn:
+        return take(Conversion<Value, ItemType::float8_e4m3fn>{});
+      case ItemType::float8_e5m2:
+        return take(Conversion<Value, ItemType::float8_e5m2>{});
+      case ItemType::int8:
+        return take(Conversion<Value, ItemType::int8>{});
+      default:
+        return take(Conversion<Value, ItemType::uint8>{});
+    }
+  } else if constexpr (sizeof(Stored) == 2) {
+    switch (type) {
+      case ItemType::float16:
+        return take(Conversion<Value, ItemType::float16>{});
+      case ItemType::bfloat16:
+        return take(Conversion<Value, ItemType::bfloat16>{});
+      default:
+        return take(Conversion<Value, ItemType::int16>{});
+    }
+  } else if constexpr (sizeof(Stored) == 4) {  // as wide as their values, or not
+    constexpr bool kWide = sizeof(Value) == 8;
+    return take(Conversion<Value, kWide ? ItemType::int32 : ItemType::float32>{});
+  } else if (type == ItemType::int64) {
+    return take(Conversion<Value, ItemType::int64>{});
+  } else {
+    return take(Conversion<Value, ItemType::float64>{});
+  }
+}
+
+// Reads full tiles of a RunTask with one load per kItems neighbours; the last tile of a tensor item
+// by item.
 template <class Items, bool kDifference>
 struct RunLoader {
   static constexpr bool kBytes = std::is_same_v<Items, ByteItems>;
@@ -161,14 +225,16 @@ struct RunLoader {
                                   std::conditional_t<kBytes, ByteRunTask, RunTask>>;
   using Value = typename Items::Value;
   using Stored = typename Items::Stored;
-  static constexpr int kItems = kBytes ? 4 : 16 / static_cast<int>(sizeof(Stored));
+  static constexpr int kItems = lane_rows(Items::kType) * kTileColumns / 32;  // of a lane at once
   using Tile = ThreadTile<Value, kItems>;
+  static constexpr bool kSmallBatches = !kDifference && is_common(Items::kType);
   // As many as fit without spilling registers.
   static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : kDifference ? 3 : 4;
   struct alignas(kItems * sizeof(Stored)) Vector {
     Stored item[kItems];
   };
-  using Word = std::conditional_t<kBytes, uint32_t, uint4>;
+  using Word = std::conditional_t<sizeof(Vector) == 16, uint4,
+                                  std::conditional_t<sizeof(Vector) == 8, uint2, uint32_t>>;
   struct Shared {};
 
   static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
@@ -217,19 +283,9 @@ struct RunLoader {
   static __device__ __forceinline__ void values(const Task& task, const Vector (&raw)[Tile::kSteps],
                                                 Tile& x) {
     if constexpr (kBytes) {
-      switch (task.type) {  // once for all items
-        case ItemType::float8_e4m3fn:
-          return convert(raw, x, [](Stored bits) { return from_float8_e4m3fn(bits); });
-        case ItemType::float8_e5m2:
-          return convert(raw, x, [](Stored bits) { return from_float8_e5m2(bits); });
-        case ItemType::int8:
-          return convert(raw, x,
-                         [](Stored bits) { return static_cast<float>(static_cast<int8_t>(bits)); });
-        default:
-          return convert(raw, x, [](Stored bits) { return static_cast<float>(bits); });
-      }
+      with_conversion<Value, Stored>(task.type, [&](auto value) { convert(raw, x, value); });
     } else {
-      convert(raw, x, [](Stored bits) { return Items::value(bits); });
+      convert(raw, x, Conversion<Value, Items::kType>{});
     }
   }
   template <class Convert>
@@ -292,9 +348,10 @@ struct RunLoader {
         if (i >= left) continue;
         const Stored bits = data[i];
         if constexpr (kBytes) {
-          x.v[step][k] = value_of<Value>(task.type, bits);
+          with_conversion<Value, Stored>(task.type,
+                                         [&](auto value) { x.v[step][k] = value(bits); });
         } else {
-          x.v[step][k] = Items::value(bits);
+          x.v[step][k] = Conversion<Value, Items::kType>{}(bits);
         }
         const uint64_t at = index + static_cast<uint32_t>(i) * kWords;
         if (fingerprint)
@@ -311,6 +368,7 @@ struct BoxLoader {
   using Value = V;
   static constexpr int kItems = kItemsPerLoad;
   using Tile = ThreadTile<Value, kItems>;
+  static constexpr bool kSmallBatches = true;
   static constexpr int kBlocksPerProcessor = sizeof(Value) == 8 ? 2 : 4;
   struct Shared {
     Value staged[kTile];
@@ -319,14 +377,10 @@ struct BoxLoader {
   static __device__ __forceinline__ int load(const Task& task, int64_t tile, bool fingerprint,
                                              Tile& x, uint64_t& sum, Shared& shared) {
     __syncthreads();  // the tile before has been read
-    with_stored(task.type, [&](auto stored) {
-      using Stored = decltype(stored);
-      // Items of this size have values of this one: 8-byte items are wide, 1 and 2 bytes are not.
-      if constexpr (sizeof(Stored) == 4 || (sizeof(Stored) == 8) == (sizeof(Value) == 8)) {
+    with_stored<Value>(task.type, [&](auto stored) {
 #pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kItemsAhead * kTileThreads)
-          stage<Stored>(task, tile * kTile, i, fingerprint, sum, shared);
-      }
+      for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kItemsAhead * kTileThreads)
+        stage<decltype(stored)>(task, tile * kTile, i, fingerprint, sum, shared);
     });
     __syncthreads();
 #pragma unroll
@@ -342,6 +396,8 @@ struct BoxLoader {
   template <class Stored>
   static __device__ __forceinline__ void stage(const Task& task, int64_t begin, int i,
                                                bool fingerprint, uint64_t& sum, Shared& shared) {
+    // Pairs are of float32 and float64, which are as wide as their values, and of 16-bit types.
+    constexpr bool kPairs = sizeof(Stored) == sizeof(Value) || sizeof(Stored) == 2;
     Stored bits[kItemsAhead], others[kItemsAhead];
     int64_t index[kItemsAhead];
 #pragma unroll
@@ -353,23 +409,24 @@ struct BoxLoader {
       const Layout::Place place = task.layout.place(at);
       index[j] = place.index;
       bits[j] = static_cast<const Stored*>(task.data)[place.offset];
-      if (task.pairing != Pairing::none)
+      if (kPairs && task.pairing != Pairing::none)
         others[j] = static_cast<const Stored*>(task.second)[task.second_layout.place(at).offset];
     }
+    end_of_loads(bits);
+    with_conversion<Value, Stored>(task.type, [&](auto value) {
 #pragma unroll
-    for (int j = 0; j < kItemsAhead; ++j) {
-      const bool exists = begin + i + j * kTileThreads < task.layout.count;
-      const Value value = value_with(task, value_of<Value>(task.type, bits[j]), others[j]);
-      if (fingerprint && exists) sum += mix(bits[j], static_cast<uint64_t>(index[j]));
-      shared.staged[i + j * kTileThreads] = exists ? value : missing_value<Value>();
-    }
+      for (int j = 0; j < kItemsAhead; ++j) {
+        const bool exists = begin + i + j * kTileThreads < task.layout.count;
+        Value x = value(bits[j]);
+        if (kPairs && task.pairing != Pairing::none) x = paired(task, x, value(others[j]));
+        if (fingerprint && exists) sum += mix(bits[j], static_cast<uint64_t>(index[j]));
+        shared.staged[i + j * kTileThreads] = exists ? x : missing_value<Value>();
+      }
+    });
   }
 
-  // What an element makes with the other tensor's, where there is one.
-  template <class Stored>
-  static __device__ __forceinline__ Value value_with(const Task& task, Value x, Stored other) {
-    if (task.pairing == Pairing::none) return x;
-    const Value y = value_of<Value>(task.type, other);
+  // What an element makes with the other tensor's.
+  static __device__ __forceinline__ Value paired(const Task& task, Value x, Value y) {
     using Lane = std::conditional_t<sizeof(Value) == 8, Scalar64, Scalar32>;
     if (task.pairing == Pairing::difference) return DifferenceOf<Lane>{}(x, y);
     return SquareRatioOf<Lane>(task.factor)(x, y);
