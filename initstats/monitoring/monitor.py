@@ -37,6 +37,7 @@ from initstats.monitoring.row import Row
 from initstats.monitoring.rules import default_rules
 from initstats.monitoring.scripting import allow_scripting
 from initstats.monitoring.sink_worker import Sink
+from initstats.monitoring.steps_taken import StepsTaken
 from initstats.monitoring.team import Schedule
 from initstats.monitoring.validate import check_arguments
 from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS, Factor, Layout, Window
@@ -166,6 +167,7 @@ class Monitor:
         self._attached = Attached(self._taps, self._optimizers, self._local, self._new_window())
         self._finalizer: weakref.finalize[..., Monitor] | None = None
         self._measured = 0
+        self._steps = StepsTaken()
         self._taken = self._moments_taken = self._followed = False
         self._of_closure: dict[int, Window] = {}
         self._clipped: set[str] = set()
@@ -183,6 +185,7 @@ class Monitor:
         if self._delivery is None:
             self._close_others()
             self._attached.process = os.getpid()
+            self._steps = StepsTaken()
             self._taps.attach()
             allow_scripting(self._taps)
             self._optimizers.attach(self._before_update, self._after_update)
@@ -233,6 +236,7 @@ class Monitor:
         if isinstance(loss, Tensor) and loss.numel() != 1:
             msg = f"initstats.Monitor.step: expected a loss of one element, got {tuple(loss.shape)}"
             raise ValueError(msg)
+        self._steps.end_step()
         if self._due:
             if loss is not None:
                 number = loss.detach().clone() if isinstance(loss, Tensor) else float(loss)
@@ -240,6 +244,8 @@ class Monitor:
             self._measure_rest()
             self._finish_step()
         self._step += 1
+        if self._delivery.owed > self._steps.caught_up:
+            self._catch_up(self._delivery)
         self._prepare()
 
     def _check_was_attached(self) -> None:
@@ -361,7 +367,7 @@ class Monitor:
                 self._sinks,
                 alerts,
                 self._after,
-                Schedule(self._first, self._every, self._window_length),
+                self._schedule,
                 self._names(),
                 self._parameters.watched,
                 self._peers,
@@ -396,6 +402,38 @@ class Monitor:
         """
         first = self._window.first_step or self._step
         return first - 1 if self._step > 1 else None
+
+    @property
+    def _schedule(self) -> Schedule:
+        return Schedule(self._first, self._every, self._window_length)
+
+    def _catch_up(self, delivery: Delivery) -> None:
+        """Move the number of the step on by the calls of `step` that other ranks say are left out.
+
+        Rows of which this rank has measured other steps, or none, say so and are left to others.
+        """
+        missed = delivery.owed - self._steps.caught_up
+        schedule, now = self._schedule, self._step + missed
+        before, after = schedule.next_measured(self._step), schedule.next_measured(now)
+        self._steps.caught_up = delivery.owed
+        if schedule.row_of(after) > schedule.row_of(before):
+            last = schedule.row_of(after) - 1
+            window, self._window = self._window, self._new_window()
+            if window.last_step:
+                window.close()
+                delivery.put(window)
+            if not window.last_step or schedule.row_of(before) < last:
+                # The others wait for a row from here: one without anything tells them to go on.
+                passed = self._new_window()
+                passed.first_step = passed.last_step = schedule.steps_of(last)[-1]
+                later = now - 1 - passed.last_step
+                passed.taken = self._steps.taken(passed.last_step, missed, later)
+                passed.close()
+                delivery.put(passed)
+        self._measured = schedule.place_of(after)
+        if self._measured:
+            self._window.behind += missed
+        self._step = now
 
     def _new_window(self) -> Window:
         return Window(self._histograms, fingerprints=self._fingerprints)
@@ -494,7 +532,10 @@ class Monitor:
     @torch.no_grad()
     def _after_update(self, optimizer: Optimizer, *_hook: Any) -> None:
         """Measure how the optimizers changed the weights, and their moments."""
-        if not self._taken or is_captured() or os.getpid() != self._process or is_unwatched():
+        if is_captured() or os.getpid() != self._process or is_unwatched():
+            return
+        self._steps.note(optimizer)
+        if not self._taken:
             return
         if (last := self._of_closure.pop(id(optimizer), None)) is not None:
             self._keep_gradients(last)
@@ -671,6 +712,7 @@ class Monitor:
             )
         window.first_step = window.first_step or self._step
         window.last_step = self._step
+        window.taken = self._steps.taken(self._step, window.behind)
         self._measured += 1
         if self._measured >= self._window_length and self._delivery is not None:
             if self._delivery.is_behind:

@@ -27,6 +27,8 @@ class Together:
         alike: Ranks that hold the same parameters together, of those that share a batch the first.
         peers: Ranks that share a batch, by the first of them.
         missing: Why a rank is not in the row, by "rank 3".
+        updates: By rank how many more steps its optimizer has taken than that of the others,
+            negative for fewer.
     """
 
     differing: Mapping[str, tuple[tuple[int, ...], ...]]
@@ -35,6 +37,7 @@ class Together:
     alike: Sequence[Sequence[int]]
     peers: Mapping[int, Sequence[int]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    updates: Mapping[int, int] = field(default_factory=dict)
 
 
 class RankAlerts:
@@ -73,6 +76,8 @@ class RankAlerts:
         yield from self._norms.check(together.local_norms, together.alike, together.peers)
         for who, why in together.missing.items():
             yield _missing(who, why)
+        for rank, more in together.updates.items():
+            yield _other_steps(rank, more)
 
 
 def _replicas_differ(name: str, classes: tuple[tuple[int, ...], ...]) -> Finding:
@@ -118,5 +123,20 @@ def _missing(who: str, why: str) -> Finding:
         threshold=0.0,
         cause=f"{who} adds nothing to this row: it {why}",
         fix="call step() once per training step on every rank, and close the monitors together",
+        source=RANKS_DIFFER,
+    )
+
+
+def _other_steps(rank: int, more: int) -> Finding:
+    return Finding(
+        rule="rank-steps",
+        severity="warning",
+        where=f"rank {rank}",
+        value=float(more),
+        threshold=0.0,
+        cause=f"its optimizer has taken {abs(more)} step{'s' * (abs(more) > 1)}"
+        f" {'more' if more > 0 else 'fewer'} than that of the other ranks since the last row",
+        fix="call optimizer.step() as often on every rank, and step() of the monitor once after it;"
+        " one call too many, and its rows are a step ahead of the others",
         source=RANKS_DIFFER,
     )

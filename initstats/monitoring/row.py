@@ -171,6 +171,25 @@ class Shard(NamedTuple):
     numel: int
 
 
+class Taken(NamedTuple):
+    """Steps of the optimizer that a rank has taken up to the last measured step of a row.
+
+    Attributes:
+        step: Number of that step.
+        updates: Since the monitor was attached; calls of `Monitor.step` without any count as usual.
+        idle: Calls of `Monitor.step` without any.
+        usual: From one call of `Monitor.step` to the next, the fewest.
+        caught_up: Calls of `Monitor.step` that the rank had left out, and that its number of the
+            step has caught up with.
+    """
+
+    step: int
+    updates: int
+    idle: int
+    usual: int
+    caught_up: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What a row of one rank keeps for the row of all ranks that is made of them afterwards.
@@ -189,6 +208,7 @@ class Part:
         product_steps: Measured steps that have these.
         prints: By kind the fingerprint of each tensor in the last measured step, in the order of
             the table; None where that step has none.
+        taken: Steps of the optimizer, None where none are counted.
     """
 
     peers: tuple[int, ...] = ()
@@ -201,6 +221,7 @@ class Part:
     products: Mapping[str, Floats] = field(default_factory=dict)
     product_steps: tuple[int, ...] = ()
     prints: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,6 +62,14 @@ class Schedule:
         """Return the number of the row of a measured step, from 0."""
         return (step - self.first) // (self.every * self.window)
 
+    def next_measured(self, step: int) -> int:
+        """Return the first measured step from one on."""
+        return step + (self.first - step) % self.every
+
+    def place_of(self, step: int) -> int:
+        """Return the place of a measured step in its row, from 0."""
+        return (step - self.first) // self.every % self.window
+
     def steps_of(self, row: int) -> list[int]:
         """Return the measured steps of a row."""
         begin = self.first + row * self.window * self.every
@@ -161,6 +169,8 @@ class Team:
         )
         self.peers = peers_in(self.ranks, peers, self.rank)
         self.copied: dict[str, Array] | None = None
+        # Steps of the optimizer, and idle calls, that this rank has more than others, as was told.
+        self.apart = (0, 0)
         everyones: list[tuple[int, ...]] = self._gather(self.peers)
         self.peers_of = {peers[0]: peers for peers in everyones}
         self.has_peers = any(len(peers) > 1 for peers in everyones)

@@ -63,7 +63,12 @@ class TeamDelivery(Delivery):
             if outcome is None:
                 return
             local = held[0] if held is not None and outcome.took_own else None
-            if outcome.took_own:
+            missed = outcome.parted.behind.get(self._team.rank, 0)
+            if held is not None and missed:
+                taken = held[2].taken
+                assert taken is not None
+                self.owed = max(self.owed, taken.caught_up + missed)
+            if outcome.took_own or missed:
                 held = None
             if self._team.writes:
                 self._write(outcome, local)
@@ -76,7 +81,8 @@ class TeamDelivery(Delivery):
             row = self._of_this_rank(row, measured, window)
             assert row.part is not None
             given = {**measured, **given_losses(row)}
-            mine = offer(self._team, given, number, row.part.seconds, row.step)
+            part = row.part
+            mine = offer(self._team, given, number, part.seconds, row.step, part.taken)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
             return None
@@ -93,6 +99,7 @@ class TeamDelivery(Delivery):
                 self._team.alike,
                 self._team.peers_of,
                 outcome.missing.get("ranks", {}),
+                outcome.parted.updates,
             )
             row = self.alerts.announce(self.alerts.across.judge(together), row)
         except Exception:  # noqa: BLE001  # reading must never end training

@@ -16,10 +16,12 @@ from initstats.monitoring.momentum import KIND as COSINE
 from initstats.monitoring.momentum import cosines_of, joined, sums_of
 from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.reader import Measured, gradient_norms, table_of, unclipped
-from initstats.monitoring.row import RankInfo, Table
+from initstats.monitoring.row import RankInfo, Table, Taken
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
+from initstats.monitoring.steps_taken import Parted, left_out
 from initstats.monitoring.team import CLIPPING_NAMES, Kind, Team
 from initstats.monitoring.team_lacks import lacks_of, of_elements, stand_ins, told
+from initstats.monitoring.team_numbers import agree, differ_in_steps, look, numbers_of
 from initstats.monitoring.window import BEFORE_CLIPPING, HIDDEN, PRODUCTS
 from initstats.statistics.across_ranks import run
 from initstats.statistics.histogram import PLACES
@@ -41,7 +43,6 @@ from initstats.statistics.reduction import (
     Merged,
     Message,
     finish,
-    first_message,
 )
 from initstats.statistics.replicas import classes_of
 
@@ -64,6 +65,7 @@ class Offer:
         has_weights: Which of them were measured, bool `[n]`.
         copies: What tells which outputs ranks that share a batch have in common, int64 `[m]`.
         lacks: Measured steps in which this rank lacks what it holds, by tensor of all kinds, int64.
+        taken: Steps of the optimizer of this rank, None where it counts none.
         again: Makes the same of kinds of which this rank counts others.
     """
 
@@ -73,6 +75,7 @@ class Offer:
     has_weights: Array
     copies: Integers
     lacks: Integers
+    taken: Taken | None
     again: Callable[[Mapping[str, Kind]], Offer]
 
 
@@ -90,6 +93,7 @@ class Outcome:
         first_not_finite: Kind, name and rank of the first value that is not finite, or None.
         local_norms: Norm of the gradients before the reduction, the largest of the window; by rank,
             of those that measured it, and of ranks that share a batch by the first of them.
+        parted: Ranks that have taken other steps than the rest.
     """
 
     row: int
@@ -100,6 +104,7 @@ class Outcome:
     differing: dict[str, tuple[tuple[int, ...], ...]]
     first_not_finite: tuple[str, str, int] | None
     local_norms: dict[int, float] = field(default_factory=dict)
+    parted: Parted = field(default_factory=Parted)
 
 
 def offer(
@@ -108,6 +113,7 @@ def offer(
     row: int,
     seconds: float,
     last: int | None = None,
+    taken: Taken | None = None,
     kinds: Mapping[str, Kind] | None = None,
 ) -> Offer:
     """Return what this rank adds to a row: by kind, step and name, as the ranks agreed.
@@ -118,6 +124,7 @@ def offer(
         row: Number of the row.
         seconds: Mean time of a step.
         last: Last step that this rank has measured, None for that of the row.
+        taken: Steps of its optimizer, None where it counts none.
         kinds: What this rank counts, None for what the ranks agreed on.
     """
     steps = team.schedule.steps_of(row)
@@ -166,8 +173,9 @@ def offer(
         order=_order(kinds, len(steps)),
         not_finite=np.concatenate(bad),
     )
-    again = functools.partial(offer, team, given, row, seconds, last)
-    return Offer(row, contribution, prints, has_weights, np.concatenate(copies), lacks, again)
+    again = functools.partial(offer, team, given, row, seconds, last, taken)
+    copied = np.concatenate(copies)
+    return Offer(row, contribution, prints, has_weights, copied, lacks, taken, again)
 
 
 def _copies(team: Team, placed: _Placed) -> tuple[Integers, Integers]:
@@ -353,24 +361,25 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
     nothing = offer(team, {}, -1, 0.0)
     mine, took_own = own or nothing, own is not None
     room = len(nothing.contribution.names)
-    agreed = yield Message("min", first_message(mine.contribution, room))
+    agreed, unlike = yield from agree(mine.contribution, numbers_of(team, mine.taken), room)
+    differs = Header.read(agreed).digests_differ
     missing: dict[str, str] = {}
     absent: dict[str, dict[str, str]] = {}
-    if Header.read(agreed).digests_differ:
-        at = np.full(len(team.ranks), math.inf)
-        at[team.ranks.index(team.rank)] = _CLOSED if own is None else own.row
-        at = yield Message("min", at)
+    apart = Parted()
+    row = -1 if own is None else own.row
+    if differs or differ_in_steps(unlike):
+        at, apart = yield from look(team, _CLOSED if own is None else own.row, mine.taken)
         row = int(at.min())
         missing = _missing(team, at, row)
-        took_own = own is not None and own.row == row
+        missing |= {f"rank {rank}": left_out(steps) for rank, steps in apart.behind.items()}
+        took_own = own is not None and own.row == row and team.rank not in apart.behind
+    elif own is None:
+        return None
+    if differs or missing:
         mine = own if own is not None and took_own else nothing
         kinds, absent = yield from stand_ins(team, mine.lacks, takes_part=took_own)
         mine = mine.again(kinds)
-        agreed = yield Message("min", first_message(mine.contribution, room))
-    elif own is None:
-        return None
-    else:
-        row = own.row
+        agreed, _ = yield from agree(mine.contribution, numbers_of(team, mine.taken), room)
     if team.has_peers and team.copied is None and not missing:
         _learn(team, (yield Message("sum", mine.copies)))
     counted = _once(team, mine.contribution)
@@ -384,7 +393,7 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
         differing = yield from _differing(team, mine, replicas)
     absent |= {"ranks": missing} if missing else {}
     outcome = _outcome(team, merged, row, absent, took_own, differing)
-    return replace(outcome, local_norms=_norms(team, norms))
+    return replace(outcome, local_norms=_norms(team, norms), parted=apart)
 
 
 def _missing(team: Team, at: Array, row: int) -> dict[str, str]:

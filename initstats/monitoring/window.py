@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from initstats import _ops
+from initstats.monitoring.row import Taken
 from initstats.monitoring.transfers import Transfers
 from initstats.statistics.record_array import Groups
 
@@ -84,6 +85,9 @@ class Window:
         fingerprints: Kinds of which to take fingerprints, which tell replicas of ranks apart.
         smooth: Watched modules that are GELU, SiLU or a relative.
         earlier: What the window held on the host when its monitor was saved, by kind.
+        taken: Steps of the optimizer up to the last measured step.
+        behind: Calls of `Monitor.step` that were left out before some of it was measured, and that
+            the number of the step has caught up with since: it holds other steps than it says.
     """
 
     histograms: bool
@@ -101,6 +105,8 @@ class Window:
     fingerprints: frozenset[str] = frozenset()
     smooth: Layout = ()
     earlier: list[tuple[str, Segment]] = field(default_factory=list)
+    taken: Taken | None = None
+    behind: int = 0
 
     def parts(self) -> Iterator[tuple[str, Segment]]:
         """Yield kind and segment of everything that was measured."""

@@ -42,6 +42,7 @@ def window_state(window: Window) -> dict[str, Any]:
         "rates": {name: _plain(rate) for name, rate in window.rates.items()},
         "first_step": window.first_step,
         "last_step": window.last_step,
+        "behind": window.behind,
         "clipped": [
             [step, float(norm), _plain(factor), sorted(names)]
             for step, norm, factor, names in window.clipped
@@ -60,6 +61,7 @@ def window_from_state(state: dict[str, Any]) -> Window:
         rates=dict(state["rates"]),
         first_step=state["first_step"],
         last_step=state["last_step"],
+        behind=state.get("behind", 0),  # not in those of earlier versions
         clipped=[
             (step, torch.tensor(norm), factor, set(names))
             for step, norm, factor, names in state["clipped"]

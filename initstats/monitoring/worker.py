@@ -35,6 +35,8 @@ class Delivery:
 
     Attributes:
         feeds: One per sink.
+        owed: Calls of `Monitor.step` that this rank has left out since it was attached, as far as
+            the other ranks have told.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Delivery:
     ) -> None:
         self.feeds = tuple(Feed(sink, after) for sink in sinks)
         self.alerts = alerts
+        self.owed = 0
         self._ranks = ranks
         self._shards, self._peers = shards, tuple(peers)
         self._last_time = 0.0
@@ -157,4 +160,5 @@ class Delivery:
             return replace(row, ranks=self._ranks)
         seconds = self._seconds(window, row.measured)
         part = part_of(measured, self._peers, seconds, window.fingerprints)
+        part = replace(part, taken=window.taken)
         return replace(row, ranks=self._ranks, shards=self._shards, part=part)

@@ -22,6 +22,7 @@ from initstats.monitoring.team_lacks import of_elements, on_ranks
 from initstats.monitoring.team_loss import joined_losses
 from initstats.monitoring.team_row import MOST_NAMED, SHARED
 from initstats.sinks.jsonl import read_rows
+from initstats.sinks.row_matching import Matched, matched
 from initstats.statistics.histogram import PLACES
 from initstats.statistics.record_array import COUNT, Floats, Integers, Records
 from initstats.statistics.replicas import classes_of
@@ -47,14 +48,13 @@ def join_rows(paths: Iterable[str | Path]) -> Iterator[Row]:
         FileNotFoundError: If a file is not there.
         ValueError: If a row is not of one rank, or two files are of the same rank.
     """
-    rows: dict[tuple[int, int], dict[int, Row]] = {}
-    everyone: set[int] = set()
+    rows: dict[int, dict[int, Row]] = {}
     for path in paths:
         for row in read_rows(path):
             if row.ranks is None or row.ranks.scope != "rank":
                 msg = f"initstats.merge: expected rows of one rank each, got another in {path}"
                 raise ValueError(msg)
-            here = rows.setdefault((row.first_step, row.step), {})
+            here = rows.setdefault(row.first_step, {})
             if row.ranks.rank in here:
                 msg = (
                     "initstats.merge: expected every step of a rank once, got step"
@@ -62,20 +62,21 @@ def join_rows(paths: Iterable[str | Path]) -> Iterator[Row]:
                 )
                 raise ValueError(msg)
             here[row.ranks.rank] = row
-            everyone.add(row.ranks.rank)
     alerts = RankAlerts()
-    for key in sorted(rows):
-        yield _joined([rows[key][rank] for rank in sorted(rows[key])], everyone, alerts)
+    for found in matched(rows):
+        yield _joined(found, alerts)
 
 
-def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
+def _joined(found: Matched, alerts: RankAlerts) -> Row:
+    rows = [found.rows[rank] for rank in sorted(found.rows)]
     first = rows[0]
+    steps = tuple(sorted({step for row in rows for step in row.steps}))
     kinds = dict.fromkeys(kind for row in rows for kind in row.tables)
     held = {kind: _held(rows, kind) for kind in kinds}
     tables = {kind: _table(counted, kind) for kind, counted in held.items()}
     _add_cosines(rows, tables)
     norms, before = _norms(rows, tables, held.get("gradients", {}))
-    missing = _missing(rows, tables, everyone)
+    missing = _missing(rows, tables, found.missing)
     together = Together(
         _differing(rows),
         _first_not_finite(held),
@@ -83,12 +84,16 @@ def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
         _alike(rows),
         _peers_of(rows),
         missing.get("ranks", {}),
+        found.updates,
     )
     told: dict[tuple[str, str], Finding] = {}
     for alert in (alert for row in rows for alert in row.alerts):
         told.setdefault((alert.rule, alert.where), alert)
     return replace(
         first,
+        step=max(row.step for row in rows),
+        steps=steps,
+        measured=len(steps),
         tables=tables,
         gradient_norm=norms,
         gradient_norm_before_clipping=before,
@@ -100,7 +105,7 @@ def _joined(rows: Sequence[Row], everyone: set[int], alerts: RankAlerts) -> Row:
         },
         smooth=tuple(dict.fromkeys(name for row in rows for name in row.smooth)),
         ranks=_info(rows),
-        loss=joined_losses(rows, first.steps),
+        loss=joined_losses(rows, steps),
         shards={},
         part=None,
     )
@@ -122,11 +127,12 @@ def _info(rows: Sequence[Row]) -> RankInfo:
     return replace(info, slowest=slowest, fastest=fastest)
 
 
-def _missing(rows: Sequence[Row], tables: Mapping[str, Table], everyone: set[int]) -> _Missing:
+def _missing(
+    rows: Sequence[Row], tables: Mapping[str, Table], absent: Mapping[int, str]
+) -> _Missing:
     """Say what is in no row, which ranks have none, and of what the ranks hold only a part."""
     missing = _lost(rows, tables)
-    here = set(map(_rank, rows))
-    missing["ranks"] = {f"rank {rank}": "wrote no row" for rank in sorted(everyone - here)}
+    missing["ranks"] = {f"rank {rank}": why for rank, why in absent.items()}
     numel = {name: shard.numel for row in rows for name, shard in row.shards.items()}
     for kind, table in tables.items():
         if kind in (*OF_EACH_RANK, COSINE) or rows[0].measured != 1:

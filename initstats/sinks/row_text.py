@@ -26,7 +26,7 @@ from initstats.diagnostics.checked_values import (
     text,
 )
 from initstats.diagnostics.findings import Finding, finding_of
-from initstats.monitoring.row import WINDOWED, Part, Places, RankInfo, Row, Shard, Table
+from initstats.monitoring.row import WINDOWED, Part, Places, RankInfo, Row, Shard, Table, Taken
 from initstats.statistics.histogram import MAX_SCALE, PLACES
 from initstats.statistics.record_array import COUNT_NAMES, MOMENT_NAMES, Floats, Integers, Records
 
@@ -175,6 +175,7 @@ def _part(part: Part) -> dict[str, Any]:
         "products": {name: [_numbers(r) for r in rows] for name, rows in part.products.items()},
         "product_steps": part.product_steps,
         "prints": part.prints,
+        **({} if part.taken is None else {"taken": part.taken}),
     }
 
 
@@ -231,9 +232,7 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
 
 def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[str, ...]]) -> Part:
     n = {kind: len(layouts[table["layout"]]) for kind, table in tables.items()}
-    part = Part(
-        **fields(value, _PART, optional=("unclipped", "local_norm", "products", "product_steps"))
-    )
+    part = Part(**fields(value, _PART, optional=_NOT_IN_EVERY_PART))
     shape = len(part.steps), n.get("gradients", 0)
     if part.squares.shape != shape and part.squares.size:
         raise ValueError(f"expected squares of shape {shape}, got {part.squares.shape}")
@@ -262,7 +261,9 @@ _PART: dict[str, Callable[[Any], Any]] = {
     "clipped": listed(boolean),
     "local_norm": number,
     "prints": lambda kinds: mapping(kinds, listed(maybe(integer))),
+    "taken": lambda taken: Taken(*sequence(taken, integer)),
 }
+_NOT_IN_EVERY_PART = ("unclipped", "local_norm", "products", "product_steps", "taken")
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:

@@ -1,0 +1,78 @@
+"""Match the rows of several ranks by steps of training, where some have left out steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from initstats.monitoring.row import Row
+from initstats.monitoring.steps_taken import left_out, parted
+
+NO_ROW = "wrote no row"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The rows of several ranks for the same steps.
+
+    Attributes:
+        rows: By rank.
+        missing: Why a rank has none, by rank.
+        updates: By rank how many more steps its optimizer has taken than that of the others,
+            negative for fewer.
+    """
+
+    rows: dict[int, Row] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
+    updates: dict[int, int] = field(default_factory=dict)
+
+
+def matched(rows: Mapping[int, Mapping[int, Row]]) -> Iterator[Matched]:
+    """Match the rows of ranks that have left out calls of `Monitor.step` with those of the others.
+
+    The number of the step of such a rank is behind from then on: its rows are of later steps than
+    they say. They are moved on; what then fits no row of the others belongs to none.
+
+    Args:
+        rows: By first step, as it is written, and rank.
+
+    Yields:
+        The rows by steps, in order; those without any rank are left out.
+    """
+    found = {first: Matched() for first in sorted(rows)}
+    everyone = sorted({rank for here in rows.values() for rank in here})
+    behind = dict.fromkeys(everyone, 0)
+    for first, of_step in found.items():
+        here = rows[first]
+        taken = {r: row.part.taken for r, row in here.items() if row.part and row.part.taken}
+        apart = parted(taken)
+        of_step.updates.update(apart.updates)
+        for rank, row in here.items():
+            # Alone it goes on as before: nothing tells more.
+            missed = apart.behind.get(rank, 0) if len(taken) > 1 and rank in taken else behind[rank]
+            # What was measured between two steps of the optimizer is of both.
+            is_mixed = missed > behind[rank]
+            behind[rank] = missed
+            if first + missed in found and not is_mixed:
+                found[first + missed].rows[rank] = _moved(row, missed)
+        for rank in everyone:
+            of_step.missing[rank] = left_out(behind[rank]) if behind[rank] else NO_ROW
+    for of_step in found.values():
+        for rank in of_step.rows:
+            of_step.missing.pop(rank, None)
+        if of_step.rows:
+            yield of_step
+
+
+def _moved(row: Row, by: int) -> Row:
+    """Return a row with later steps."""
+    if not by:
+        return row
+    assert row.part is not None
+    part = replace(
+        row.part,
+        steps=tuple(step + by for step in row.part.steps),
+        product_steps=tuple(step + by for step in row.part.product_steps),
+    )
+    steps = tuple(step + by for step in row.steps)
+    return replace(row, step=row.step + by, first_step=row.first_step + by, steps=steps, part=part)
