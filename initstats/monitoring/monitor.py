@@ -371,6 +371,7 @@ class Monitor:
                 self._names(),
                 self._parameters.watched,
                 self._peers,
+                self._optimizers.rate_names,
                 histograms=self._histograms,
             )
         except BaseException:

@@ -54,6 +54,7 @@ class MonitoredRanks:
         names: Mapping[str, Layout],
         parameters: Mapping[str, Tensor],
         peers: Sequence[int] = (),
+        rates: Sequence[str] = (),
         *,
         histograms: bool,
     ) -> Delivery:
@@ -65,6 +66,7 @@ class MonitoredRanks:
                 names,
                 parameters,
                 peers,
+                rates,
                 histograms=histograms,
                 timeout=self._timeout,
                 ranks_per_node=self._per_node,

@@ -94,6 +94,11 @@ class Optimizers:
             if rate is not None
         }
 
+    @property
+    def rate_names(self) -> tuple[str, ...]:
+        """Names of the learning rates of all groups, as they are now."""
+        return tuple(name for one in self._all for name in self.rates(one))
+
     def owned(self, optimizers: Iterable[Optimizer]) -> set[int] | None:
         """Return the ids of the parameters that some optimizers have now; None for all of them."""
         chosen = list(optimizers)

@@ -29,6 +29,8 @@ class Together:
         missing: Why a rank is not in the row, by "rank 3".
         updates: By rank how many more steps its optimizer has taken than that of the others,
             negative for fewer.
+        learning_rates: Those that most ranks have.
+        other_rates: Those of ranks that have others, by rank, as "rank 3", and name.
     """
 
     differing: Mapping[str, tuple[tuple[int, ...], ...]]
@@ -38,6 +40,8 @@ class Together:
     peers: Mapping[int, Sequence[int]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     updates: Mapping[int, int] = field(default_factory=dict)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    other_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class RankAlerts:
@@ -78,6 +82,8 @@ class RankAlerts:
             yield _missing(who, why)
         for rank, more in together.updates.items():
             yield _other_steps(rank, more)
+        for who, rates in together.other_rates.items():
+            yield _other_rates(who, rates, together.learning_rates)
 
 
 def _replicas_differ(name: str, classes: tuple[tuple[int, ...], ...]) -> Finding:
@@ -139,4 +145,21 @@ def _other_steps(rank: int, more: int) -> Finding:
         fix="call optimizer.step() as often on every rank, and step() of the monitor once after it;"
         " one call too many, and its rows are a step ahead of the others",
         source=RANKS_DIFFER,
+    )
+
+
+def _other_rates(who: str, rates: Mapping[str, float], common: Mapping[str, float]) -> Finding:
+    name, rate = next(iter(rates.items()))
+    more = f", and {len(rates) - 1} more differ" if len(rates) > 1 else ""
+    return Finding(
+        rule="rank-learning-rate",
+        severity="warning",
+        where=who,
+        value=rate,
+        threshold=common[name],
+        cause=f"its learning rate of group {name} is {rate:.6g}, that of most other ranks"
+        f" {common[name]:.6g}{more}",
+        fix="step the scheduler of every rank alike; groups that differ on purpose, such as those"
+        " of pipeline stages, are told once",
+        source=_DESYNC,
     )

@@ -152,6 +152,8 @@ class RankInfo:
         restarts: How often the launcher has restarted the run.
         slowest: The rank with the longest steps of the window, and their mean seconds.
         fastest: The rank with the shortest.
+        learning_rates: Those of ranks that have others than `Row.learning_rates`, by rank, as
+            "rank 3", and name; of 16 ranks at most.
     """
 
     rank: int
@@ -161,6 +163,7 @@ class RankInfo:
     restarts: int = 0
     slowest: tuple[int, float] | None = None
     fastest: tuple[int, float] | None = None
+    learning_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Shard(NamedTuple):
@@ -252,10 +255,10 @@ class Row:
             in it, NaN where that of one is.
         learning_rates: Learning rates of the optimizer's groups in the last measured step, by the
             number of the group; of several optimizers by both numbers, such as "1.0". In a row of
-            several ranks those of the rank that wrote it.
+            several ranks those that most of them have, `RankInfo.learning_rates` the others.
         calls: Recorded calls per measured step of each watched module, 0 for one that was not
-            called: the load of the experts of a mixture. In a row of several ranks those of the
-            rank that wrote it.
+            called: the load of the experts of a mixture. In a row of several ranks the mean over
+            those that watch it.
         smooth: Watched modules that are GELU, SiLU or a relative, see `near_zero_shares`.
     """
 

@@ -32,8 +32,9 @@ from initstats.statistics.across_ranks import OPS, Ranks
 from initstats.statistics.record_array import Integers
 from initstats.statistics.reduction import Array, Message
 
+FLOWS = ("activations", "inputs")  # kinds of which peers may have the same tensor
 # Kinds of which every rank has elements of its own, for its own batch.
-OF_EACH_RANK = ("activations", "inputs", LOCAL_GRADIENTS)
+OF_EACH_RANK = (*FLOWS, LOCAL_GRADIENTS)
 # Kinds with one number per parameter, the same on all ranks that have it.
 _ONE_NUMBER = ("momentum_cosine",)
 # What a rank adds to the norm before clipping: the sum of squares, and whether it has clipped.
@@ -120,6 +121,7 @@ class Team:
         names: Names by kind that this rank expects.
         parameters: The watched parameters by name, to learn how they are spread.
         peers: Ranks that share a batch with this one, itself included: those of tensor parallelism.
+        rates: Names of the learning rates of this rank.
         histograms: Whether histograms are kept.
         timeout: Seconds to wait for a rank before going on alone.
         ranks_per_node: How many neighbours reduce among themselves before the nodes do; None for
@@ -138,6 +140,7 @@ class Team:
         names: Mapping[str, Layout],
         parameters: Mapping[str, Tensor],
         peers: Sequence[int] = (),
+        rates: Sequence[str] = (),
         *,
         histograms: bool,
         timeout: float,
@@ -174,7 +177,9 @@ class Team:
         everyones: list[tuple[int, ...]] = self._gather(self.peers)
         self.peers_of = {peers[0]: peers for peers in everyones}
         self.has_peers = any(len(peers) > 1 for peers in everyones)
+        self.rates = tuple(dict.fromkeys(n for each in self._gather(tuple(rates)) for n in each))
         self.kinds = self._agree(names, parameters)
+        self.modules = next((self.kinds[k].names for k in FLOWS if k in self.kinds), ())
         self.shards = shards_of(parameters, self.rank)
         self._alive = PrefixStore(
             f"initstats/{everyone[0][3]}",

@@ -79,10 +79,7 @@ class TeamDelivery(Delivery):
             row, measured = read_window(window)
             number = self._team.schedule.row_of(row.first_step)
             row = self._of_this_rank(row, measured, window)
-            assert row.part is not None
-            given = {**measured, **given_losses(row)}
-            part = row.part
-            mine = offer(self._team, given, number, part.seconds, row.step, part.taken)
+            mine = offer(self._team, {**measured, **given_losses(row)}, number, row)
         except Exception:  # noqa: BLE001  # reading must never end training
             LOG.exception("a row could not be read")
             return None
@@ -100,6 +97,8 @@ class TeamDelivery(Delivery):
                 self._team.peers_of,
                 outcome.missing.get("ranks", {}),
                 outcome.parted.updates,
+                outcome.learning_rates,
+                outcome.other_rates,
             )
             row = self.alerts.announce(self.alerts.across.judge(together), row)
         except Exception:  # noqa: BLE001  # reading must never end training
@@ -175,12 +174,15 @@ def _merged_row(team: Team, outcome: Outcome, local: Row | None) -> Row:
         tables={kind: found.table for kind, found in measured.items()},
         steps=tuple(steps),
         missing={kind: names for kind, names in missing.items() if names},
-        ranks=outcome.ranks,
+        ranks=replace(outcome.ranks, learning_rates=outcome.other_rates),
         loss=mean_losses(losses, steps),
+        learning_rates=outcome.learning_rates,
+        calls=outcome.calls,
     )
     if local is not None:
-        row = replace(row, learning_rates=local.learning_rates)
-        row = replace(row, calls=local.calls, smooth=local.smooth)
+        # Groups that came after the ranks had agreed are those of this rank.
+        row = replace(row, learning_rates={**local.learning_rates, **outcome.learning_rates})
+        row = replace(row, smooth=local.smooth)
     if norms is not None:
         row = replace(row, gradient_norm=norms)
         if clipping is not None:

@@ -53,7 +53,7 @@ def lacks_of(
     return np.concatenate(lacks)
 
 
-def told(kinds: Mapping[str, Kind], measured: Mapping[str, Measured], lacks: Integers) -> str:
+def lacks_text(kinds: Mapping[str, Kind], measured: Mapping[str, Measured], lacks: Integers) -> str:
     """Return a text that differs where ranks lack different tensors; empty for none."""
     lost, at = [], 0
     for kind, agreed in kinds.items():

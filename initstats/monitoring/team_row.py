@@ -16,12 +16,19 @@ from initstats.monitoring.momentum import KIND as COSINE
 from initstats.monitoring.momentum import cosines_of, joined, sums_of
 from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.reader import Measured, gradient_norms, table_of, unclipped
-from initstats.monitoring.row import RankInfo, Table, Taken
+from initstats.monitoring.row import Part, RankInfo, Row, Table, Taken
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
 from initstats.monitoring.steps_taken import Parted, left_out
-from initstats.monitoring.team import CLIPPING_NAMES, Kind, Team
-from initstats.monitoring.team_lacks import lacks_of, of_elements, stand_ins, told
-from initstats.monitoring.team_numbers import agree, differ_in_steps, look, numbers_of
+from initstats.monitoring.team import CLIPPING_NAMES, FLOWS, Kind, Team
+from initstats.monitoring.team_lacks import lacks_of, lacks_text, of_elements, stand_ins
+from initstats.monitoring.team_numbers import (
+    agree,
+    calls_message,
+    calls_of,
+    learning_rates,
+    look,
+    numbers_of,
+)
 from initstats.monitoring.window import BEFORE_CLIPPING, HIDDEN, PRODUCTS
 from initstats.statistics.across_ranks import run
 from initstats.statistics.histogram import PLACES
@@ -51,7 +58,6 @@ ELSEWHERE = "was at step {step}: it called step() less or more often"
 _CLOSED = 2.0**52  # in the place of the number of a row
 MOST_NAMED = 16  # tensors with differing replicas that are looked into
 _FUNCTION = "Monitor"
-SHARED = ("activations", "inputs")  # kinds of which peers may have the same tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,8 @@ class Offer:
         has_weights: Which of them were measured, bool `[n]`.
         copies: What tells which outputs ranks that share a batch have in common, int64 `[m]`.
         lacks: Measured steps in which this rank lacks what it holds, by tensor of all kinds, int64.
-        taken: Steps of the optimizer of this rank, None where it counts none.
+        numbers: What this rank should have alike with the others, `[k]`.
+        told: The row of this rank, None for none.
         again: Makes the same of kinds of which this rank counts others.
     """
 
@@ -75,8 +82,14 @@ class Offer:
     has_weights: Array
     copies: Integers
     lacks: Integers
-    taken: Taken | None
+    numbers: Floats
+    told: Row | None
     again: Callable[[Mapping[str, Kind]], Offer]
+
+    @property
+    def taken(self) -> Taken | None:
+        """Steps of the optimizer of this rank, None where it counts none."""
+        return None if self.told is None or self.told.part is None else self.told.part.taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +107,9 @@ class Outcome:
         local_norms: Norm of the gradients before the reduction, the largest of the window; by rank,
             of those that measured it, and of ranks that share a batch by the first of them.
         parted: Ranks that have taken other steps than the rest.
+        calls: Of each module per step, the mean over the ranks that watch it.
+        learning_rates: Those that most ranks have, by name.
+        other_rates: Those of ranks that have others, by rank and name.
     """
 
     row: int
@@ -105,15 +121,16 @@ class Outcome:
     first_not_finite: tuple[str, str, int] | None
     local_norms: dict[int, float] = field(default_factory=dict)
     parted: Parted = field(default_factory=Parted)
+    calls: dict[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    other_rates: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def offer(
     team: Team,
     measured: Mapping[str, Measured],
     row: int,
-    seconds: float,
-    last: int | None = None,
-    taken: Taken | None = None,
+    told: Row | None = None,
     kinds: Mapping[str, Kind] | None = None,
 ) -> Offer:
     """Return what this rank adds to a row: by kind, step and name, as the ranks agreed.
@@ -122,14 +139,14 @@ def offer(
         team: The ranks.
         measured: By kind, of this rank.
         row: Number of the row.
-        seconds: Mean time of a step.
-        last: Last step that this rank has measured, None for that of the row.
-        taken: Steps of its optimizer, None where it counts none.
+        told: The row of this rank, None for one without anything.
         kinds: What this rank counts, None for what the ranks agreed on.
     """
     steps = team.schedule.steps_of(row)
     given, kinds = measured, team.kinds if kinds is None else kinds
-    lacks = lacks_of(kinds, given, [step for step in steps if last is None or step <= last])
+    part = (told and told.part) or Part()
+    last = steps[-1] if told is None else told.step
+    lacks = lacks_of(kinds, given, [step for step in steps if step <= last])
     moments, counts, places, histogram_of, bad = [], [], [], [], []
     at, checks = 0, np.empty(0, dtype=np.int64)
     prints, has_weights = checks, np.empty(0, dtype=bool)
@@ -146,7 +163,7 @@ def offer(
         histogram_of.append(np.tile(np.arange(at, at + n), len(steps)))
         bad.append(holds_not_finite(kind, placed.records).ravel() & (kind not in HIDDEN))
         at += n
-        if team.has_peers and kind in SHARED:
+        if team.has_peers and kind in FLOWS:
             copies += _copies(team, placed)
         if kind == "weights":
             prints, has_weights = placed.prints, placed.has_print
@@ -163,19 +180,25 @@ def offer(
         fingerprint=False,
         rank=team.rank,
         ranks=len(team.ranks),
-        seconds=seconds,
+        seconds=part.seconds,
         histogram_of=np.concatenate(histogram_of),
         checks=np.concatenate(
-            (checks, *copies, _norm_message(team, measured.get(LOCAL_GRADIENTS)))
+            (
+                checks,
+                *copies,
+                calls_message(team, told),
+                _norm_message(team, measured.get(LOCAL_GRADIENTS)),
+            )
         ),
         # Ranks that have closed all say the same, whatever each holds.
-        tag=f"row {row}{told(kinds, given, lacks) if row >= 0 else ''}",
+        tag=f"row {row}{lacks_text(kinds, given, lacks) if row >= 0 else ''}",
         order=_order(kinds, len(steps)),
         not_finite=np.concatenate(bad),
     )
-    again = functools.partial(offer, team, given, row, seconds, last, taken)
+    numbers = numbers_of(team, part.taken, {} if told is None else told.learning_rates)
+    again = functools.partial(offer, team, given, row, told)
     copied = np.concatenate(copies)
-    return Offer(row, contribution, prints, has_weights, copied, lacks, taken, again)
+    return Offer(row, contribution, prints, has_weights, copied, lacks, numbers, told, again)
 
 
 def _copies(team: Team, placed: _Placed) -> tuple[Integers, Integers]:
@@ -188,7 +211,7 @@ def _copies(team: Team, placed: _Placed) -> tuple[Integers, Integers]:
 def _learn(team: Team, copies: Integers) -> None:
     """Note which outputs all peers have alike, as far as all ranks have measured them."""
     found, at = team.copied or {}, 0
-    for kind in filter(team.kinds.__contains__, SHARED):
+    for kind in filter(team.kinds.__contains__, FLOWS):
         agreed = team.kinds[kind]
         n = len(agreed.names)
         differs, there = copies[at : at + 2 * n].reshape(2, n)
@@ -358,16 +381,16 @@ def _placed(agreed: Kind, found: Measured | None, steps: Sequence[int]) -> _Plac
 
 def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome | None]:
     """Exchange the messages of one row: three, and more where ranks are not at the same row."""
-    nothing = offer(team, {}, -1, 0.0)
+    nothing = offer(team, {}, -1)
     mine, took_own = own or nothing, own is not None
     room = len(nothing.contribution.names)
-    agreed, unlike = yield from agree(mine.contribution, numbers_of(team, mine.taken), room)
+    agreed, numbers = yield from agree(mine.contribution, mine.numbers, room)
     differs = Header.read(agreed).digests_differ
     missing: dict[str, str] = {}
     absent: dict[str, dict[str, str]] = {}
     apart = Parted()
     row = -1 if own is None else own.row
-    if differs or differ_in_steps(unlike):
+    if differs or numbers.differ_in_steps:
         at, apart = yield from look(team, _CLOSED if own is None else own.row, mine.taken)
         row = int(at.min())
         missing = _missing(team, at, row)
@@ -379,21 +402,30 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
         mine = own if own is not None and took_own else nothing
         kinds, absent = yield from stand_ins(team, mine.lacks, takes_part=took_own)
         mine = mine.again(kinds)
-        agreed, _ = yield from agree(mine.contribution, numbers_of(team, mine.taken), room)
+        agreed, numbers = yield from agree(mine.contribution, mine.numbers, room)
     if team.has_peers and team.copied is None and not missing:
         _learn(team, (yield Message("sum", mine.copies)))
     counted = _once(team, mine.contribution)
     merged: Merged = yield from finish(_FUNCTION, counted, agreed)
-    n, m = len(mine.prints), len(mine.copies)
-    replicas, copies, norms = np.split(merged.checks, [n, n + m])
+    ends = np.cumsum([len(mine.prints), len(mine.copies), len(team.modules)])
+    replicas, copies, calls, norms = np.split(merged.checks, ends)
     if team.has_peers and not missing:
         _learn(team, copies)
     differing = {}
     if replicas.any() and not missing:
         differing = yield from _differing(team, mine, replicas)
     absent |= {"ranks": missing} if missing else {}
+    own_rates = {} if mine.told is None else mine.told.learning_rates
+    rates, other_rates = yield from learning_rates(team, numbers, own_rates)
     outcome = _outcome(team, merged, row, absent, took_own, differing)
-    return replace(outcome, local_norms=_norms(team, norms), parted=apart)
+    return replace(
+        outcome,
+        local_norms=_norms(team, norms),
+        parted=apart,
+        calls=calls_of(team, calls),
+        learning_rates=rates,
+        other_rates=other_rates,
+    )
 
 
 def _missing(team: Team, at: Array, row: int) -> dict[str, str]:

@@ -14,13 +14,14 @@ from initstats.monitoring.momentum import KIND as COSINE
 from initstats.monitoring.momentum import cosines_of, joined_tables
 from initstats.monitoring.rank_alerts import RankAlerts, Together
 from initstats.monitoring.rank_norms import norms_of_peers
+from initstats.monitoring.rank_rates import common_rates, mean_calls
 from initstats.monitoring.reader import gradient_norms, table_of
 from initstats.monitoring.row import RankInfo, Row, Shard, Table
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
-from initstats.monitoring.team import OF_EACH_RANK, alike_ranks
+from initstats.monitoring.team import FLOWS, OF_EACH_RANK, alike_ranks
 from initstats.monitoring.team_lacks import of_elements, on_ranks
 from initstats.monitoring.team_loss import joined_losses
-from initstats.monitoring.team_row import MOST_NAMED, SHARED
+from initstats.monitoring.team_row import MOST_NAMED
 from initstats.sinks.jsonl import read_rows
 from initstats.sinks.row_matching import Matched, matched
 from initstats.statistics.histogram import PLACES
@@ -77,6 +78,7 @@ def _joined(found: Matched, alerts: RankAlerts) -> Row:
     _add_cosines(rows, tables)
     norms, before = _norms(rows, tables, held.get("gradients", {}))
     missing = _missing(rows, tables, found.missing)
+    rates, other_rates = common_rates({_rank(row): row.learning_rates for row in rows})
     together = Together(
         _differing(rows),
         _first_not_finite(held),
@@ -85,6 +87,8 @@ def _joined(found: Matched, alerts: RankAlerts) -> Row:
         _peers_of(rows),
         missing.get("ranks", {}),
         found.updates,
+        rates,
+        other_rates,
     )
     told: dict[tuple[str, str], Finding] = {}
     for alert in (alert for row in rows for alert in row.alerts):
@@ -99,12 +103,10 @@ def _joined(found: Matched, alerts: RankAlerts) -> Row:
         gradient_norm_before_clipping=before,
         missing=missing,
         alerts=(*told.values(), *alerts.judge(together)),
-        calls={
-            name: sum(row.calls.get(name, 0.0) for row in rows) / len(rows)
-            for name in dict.fromkeys(name for row in rows for name in row.calls)
-        },
+        calls=mean_calls(rows),
+        learning_rates=rates,
         smooth=tuple(dict.fromkeys(name for row in rows for name in row.smooth)),
-        ranks=_info(rows),
+        ranks=replace(_info(rows), learning_rates=other_rates),
         loss=joined_losses(rows, steps),
         shards={},
         part=None,
@@ -167,7 +169,7 @@ def _held(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
     """Return by name the rows whose records of it count: of shards all, of replicas one."""
     found = dict.fromkeys(name for row in rows if kind in row.tables for name in row.tables[kind])
     # In the order of the model, whichever rank lacks some.
-    order = dict.fromkeys(name for row in rows for name in row.shards)
+    order = dict.fromkeys(n for row in rows for n in (row.calls if kind in FLOWS else row.shards))
     names = [*(name for name in order if name in found), *(n for n in found if n not in order)]
     held = {}
     for name in names:
@@ -175,7 +177,7 @@ def _held(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
         if kind not in OF_EACH_RANK:
             # Of replicas first one that has it in the most steps.
             those = _one_of_replicas(sorted(those, key=lambda row: -_count(row, kind, name)), name)
-        elif kind in SHARED and _is_copied(those, kind, name):
+        elif kind in FLOWS and _is_copied(those, kind, name):
             present = {_rank(row) for row in those}
             those = [row for row in those if _rank(row) == min(present.intersection(_peers(row)))]
         held[name] = those

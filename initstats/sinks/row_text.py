@@ -68,6 +68,8 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             yield json.dumps({"schema": SCHEMA, "names": table.names, "layout": key})
         tables[kind] = {"layout": key, **_columns(table)}
     before = row.gradient_norm_before_clipping
+    # All of them, in the order of the model, where one is not called once per step.
+    calls = row.calls if any(n != 1 for n in row.calls.values()) else {}
     rates = {name: _jsonable(rate) for name, rate in row.learning_rates.items()}
     yield json.dumps(
         {
@@ -83,7 +85,7 @@ def to_lines(row: Row, written: set[str]) -> Iterator[str]:
             **({"part": _part(row.part)} if row.part is not None else {}),
             **({"loss": _numbers(row.loss)} if row.loss.size else {}),
             **({"learning_rates": rates} if rates else {}),
-            **({"calls": {n: c for n, c in row.calls.items() if c != 1}} if row.calls else {}),
+            **({"calls": calls} if row.calls else {}),
             **({"smooth": row.smooth} if row.smooth else {}),
             "missing": row.missing,
             "alerts": [_finding(finding) for finding in row.alerts],
@@ -226,8 +228,9 @@ def _calls(value: dict[str, Any], layouts: dict[str, tuple[str, ...]]) -> dict[s
         return {}
     tables = value["tables"]
     table = tables.get("activations", tables.get("inputs"))
-    calls = {} if table is None else dict.fromkeys(layouts[table["layout"]], 1.0)
-    return calls | mapping(value["calls"], number)
+    once = {} if table is None else dict.fromkeys(layouts[table["layout"]], 1.0)
+    calls = mapping(value["calls"], number)
+    return calls | {name: 1.0 for name in once if name not in calls}
 
 
 def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[str, ...]]) -> Part:
@@ -285,6 +288,7 @@ _RANK_INFO: dict[str, Callable[[Any], Any]] = {
     "restarts": integer,
     "slowest": _pair,
     "fastest": _pair,
+    "learning_rates": lambda ranks: mapping(ranks, lambda rates: mapping(rates, number)),
 }
 
 

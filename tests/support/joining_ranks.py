@@ -18,18 +18,24 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from initstats.monitoring import Monitor, Row
 from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
 from monitored import Kept, assert_alike, wait_for
-from monitoring_ranks import Noisy, batch, model, rank, rows_of, shared_folder, world
+from monitoring_ranks import Noisy, batch, messages, model, rank, rows_of, shared_folder, world
 
 Step = Callable[[nn.Module, int], None]
 
 
 def trained(
-    build: Callable[[], nn.Module], step: Step, reduce: str, steps: int = 6, **settings: object
+    build: Callable[[], nn.Module],
+    step: Step,
+    reduce: str,
+    steps: int = 6,
+    schedule: Callable[[Optimizer, int], None] = lambda _optimizer, _number: None,
+    **settings: object,
 ) -> list[Row]:
     """Train under a monitor; return the rows on the first rank."""
     path = shared_folder()
@@ -47,6 +53,7 @@ def trained(
         for number in range(1, steps + 1):
             optimizer.zero_grad()
             step(net, number)
+            schedule(optimizer, number)
             optimizer.step()
             monitor.step()
     dist.barrier()
@@ -73,6 +80,7 @@ def assert_joined(
             np.testing.assert_allclose(getattr(row, field), getattr(one, field), rtol=1e-6)
         assert row.missing == one.missing
         assert ranks_of(row) == ranks_of(one)
+        assert (row.learning_rates, row.calls) == (one.learning_rates, one.calls)
         told = [
             [(a.rule, a.where, a.cause) for a in each.alerts if is_of_ranks(a.rule)]
             for each in (row, one)
@@ -85,11 +93,11 @@ def ranks_of(row: Row) -> tuple[object, ...]:
     assert row.ranks is not None
     assert row.ranks.slowest is not None
     assert row.ranks.fastest is not None
-    return row.ranks.rank, row.ranks.scope, row.ranks.world
+    return row.ranks.rank, row.ranks.scope, row.ranks.world, row.ranks.learning_rates
 
 
 def is_of_ranks(rule: str) -> bool:
-    return rule in ("replicas-differ", "first-rank-not-finite", "rank-gradient-norm")
+    return rule.startswith("rank-") or rule in ("replicas-differ", "first-rank-not-finite")
 
 
 def check_tensor_parallel_outputs_count_once_and_norms_are_whole() -> None:
@@ -235,7 +243,56 @@ def check_a_rank_whose_norm_leaves_the_others_is_named_afterwards() -> None:
     assert told == [(12, "rank-gradient-norm", "rank 1")] * (rank() == 0)
 
 
+def check_learning_rates_that_differ_are_named() -> None:
+    def build() -> nn.Module:
+        return model()
+
+    def step(net: nn.Module, _number: int) -> None:
+        for p in net.parameters():  # the same, whatever the rates have made of the weights
+            p.grad = torch.ones_like(p)
+
+    def schedule(optimizer: Optimizer, number: int) -> None:
+        (group,) = optimizer.param_groups
+        group["lr"] = 1.0 / number  # that of rank 1 lags behind for two steps
+        if rank() == 1 and number in (3, 4):
+            group["lr"] = torch.tensor(0.5)
+
+    with messages() as sent:
+        rows = assert_joined(build, step, ("gradients",), schedule=schedule)
+    assert len(sent) == 3 * 6 + 2 + 1, sent  # one more in two rows, and one at the end
+    if rank() == 0:
+        assert [row.learning_rates["0"] for row in rows] == [1 / n for n in range(1, 7)]
+        others = [row.ranks.learning_rates for row in rows if row.ranks is not None]
+        assert others == [{}, {}, *[{"rank 1": {"0": 0.5}}] * 2, {}, {}]
+        told = [(row.step, a) for row in rows for a in row.alerts if a.rule == "rank-learning-rate"]
+        assert [(step, a.where, a.value) for step, a in told] == [(3, "rank 1", 0.5)]
+        cause = "its learning rate of group 0 is 0.5, that of most other ranks 0.333333"
+        assert told[0][1].cause == cause
+
+
+def check_calls_are_the_mean_over_ranks_and_steps() -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.ModuleDict({name: nn.Linear(6, 4) for name in ("0", "1", f"own {rank()}")})
+
+    def step(net: nn.Module, number: int) -> None:
+        net.get_submodule("0")(batch(number)).sum().backward()
+        for _ in range(rank() if number > 1 else 0):
+            net.get_submodule("1")(batch(number)).sum().backward()
+        net.get_submodule(f"own {rank()}")(batch(number)).sum().backward()
+
+    for window in (1, 3):
+        rows = assert_joined(build, step, ("activations",), window=window)
+        if rank() == 0:
+            own = {f"own {i}": 1.0 for i in range(4)}
+            first = {1: 0.0, 3: 1.0}[window]  # 0, 1, 2 and 3 calls, but none in the first step
+            assert rows[0].calls == {"0": 1.0, "1": first, **own}
+            assert rows[1].calls == {"0": 1.0, "1": 1.5, **own}
+
+
 CHECKS = (
+    check_learning_rates_that_differ_are_named,
+    check_calls_are_the_mean_over_ranks_and_steps,
     check_tensor_parallel_outputs_count_once_and_norms_are_whole,
     check_cosines_of_shards_are_those_of_one_process,
     check_cosines_of_shards_and_of_whole_tensors_are_in_one_table,
