@@ -13,9 +13,12 @@ the same number of bytes.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -24,8 +27,14 @@ from pathlib import Path
 
 import torch
 
+if module := os.environ.get("INITSTATS_MEASURED_MODULE"):  # another build than the installed one
+    spec = importlib.util.spec_from_file_location("initstats._C", module)
+    sys.modules["initstats._C"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["initstats._C"])
+
 import initstats as ist
 from initstats._ops import build_info
+from initstats.init._distributions import DISTRIBUTIONS
 
 parser = argparse.ArgumentParser()
 parser.add_argument("output")
@@ -160,57 +169,75 @@ init = torch.nn.init
 SMALL = [0, 1, 3, 4, 5, 1000, 4096, 4097, 70001, 1 << 20]
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+FILLS = {family.name: getattr(ist, family.name) for family in DISTRIBUTIONS} | {
+    "tail": lambda t, **k: ist.trunc_normal_(t, 0.0, 1.0, 5.0, math.inf, **k),
+    "narrow": lambda t, **k: ist.trunc_normal_(t, 0.0, 1.0, 1.0, 1.25, **k),
+}
+OTHER_FILLS = {
+    "sparse_": lambda t: ist.sparse_(t.view(300, 200), 0.3, seed=3),
+    "dirac_": lambda t: ist.dirac_(t.view(60, 40, 5, 5), 2),
+    "eye_": lambda t: ist.eye_(t.view(300, 200)),
+    "orthogonal_": lambda t: ist.orthogonal_(t[:57600].view(30, 64, 30), batch_dims=1, seed=3),
+    "foreach_normal_": lambda t: ist.foreach_normal_(list(t.view(300, -1)), seed=3),
+}
+
+
+def differing_fills(dtype):
+    """Yield what has other bits than on the CPU."""
+    for name, f in FILLS.items():
+        for n in SMALL:
+            a = f(torch.empty(n + 1, dtype=dtype, device=dev)[1:], seed=1, name="w").cpu()
+            b = f(torch.empty(n, dtype=dtype), seed=1, name="w")
+            if not torch.equal(a, b):
+                yield f"{name} {dtype} {n}: {int((a != b).sum())}"
+        a = f(torch.empty(65, 1033, dtype=dtype, device=dev).t(), seed=2).cpu()
+        if not torch.equal(a, f(torch.empty(1033, 65, dtype=dtype), seed=2)):
+            yield f"{name} {dtype} transposed"
+    for name, f in OTHER_FILLS.items():
+        a, b = torch.zeros(60000, dtype=dtype, device=dev), torch.zeros(60000, dtype=dtype)
+        f(a), f(b)
+        if not torch.equal(a.cpu(), b):
+            yield f"{name} {dtype}"
+
+
 def equal_bits():
-    bad = 0
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        for name, f in (
-            ("uniform_", ist.uniform_),
-            ("normal_", ist.normal_),
-            ("trunc_normal_", ist.trunc_normal_),
-            ("tail", lambda t, **k: ist.trunc_normal_(t, 0.0, 1.0, 5.0, math.inf, **k)),
-            ("narrow", lambda t, **k: ist.trunc_normal_(t, 0.0, 1.0, 1.0, 1.25, **k)),
-        ):
-            for n in SMALL:
-                a = f(torch.empty(n + 1, dtype=dtype, device=dev)[1:], seed=1, name="w").cpu()
-                b = f(torch.empty(n, dtype=dtype), seed=1, name="w")
-                if not torch.equal(a, b):
-                    bad += 1
-                    row("BITS DIFFER", what=f"{name} {dtype} {n}", differing=int((a != b).sum()))
-            a = f(torch.empty(65, 1033, dtype=dtype, device=dev).t(), seed=2).cpu()
-            b = f(torch.empty(1033, 65, dtype=dtype), seed=2)
-            bad += not torch.equal(a, b)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        a = ist.sparse_(torch.empty(300, 200, dtype=dtype, device=dev), 0.3, seed=3).cpu()
-        b = ist.sparse_(torch.empty(300, 200, dtype=dtype), 0.3, seed=3)
-        bad += not torch.equal(a, b)
-    row("fills: bits equal to the CPU's", differing=bad)
+    bad = [each for dtype in FLOATS for each in differing_fills(dtype)]
+    row("fills: bits equal to the CPU's", differing=len(bad), first=str(bad[:3]))
+
+
+def differing_records(dtype):
+    """Yield the kinds of statistics that are others than on the CPU."""
+    ts = [(torch.randn(n) * 3).to(dtype) for n in SMALL]
+    ts += [(torch.randn(65, 1033) * 3).to(dtype).t(), (torch.randn(9000) * 3).to(dtype)[1:]]
+    if dtype in FLOATS:
+        ts[5][::7] = float("nan")
+        ts[6][3] = float("inf")
+        ts[7][5] = -float("inf")
+    on_device = [t.to(dev) for t in ts]
+    on_device[-1] = (torch.randn(9000) * 3).to(dtype).to(dev)[1:].copy_(ts[-1])  # off 16 bytes
+    for scale in (0, 2):
+        a = ist.stats(on_device, fingerprint=True, scale=scale)
+        b = ist.stats(ts, fingerprint=True, scale=scale)
+        for k in b:
+            if str(a[k].to_dict()) != str(b[k].to_dict()):
+                yield f"{dtype} scale {scale} tensor {k}"
+    matrix = (torch.randn(70, 4100) * 3).to(dtype)
+    for dim in (0, 1):
+        a, b = (ist.stats(t, dim=dim) for t in (matrix.to(dev), matrix))
+        if not (torch.equal(a.mean.cpu(), b.mean) and torch.equal(a.std.cpu(), b.std)):
+            yield f"{dtype} dim={dim}"
+    if dtype in FLOATS:
+        x, y = ts[9], ts[9].flip(0).contiguous()
+        a, b = (ist.stats(i, minus=j) for i, j in ((x.to(dev), y.to(dev)), (x, y)))
+        if str(a.to_dict()) != str(b.to_dict()):
+            yield f"{dtype} minus"
 
 
 def equal_records():
-    bad = []
-    for dtype in (
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
-        torch.int32,
-        torch.bool,
-    ):
-        ts = [(torch.randn(n) * 3).to(dtype) for n in SMALL] + [
-            (torch.randn(65, 1033) * 3).to(dtype).t()
-        ]
-        if dtype.is_floating_point:
-            ts[5][::7] = float("nan")
-            ts[6][3] = float("inf")
-            ts[7][5] = -float("inf")
-        for scale in (0, 2):
-            a = ist.stats([t.to(dev) for t in ts], fingerprint=True, scale=scale)
-            b = ist.stats(ts, fingerprint=True, scale=scale)
-            bad += [
-                f"{dtype} scale {scale} tensor {k}"
-                for k in b
-                if str(a[k].to_dict()) != str(b[k].to_dict())
-            ]
+    bad = [each for dtype in (*FLOATS, *INTEGERS, *FP8) for each in differing_records(dtype)]
     row("statistics: records equal to the CPU's", differing=len(bad), first=str(bad[:3]))
 
 
@@ -253,10 +280,13 @@ def risky():
     def huge():
         t = torch.empty((1 << 31) + 5 if gpu else 70005, dtype=torch.bfloat16, device=dev)
         ist.normal_(t, seed=4, name="w")
-        t.numel()
-        tail = t[-8:].float().cpu().tolist()
-        s = ist.stats(t)
-        return {"std": float(s.std), "count": int(s.count), "tail": str(tail)}
+        a = ist.stats(t, fingerprint=True)
+        b = ist.normal_(torch.empty(t.shape, dtype=t.dtype), seed=4, name="w")
+        return {
+            "count": int(a.count),
+            "tail_equal": bool(torch.equal(t[-70000:].cpu(), b[-70000:])),
+            "record_equal": str(a.to_dict()) == str(ist.stats(b, fingerprint=True).to_dict()),
+        }
 
     def offsets():
         bad = 0
@@ -270,18 +300,11 @@ def risky():
                 )
         return {"differing": bad}
 
-    def fp8():
-        t = (torch.randn(1 << 16) * 3).to(torch.float8_e4m3fn)
-        return {
-            "differing": int(str(ist.stats(t.to(dev)).to_dict()) != str(ist.stats(t).to_dict()))
-        }
-
     for name, f in (
         ("TF32 allowed: orthogonal_", tf32),
         ("autocast: orthogonal_", autocast),
         ("more than 2^31 elements", huge),
         ("views off 16 bytes", offsets),
-        ("fp8", fp8),
     ):
         try:
             row(name, **f())
@@ -289,12 +312,138 @@ def risky():
             row(name, error=f"{type(error).__name__}: {str(error)[:200]}")
 
 
+def no_sync():
+    if not gpu:
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        t = torch.empty(1 << 20, device=dev)
+        ist.uniform_(t)
+        ist.normal_(t)
+        ist.trunc_normal_(t)
+        ist.orthogonal_(t.view(1024, 1024))
+        ist.orthogonal_(t[:65536].view(16, 64, 64), batch_dims=1)
+        s = ist.stats([t, t[:100]], fingerprint=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    row("no host sync in fills, orthogonal_, stats", mean=float(next(iter(s.values())).mean))
+
+
+def captured(body):
+    """Capture a call and return what replays it; on a CPU, where nothing is captured, the call."""
+    if not gpu:
+        return body
+    made = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(made):  # capture_error_mode="global"
+        body()
+    return made.replay
+
+
+def graph():
+    t = torch.zeros(1 << 20, device=dev)
+    records = []
+
+    def body():
+        ist.normal_(t, seed=1)
+        records.append(ist.stats(t))
+
+    with_stream(body)
+    replay = captured(body)
+    t.zero_()
+    replay()
+    row(
+        "fill and stats in a CUDA graph",
+        std=float(records[-1].std),
+        equal=bool(torch.equal(t.cpu(), ist.normal_(torch.empty(1 << 20), seed=1))),
+    )
+
+
+def with_stream(body):
+    """Call on a stream of its own, and wait for it."""
+    if not gpu:
+        return body()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        result = body()
+    stream.synchronize()
+    return result
+
+
+def side_stream():
+    t = torch.empty(1 << (24 if gpu else 12), device=dev)
+    bad = 0
+    for i in range(20):
+
+        def body(seed=i):
+            ist.normal_(t, seed=seed)
+            return ist.stats(t, fingerprint=True)
+
+        bad += with_stream(body).fingerprint != ist.stats(t, fingerprint=True).fingerprint
+    row("on a stream of one's own", differing=bad)
+
+
+def first_calls_in_captures():
+    """The first call of each op in a process, inside a capture; all processes at once."""
+    from captures import NAMES
+
+    script = str(Path(__file__).with_name("captures.py"))
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, script, name, dev.type],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in NAMES
+    }
+    for name, process in processes.items():
+        try:
+            said = process.communicate(timeout=60)[0].strip().splitlines() or ["nothing"]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said = ["took more than 60 seconds"]
+        row(f"first call in a capture: {name}", said=said[-1][:300])
+
+
+def events_in_captures():
+    """A capture while the monitor's reader waits for rows: no thread may ask CUDA for an event."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(4))).to(dev)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, total = torch.randn(64, 256, device=dev), torch.zeros(1024, device=dev)
+    kept = Keeping()
+    with ist.Monitor(model, optimizer=optimizer, every=1, sinks=[kept]) as monitor:
+        for _ in range(20):
+            for _ in range(5):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                optimizer.step()
+                monitor.step()
+            captured(lambda: [total.add_(1) for _ in range(200)])()
+    row("captures while rows are read", rows=kept.rows, total=float(total[0]), expected=4000)
+
+
+class Keeping:
+    """A sink that counts rows."""
+
+    rows = 0
+
+    def write(self, _row):
+        self.rows += 1
+
+
 case("fills: bits equal to the CPU's", equal_bits)
 case("statistics: records equal to the CPU's", equal_records)
 case("orthogonal_: error", orthogonal_error)
 case("risky", risky)
+case("no_sync", no_sync)
+case("graph", graph)
+case("side_stream", side_stream)
+case("first calls in captures", first_calls_in_captures)
+case("captures while rows are read", events_in_captures)
 case("copy", lambda: bandwidth("copy", x32.nbytes // 2))
-for dtype, tag in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
+TAGS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+for dtype, tag in TAGS.items():
     fill(f"uniform_ {tag}", dtype, ist.uniform_, init.uniform_)
     fill(f"normal_ {tag}", dtype, ist.normal_, init.normal_)
     fill(f"trunc_normal_ {tag}", dtype, ist.trunc_normal_, init.trunc_normal_)
@@ -317,6 +466,18 @@ for tag, t in (("float32", x32), ("bfloat16", x16)):
     statistics_of(f"all groups {tag}", t, fingerprint=True)
 
 
+def other_fills():
+    """The other types and distributions, on a quarter of the elements."""
+    for dtype in FLOATS:
+        t = torch.empty(N // 4, device=dev, dtype=dtype)
+        best = bandwidth("fill", t.nbytes)
+        for name, f in FILLS.items():
+            if f"{name} {TAGS.get(dtype)}" in {each["name"] for each in rows}:
+                continue
+            a = seconds(partial(f, t), most=5)
+            row(f"{name} {dtype}, a quarter", gb_s=t.nbytes / a / 1e9, share=t.nbytes / a / best)
+
+
 def other_loads():
     """Types and layouts that leave the wide path."""
     n = N // 4
@@ -324,8 +485,16 @@ def other_loads():
     half[::2] = 0
     for tag, t, k in (
         ("float32, half zeros", half, {"histogram": False}),
+        ("bfloat16, half zeros", half.bfloat16(), {"histogram": False}),
+        ("float16", x32[:n].half(), {}),
         ("float8_e4m3fn", x32[:n].to(torch.float8_e4m3fn), {}),
-        ("int8", torch.ones(n, dtype=torch.int8, device=dev), {}),
+        ("float8_e5m2", x32[:n].to(torch.float8_e5m2), {}),
+        ("int8", (x32[:n] * 20).to(torch.int8), {}),
+        ("int16", (x32[:n] * 5000).to(torch.int16), {}),
+        ("int32", (x32[:n] * 1e8).to(torch.int32), {}),
+        ("int64", (x32[:n] * 1e8).to(torch.int64), {}),
+        ("float64", x32[:n].double(), {}),
+        ("float32 off 16 bytes", x32[1 : n + 1], {}),
         ("float32 transposed", x32[:n].view(1 << 10, -1).t(), {}),
         ("float32 units dim=0", x32[:n].view(-1, 4096), {"dim": 0}),
         ("float32 rows dim=1", x32[:n].view(-1, 4096), {"dim": 1}),
@@ -346,6 +515,7 @@ def other_loads():
 
 
 case("other_loads", other_loads)
+case("other_fills", other_fills)
 
 
 def llama_list():
@@ -472,117 +642,95 @@ def launches():
             row(f"one small call, {name}, {who}", us=(time.perf_counter() - t0) / 300 * 1e6)
 
 
-def no_sync():
-    if not gpu:
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        t = torch.empty(1 << 20, device=dev)
-        ist.uniform_(t)
-        ist.normal_(t)
-        ist.trunc_normal_(t)
-        ist.orthogonal_(t.view(1024, 1024))
-        ist.orthogonal_(t[:65536].view(16, 64, 64), batch_dims=1)
-        s = ist.stats([t, t[:100]], fingerprint=True)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    row("no host sync in fills, orthogonal_, stats", mean=float(next(iter(s.values())).mean))
-
-
-def graph():
-    if not gpu:
-        return
-    t = torch.zeros(1 << 20, device=dev)
-    s = torch.cuda.Stream()
-    s.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(s):
-        ist.normal_(t, seed=1)
-        ist.stats(t)
-    torch.cuda.current_stream().wait_stream(s)
-    g = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(g):
-        ist.normal_(t, seed=1)
-        r = ist.stats(t)
-    t.zero_()
-    g.replay()
-    torch.cuda.synchronize()
-    row(
-        "fill and stats in a CUDA graph",
-        std=float(r.std),
-        equal=bool(torch.equal(t.cpu(), ist.normal_(torch.empty(1 << 20), seed=1))),
-    )
-
-
-def side_stream():
-    if not gpu:
-        return
-    s = torch.cuda.Stream()
-    t = torch.empty(1 << 24, device=dev)
-    bad = 0
-    for i in range(20):
-        with torch.cuda.stream(s):
-            ist.normal_(t, seed=i)
-            a = ist.stats(t, fingerprint=True)
-        s.synchronize()
-        bad += a.fingerprint != ist.stats(t, fingerprint=True).fingerprint
-    row("on a stream of one's own", differing=bad)
-
-
 case("launches", launches)
-case("no_sync", no_sync)
-case("graph", graph)
-case("side_stream", side_stream)
 case("llama_list", llama_list)
 case("orthogonal_speed", orthogonal_speed)
 
 
-def monitor():
+def training_of_a_gpt():
+    """A GPT of about 350 M parameters in bfloat16; a tiny one on a CPU."""
     import dataclasses
 
-    from benchmarks.bench_monitor import CONFIG, Training
+    import benchmarks.bench_monitor as bench
 
-    config = (
-        dataclasses.replace(CONFIG, layers=12, width=1024, heads=16, batch=16)
-        if gpu
-        else dataclasses.replace(CONFIG, layers=2, width=64, heads=2, batch=2)
-    )
-    import benchmarks.bench_monitor as b
+    sizes = (28, 1024, 16, 16) if gpu else (2, 64, 2, 2)
+    names = ("layers", "width", "heads", "batch")
+    bench.CONFIG = dataclasses.replace(bench.CONFIG, **dict(zip(names, sizes, strict=True)))
+    training = bench.Training(dev)
+    training.model.to(torch.bfloat16)
+    return training
 
-    b.CONFIG = config
-    training = Training(dev)
 
-    def steps(after=lambda: None, n=12):
+def steps(training, after=lambda: None, n=12):
+    """Median seconds of a step, and the most memory that it took."""
+    training.step(after)
+    if gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    ts = []
+    for _ in range(n):
+        t0 = time.perf_counter()
         training.step(after)
         if gpu:
             torch.cuda.synchronize()
-        ts = []
-        for _ in range(n):
-            t0 = time.perf_counter()
-            training.step(after)
-            if gpu:
-                torch.cuda.synchronize()
-            ts.append(time.perf_counter() - t0)
-        return statistics.median(ts)
+        ts.append(time.perf_counter() - t0)
+    return statistics.median(ts), torch.cuda.max_memory_allocated() if gpu else 0
 
-    plain = steps()
-    for what, watch, every in (
-        ("everything", ("weights", "gradients", "activations", "updates"), 1),
-        ("weights + gradients", ("weights", "gradients"), 1),
-        ("everything, every=100", ("weights", "gradients", "activations", "updates"), 100),
+
+def without_synchronising(training, m, n=4):
+    """Whether monitored steps ask the host to wait for the device; the error that says so."""
+    if not gpu:
+        return "not on a GPU"
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(n):
+            training.step(m.step)
+    except RuntimeError as error:
+        return str(error)[:200]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "none"
+
+
+def monitor():
+    training = training_of_a_gpt()
+    everything = ("weights", "gradients", "activations", "updates")
+    memory = where.get("memory", 1 << 33)
+    plain, plain_bytes = steps(training)
+    row(
+        "plain step",
+        parameters=sum(p.numel() for p in training.model.parameters()),
+        step_ms=plain * 1e3,
+        peak_mb=plain_bytes / 1e6,
+    )
+    for what, settings in (
+        ("everything", {"every": 1}),
+        ("weights + gradients", {"every": 1, "watch": ("weights", "gradients")}),
+        ("everything, every=100", {"every": 100}),
+        ("held_bytes of 1/1024 of the memory", {"every": 1, "held_bytes": memory >> 10}),
+        ("held_bytes of 1/64 of the memory", {"every": 1, "held_bytes": memory >> 6}),
     ):
         with ist.Monitor(
-            training.model, optimizer=training.optimizer, every=every, watch=watch, sinks=[]
+            training.model,
+            optimizer=training.optimizer,
+            sinks=[],
+            **({"watch": everything} | settings),
         ) as m:
-            t = steps(m.step)
-        again = steps()
+            t, most = steps(training, m.step)
+            waits = without_synchronising(training, m)
+        again, _ = steps(training)
         row(
             f"monitor {what}",
             step_ms=t * 1e3,
             plain_ms=plain * 1e3,
             plain_again_ms=again * 1e3,
             times=t / min(plain, again),
+            more_mb=(most - plain_bytes) / 1e6,
+            synchronises=waits,
         )
 
 
 case("monitor", monitor)
 row("done", seconds=time.perf_counter() - began)
+failed = [each["name"] for each in rows if isinstance(each.get("error"), str)]
+sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -1,56 +1,189 @@
 #!/usr/bin/env bash
-# All that a quarter of an hour on a GPU should yield, best evidence first. Each phase has a limit of
-# its own, and none stops the next: make gpu, or PHASES='measure test' make gpu.
-# Results lie under $OUT: measure.json, bench.json, ncu.csv and every log in all.log.
+# All that a quarter of an hour on a GPU should yield, best evidence first: at most 595 seconds, at
+# most eight files. Each phase has a limit of its own, and none stops the next.
+#
+#   make gpu                            all phases
+#   PHASES='measure test' make gpu      some
+#   DRY=1 make gpu                      all, small and on the CPU, to find errors of Python
+#
+# Results lie under $OUT: measure.json, bench.json, bounds.json, ncu.csv and every log in all.log.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-cd "$here/../.."
+cd "$here/../.." || exit 1
 python=${PYTHON:-python3}
-phases=${PHASES:-build measure test sanitize bench profile threads}
+all='build measure test sanitize profile bench threads bounds'
+phases=${PHASES:-$all}
+DRY=${DRY:-}
+most=${SECONDS_IN_ALL:-595}
 OUT=${OUT:-gpu-results}
-logs=$(mktemp -d)
-mkdir -p "$OUT"
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTHON=$python OUT
-arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+if ! { mkdir -p "$OUT" && : >> "$OUT/all.log"; } 2> /dev/null; then
+  echo "$OUT cannot be written"
+  OUT=$(mktemp -d)
+fi
+OUT=$(cd "$OUT" && pwd)
+scratch=$(mktemp -d) || scratch=$OUT
+trap '[ "$scratch" = "$OUT" ] || rm -rf "$scratch"' EXIT
+log=$OUT/all.log
+# Bytecode is kept elsewhere: the checkout may be read-only.
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$scratch/pycache PYTHON=$python OUT DRY
+export scratch
+[ -z "$DRY" ] || export OMP_NUM_THREADS=1
 failed=0
+
+has_module() {
+  "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)' "$1" \
+    2> /dev/null
+}
+
+# A phase that needs a program or a package that is not there says so, and fails.
+needs() {
+  local each
+  for each in "$@"; do
+    if command -v "$each" > /dev/null || has_module "$each"; then continue; fi
+    echo "needs $each, which is not installed"
+    return 1
+  done
+}
 
 phase() { # name, seconds, command...
   case " $phases " in *" $1 "*) ;; *) return 0 ;; esac
-  local name=$1 limit=$2 start=$SECONDS rc
+  local name=$1 limit=$2 start=$SECONDS begin rc
   shift 2
-  timeout -k 5 "$limit" "$@" > "$logs/$name.log" 2>&1
-  rc=$?
-  tail -n "${LINES_KEPT:-40}" "$logs/$name.log"
-  { echo "== $name: rc $rc, $((SECONDS - start)) s"; cat "$logs/$name.log"; } >> "$OUT/all.log"
-  echo "== $name: rc $rc, $((SECONDS - start)) s"
+  local left=$((most - SECONDS - 7)) # seconds: -k 5 below, and the end of the script
+  [ "$limit" -le "$left" ] || limit=$left
+  begin=$(wc -c < "$log")
+  echo "== $name" >> "$log"
+  if [ "$limit" -lt 5 ]; then
+    echo "left out: no time" >> "$log"
+    rc=124
+  else
+    # Straight into the log: what was said is there whenever the machine goes.
+    timeout -k 5 "$limit" "$@" < /dev/null >> "$log" 2>&1
+    rc=$?
+  fi
+  tail -c +$((begin + 1)) "$log" | tail -n "${LINES_KEPT:-40}"
+  [ "$rc" != 124 ] || echo "$name: ended after $limit of its seconds" | tee -a "$log"
+  echo "== $name: rc $rc, $((SECONDS - start)) s" | tee -a "$log"
   [ "$rc" = 0 ] || failed=1
 }
 
-nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv,noheader
-# -lineinfo: profilers and sanitizers name lines.
-LINES_KEPT=5 phase build 240 env NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 \
-  INITSTATS_CUDA_ARCHS="$arch" "$python" csrc/build/compile.py
-LINES_KEPT=110 phase measure 60 "$python" "$here/measure.py" "$OUT/measure.json" --seconds 50
-phase test 150 "$python" -m pytest --backend=cuda -q -n 12 -p no:cacheprovider -W default
+# ---- what the phases do; each runs in a bash of its own, under timeout
+
+build() {
+  if [ -n "$DRY" ]; then "$PYTHON" -m initstats.cli doctor; return; fi
+  needs nvcc || return
+  # -lineinfo: profilers and sanitizers name lines.
+  NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$arch \
+    "$PYTHON" csrc/build/compile.py && "$PYTHON" -m initstats.cli doctor
+}
+
+measure() {
+  if [ -n "$DRY" ]; then
+    "$PYTHON" "$here/measure.py" "$OUT/measure.json" --seconds 120 --device cpu --log2 14
+  else
+    "$PYTHON" "$here/measure.py" "$OUT/measure.json" --seconds 120
+  fi
+}
+
+tests() {
+  needs pytest || return
+  local several=()
+  if has_module xdist; then several=(-n "$workers"); fi
+  if [ -n "$DRY" ]; then
+    "$PYTHON" -m pytest -q -p no:cacheprovider -W default "${several[@]}" tests/init/test_gains.py
+  else
+    "$PYTHON" -m pytest --backend=cuda -q "${several[@]}" -p no:cacheprovider -W default
+  fi
+}
+
 # PyTorch's caching allocator would hide accesses beyond one tensor within its blocks.
-# shellcheck disable=SC2016
-phase sanitize 120 bash -c 'set -o pipefail
+sanitize() {
+  if [ -n "$DRY" ]; then "$PYTHON" "$here/smoke.py" --device cpu; return; fi
+  "$PYTHON" "$here/smoke.py" || return
+  needs compute-sanitizer || return
+  local tool bad=0
   for tool in memcheck racecheck synccheck; do
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 55 compute-sanitizer --tool $tool --error-exitcode 1 \
-      "$PYTHON" "$0" | tail -n 6 || exit
-  done' "$here/smoke.py"
-phase bench 120 "$python" -m benchmarks fills stats slices orthogonal sparse dirac --device cuda \
-  --seconds 0.4 --output "$OUT/bench.json"
+    echo "-- $tool"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 45 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$PYTHON" "$here/smoke.py" > "$scratch/$tool" 2>&1 || bad=$?
+    tail -n 6 "$scratch/$tool"
+  done
+  return $bad
+}
+
 # The report itself is too large to keep; its numbers as text are not.
-# shellcheck disable=SC2016
-phase profile 110 bash -c 'ncu --clock-control none --set full --kernel-name-base demangled \
-  --launch-skip 2 --launch-count 24 --export "$1/ncu" --force-overwrite "$PYTHON" "$0" > /dev/null &&
-  ncu --import "$1/ncu.ncu-rep" --page raw --csv > "$OUT/ncu.csv" && wc -l "$OUT/ncu.csv"' \
-  "$here/profile_calls.py" "$logs"
-# shellcheck disable=SC2016
-phase threads 100 bash -c 'for n in 1 4 16; do
-    "$PYTHON" -m benchmarks fills --match "normal_ float32 4096x4096" --threads $n --no-avx2 \
-      --seconds 0.1 --output "$0/threads-$n.json" | grep -E "^(normal_|trunc)" | sed "s/^/$n: /"
-  done' "$logs"
+profile() {
+  if [ -n "$DRY" ]; then "$PYTHON" "$here/profile_calls.py" --device cpu --log2 16; return; fi
+  needs ncu || return
+  ncu --clock-control none --set full --kernel-name-base demangled --launch-skip 2 \
+    --launch-count 40 --export "$scratch/ncu" --force-overwrite "$PYTHON" \
+    "$here/profile_calls.py" | tail -n 5
+  ncu --import "$scratch/ncu.ncu-rep" --page raw --csv > "$OUT/ncu.csv" && wc -l "$OUT/ncu.csv"
+}
+
+bench() {
+  needs pytest pytest_benchmark || return
+  local how=(--device cuda --seconds 0.3)
+  if [ -n "$DRY" ]; then
+    how=(--seconds 0.001 --no-avx2 -k "foreach or dirac or 1000 or channels or list or float16")
+  fi
+  "$PYTHON" -m benchmarks fills stats slices orthogonal sparse dirac "${how[@]}" \
+    --output "$OUT/bench.json" -p no:cacheprovider
+}
+
+threads() {
+  needs pytest pytest_benchmark || return
+  local n seconds=0.1 counts='1 4 16'
+  if [ -n "$DRY" ]; then seconds=0.001 counts=1; fi
+  for n in $counts; do
+    "$PYTHON" -m benchmarks fills --match "normal_ float32 4096x4096" --threads "$n" --no-avx2 \
+      --seconds $seconds --output "$scratch/threads-$n.json" -p no:cacheprovider > "$scratch/threads" 2>&1 ||
+      { tail -n 5 "$scratch/threads"; return 1; }
+    grep -E "^(normal_|trunc)" "$scratch/threads" | sed "s/^/$n: /"
+  done
+}
+
+# Fills that have to fit five blocks on a processor instead of four take fewer registers. The module
+# is built beside the other, which stays; only the fills are compiled again.
+bounds() {
+  if [ -n "$DRY" ]; then
+    "$PYTHON" "$here/measure.py" "$OUT/bounds.json" --device cpu --log2 14 --only "_ "
+    return
+  fi
+  needs nvcc || return
+  cp -a build/extension "$scratch/extension" || return
+  rm -f "$scratch"/extension/cuda/random/fill.*
+  NVCC_APPEND_FLAGS=-DINITSTATS_FILL_BLOCKS=5 INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$arch \
+    "$PYTHON" -c 'import pathlib, sys
+sys.path.insert(0, "csrc/build")
+from compile import compile_extension
+scratch = pathlib.Path(sys.argv[1])
+compile_extension(scratch / "_C.so", scratch / "extension")' "$scratch" || return
+  INITSTATS_MEASURED_MODULE=$scratch/_C.so "$PYTHON" "$here/measure.py" "$OUT/bounds.json" \
+    --seconds 20 --only "_ "
+}
+
+if command -v nvidia-smi > /dev/null; then
+  nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv,noheader |
+    tee -a "$log"
+  arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+else
+  echo "nvidia-smi is not installed" | tee -a "$log"
+fi
+case ${arch:-} in *[!0-9]* | '') arch=90 ;; esac # what nvidia-smi says where it finds no GPU
+workers=$(($(nproc) * 3 / 4 + 1))
+export here arch workers
+export -f has_module needs build measure tests sanitize profile bench threads bounds
+run() { phase "$1" "$2" bash -c "set -u; ${3:-$1}"; }
+
+LINES_KEPT=25 run build 150
+LINES_KEPT=150 run measure 135
+run test 130 tests
+run sanitize 120
+LINES_KEPT=6 run profile 70
+run bench 80
+run threads 40
+run bounds 60
 ls -la "$OUT"
+echo "$SECONDS seconds" | tee -a "$log"
 exit $failed

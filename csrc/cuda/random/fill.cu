@@ -9,9 +9,12 @@ namespace initstats::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
+#if !defined(INITSTATS_FILL_BLOCKS)  // tests/gpu/quarter_hour.sh compiles another choice to measure
+#define INITSTATS_FILL_BLOCKS 4
+#endif
 // At least so many blocks per processor, which bounds the registers: 64, and 80 for float64.
 template <class Dist>
-constexpr int kBlocksPerProcessor = sizeof(typename Dist::Value) == 8 ? 3 : 4;
+constexpr int kBlocksPerProcessor = sizeof(typename Dist::Value) == 8 ? 3 : INITSTATS_FILL_BLOCKS;
 
 // What all tasks of a run kernel share.
 struct RunHead {
