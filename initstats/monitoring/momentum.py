@@ -70,15 +70,32 @@ def cosines_of(names: Sequence[str], steps: Sequence[int], sums: Floats) -> Meas
         return Measured(table_of(here, by_step, added, 0), found, by_step)
 
 
-def joined(whole: Measured, shards: Measured, order: Sequence[str]) -> Measured:
-    """Return both in one.
+def add_cosines(
+    measured: dict[str, Measured],
+    names: Sequence[str],
+    steps: Sequence[int],
+    sums: Floats,
+    order: Sequence[str],
+) -> None:
+    """Add the cosines of shards to those of tensors that a rank holds whole.
 
     Args:
-        whole: Cosines of tensors that a rank holds whole.
-        shards: Those of others.
-        order: Names in the order of the model.
+        measured: By kind.
+        names: Of the shards, n of them.
+        steps: The steps.
+        sums: As for `cosines_of`, over all ranks.
+        order: Names in the order of the model; others come after them.
     """
-    table = joined_tables(whole.table, shards.table, order)
+    found = cosines_of(names, steps, sums)
+    if found is not None:
+        whole = measured.get(KIND)
+        measured[KIND] = found if whole is None else _joined(whole, found, order)
+
+
+def _joined(whole: Measured, shards: Measured, order: Sequence[str]) -> Measured:
+    """Return both in one."""
+    names = dict.fromkeys((*order, *whole.table.names, *shards.table.names))
+    table = _joined_tables(whole.table, shards.table, list(names))
     steps = tuple(sorted({*whole.steps, *shards.steps}))
     by_step = Records.empty(len(steps), len(table.names))
     for one in (whole, shards):
@@ -88,7 +105,7 @@ def joined(whole: Measured, shards: Measured, order: Sequence[str]) -> Measured:
     return Measured(table, steps, by_step)
 
 
-def joined_tables(a: Table, b: Table, order: Sequence[str]) -> Table:
+def _joined_tables(a: Table, b: Table, order: Sequence[str]) -> Table:
     """Return the tensors of two tables in one, those that both have as the second has them."""
     names = tuple(name for name in order if name in a.index or name in b.index)
     sources = [(b, b.index[name]) if name in b.index else (a, a.index[name]) for name in names]

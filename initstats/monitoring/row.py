@@ -212,6 +212,8 @@ class Part:
         prints: By kind the fingerprint of each tensor in the last measured step, in the order of
             the table; None where that step has none.
         taken: Steps of the optimizer, None where none are counted.
+        by_step: Where the row has several measured steps, by kind those of them that have records,
+            and the records `[steps, n]`, in the order of the table.
     """
 
     peers: tuple[int, ...] = ()
@@ -225,6 +227,7 @@ class Part:
     product_steps: tuple[int, ...] = ()
     prints: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     taken: Taken | None = None
+    by_step: Mapping[str, tuple[tuple[int, ...], Records]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

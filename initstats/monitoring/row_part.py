@@ -9,7 +9,7 @@ from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.momentum import sums_of
 from initstats.monitoring.reader import Measured, gradient_norms, gradient_squares, unclipped
 from initstats.monitoring.row import Part
-from initstats.monitoring.window import BEFORE_CLIPPING, PRODUCTS
+from initstats.monitoring.window import BEFORE_CLIPPING, HIDDEN, PRODUCTS
 from initstats.statistics.record_array import COUNT, FINGERPRINT
 
 
@@ -27,10 +27,14 @@ def part_of(
         seconds: Mean seconds of a step.
         fingerprints: Kinds whose records have fingerprints.
     """
+    shown = {kind: found for kind, found in measured.items() if kind not in HIDDEN}
+    by_step = {}
+    if len({step for found in shown.values() for step in found.steps}) > 1:
+        by_step = {kind: (found.steps, found.by_step) for kind, found in shown.items()}
     prints = {kind: _prints(found) for kind, found in measured.items() if kind in fingerprints}
     local = measured.get(LOCAL_GRADIENTS)
     norm = None if local is None else float(gradient_norms(local.by_step).max())
-    mine = Part(tuple(peers), seconds, local_norm=norm, prints=prints)
+    mine = Part(tuple(peers), seconds, local_norm=norm, prints=prints, by_step=by_step)
     if PRODUCTS[0] in measured:
         first = measured[PRODUCTS[0]]
         sums = sums_of({kind: measured[kind].by_step for kind in PRODUCTS})

@@ -17,7 +17,7 @@ from initstats.statistics.reduction import Array, Message
 
 # Kinds that every step should have; of others a rank without any has none to begin with, such as
 # the moments of an optimizer that keeps none.
-_IN_EVERY_STEP = ("weights", "gradients", "updates")
+IN_EVERY_STEP = ("weights", "gradients", "updates")
 _RANK_BITS = 20
 _MOST_NAMED = 8  # ranks of one tensor
 _WORD = 64
@@ -58,7 +58,7 @@ def lacks_text(kinds: Mapping[str, Kind], measured: Mapping[str, Measured], lack
     lost, at = [], 0
     for kind, agreed in kinds.items():
         n = len(agreed.names)
-        if kind in _IN_EVERY_STEP or kind in measured:
+        if kind in IN_EVERY_STEP or kind in measured:
             which = np.flatnonzero(lacks[at : at + n])
             lost += [(kind, agreed.names[i], int(lacks[at + i])) for i in which.tolist()]
         at += n
@@ -114,7 +114,7 @@ def stand_ins(
     for k, i in enumerate(which.tolist()):
         kind, name = names[i]
         ranks = [rank for rank, bit in zip(team.ranks, who[:, k].tolist(), strict=True) if bit]
-        is_expected = kind in _IN_EVERY_STEP or lacking[i] < holders[i]
+        is_expected = kind in IN_EVERY_STEP or lacking[i] < holders[i]
         if ranks and is_expected and kind not in HIDDEN:
             why = REASON.get(kind, "not measured")
             missing.setdefault(kind, {})[name] = on_ranks(why, ranks)

@@ -13,7 +13,7 @@ import torch
 from initstats import _ops
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.momentum import KIND as COSINE
-from initstats.monitoring.momentum import cosines_of, joined, sums_of
+from initstats.monitoring.momentum import add_cosines, sums_of
 from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.reader import Measured, gradient_norms, table_of, unclipped
 from initstats.monitoring.row import Part, RankInfo, Row, Table, Taken
@@ -504,20 +504,6 @@ def _outcome(
         at, rows = at + k * n, rows + n
     if products:
         shards, order = team.kinds[PRODUCTS[0]].names, team.kinds[COSINE].names
-        _add_cosines(measured, shards, steps, products, order)
+        add_cosines(measured, shards, steps, sums_of(products), order)
     info = replace(team.info, slowest=merged.slowest, fastest=merged.fastest)
     return Outcome(row, measured, absent, info, took_own, differing, first)
-
-
-def _add_cosines(
-    measured: dict[str, Measured],
-    names: Sequence[str],
-    steps: Sequence[int],
-    products: Mapping[str, Records],
-    order: Sequence[str],
-) -> None:
-    """Add the cosines of momentum and gradient of shards to those of whole tensors."""
-    found = cosines_of(names, steps, sums_of(products))
-    if found is not None:
-        whole = measured.get(COSINE)
-        measured[COSINE] = found if whole is None else joined(whole, found, order)

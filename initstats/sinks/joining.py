@@ -9,23 +9,31 @@ from pathlib import Path
 import numpy as np
 
 from initstats.diagnostics.findings import Finding
+from initstats.monitoring.alerts import Alerts, Subject
 from initstats.monitoring.local_gradients import KIND as LOCAL_GRADIENTS
 from initstats.monitoring.momentum import KIND as COSINE
-from initstats.monitoring.momentum import cosines_of, joined_tables
-from initstats.monitoring.rank_alerts import RankAlerts, Together
+from initstats.monitoring.momentum import add_cosines
+from initstats.monitoring.rank_alerts import Together
 from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.rank_rates import common_rates, mean_calls
-from initstats.monitoring.reader import gradient_norms, table_of
-from initstats.monitoring.row import RankInfo, Row, Shard, Table
-from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
+from initstats.monitoring.reader import REASON, Measured, gradient_norms
+from initstats.monitoring.row import RankInfo, Row, Shard
+from initstats.monitoring.rules import FirstNotFinite
 from initstats.monitoring.team import FLOWS, OF_EACH_RANK, alike_ranks
-from initstats.monitoring.team_lacks import of_elements, on_ranks
+from initstats.monitoring.team_lacks import IN_EVERY_STEP, of_elements, on_ranks
 from initstats.monitoring.team_loss import joined_losses
 from initstats.monitoring.team_row import MOST_NAMED
+from initstats.sinks.joined_records import (
+    Held,
+    OfRanks,
+    first_not_finite,
+    measured_of,
+    merged,
+    rank_of,
+)
 from initstats.sinks.jsonl import read_rows
 from initstats.sinks.row_matching import Matched, matched
-from initstats.statistics.histogram import PLACES
-from initstats.statistics.record_array import COUNT, Floats, Integers, Records
+from initstats.statistics.record_array import COUNT, Floats
 from initstats.statistics.replicas import classes_of
 
 _Missing = dict[str, dict[str, str]]
@@ -36,8 +44,8 @@ def join_rows(paths: Iterable[str | Path]) -> Iterator[Row]:
 
     Shards are merged, and of replicas one counts; the outputs of modules are those of all ranks,
     and one that ranks of tensor parallelism have alike counts once. Rows are as those that ranks
-    merge while they train, with their norms and the alerts that only several ranks tell, but that
-    in rows of several steps the smallest and largest values are those of the row.
+    merge while they train, with their norms and the alerts that only several ranks tell. Alerts of
+    rules are those of each rank alone, but for NaN and infinities, which are looked for again.
 
     Args:
         paths: One file per rank, as a monitor with `reduce="none"` writes them.
@@ -63,25 +71,58 @@ def join_rows(paths: Iterable[str | Path]) -> Iterator[Row]:
                 )
                 raise ValueError(msg)
             here[row.ranks.rank] = row
-    alerts = RankAlerts()
+    judge = _Judge()
     for found in matched(rows):
-        yield _joined(found, alerts)
+        yield _joined(found, judge)
 
 
-def _joined(found: Matched, alerts: RankAlerts) -> Row:
+class _Judge:
+    """Gives the joined rows the alerts of rows that are merged while training.
+
+    Values that are not finite are looked for again, in the order of a step over all ranks, if any
+    rank has told of some; what other rules have told stands.
+    """
+
+    def __init__(self) -> None:
+        self._alerts = Alerts((FirstNotFinite(),), Subject({}), None)
+        self._has_told = False
+
+    def alerts_of(
+        self, row: Row, measured: Mapping[str, Measured], rows: Sequence[Row], together: Together
+    ) -> tuple[Finding, ...]:
+        """Return the alerts of a row that was joined.
+
+        Args:
+            row: The joined row.
+            measured: The same by step.
+            rows: The rows of the ranks.
+            together: What only the ranks together tell.
+        """
+        told: dict[tuple[str, str], Finding] = {}
+        for alert in (alert for each in rows for alert in each.alerts):
+            told.setdefault((alert.rule, alert.where), alert)
+        self._has_told |= any(rule == FirstNotFinite.id for rule, _ in told)
+        bad = self._alerts.judge(row, measured).alerts if self._has_told else ()
+        others = [alert for (rule, _), alert in told.items() if rule != FirstNotFinite.id]
+        return (*bad, *others, *self._alerts.across.judge(together))
+
+
+def _joined(found: Matched, judge: _Judge) -> Row:
     rows = [found.rows[rank] for rank in sorted(found.rows)]
     first = rows[0]
     steps = tuple(sorted({step for row in rows for step in row.steps}))
     kinds = dict.fromkeys(kind for row in rows for kind in row.tables)
     held = {kind: _held(rows, kind) for kind in kinds}
-    tables = {kind: _table(counted, kind) for kind, counted in held.items()}
-    _add_cosines(rows, tables)
-    norms, before = _norms(rows, tables, held.get("gradients", {}))
-    missing = _missing(rows, tables, found.missing)
-    rates, other_rates = common_rates({_rank(row): row.learning_rates for row in rows})
+    of_ranks = {rank_of(row): measured_of(row) for row in rows}
+    every = {kind: merged(of_ranks, kind, counted) for kind, counted in held.items()}
+    measured = {kind: one for kind, one in every.items() if one is not None}
+    _add_products(rows, measured, held)
+    norms, before = _norms(rows, measured.get("gradients"), held.get("gradients", {}))
+    missing = _missing(rows, of_ranks, measured, found.missing)
+    rates, other_rates = common_rates({rank_of(row): row.learning_rates for row in rows})
     together = Together(
         _differing(rows),
-        _first_not_finite(held),
+        first_not_finite(of_ranks, held),
         _local_norms(rows),
         _alike(rows),
         _peers_of(rows),
@@ -90,19 +131,16 @@ def _joined(found: Matched, alerts: RankAlerts) -> Row:
         rates,
         other_rates,
     )
-    told: dict[tuple[str, str], Finding] = {}
-    for alert in (alert for row in rows for alert in row.alerts):
-        told.setdefault((alert.rule, alert.where), alert)
-    return replace(
+    row = replace(
         first,
         step=max(row.step for row in rows),
         steps=steps,
         measured=len(steps),
-        tables=tables,
+        tables={kind: one.table for kind, one in measured.items()},
         gradient_norm=norms,
         gradient_norm_before_clipping=before,
         missing=missing,
-        alerts=(*told.values(), *alerts.judge(together)),
+        alerts=(),
         calls=mean_calls(rows),
         learning_rates=rates,
         smooth=tuple(dict.fromkeys(name for row in rows for name in row.smooth)),
@@ -111,17 +149,13 @@ def _joined(found: Matched, alerts: RankAlerts) -> Row:
         shards={},
         part=None,
     )
-
-
-def _rank(row: Row) -> int:
-    assert row.ranks is not None
-    return row.ranks.rank
+    return replace(row, alerts=judge.alerts_of(row, measured, rows, together))
 
 
 def _info(rows: Sequence[Row]) -> RankInfo:
     """Return whose row it is, with the slowest and the fastest rank where rows tell."""
     assert rows[0].ranks is not None
-    times = [(_rank(row), row.part.seconds) for row in rows if row.part is not None]
+    times = [(rank_of(row), row.part.seconds) for row in rows if row.part is not None]
     info = replace(rows[0].ranks, scope="merged")
     if not times:
         return info
@@ -130,39 +164,63 @@ def _info(rows: Sequence[Row]) -> RankInfo:
 
 
 def _missing(
-    rows: Sequence[Row], tables: Mapping[str, Table], absent: Mapping[int, str]
+    rows: Sequence[Row],
+    of_ranks: OfRanks,
+    measured: Mapping[str, Measured],
+    absent: Mapping[int, str],
 ) -> _Missing:
     """Say what is in no row, which ranks have none, and of what the ranks hold only a part."""
-    missing = _lost(rows, tables)
+    missing = _lost(rows, of_ranks, measured)
     missing["ranks"] = {f"rank {rank}": why for rank, why in absent.items()}
     numel = {name: shard.numel for row in rows for name, shard in row.shards.items()}
-    for kind, table in tables.items():
-        if kind in (*OF_EACH_RANK, COSINE) or rows[0].measured != 1:
+    for kind, found in measured.items():
+        if kind in (*OF_EACH_RANK, COSINE):
             continue
-        for name, count in zip(table.names, table.records.column("count").tolist(), strict=True):
+        least = found.by_step.counts[..., COUNT].min(axis=0)
+        for name, count in zip(found.table.names, least.tolist(), strict=True):
             if 0 < count < numel.get(name, 0):
                 named = missing.setdefault(kind, {})
                 named[name] = of_elements(int(count), numel[name], named.get(name))
     return {kind: names for kind, names in missing.items() if names}
 
 
-def _lost(rows: Sequence[Row], tables: Mapping[str, Table]) -> _Missing:
-    """Say what rows name as missing: of what is there on other ranks, who lacks it."""
+def _lost(rows: Sequence[Row], of_ranks: OfRanks, measured: Mapping[str, Measured]) -> _Missing:
+    """Say what rows lack: of what is there on other ranks, or in other steps, which ranks do."""
+    lost = {rank_of(row): _lost_of(row, of_ranks) for row in rows}
+    everything = dict.fromkeys(key for each in lost.values() for key in each)
+    layouts = set()
+    for row in rows:
+        told = ((key, n) for key, (_, n) in lost[rank_of(row)].items() if _is_told(row, key[0]))
+        layouts.add(frozenset(told))
     missing: _Missing = {}
-    for kind in dict.fromkeys(kind for row in rows for kind in row.missing):
-        there = tables[kind].index if kind in tables else {}
-        lost: dict[str, dict[int, str]] = {}
-        for row in rows:
-            for name, why in row.missing.get(kind, {}).items():
-                lost.setdefault(name, {})[_rank(row)] = why
-        for name, whys in lost.items():
-            why = next(iter(whys.values()))
-            if kind not in OF_EACH_RANK and len(whys) < len(rows):
-                why = on_ranks(why, list(whys))
-            elif name in there:
+    for kind, name in everything:
+        whys = {rank: each[kind, name][0] for rank, each in lost.items() if (kind, name) in each}
+        why = next(iter(whys.values()))
+        if len(layouts) > 1 and kind not in OF_EACH_RANK:
+            holders = [row for row in rows if name in row.shards] or rows
+            if kind in IN_EVERY_STEP or len(whys) < len(holders):
+                missing.setdefault(kind, {})[name] = on_ranks(why, list(whys))
                 continue
+        if kind not in measured or name not in measured[kind].table.index:
             missing.setdefault(kind, {})[name] = why
     return missing
+
+
+def _is_told(row: Row, kind: str) -> bool:
+    """Tell whether ranks must lack the same of a kind; some optimizers keep no moments at all."""
+    return kind not in OF_EACH_RANK and (kind in IN_EVERY_STEP or kind in row.tables)
+
+
+def _lost_of(row: Row, of_ranks: OfRanks) -> dict[tuple[str, str], tuple[str, int]]:
+    """Return by kind and name why a rank lacks a tensor, and in how many steps of its row."""
+    steps = len(row.steps)
+    lost = {(k, name): (why, steps) for k, of in row.missing.items() for name, why in of.items()}
+    for kind, (_, records) in ({} if row.part is None else row.part.by_step).items():
+        there = (records.counts[..., COUNT] > 0).sum(axis=0)
+        for j in np.flatnonzero((there > 0) & (there < steps)).tolist():
+            name = of_ranks[rank_of(row)][kind].table.names[j]
+            lost[kind, name] = REASON.get(kind, "not measured"), steps - int(there[j])
+    return lost
 
 
 def _held(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
@@ -175,23 +233,24 @@ def _held(rows: Sequence[Row], kind: str) -> dict[str, list[Row]]:
     for name in names:
         those = [row for row in rows if kind in row.tables and name in row.tables[kind].index]
         if kind not in OF_EACH_RANK:
-            # Of replicas first one that has it in the most steps.
-            those = _one_of_replicas(sorted(those, key=lambda row: -_count(row, kind, name)), name)
+            those = _one_of_replicas(those, name, [_count(row, kind, name) for row in those])
         elif kind in FLOWS and _is_copied(those, kind, name):
-            present = {_rank(row) for row in those}
-            those = [row for row in those if _rank(row) == min(present.intersection(_peers(row)))]
+            present = {rank_of(row) for row in those}
+            those = [row for row in those if rank_of(row) == min(present.intersection(_peers(row)))]
         held[name] = those
     return held
 
 
-def _one_of_replicas(rows: Sequence[Row], name: str) -> list[Row]:
-    shards = [row.shards.get(name, Shard(i, 0, -1)) for i, row in enumerate(rows)]
-    mesh = min(shard.mesh for shard in shards)
-    chosen: dict[int, Row] = {}
-    for shard, row in zip(shards, rows, strict=True):
-        if shard.mesh == mesh:
-            chosen.setdefault(shard.piece, row)
-    return [chosen[piece] for piece in sorted(chosen)]
+def _one_of_replicas(rows: Sequence[Row], name: str, counts: Sequence[int]) -> list[Row]:
+    """Return of all replicas of a tensor the one with the highest counts, of several the first."""
+    by_mesh: dict[int, dict[int, tuple[int, Row]]] = {}
+    for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        shard = row.shards.get(name, Shard(i, 0, -1))
+        pieces = by_mesh.setdefault(shard.mesh, {})
+        if shard.piece not in pieces or count > pieces[shard.piece][0]:
+            pieces[shard.piece] = count, row
+    most = max(sorted(by_mesh), key=lambda mesh: sum(n for n, _ in by_mesh[mesh].values()))
+    return [row for _, (_, row) in sorted(by_mesh[most].items(), key=lambda each: each[0])]
 
 
 def _count(row: Row, kind: str, name: str) -> int:
@@ -200,7 +259,7 @@ def _count(row: Row, kind: str, name: str) -> int:
 
 
 def _peers(row: Row) -> tuple[int, ...]:
-    return row.part.peers if row.part is not None and row.part.peers else (_rank(row),)
+    return row.part.peers if row.part is not None and row.part.peers else (rank_of(row),)
 
 
 def _print(row: Row, kind: str, name: str) -> int | None:
@@ -220,18 +279,16 @@ def _is_copied(rows: Sequence[Row], kind: str, name: str) -> bool:
 
 
 def _norms(
-    rows: Sequence[Row], tables: Mapping[str, Table], held: Mapping[str, Sequence[Row]]
+    rows: Sequence[Row], gradients: Measured | None, held: Mapping[str, Sequence[Row]]
 ) -> tuple[Floats, Floats]:
     """Return the norm of the whole gradient in each step, and before clipping; empty without."""
     nothing = np.empty(0)
-    if "gradients" not in tables:
+    if gradients is None:
         return nothing, nothing
     having = [row for row in rows if "gradients" in row.tables]
     parts = [row.part for row in having if row.part is not None]
     if len(parts) < len(having):  # written by an earlier version
-        records = tables["gradients"].records
-        one = Records(records.moments[None], records.counts[None])
-        return gradient_norms(one) if rows[0].measured == 1 else nothing, nothing
+        return gradient_norms(gradients.by_step) if rows[0].measured == 1 else nothing, nothing
     steps = sorted({step for part in parts for step in part.steps})
     squares, before = np.zeros(len(steps)), np.zeros(len(steps))
     for name, those in held.items():
@@ -248,23 +305,21 @@ def _norms(
     return norms, np.where([step in clipped for step in steps], np.sqrt(before), norms)
 
 
-def _add_cosines(rows: Sequence[Row], tables: dict[str, Table]) -> None:
+def _add_products(rows: Sequence[Row], measured: dict[str, Measured], held: Held) -> None:
     """Add the cosines of momentum and gradient of shards."""
     having = [row for row in rows if row.part is not None and row.part.products]
-    parts = {_rank(row): row.part for row in having if row.part is not None}
+    parts = {rank_of(row): row.part for row in having if row.part is not None}
     names = list(dict.fromkeys(name for part in parts.values() for name in part.products))
     steps = sorted({step for part in parts.values() for step in part.product_steps})
     sums = np.zeros((len(steps), len(names), 3))
     for i, name in enumerate(names):
-        for row in _one_of_replicas([r for r in having if name in parts[_rank(r)].products], name):
-            part = parts[_rank(row)]
+        those = [row for row in having if name in parts[rank_of(row)].products]
+        steps_of = [len(parts[rank_of(row)].product_steps) for row in those]
+        for row in _one_of_replicas(those, name, steps_of):
+            part = parts[rank_of(row)]
             at = [steps.index(step) for step in part.product_steps]
             sums[at, i] += part.products[name]
-    found = cosines_of(names, steps, sums)
-    if found is not None:
-        whole = tables.get(COSINE)
-        order = list(tables.get("gradients", ())) or [*(whole or ()), *names]
-        tables[COSINE] = found.table if whole is None else joined_tables(whole, found.table, order)
+    add_cosines(measured, names, steps, sums, list(held.get("gradients", ())))
 
 
 def _differing(rows: Sequence[Row]) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -281,33 +336,15 @@ def _differing(rows: Sequence[Row]) -> dict[str, tuple[tuple[int, ...], ...]]:
             by_mesh.setdefault(row.shards[name].mesh, set()).add(row.shards[name].piece)
         are_cut_alike = len({len(each) for each in by_mesh.values()}) == 1
         if len(known) > 1 and len(found) < MOST_NAMED and are_cut_alike:
-            classes = classes_of(prints, pieces, [_rank(row) for row, _ in known])
+            classes = classes_of(prints, pieces, [rank_of(row) for row, _ in known])
             if len(classes) > 1:
                 found[name] = classes
     return found
 
 
-def _first_not_finite(
-    held: Mapping[str, Mapping[str, Sequence[Row]]],
-) -> tuple[str, str, int] | None:
-    """Return kind, name and rank of the first value that is not finite, in the order of a step."""
-    turns = {kind: turn for turn, kind in enumerate(IN_A_STEP)}
-    for kind in sorted(held, key=lambda kind: turns.get(kind, len(turns))):
-        names = list(held[kind])
-        having = {_rank(row): row.tables[kind] for rows in held[kind].values() for row in rows}
-        bad = {rank: holds_not_finite(kind, table.records) for rank, table in having.items()}
-        if any(each.any() for each in bad.values()):
-            for name in reversed(names) if kind in BACKWARD else names:
-                ranks = [_rank(row) for row in held[kind][name]]
-                odd = [rank for rank in ranks if bad[rank][having[rank].index[name]]]
-                if odd:
-                    return kind, name, min(odd)
-    return None
-
-
 def _local_norms(rows: Sequence[Row]) -> dict[int, float]:
     """Return the norm of the local gradients by rank, of ranks that share a batch one."""
-    norms = {_rank(row): row.part.local_norm for row in rows if row.part is not None}
+    norms = {rank_of(row): row.part.local_norm for row in rows if row.part is not None}
     known = {rank: norm for rank, norm in norms.items() if norm is not None}
     return norms_of_peers(known, _peers_of(rows))
 
@@ -320,36 +357,8 @@ def _peers_of(rows: Sequence[Row]) -> dict[int, tuple[int, ...]]:
 def _alike(rows: Sequence[Row]) -> tuple[tuple[int, ...], ...]:
     """Return the ranks that have local gradients of the same parameters together."""
     held = {
-        _rank(row): [(n, row.shards[n].numel) for n in row.tables.get(LOCAL_GRADIENTS, ())]
+        rank_of(row): [(n, row.shards[n].numel) for n in row.tables.get(LOCAL_GRADIENTS, ())]
         for row in rows
-        if _rank(row) == _peers(row)[0]
+        if rank_of(row) == _peers(row)[0]
     }
     return alike_ranks(held)
-
-
-def _table(held: Mapping[str, Sequence[Row]], kind: str) -> Table:
-    merged = [_record(rows, kind, name) for name, rows in held.items()]
-    moments = np.stack([records.moments for records, _ in merged])
-    counts = np.stack([records.counts for records, _ in merged])
-    places = None
-    if all(found is not None for _, found in merged):
-        places = np.stack([found for _, found in merged if found is not None])
-    with np.errstate(all="ignore"):
-        return table_of(tuple(held), Records(moments[None], counts[None]), places, 0)
-
-
-def _record(rows: Sequence[Row], kind: str, name: str) -> tuple[Records, Integers | None]:
-    """Merge the records of one tensor."""
-    total, places = None, np.zeros(2 * PLACES, dtype=np.int64)
-    has_places = True
-    for row in rows:
-        table = row.tables[kind]
-        i = table.index[name]
-        record = table.records[i]
-        total = record if total is None else total.merge(record)
-        if table.places is None:
-            has_places = False
-        else:
-            places += table.places.full(i).ravel()
-    assert total is not None
-    return total, places if has_places else None

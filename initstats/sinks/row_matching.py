@@ -73,6 +73,10 @@ def _moved(row: Row, by: int) -> Row:
         row.part,
         steps=tuple(step + by for step in row.part.steps),
         product_steps=tuple(step + by for step in row.part.product_steps),
+        by_step={
+            kind: (tuple(step + by for step in steps), records)
+            for kind, (steps, records) in row.part.by_step.items()
+        },
     )
     steps = tuple(step + by for step in row.steps)
     return replace(row, step=row.step + by, first_step=row.first_step + by, steps=steps, part=part)

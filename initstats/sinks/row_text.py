@@ -178,7 +178,19 @@ def _part(part: Part) -> dict[str, Any]:
         "product_steps": part.product_steps,
         "prints": part.prints,
         **({} if part.taken is None else {"taken": part.taken}),
+        **(
+            {"by_step": {k: _by_step(*each) for k, each in part.by_step.items()}}
+            if part.by_step
+            else {}
+        ),
     }
+
+
+def _by_step(steps: tuple[int, ...], records: Records) -> dict[str, Any]:
+    out: dict[str, Any] = {"steps": steps}
+    for i, name in enumerate(MOMENT_NAMES):
+        out[name] = [_numbers(row) for row in records.moments[..., i]]
+    return out | {name: records.counts[..., i].tolist() for i, name in enumerate(COUNT_NAMES)}
 
 
 def _numbers(column: Floats) -> list[float | str | None]:
@@ -246,9 +258,29 @@ def _part_of(value: Any, tables: Mapping[str, Any], layouts: Mapping[str, tuple[
     each = len(part.product_steps), 3
     if wrong := [name for name, of in part.products.items() if of.shape != each]:
         raise ValueError(f"expected products of shape {each}, got others of {wrong[0]}")
+    if wrong := [k for k, (_, of) in part.by_step.items() if of.moments.shape[1] != n.get(k)]:
+        raise ValueError(f"expected records of every tensor, got others of {wrong[0]}")
     if wrong := [kind for kind, prints in part.prints.items() if len(prints) != n.get(kind)]:
         raise ValueError(f"expected fingerprints of every tensor, got others of {wrong[0]}")
     return part
+
+
+def _taken(taken: Taken) -> Taken:
+    if taken.usual < 1:
+        raise ValueError(f"expected at least one step of an optimizer, got {taken.usual}")
+    return taken
+
+
+def _records_by_step(value: Any) -> tuple[tuple[int, ...], Records]:
+    steps = sequence(value["steps"], integer)
+    moments = np.stack([_rows(value[name]) for name in MOMENT_NAMES], -1)
+    numbers = np.zeros(moments.shape, dtype=np.int64)
+    for i, name in enumerate(COUNT_NAMES):
+        rows = sequence(value[name], counts)
+        numbers[..., i] = np.stack(rows) if rows else 0
+    if len(moments) != len(steps) or len(set(steps)) < len(steps):
+        raise ValueError(f"expected {len(steps)} different steps, got {len(moments)} records")
+    return steps, Records(moments, numbers)
 
 
 def _rows(value: Any) -> Floats:
@@ -264,9 +296,10 @@ _PART: dict[str, Callable[[Any], Any]] = {
     "clipped": listed(boolean),
     "local_norm": number,
     "prints": lambda kinds: mapping(kinds, listed(maybe(integer))),
-    "taken": lambda taken: Taken(*sequence(taken, integer)),
+    "taken": lambda taken: _taken(Taken(*sequence(taken, integer))),
+    "by_step": lambda kinds: mapping(kinds, _records_by_step),
 }
-_NOT_IN_EVERY_PART = ("unclipped", "local_norm", "products", "product_steps", "taken")
+_NOT_IN_EVERY_PART = ("unclipped", "local_norm", "products", "product_steps", "taken", "by_step")
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:

@@ -21,11 +21,13 @@ from torch import nn
 from initstats import Monitor, Receipt, audit, sinks, stats
 from initstats.auditing import load_report
 from initstats.checkpoints import load_checkpoint, not_judged, skeleton
+from initstats.monitoring.reader import gradient_squares
 from initstats.monitoring.report.page import run_page
-from initstats.monitoring.row import RankInfo
+from initstats.monitoring.row import Part, RankInfo, Row, Taken
 from initstats.sinks.joining import join_rows
 from initstats.sinks.row_table import row_table
 from initstats.statistics.compute import why_no_statistics
+from initstats.statistics.record_array import Records
 
 SAVED = Path(__file__).resolve().parents[1] / "vectors/saved_0_1_0"
 
@@ -135,10 +137,21 @@ def _run() -> list[bytes]:
             path = Path(folder) / f"rank{rank}.jsonl"
             sink = sinks.JsonLines(path)
             for row in found:
-                sink.write(replace(row, ranks=info))
+                sink.write(replace(row, ranks=info, part=_part(row, rank)))
             sink.close()
             files.append(path.read_bytes())
     return files
+
+
+def _part(row: Row, rank: int) -> Part:
+    """Return what a row of a rank keeps; the second rank has left out a step."""
+    records = {kind: table.records for kind, table in row.tables.items()}
+    by_step = {
+        kind: (row.steps, Records(r.moments[None], r.counts[None])) for kind, r in records.items()
+    }
+    squares = gradient_squares(by_step["gradients"][1])
+    taken = Taken(row.step, row.step + rank * (row.step > 1), 0, 1)
+    return Part((rank,), 0.1, row.steps, squares, clipped=(False,), taken=taken, by_step=by_step)
 
 
 @functools.cache

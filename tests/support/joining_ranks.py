@@ -21,6 +21,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from initstats.monitoring import Monitor, Row
+from initstats.monitoring.row import Table
+from initstats.monitoring.rules import FirstNotFinite
 from initstats.sinks.joining import join_rows
 from initstats.sinks.jsonl import JsonLines, read_rows
 from monitored import Kept, assert_alike, wait_for
@@ -76,17 +78,27 @@ def assert_joined(
         assert set(row.tables) == set(one.tables)
         for kind, table in one.tables.items():
             assert_alike(row.tables[kind], table, "", kind)
+            assert_extremes(row.tables[kind], table)
+        assert (row.step, row.first_step) == (one.step, one.first_step)
         for field in ("gradient_norm", "gradient_norm_before_clipping"):
             np.testing.assert_allclose(getattr(row, field), getattr(one, field), rtol=1e-6)
         assert row.missing == one.missing
         assert ranks_of(row) == ranks_of(one)
         assert (row.learning_rates, row.calls) == (one.learning_rates, one.calls)
         told = [
-            [(a.rule, a.where, a.cause) for a in each.alerts if is_of_ranks(a.rule)]
+            [(a.rule, a.where, a.cause) for a in each.alerts if is_told_alike(a.rule)]
             for each in (row, one)
         ]
         assert told[0] == told[1]
     return joined
+
+
+def assert_extremes(joined: Table, merged: Table) -> None:
+    """Check what is followed through the steps of a row."""
+    for which in ("low", "high", "average"):
+        for field, expected in getattr(merged, which).items():
+            found = getattr(joined, which)[field]
+            np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6, err_msg=which)
 
 
 def ranks_of(row: Row) -> tuple[object, ...]:
@@ -96,8 +108,10 @@ def ranks_of(row: Row) -> tuple[object, ...]:
     return row.ranks.rank, row.ranks.scope, row.ranks.world, row.ranks.learning_rates
 
 
-def is_of_ranks(rule: str) -> bool:
-    return rule.startswith("rank-") or rule in ("replicas-differ", "first-rank-not-finite")
+def is_told_alike(rule: str) -> bool:
+    """Tell whether a rule needs nothing but rows; others judge what each rank has."""
+    across = ("replicas-differ", "first-rank-not-finite", FirstNotFinite.id)
+    return rule.startswith("rank-") or rule in across
 
 
 def check_tensor_parallel_outputs_count_once_and_norms_are_whole() -> None:
@@ -221,11 +235,36 @@ def check_alerts_across_ranks_are_those_of_rows_merged_while_training() -> None:
                 weight[0, 1] = torch.nextafter(weight[0, 1], torch.tensor(9.0))
         net(x).square().mean().backward()
 
-    rows = assert_joined(build, step, ("weights", "gradients", "activations", "local_gradients"))
+    watch = ("weights", "gradients", "activations", "local_gradients")
+    for window in (1, 3):
+        rows = assert_joined(build, step, watch, window=window)
+        if rank() == 0:
+            told = [(row.step, a.rule, a.where) for row in rows for a in row.alerts]
+            last = {1: 5, 3: 6}[window]  # of the row
+            assert (3, "replicas-differ", "module.2.weight") in told
+            assert (last, "first-rank-not-finite", "module.0") in told
+            assert [one for one in told if one[1] == "not-finite"] == [
+                (last, "not-finite", "module.0"),
+                *[(6, "not-finite", "module.0.weight")] * (window == 1),
+            ]
+
+
+def check_windows_in_which_some_ranks_lack_gradients_are_joined() -> None:
+    def step(net: nn.Module, number: int) -> None:
+        for i, p in enumerate(net.parameters()):
+            p.grad = torch.full_like(p, number + i)
+        if (number, rank()) in ((2, 0), (4, 1), (6, 2)):
+            net.get_parameter("0.weight").grad = None
+        if number == 5:
+            net.get_parameter("2.bias").grad = None
+
+    rows = assert_joined(model, step, ("weights", "gradients", "updates"), window=2)
+    why = [{"0.weight": f"no gradient on rank {i}"} for i in range(3)]
+    why[2]["2.bias"] = "no gradient on ranks 0, 1, 2, 3"
+    assert [row.missing.get("gradients") for row in rows] == why[: len(rows)]
     if rank() == 0:
-        told = {(a.rule, a.where): row.step for row in reversed(rows) for a in row.alerts}
-        assert told["replicas-differ", "module.2.weight"] == 3
-        assert told["first-rank-not-finite", "module.0"] == 5
+        assert rows[0].tables["gradients"].low["mean"][0] == 1.0
+        assert rows[0].tables["gradients"].high["mean"][0] == 2.0
 
 
 def check_a_rank_whose_norm_leaves_the_others_is_named_afterwards() -> None:
@@ -293,6 +332,7 @@ def check_calls_are_the_mean_over_ranks_and_steps() -> None:
 CHECKS = (
     check_learning_rates_that_differ_are_named,
     check_calls_are_the_mean_over_ranks_and_steps,
+    check_windows_in_which_some_ranks_lack_gradients_are_joined,
     check_tensor_parallel_outputs_count_once_and_norms_are_whole,
     check_cosines_of_shards_are_those_of_one_process,
     check_cosines_of_shards_and_of_whole_tensors_are_in_one_table,
