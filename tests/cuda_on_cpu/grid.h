@@ -1,13 +1,17 @@
 // launch(): checks a launch configuration as CUDA does and runs the grid.
 #pragma once
 
+#include <dlfcn.h>
 #include <driver_types.h>  // cudaError_t, cudaStream_t
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -141,8 +145,24 @@ inline void begin_block(std::uint64_t linear, const Launch& launch) {
   for (Thread& thread : block.threads) thread.state = State::kReady;
 }
 
+// Writes each kernel that is launched once, by its place in the library, to the file that
+// INITSTATS_CUDA_ON_CPU_LAUNCHED names.
+inline void note_kernel(const void* kernel) {
+  static const char* const path = std::getenv("INITSTATS_CUDA_ON_CPU_LAUNCHED");
+  static std::set<const void*> noted;
+  if (path == nullptr || !noted.insert(kernel).second) return;
+  Dl_info library{};
+  std::FILE* const file = std::fopen(path, "a");
+  if (file == nullptr || dladdr(kernel, &library) == 0) std::abort();
+  std::fprintf(file, "%zx\n",
+               static_cast<std::size_t>(static_cast<const char*>(kernel) -
+                                        static_cast<const char*>(library.dli_fbase)));
+  std::fclose(file);
+}
+
 inline cudaError_t run(const Launch& launch) {
   const std::lock_guard<std::mutex> lock(launch_mutex);
+  note_kernel(launch.kernel);
   if (const cudaError_t error = check_configuration(launch); error != cudaSuccess) return error;
   begin_launch(launch);
   std::mt19937 random(options.seed);

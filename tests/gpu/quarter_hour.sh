@@ -35,13 +35,14 @@ has_module() {
     2> /dev/null
 }
 
-# A phase that needs a program or a package that is not there says so, and fails.
+# A phase that needs a program or a package of Python's that is not there says so, and fails.
 needs() {
+  command -v "$1" > /dev/null || { echo "needs $1, which is not installed"; return 1; }
+}
+needs_modules() {
   local each
   for each in "$@"; do
-    if command -v "$each" > /dev/null || has_module "$each"; then continue; fi
-    echo "needs $each, which is not installed"
-    return 1
+    has_module "$each" || { echo "needs the package $each, which $PYTHON does not have"; return 1; }
   done
 }
 
@@ -86,7 +87,7 @@ measure() {
 }
 
 tests() {
-  needs pytest || return
+  needs_modules pytest || return
   local several=()
   if has_module xdist; then several=(-n "$workers"); fi
   if [ -n "$DRY" ]; then
@@ -122,7 +123,7 @@ profile() {
 }
 
 bench() {
-  needs pytest pytest_benchmark || return
+  needs_modules pytest pytest_benchmark || return
   local how=(--device cuda --seconds 0.3)
   if [ -n "$DRY" ]; then
     how=(--seconds 0.001 --no-avx2 -k "foreach or dirac or 1000 or channels or list or float16")
@@ -132,7 +133,7 @@ bench() {
 }
 
 threads() {
-  needs pytest pytest_benchmark || return
+  needs_modules pytest pytest_benchmark || return
   local n seconds=0.1 counts='1 4 16'
   if [ -n "$DRY" ]; then seconds=0.001 counts=1; fi
   for n in $counts; do
@@ -163,6 +164,9 @@ compile_extension(scratch / "_C.so", scratch / "extension")' "$scratch" || retur
     --seconds 20 --only "_ "
 }
 
+"$python" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)' \
+  2>&1 | tail -n 1 | tee -a "$log"
+[ "${PIPESTATUS[0]}" = 0 ] || echo "$python cannot import torch" | tee -a "$log"
 if command -v nvidia-smi > /dev/null; then
   nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv,noheader |
     tee -a "$log"
@@ -173,13 +177,13 @@ fi
 case ${arch:-} in *[!0-9]* | '') arch=90 ;; esac # what nvidia-smi says where it finds no GPU
 workers=$(($(nproc) * 3 / 4 + 1))
 export here arch workers
-export -f has_module needs build measure tests sanitize profile bench threads bounds
+export -f has_module needs needs_modules build measure tests sanitize profile bench threads bounds
 run() { phase "$1" "$2" bash -c "set -u; ${3:-$1}"; }
 
 LINES_KEPT=25 run build 150
 LINES_KEPT=150 run measure 135
 run test 130 tests
-run sanitize 120
+run sanitize 140
 LINES_KEPT=6 run profile 70
 run bench 80
 run threads 40

@@ -1,4 +1,7 @@
-"""A few small calls of every CUDA op, for compute-sanitizer, which makes kernels slow."""
+"""A few small calls that launch every kernel, for compute-sanitizer, which makes kernels slow.
+
+python tests/gpu/smoke.py [--device cuda]
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from initstats.init._distributions import DISTRIBUTIONS
 DEVICE = "cuda"
 SIZES = (0, 1, 3, 4, 5, 1000, 4096, 4097, 70_001)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGE = 513 * 4096
 FILLS = [getattr(initstats, family.name) for family in DISTRIBUTIONS]
 
 
@@ -27,6 +31,15 @@ def fills() -> None:
             strided = fill(torch.empty(65, 33, dtype=dtype, device=DEVICE).t(), seed=2, name="y")
             expected = fill(torch.empty(33, 65, dtype=dtype), seed=2, name="y")
             assert torch.equal(strided.cpu(), expected), f"{fill.__name__} {dtype} transposed"
+        # More than a small batch of a launch holds.
+        for dtype in DTYPES:
+            ours, expected = (
+                [torch.empty(n, dtype=dtype, device=device) for n in SIZES]
+                for device in (DEVICE, "cpu")
+            )
+            for tensors in (ours, expected):
+                getattr(initstats, f"foreach_{fill.__name__}")(tensors, seed=3)
+            assert torch.equal(ours[-1].cpu(), expected[-1]), f"{fill.__name__} {dtype}, a list"
     initstats.foreach_normal_([torch.empty(n, device=DEVICE) for n in SIZES * 20], seed=3)
 
 
@@ -40,6 +53,15 @@ def statistics() -> None:
         for a, b in zip(ours.values(), expected.values(), strict=True):
             assert a.count == b.count
             assert a.fingerprint == b.fingerprint
+    for dtype in (*DTYPES, torch.int8, torch.int32):
+        for count in (1, 6):  # strided ones, in a small batch and in a large one
+            strided = [torch.ones(33, 130, dtype=dtype, device=DEVICE)[:, ::2]] * count
+            assert {record.mean for record in initstats.stats(strided).values()} == {1.0}
+    # Two levels of merging: more than 512 tiles of 4096 elements.
+    large = torch.ones(LARGE, dtype=torch.uint8, device=DEVICE)
+    for tensors in ([large], [large] * 6):
+        records = initstats.stats(tensors, histogram=False)
+        assert {record.count for record in records.values()} == {LARGE}
 
 
 def other_fills() -> None:
@@ -72,7 +94,8 @@ def other_fills() -> None:
 
 def other_statistics() -> None:
     """Statistics of slices, of differences, at every scale, and of types of one byte."""
-    for dtype in (*DTYPES, torch.float8_e4m3fn, torch.int8, torch.bool, torch.int64):
+    integers = (torch.bool, torch.int8, torch.int16, torch.int32, torch.int64)
+    for dtype in (*DTYPES, torch.float8_e4m3fn, torch.float8_e5m2, *integers):
         x = (torch.randn(70, 130) * 3).to(dtype)
         for dim in (0, 1):
             ours, expected = (initstats.stats(t, dim=dim).mean for t in (x.to(DEVICE), x))
@@ -83,13 +106,15 @@ def other_statistics() -> None:
             )
             assert ours.fingerprint == expected.fingerprint, f"{dtype} scale={scale}"
             assert ours.mean == expected.mean or dtype == torch.int64
+    long = torch.randn(3, 70_000)
+    ours, expected = (initstats.stats(t, dim=1).mean for t in (long.to(DEVICE), long))
+    assert torch.equal(ours.cpu(), expected), "slices of more than one group"
     x, y = torch.randn(5000), torch.randn(5000)
-    both = (x.to(DEVICE), y.to(DEVICE)), (x, y)
-    ours, expected = (initstats.stats(a, minus=b).std for a, b in both)
-    assert ours == expected
     for dtype in DTYPES:
         pair = x.to(dtype), y.square().to(dtype) + 1
         on_device = [each.to(DEVICE) for each in pair]
+        ours, expected = (initstats.stats(a, minus=b).std for a, b in (on_device, pair))
+        assert ours == expected, f"difference {dtype}"
         for groups in (1, 3):
             ours, expected = (
                 _ops.square_ratio_stats([a], [b], [1.5], groups, 1) for a, b in (on_device, pair)

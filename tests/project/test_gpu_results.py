@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import re
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,13 +27,58 @@ def test_the_tables_are_those_of_the_results() -> None:
     assert counted[1] == counters()
 
 
-def test_the_script_for_a_gpu_is_a_script() -> None:
-    script = ROOT / "tests/gpu/quarter_hour.sh"
-    subprocess.run(["bash", "-n", str(script)], check=True)
-    text = script.read_text()
-    for file in ("measure.py", "smoke.py", "profile_calls.py"):
-        assert file in text
-        assert (script.parent / file).exists()
+SCRIPT = ROOT / "tests/gpu/quarter_hour.sh"
+PHASES = ("build", "measure", "test", "sanitize", "profile", "bench", "threads", "bounds")
+
+
+def quarter_hour(out: Path | str, **env: str) -> tuple[int, str]:
+    """Run the script for a GPU; return its exit status and what it printed."""
+    done = subprocess.run(
+        ["bash", str(SCRIPT)],
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "OUT": str(out)} | env,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_every_case_of_the_script_for_a_gpu_runs_small_on_a_cpu(tmp_path: Path) -> None:
+    phases = "measure sanitize profile bounds"
+    status, said = quarter_hour(tmp_path, DRY="1", PHASES=phases)
+    assert status == 0, said
+    results = json.loads((tmp_path / "measure.json").read_text())["rows"]
+    assert results[-1]["name"] == "done"
+    assert [row for row in results if isinstance(row.get("error"), str)] == []
+    assert [row for row in results if row.get("differing") or "left_out" in row] == []
+    captures = {row["said"] for row in results if "first call" in row["name"]}
+    assert captures == {"equal"}
+    assert "uniform_ float32" in (tmp_path / "bounds.json").read_text()
+
+
+def test_no_phase_on_a_gpu_stops_the_next(tmp_path: Path) -> None:
+    status, said = quarter_hour(tmp_path, PYTHON="false", CUDA_VISIBLE_DEVICES="")
+    assert status == 1
+    ended = re.findall(r"^== (\w+): rc (\d+)", said, re.MULTILINE)
+    assert tuple(name for name, _ in ended) == PHASES
+    assert all(int(status) > 0 for _, status in ended)
+    assert "false cannot import torch" in said
+    assert said.count("needs the package pytest, which false does not have") == 3
+    assert {file.name for file in tmp_path.iterdir()} <= {"all.log", "ncu.csv"}
+    # What was said is in the log.
+    logged = (tmp_path / "all.log").read_text()
+    assert re.findall(r"^== (\w+): rc (\d+)", logged, re.MULTILINE) == ended
+
+
+def test_phases_on_a_gpu_end_in_time_and_write_somewhere() -> None:
+    assert "most=${SECONDS_IN_ALL:-595}" in SCRIPT.read_text()
+    status, said = quarter_hour("/proc/none", SECONDS_IN_ALL="9", PHASES="measure bench")
+    assert status == 1
+    assert "/proc/none cannot be written" in said
+    assert said.count("left out: no time") == 2
+    assert "all.log" in said
 
 
 class Called(TorchDispatchMode):
