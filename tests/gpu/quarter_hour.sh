@@ -153,7 +153,7 @@ bounds() {
   fi
   needs nvcc || return
   cp -a build/extension "$scratch/extension" || return
-  rm -f "$scratch"/extension/cuda/random/fill.*
+  (cd "$scratch/extension" && rm -f cuda/random/fill.*)
   NVCC_APPEND_FLAGS=-DINITSTATS_FILL_BLOCKS=5 INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$arch \
     "$PYTHON" -c 'import pathlib, sys
 sys.path.insert(0, "csrc/build")
