@@ -11,7 +11,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.." || exit 1
 python=${PYTHON:-python3}
-all='build measure test sanitize profile bench threads bounds'
+all='build measure test sanitize profile bounds bench threads'
 phases=${PHASES:-$all}
 DRY=${DRY:-}
 most=${SECONDS_IN_ALL:-595}
@@ -117,7 +117,7 @@ profile() {
   if [ -n "$DRY" ]; then "$PYTHON" "$here/profile_calls.py" --device cpu --log2 16; return; fi
   needs ncu || return
   ncu --clock-control none --set full --kernel-name-base demangled --launch-skip 2 \
-    --launch-count 40 --export "$scratch/ncu" --force-overwrite "$PYTHON" \
+    --launch-count 24 --export "$scratch/ncu" --force-overwrite "$PYTHON" \
     "$here/profile_calls.py" | tail -n 5
   ncu --import "$scratch/ncu.ncu-rep" --page raw --csv > "$OUT/ncu.csv" && wc -l "$OUT/ncu.csv"
 }
@@ -184,10 +184,10 @@ LINES_KEPT=25 run build 150
 LINES_KEPT=150 run measure 135
 run test 130 tests
 run sanitize 140
-LINES_KEPT=6 run profile 70
+LINES_KEPT=6 run profile 110
+run bounds 60
 run bench 80
 run threads 40
-run bounds 60
 ls -la "$OUT"
 echo "$SECONDS seconds" | tee -a "$log"
 exit $failed

@@ -28,7 +28,7 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 
 SCRIPT = ROOT / "tests/gpu/quarter_hour.sh"
-PHASES = ("build", "measure", "test", "sanitize", "profile", "bench", "threads", "bounds")
+PHASES = ("build", "measure", "test", "sanitize", "profile", "bounds", "bench", "threads")
 
 
 def quarter_hour(out: Path | str, **env: str) -> tuple[int, str]:
