@@ -83,6 +83,8 @@ def test_only_a_declared_package_leaves_a_file_out(
     file = tmp_path / "test_x.py"
     file.write_text("import scipy\n")
     assert conftest.packages_to_go_without(file) == ["scipy"]
+    file.write_text("import sklearn\nimport yaml\n")  # scikit-learn and pyyaml
+    assert conftest.packages_to_go_without(file) == ["sklearn", "yaml"]
     file.write_text("import scipy\nfrom moved_helper import x\n")
     assert conftest.packages_to_go_without(file) == []
 
