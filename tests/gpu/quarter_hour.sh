@@ -27,6 +27,7 @@ log=$OUT/all.log
 # Bytecode is kept elsewhere: the checkout may be read-only.
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$scratch/pycache PYTHON=$python OUT DRY
 export scratch
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin # ncu and compute-sanitizer may be there alone
 [ -z "$DRY" ] || export OMP_NUM_THREADS=1
 failed=0
 
@@ -72,7 +73,6 @@ phase() { # name, seconds, command...
 
 build() {
   if [ -n "$DRY" ]; then "$PYTHON" -m initstats.cli doctor; return; fi
-  needs nvcc || return
   # -lineinfo: profilers and sanitizers name lines.
   NVCC_APPEND_FLAGS=-lineinfo INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$arch \
     "$PYTHON" csrc/build/compile.py && "$PYTHON" -m initstats.cli doctor
@@ -152,7 +152,6 @@ bounds() {
     "$PYTHON" "$here/measure.py" "$OUT/bounds.json" --device cpu --log2 14 --only "_ "
     return
   fi
-  needs nvcc || return
   cp -a build/extension "$scratch/extension" || return
   (cd "$scratch/extension" && rm -f cuda/random/fill.*)
   NVCC_APPEND_FLAGS=-DINITSTATS_FILL_BLOCKS=5 INITSTATS_CUDA=1 INITSTATS_CUDA_ARCHS=$arch \
@@ -165,13 +164,13 @@ compile_extension(scratch / "_C.so", scratch / "extension")' "$scratch" || retur
     --seconds 20 --only "_ "
 }
 
-"$python" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)' \
+timeout 60 "$python" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)' \
   2>&1 | tail -n 1 | tee -a "$log"
 [ "${PIPESTATUS[0]}" = 0 ] || echo "$python cannot import torch" | tee -a "$log"
 if command -v nvidia-smi > /dev/null; then
-  nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv,noheader |
+  timeout 20 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv,noheader |
     tee -a "$log"
-  arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+  arch=$(timeout 20 nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
 else
   echo "nvidia-smi is not installed" | tee -a "$log"
 fi

@@ -97,3 +97,11 @@ def test_slice_machine_code_is_lean(architecture: str) -> None:
             loads = listing.loads_in_flight()
             assert len(loads) >= 2, name  # widths of items
             assert min(loads.values()) >= ITEMS_AHEAD, (name, loads)
+
+
+def test_slices_of_float32_are_read_in_few_issue_slots() -> None:
+    cubin = build.extension_cubin(KERNELS, architecture="90")
+    (kernel,) = (code for name, code in cubin.sass.items() if "group_kernelINS_8Scalar32" in name)
+    (loop,) = (each for each in kernel.loops() if each.widths("LDG") == {32: ITEMS_AHEAD})
+    # All of the loop, whose type is known; with a question per item it was 105.
+    assert len(loop) / ITEMS_AHEAD <= 34
