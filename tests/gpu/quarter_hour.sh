@@ -182,8 +182,8 @@ run() { phase "$1" "$2" bash -c "set -u; ${3:-$1}"; }
 
 LINES_KEPT=25 run build 150
 LINES_KEPT=150 run measure 135
-run test 130 tests
-run sanitize 140
+run test 150 tests
+run sanitize 150
 LINES_KEPT=6 run profile 110
 run bounds 60
 run bench 80
