@@ -203,7 +203,7 @@ def merge_over_ranks(
     if join is None:
         agreed = yield from agree(function, own, capacity, rank)
     else:
-        agreed = yield from _first_round(function, own, capacity, rank)
+        agreed = yield from first_round(function, own, capacity, rank)
     assert isinstance(own, Contribution)
     differ = Header.read(agreed).digests_differ
     if differ and join is not None:
@@ -274,7 +274,7 @@ def agree(
         LayoutsDifferError: As `merge_over_ranks`.
         RefusalError: As `merge_over_ranks`.
     """
-    agreed = yield from _first_round(function, own, capacity, rank)
+    agreed = yield from first_round(function, own, capacity, rank)
     assert isinstance(own, Contribution)
     header = Header.read(agreed)
     if header.digests_differ:
@@ -282,7 +282,7 @@ def agree(
     return agreed
 
 
-def _first_round(
+def first_round(
     function: str, own: Contribution | Exception, capacity: int, rank: int
 ) -> Generator[Message, Array, Array]:
     """Send the first message, and raise where a rank cannot take part."""

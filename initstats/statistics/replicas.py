@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
@@ -11,18 +12,20 @@ from torch import nn
 from initstats.sharding import Spread
 from initstats.statistics.across_ranks import Ranks, run
 from initstats.statistics.compute import stats
+from initstats.statistics.layouts import exchange, joined
 from initstats.statistics.record import Stats
 from initstats.statistics.record_array import FINGERPRINT, Groups, Integers, Records
-from initstats.statistics.reduction import Array, Contribution, Message, agree
+from initstats.statistics.reduction import Array, Contribution, Header, Message, first_round
 from initstats.statistics.table import StatsTable
 
 _FUNCTION = "replicas_agree"
+_Classes = tuple[tuple[int, ...], ...]
 _NAMED = 16  # tensors that are looked into with one message
 
 
 @dataclass(frozen=True)
 class ReplicaReport:
-    """Whether the replicas of tensors are equal, bit for bit. It is true when they are.
+    """Whether the replicas of tensors are there and equal, bit for bit. It is true when they are.
 
     Attributes:
         compared: Number of tensors of which several ranks hold the same elements.
@@ -30,21 +33,32 @@ class ReplicaReport:
             (2,))` when rank 2 differs from the others. Of two replicas the first rank is among the
             most. Of at most 16 tensors, the first ones.
         differing_count: Number of all tensors whose replicas differ.
+        lacking: By tensor, ranks that have none of that name but should: all ranks of the group for
+            a plain one, those of its mesh for a DTensor. Of at most 16 tensors, the first ones.
+        lacking_count: Number of all tensors that some ranks lack.
     """
 
     compared: int
     differing: Mapping[str, tuple[tuple[int, ...], ...]]
     differing_count: int
+    lacking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    lacking_count: int = 0
 
     @property
     def ok(self) -> bool:
-        """True when all replicas agree."""
-        return not self.differing
+        """True when all replicas are there and agree."""
+        return not self.differing and not self.lacking
 
     def ranks_of(self, name: str) -> str:
         """Return in words which ranks differ in a tensor, such as "rank 3 from ranks 0, 1, 2"."""
-        usual, *others = self.differing[name]
-        return f"{_listed(others)} from {_listed([usual])}"
+        said = []
+        if name in self.differing:
+            usual, *others = self.differing[name]
+            said.append(f"{_listed(others)} from {_listed([usual])}")
+        if name in self.lacking:
+            ranks = self.lacking[name]
+            said.append(f"{_listed([ranks])} {'have' if len(ranks) > 1 else 'has'} none")
+        return ", ".join(said)
 
     def __bool__(self) -> bool:
         return self.ok
@@ -52,9 +66,11 @@ class ReplicaReport:
     def __str__(self) -> str:
         if self.ok:
             return f"replicas of {self.compared} tensors agree"
-        lines = [f"{name}: {self.ranks_of(name)}" for name in self.differing]
-        if self.differing_count > len(lines):
-            lines.append(f"and {self.differing_count - len(lines)} more tensors")
+        names = dict.fromkeys((*self.differing, *self.lacking))
+        lines = [f"{name}: {self.ranks_of(name)}" for name in names]
+        more = self.differing_count - len(self.differing) + self.lacking_count - len(self.lacking)
+        if more:
+            lines.append(f"and {more} more tensors")
         return "replicas differ: " + "; ".join(lines)
 
 
@@ -68,7 +84,9 @@ def replicas_agree(model_or_table: nn.Module | StatsTable, group: object) -> Rep
 
     Replicas differ after a desynchronised random draw, a rank that loaded another file, a buffer
     that was trained on one rank only, or a bit that memory or network changed. Two all-reduces with
-    16 bytes per tensor find it; only then one more finds the ranks.
+    16 bytes per tensor find it; only then one more finds the ranks. Where ranks have tensors of
+    different names, two more messages tell which: those that some lack are named, the others and
+    the replicas that are there are compared.
 
     Args:
         model_or_table: A module, of which the parameters are compared, or records that were taken
@@ -81,8 +99,8 @@ def replicas_agree(model_or_table: nn.Module | StatsTable, group: object) -> Rep
 
     Raises:
         TypeError: If group is no process group that this rank is in.
-        ValueError: If a table has no fingerprints, ranks have different tensors, or the group does
-            not hold every shard as often as every other.
+        ValueError: On every rank, if a table has no fingerprints, ranks have tensors of different
+            shapes by the same name, or the group does not hold every shard as often as every other.
 
     Determinism: bitwise. One changed element is always found between two replicas; several changes
         escape with a chance near 2**-64.
@@ -118,6 +136,27 @@ class _Own:
     replicas: Integers  # [n], ranks of the group that hold the same elements
     pieces: Integers  # [n], the same number on ranks that do; -1 outside of the tensor's mesh
     counted: Array  # bool [n]
+    expected: Array  # bool [n, ranks], ranks of the group that should have each; none of others'
+
+    def over(self, names: Sequence[str]) -> _Own:
+        """Return the same of the tensors of all ranks, by their names."""
+        index = {name: i for i, name in enumerate(self.layout.names)}
+        pairs = [(k, index[name]) for k, name in enumerate(names) if name in index]
+        to, source = [k for k, _ in pairs], [i for _, i in pairs]
+
+        def spread(values: Array, nothing: int) -> Array:
+            found = np.full((len(names), *values.shape[1:]), nothing, dtype=values.dtype)
+            found[to] = values[source]
+            return found
+
+        return _Own(
+            replace(self.layout, names=tuple(names)),
+            spread(self.fingerprints, 0),
+            spread(self.replicas, 0),
+            spread(self.pieces, -1),
+            spread(self.counted, 0),
+            spread(self.expected, 0),
+        )
 
 
 def _own(function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
@@ -149,12 +188,17 @@ def _own(function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks) ->
         ranks=len(ranks.ranks),
     )
     size = len(ranks.ranks)
+    everybody = np.array(ranks.ranks)
+    expected = np.zeros((n, size), dtype=bool)
+    for i, record in enumerate(table.values()):
+        expected[i] = True if record.spread is None else np.isin(everybody, record.spread.ranks)
     return _Own(
         layout,
         np.array([row.counts[FINGERPRINT] for row in rows], dtype=np.int64),
         np.array([size * s.replicas // len(s.ranks) for s in spreads], dtype=np.int64),
         np.array([_piece(s, ranks.rank) for s in spreads], dtype=np.int64),
         np.array([s.is_counted(ranks.rank, ranks.chosen(i)) for i, s in enumerate(spreads)]),
+        expected,
     )
 
 
@@ -162,8 +206,11 @@ def _compare(
     function: str, own: _Own | Exception, ranks: Ranks, most: int | None
 ) -> Generator[Message, Array, ReplicaReport]:
     layout = own.layout if isinstance(own, _Own) else own
-    yield from agree(function, layout, 0, ranks.rank)
+    agreed = yield from first_round(function, layout, 0, ranks.rank)
     assert isinstance(own, _Own)
+    if Header.read(agreed).digests_differ:
+        layouts = yield from exchange(own.layout, ranks.ranks)
+        own = own.over(joined(function, layouts).names)
     # R equal fingerprints less R times the one that is counted are 0, modulo 2**64.
     mine = own.fingerprints - np.where(own.counted, own.replicas * own.fingerprints, 0)
     holders = (own.pieces >= 0).astype(np.int64)
@@ -173,9 +220,9 @@ def _compare(
     # Of a tensor that some ranks do not hold, nobody knows R: its ranks are always looked at.
     different = np.flatnonzero((sums != 0) & held)
     found: dict[str, tuple[tuple[int, ...], ...]] = {}
-    count = len(different)
+    count, lacking = len(different), {}
     for at in _sixteens(different[:most]):
-        for name, classes, _ in (yield from _classes(own, ranks, at)):
+        for name, classes, *_ in (yield from _classes(own, ranks, at)):
             if len(classes) == 1:
                 msg = (
                     f"initstats.{function}: expected every shard of {name!r} on as many ranks of"
@@ -184,13 +231,16 @@ def _compare(
                 raise ValueError(msg)
             found[name] = classes
     for at in _sixteens(np.flatnonzero(~held)):
-        for name, classes, has_replicas in (yield from _classes(own, ranks, at)):
+        for name, classes, has_replicas, absent in (yield from _classes(own, ranks, at)):
             compared += has_replicas
+            if absent:
+                lacking[name] = absent
             if len(classes) > 1:
                 count += 1
                 if most is None or len(found) < most:
                     found[name] = classes
-    return ReplicaReport(compared, found, count)
+    named = dict(itertools.islice(lacking.items(), most))
+    return ReplicaReport(compared, found, count, named, len(lacking))
 
 
 def _sixteens(at: Integers) -> Iterator[Integers]:
@@ -203,18 +253,25 @@ def _piece(spread: Spread, rank: int) -> int:
 
 def _classes(
     own: _Own, ranks: Ranks, at: Integers
-) -> Generator[Message, Array, list[tuple[str, tuple[tuple[int, ...], ...], bool]]]:
-    """Return of some tensors the name, the ranks by what they hold, and whether it has replicas."""
-    seen = np.zeros((2, len(ranks.ranks), len(at)), dtype=np.int64)
-    seen[:, ranks.ranks.index(ranks.rank)] = own.fingerprints[at], own.pieces[at]
-    prints, pieces = (yield Message("sum", seen.ravel())).reshape(2, -1, len(at))
+) -> Generator[Message, Array, list[tuple[str, _Classes, bool, tuple[int, ...]]]]:
+    """Return of some tensors what ranks hold.
+
+    Returns:
+        For each the name, the ranks by what they hold, whether it has replicas, and the ranks that
+        should hold it and do not.
+    """
+    seen = np.zeros((3, len(ranks.ranks), len(at)), dtype=np.int64)
+    seen[:2, ranks.ranks.index(ranks.rank)] = own.fingerprints[at], own.pieces[at]
+    seen[2] = own.expected[at].T
+    prints, pieces, expected = (yield Message("sum", seen.ravel())).reshape(3, -1, len(at))
     everybody = np.array(ranks.ranks)
     found = []
     for k, i in enumerate(at.tolist()):
         here = pieces[:, k] >= 0
         classes = classes_of(prints[here, k], pieces[here, k], everybody[here].tolist())
         has_replicas = len(np.unique(pieces[here, k])) < int(here.sum())
-        found.append((own.layout.names[i], classes, has_replicas))
+        absent = tuple(everybody[(expected[:, k] > 0) & ~here].tolist())
+        found.append((own.layout.names[i], classes, has_replicas, absent))
     return found
 
 

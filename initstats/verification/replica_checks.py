@@ -39,7 +39,7 @@ def differing_replicas(
     }
     table = stats(measured, moments=False, histogram=False, fingerprint=True)
     found = compare_replicas(function, table, Ranks(function, domain))
-    return {name: _words(found, name) for name in found.differing}
+    return {name: _words(found, name) for name in (*found.differing, *found.lacking)}
 
 
 def _is_held_once(tensor: torch.Tensor, domain: Domain) -> bool:

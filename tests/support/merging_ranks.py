@@ -381,8 +381,55 @@ def check_many_differences_are_counted() -> None:
     assert report.differing["0"] == ((0, 2), (1, 3))
     assert (len(report.differing), report.differing_count) == (16, 40)
     assert "and 24 more tensors" in str(report)
-    with raising(ValueError, "rank 2 has"):
+    with raising(ValueError, "one shape of '0'", "got [1] on ranks 0, 1, 3 and [2] on rank 2"):
         replicas_agree(stats([torch.ones(1 + (rank == 2))], fingerprint=True), world())
+
+
+def check_tensors_that_some_ranks_lack_are_named_and_the_others_compared() -> None:
+    rank = dist.get_rank()
+    tensors = {"a": torch.ones(3), "b": torch.full((2,), float(rank == 3)), "c": torch.ones(2)}
+    tensors |= {f"own {rank}": torch.ones(rank + 1)}
+    if rank in (1, 2):
+        del tensors["b"], tensors["c"]
+    if rank == 2:
+        tensors["a"] += 1.0
+    report = replicas_agree(stats(tensors, fingerprint=True), world())
+    assert not report.ok
+    assert report.compared == 3
+    assert report.differing == {"a": ((0, 1, 3), (2,)), "b": ((0,), (3,))}
+    others = {f"own {i}": tuple(j for j in range(4) if j != i) for i in range(4)}
+    assert report.lacking == {"b": (1, 2), "c": (1, 2), **others}
+    assert "a: rank 2 from ranks 0, 1, 3; b: rank 3 from rank 0, ranks 1, 2 have none" in str(
+        report
+    )
+    reports: list[object] = [None] * 4
+    dist.all_gather_object(reports, report)
+    assert reports == [report] * 4
+
+    # In another order, and with a rank that has nothing at all.
+    order = ("x", "y") if rank < 2 else ("y", "x")
+    swapped = {name: torch.full((2,), float(name == "x")) for name in order}
+    assert replicas_agree(stats(swapped, fingerprint=True), world()).compared == 2
+    report = replicas_agree(stats(swapped if rank else {}, fingerprint=True), world())
+    assert report.lacking == {"x": (0,), "y": (0,)}
+    assert str(report) == "replicas differ: x: rank 0 has none; y: rank 0 has none"
+
+    # A DTensor belongs on the ranks of its mesh, whoever has it.
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("stage", "dp"))["dp"]
+    stage = {f"stage {rank // 2}": distribute_tensor(torch.ones(4), mesh, [Replicate()])}
+    report = replicas_agree(stats(stage, fingerprint=True), world())
+    assert report.ok, str(report)
+    assert report.compared == 2
+    report = replicas_agree(stats(stage if rank != 3 else {}, fingerprint=True), world())
+    assert report.lacking == {"stage 1": (3,)}
+
+
+def check_many_tensors_that_a_rank_lacks_are_counted() -> None:
+    here = 40 if dist.get_rank() != 1 else 2
+    table = stats({str(i): torch.ones(3) for i in range(here)}, fingerprint=True)
+    report = replicas_agree(table, world())
+    assert (len(report.lacking), report.lacking_count, report.compared) == (16, 38, 40)
+    assert "and 22 more tensors" in str(report)
 
 
 CHECKS = (
@@ -401,4 +448,6 @@ CHECKS = (
     check_equal_replicas_agree,
     check_one_changed_bit_in_one_replica_is_found,
     check_many_differences_are_counted,
+    check_tensors_that_some_ranks_lack_are_named_and_the_others_compared,
+    check_many_tensors_that_a_rank_lacks_are_counted,
 )
