@@ -212,7 +212,6 @@ int64_t integer(const Object& number) {
 struct Plain {
   void* data;
   ItemType type;
-  Layout layout;
 };
 
 DLTensor dl_tensor(PyObject* tensor) {
@@ -224,6 +223,17 @@ DLTensor dl_tensor(PyObject* tensor) {
   return found;
 }
 
+// The number of elements if they are one run in C order, else -1. With a layout's other checks.
+int64_t run_length(const DLTensor& tensor) {
+  int64_t count = 1;
+  for (int32_t d = tensor.ndim - 1; d >= 0; --d) {
+    if (tensor.shape[d] == 1) continue;
+    if (tensor.strides[d] != count) return -1;
+    if (__builtin_mul_overflow(count, tensor.shape[d], &count) || count == 0) return -1;
+  }
+  return count;
+}
+
 // The elements from the first one to the last one in memory, of a layout that is not empty.
 int64_t reach(const Layout& layout) {
   int64_t steps = 0;
@@ -231,14 +241,19 @@ int64_t reach(const Layout& layout) {
   return steps + 1;
 }
 
-// Whether the storage, which may have been freed or shortened, holds all elements.
-bool storage_holds(PyObject* tensor, const Plain& found) {
-  if (found.layout.count == 0) return true;
+int64_t reach(const Layouts& layouts, size_t i) {
+  if (layouts.is_run(i)) return layouts.count(i);
+  return layouts.with(i, [](const Layout& layout) { return reach(layout); });
+}
+
+// Whether the storage, which may have been freed or shortened, holds all `items` elements from the
+// first one on.
+bool storage_holds(PyObject* tensor, const Plain& found, int64_t items) {
   const Object storage = call(members.untyped_storage, tensor);
   if (Py_TYPE(storage.get()) != torch_of_python.storage) throw NotPlain{};
   const int64_t bytes = integer(call(members.nbytes, storage.get()));
-  const int64_t items = integer(call(members.storage_offset, tensor)) + reach(found.layout);
-  return found.data != nullptr && items * item_size(found.type) <= bytes;
+  const int64_t end = integer(call(members.storage_offset, tensor)) + items;
+  return found.data != nullptr && end * item_size(found.type) <= bytes;
 }
 
 bool of_plain_class(PyObject* tensor) {
@@ -246,32 +261,42 @@ bool of_plain_class(PyObject* tensor) {
   return type == torch_of_python.tensor || type == torch_of_python.parameter;
 }
 
-Plain plain(PyObject* tensor) {
+// Adds the tensor's layout to `layouts`.
+Plain plain(PyObject* tensor, Layouts& layouts) {
   if (!of_plain_class(tensor)) throw NotPlain{};
   if (call(members.is_neg, tensor).get() != Py_False) throw NotPlain{};
   const DLTensor found = dl_tensor(tensor);
   const std::optional<ItemType> items = item_type(found.dtype);
   if (found.device_type != kCpu || !items || found.byte_offset != 0) throw NotPlain{};
-  Plain result{found.data, *items, {}};
-  try {
-    result.layout = layout_of("", found.ndim, found.shape, found.strides, nullptr, nullptr);
-  } catch (const std::exception&) {
-    throw NotPlain{};
+  if (const int64_t count = run_length(found); count >= 0) {
+    layouts.add_run(count);
+  } else {
+    try {
+      layouts.add(layout_of("", found.ndim, found.shape, found.strides, nullptr, nullptr));
+    } catch (const std::exception&) {
+      throw NotPlain{};
+    }
   }
-  if (!storage_holds(tensor, result)) throw NotPlain{};
+  const Plain result{found.data, *items};
+  const size_t last = layouts.size() - 1;
+  if (layouts.count(last) > 0 && !storage_holds(tensor, result, reach(layouts, last)))
+    throw NotPlain{};
   return result;
 }
 
-FillTarget fill_target(PyObject* tensor) {
-  const Plain found = plain(tensor);
+void add_target(PyObject* tensor, FillTargets& targets) {
+  const Plain found = plain(tensor, targets.layouts);
   const std::optional<DType> dtype = fill_dtype(found.type);
   if (!dtype || attribute(tensor, members.is_leaf).get() != Py_True) throw NotPlain{};
-  try {
-    check_no_overlap("", found.layout);
-  } catch (const std::exception&) {
-    throw NotPlain{};
+  const size_t i = targets.items.size();
+  if (!targets.layouts.is_run(i)) {
+    try {
+      check_no_overlap("", targets.layouts[i]);
+    } catch (const std::exception&) {
+      throw NotPlain{};
+    }
   }
-  return {found.data, *dtype, found.layout, 0};
+  targets.items.push_back({found.data, 0, *dtype});
 }
 
 // The tensors of a list, or one tensor.
@@ -304,20 +329,25 @@ struct Span {
 };
 
 // Whether all targets are surely in memory of their own.
-bool separate(const std::vector<FillTarget>& targets) {
-  if (targets.size() == 1) return true;
+bool separate(const FillTargets& targets) {
+  const size_t n = targets.items.size();
+  if (n == 1) return true;
   std::vector<Span> spans;
-  spans.reserve(targets.size());
-  for (const FillTarget& target : targets) {
-    if (target.layout.count == 0) return false;  // one that occurs twice is an error all the same
+  spans.reserve(n);
+  for (size_t i = 0; i < n; ++i) {
+    const FillTarget& target = targets.items[i];
+    // One that occurs twice is an error all the same.
+    if (targets.layouts.count(i) == 0) return false;
     const int64_t bytes = target.dtype == DType::float64   ? 8
                           : target.dtype == DType::float32 ? 4
                                                            : 2;
     const uintptr_t first = reinterpret_cast<uintptr_t>(target.data);
-    spans.push_back({first, first + static_cast<uintptr_t>(reach(target.layout) * bytes - 1)});
+    spans.push_back({first, first + static_cast<uintptr_t>(reach(targets.layouts, i) * bytes - 1)});
   }
-  std::sort(spans.begin(), spans.end(),
-            [](const Span& a, const Span& b) { return a.first < b.first; });
+  const auto is_before = [](const Span& a, const Span& b) { return a.first < b.first; };
+  // Tensors made one after the other often lie so.
+  if (!std::is_sorted(spans.begin(), spans.end(), is_before))
+    std::sort(spans.begin(), spans.end(), is_before);
   for (size_t i = 1; i < spans.size(); ++i)
     if (spans[i].first <= spans[i - 1].last) return false;
   return true;
@@ -380,12 +410,14 @@ bool same(const Accepted::Parameters& a, const Accepted::Parameters& b) {
 
 // Calls the check of the family in Python, which raises for parameters that make no distribution.
 void check_parameters(PyObject* check, PyObject* function, const Tensors& tensors,
-                      const std::vector<FillTarget>& targets,
-                      const std::vector<std::vector<double>>& numbers) {
+                      const FillTargets& targets, const std::vector<std::vector<double>>& numbers) {
   static Accepted accepted;  // under the GIL
   Accepted::Parameters last{};
+  const bool shared = std::all_of(numbers.begin(), numbers.end(),
+                                  [](const auto& list) { return list.size() == 1; });
   for (size_t i = 0; i < tensors.count; ++i) {
-    Accepted::Parameters given{check, targets[i].dtype, {}};
+    if (shared && i > 0 && targets.items[i].dtype == last.dtype) continue;
+    Accepted::Parameters given{check, targets.items[i].dtype, {}};
     for (size_t j = 0; j < numbers.size(); ++j)
       given.numbers[j] = numbers[j][numbers[j].size() == 1 ? 0 : i];
     if (same(given, last)) continue;
@@ -537,22 +569,22 @@ PyObject* fill_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     if (!may_be_plain(tensors)) return Py_NewRef(Py_False);
     const DirectFill& fill = fill_named(arguments[0]);
     if (!nobody_sees_ops()) throw NotPlain{};
-    std::vector<FillTarget> targets;
+    FillTargets targets;
     targets.reserve(tensors.count);
     int64_t elements = 0;
     for (size_t i = 0; i < tensors.count; ++i) {
-      targets.push_back(fill_target(tensors.items[i]));
-      elements += targets.back().layout.count;
+      add_target(tensors.items[i], targets);
+      elements += targets.layouts.count(i);
     }
     const auto numbers = reals(arguments[4], tensors.count);
     if (numbers.size() != fill.parameters || !separate(targets)) throw NotPlain{};
     check_parameters(arguments[1], arguments[2], tensors, targets, numbers);
     if (arguments[6] != Py_None) {
       if (arguments[5] != Py_None) throw NotPlain{};
-      keys_of_seed(arguments[6], arguments[7], targets);
+      keys_of_seed(arguments[6], arguments[7], targets.items);
     } else {
       if (arguments[7] != Py_None) throw NotPlain{};
-      draw_keys(arguments[5], targets);
+      draw_keys(arguments[5], targets.items);
     }
     without_gil(elements, [&] { fill.run(targets, numbers); });
     call(torch_of_python.increment_version, {arguments[3]});
@@ -587,24 +619,27 @@ PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count
       throw NotPlain{};
     }
     std::vector<StatsSource> sources;
+    Layouts layouts;
     sources.reserve(tensors.count);
+    layouts.reserve(tensors.count);
     int64_t elements = 0;
     for (size_t i = 0; i < tensors.count; ++i) {
-      const Plain found = plain(tensors.items[i]);
-      sources.push_back({found.data, found.type, found.layout});
-      elements += found.layout.count;
+      const Plain found = plain(tensors.items[i], layouts);
+      sources.push_back({found.data, found.type});
+      elements += layouts.count(i);
     }
     const StatsGroups wanted{(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0,
                              (groups & kFingerprintGroup) != 0, static_cast<int>(scale)};
-    const size_t n = tensors.count, places = static_cast<size_t>(histogram_places(wanted.scale));
+    const size_t n = tensors.count;
+    size_t histogram_bytes = 0;
+    for (size_t i = 0; i < n; ++i)
+      histogram_bytes += direct_histogram_bytes(wanted, layouts.count(i));
     const Object moments = bytes_of(n * kMomentColumns * sizeof(double));
     const Object counts = bytes_of(n * kCountColumns * sizeof(int64_t));
-    const size_t histogram_bytes = wanted.histogram ? n * places * sizeof(int64_t) : 0;
     const Object histogram = bytes_of(histogram_bytes);
-    memset(inside<char>(histogram), 0, histogram_bytes);
     without_gil(elements, [&] {
-      direct_stats(sources, wanted, inside<double>(moments), inside<int64_t>(counts),
-                   wanted.histogram ? inside<int64_t>(histogram) : nullptr);
+      direct_stats(sources, std::move(layouts), wanted, inside<double>(moments),
+                   inside<int64_t>(counts), inside<char>(histogram));
     });
     return PyTuple_Pack(3, moments.get(), counts.get(), histogram.get());
   });

@@ -7,25 +7,33 @@
 #include <vector>
 
 #include "math/core/items.h"
-#include "math/core/layout.h"
 #include "math/core/scalar.h"
 #include "math/stats/moments.h"
+#include "ops/layouts.h"
 
 namespace initstats::ops {
 
 struct FillTarget {
   void* data;
-  DType dtype;
-  Layout layout;
   uint64_t key;
+  DType dtype;
+};
+
+// The tensors of a fill, each with its layout.
+struct FillTargets {
+  void reserve(size_t tensors) {
+    items.reserve(tensors);
+    layouts.reserve(tensors);
+  }
+  std::vector<FillTarget> items;
+  Layouts layouts;
 };
 
 // A distribution on CPU memory. Lists of parameters hold one number for all targets or one each.
 struct DirectFill {
   std::string op;
   size_t parameters;
-  void (*run)(const std::vector<FillTarget>& targets,
-              const std::vector<std::vector<double>>& numbers);
+  void (*run)(const FillTargets& targets, const std::vector<std::vector<double>>& numbers);
 };
 
 // Those of the list of distributions, in its order.
@@ -34,12 +42,19 @@ const std::vector<DirectFill>& direct_fills();
 struct StatsSource {
   const void* data;
   ItemType type;
-  Layout layout;
 };
 
-// Records of CPU memory: moments [n, kMomentColumns], counts [n, kCountColumns], histogram [n,
-// histogram_places(scale)], of zeros, or null without that group.
-void direct_stats(const std::vector<StatsSource>& sources, const StatsGroups& groups,
-                  double* moments, int64_t* counts, int64_t* histogram);
+// Note [Direct records]. The records of a direct call are moments [n, kMomentColumns], counts [n,
+// kCountColumns], and the histograms, a row of direct_histogram_bytes for each tensor: of one with
+// more than cpu::kFewElements elements the int64 counts [histogram_places(scale)]; of others, whose
+// histogram would take longer to clear than all else, the uint16 place of each element, in any
+// order, or kNoPlace.
+
+// Takes the records of CPU memory. The histogram begins at a multiple of 8 bytes.
+void direct_stats(const std::vector<StatsSource>& sources, Layouts layouts,
+                  const StatsGroups& groups, double* moments, int64_t* counts, char* histogram);
+
+// Bytes of the histogram of a tensor of so many elements; 0 without the group.
+size_t direct_histogram_bytes(const StatsGroups& groups, int64_t count);
 
 }  // namespace initstats::ops

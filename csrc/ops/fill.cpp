@@ -29,24 +29,25 @@ using Integers = std::vector<int64_t>;
 constexpr int64_t kGrain = 65536;
 
 // Checks everything before anything is written.
-std::vector<FillTarget> targets_of(const std::string& op, const std::vector<Tensor>& tensors,
-                                   const Integers& keys, const Integers& box) {
+FillTargets targets_of(const std::string& op, const std::vector<Tensor>& tensors,
+                       const Integers& keys, const Integers& box) {
   if (keys.size() != tensors.size()) {
     fail(op, "one key per tensor, " + std::to_string(tensors.size()), std::to_string(keys.size()));
   }
   check_one_device(op, tensors);
   const Boxes boxes(op, tensors, box);
-  std::vector<FillTarget> targets;
+  FillTargets targets;
   targets.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const std::optional<DType> dtype = fill_dtype(tensors[i].scalar_type());
     if (!dtype) fail(op, "dtype float16, bfloat16, float32 or float64", "another dtype");
     const Layout layout = boxes.layout(i);
     check_no_overlap(op, layout);
-    targets.push_back({nullptr, *dtype, layout, static_cast<uint64_t>(keys[i])});
+    targets.items.push_back({nullptr, static_cast<uint64_t>(keys[i]), *dtype});
+    targets.layouts.add(layout);
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (targets[i].layout.count > 0) targets[i].data = tensors[i].mutable_data_ptr();
+    if (targets.layouts.count(i) > 0) targets.items[i].data = tensors[i].mutable_data_ptr();
   }
   return targets;
 }
@@ -119,14 +120,15 @@ template <class Entry>
 struct Family : Entry {
   std::array<PerTensor, std::size(Entry::kParameters)> parameters;
 
+  // It stays until the next one is made.
   template <class Real>
-  auto make(DType dtype, size_t i) const {
+  const typename Entry::template Dist<Real>& make(DType dtype, size_t i) const {
     return make<Real>(dtype, i, Order<Entry>{});
   }
 
  private:
   template <class Real, size_t... J>
-  auto make(DType dtype, size_t i, std::index_sequence<J...>) const {
+  const auto& make(DType dtype, size_t i, std::index_sequence<J...>) const {
     using Dist = typename Entry::template Dist<Real>;
     thread_local Prepared<Dist, sizeof...(J)> prepared;
     const std::array<double, sizeof...(J)> numbers{parameters[J][i]...};
@@ -134,60 +136,116 @@ struct Family : Entry {
   }
 };
 
-// Fills the tensors of storage width Real, side by side on torch's threads, cut anywhere.
+// The latest distribution that was made: most lists have one, for all their tensors.
 template <class Real, class Family>
-void fill_width_cpu(const std::vector<FillTarget>& targets, const Family& family) {
+class Latest {
+ public:
+  using Dist = typename Family::template Dist<Real>;
+  explicit Latest(const Family& family)
+      : family_(family),
+        shared_(std::all_of(family.parameters.begin(), family.parameters.end(),
+                            [](const PerTensor& list) { return list.numbers.size() == 1; })) {}
+
+  // That of tensor i; it stays until the next call.
+  const Dist& operator()(DType dtype, size_t i) {
+    if (!made_ || !shared_ || dtype != dtype_) {
+      made_ = &family_.template make<Real>(dtype, i);
+      dtype_ = dtype;
+    }
+    return *made_;
+  }
+
+ private:
+  const Family& family_;
+  bool shared_;
+  const Dist* made_ = nullptr;
+  DType dtype_{};
+};
+
+template <class Real>
+bool has_width(DType dtype) {
+  return (dtype == DType::float64) == (sizeof(Real) == 8);
+}
+
+// Fills the tensors of storage width Real one after the other.
+template <class Real, class Family>
+void fill_in_order(const FillTargets& targets, const Family& family) {
+  const auto kernel = Family::kernel(INITSTATS_CHOOSE(fill_kernels), Real{});
+  Latest<Real, Family> dists(family);
+  for (size_t i = 0; i < targets.items.size(); ++i) {
+    const FillTarget& t = targets.items[i];
+    const int64_t count = targets.layouts.count(i);
+    if (!has_width<Real>(t.dtype) || count == 0) continue;
+    const auto& dist = dists(t.dtype, i);
+    targets.layouts.with(i, [&](const Layout& layout) {
+      kernel(dist, cpu::FillRange{t.data, t.dtype, &layout, t.key, 0, count});
+    });
+  }
+}
+
+// Fills them side by side on torch's threads, cut anywhere.
+template <class Real, class Family>
+void fill_on_threads(const FillTargets& targets, const Family& family) {
   using Dist = typename Family::template Dist<Real>;
   const auto kernel = Family::kernel(INITSTATS_CHOOSE(fill_kernels), Real{});
+  Latest<Real, Family> latest(family);
   std::vector<Dist> dists;
-  std::vector<const FillTarget*> chosen;
+  std::vector<size_t> chosen;
   Integers first;  // of each tensor in the concatenation of all
-  dists.reserve(targets.size());
-  chosen.reserve(targets.size());
-  first.reserve(targets.size() + 1);
+  dists.reserve(targets.items.size());
+  chosen.reserve(targets.items.size());
+  first.reserve(targets.items.size() + 1);
   first.push_back(0);
-  for (size_t i = 0; i < targets.size(); ++i) {
-    if ((targets[i].dtype == DType::float64) != (sizeof(Real) == 8) || targets[i].layout.count == 0)
-      continue;
-    dists.push_back(family.template make<Real>(targets[i].dtype, i));
-    chosen.push_back(&targets[i]);
-    first.push_back(first.back() + targets[i].layout.count);
+  for (size_t i = 0; i < targets.items.size(); ++i) {
+    const DType dtype = targets.items[i].dtype;
+    if (!has_width<Real>(dtype) || targets.layouts.count(i) == 0) continue;
+    dists.push_back(latest(dtype, i));
+    chosen.push_back(i);
+    first.push_back(first.back() + targets.layouts.count(i));
   }
   const auto work = [&](int64_t begin, int64_t end) {
     size_t i = static_cast<size_t>(std::upper_bound(first.begin(), first.end(), begin) -
                                    first.begin() - 1);
     for (; begin < end; ++i) {
       const int64_t stop = std::min(end, first[i + 1]);
-      const FillTarget& t = *chosen[i];
-      kernel(dists[i],
-             cpu::FillRange{t.data, t.dtype, &t.layout, t.key, begin - first[i], stop - first[i]});
+      const FillTarget& t = targets.items[chosen[i]];
+      targets.layouts.with(chosen[i], [&](const Layout& layout) {
+        kernel(dists[i],
+               cpu::FillRange{t.data, t.dtype, &layout, t.key, begin - first[i], stop - first[i]});
+      });
       begin = stop;
     }
   };
-  if (first.back() <= kGrain) {
-    work(0, first.back());
-  } else {
-    torch::stable::parallel_for(0, first.back(), kGrain, work);
-  }
+  torch::stable::parallel_for(0, first.back(), kGrain, work);
+}
+
+template <class Real, class Family>
+void fill_width_cpu(const FillTargets& targets, const Family& family) {
+  int64_t elements = 0;
+  for (size_t i = 0; i < targets.items.size(); ++i)
+    if (has_width<Real>(targets.items[i].dtype)) elements += targets.layouts.count(i);
+  if (elements > kGrain) return fill_on_threads<Real>(targets, family);
+  if (elements > 0) fill_in_order<Real>(targets, family);
 }
 
 template <class Family>
 void run(OnCpu, const std::string& /*op*/, const std::vector<Tensor>& /*tensors*/,
-         const std::vector<FillTarget>& targets, const Family& family) {
+         const FillTargets& targets, const Family& family) {
   fill_width_cpu<float>(targets, family);
   fill_width_cpu<double>(targets, family);
 }
 
 #if defined(INITSTATS_WITH_CUDA)
 template <class Real, class Family>
-void fill_width_cuda(const std::string& op, const std::vector<FillTarget>& targets,
-                     const Family& family, cudaStream_t cuda_stream) {
+void fill_width_cuda(const std::string& op, const FillTargets& targets, const Family& family,
+                     cudaStream_t cuda_stream) {
   using Dist = typename Family::template Dist<Real>;
   std::vector<cuda::FillTarget<Dist>> launched;
-  for (size_t i = 0; i < targets.size(); ++i) {
-    const FillTarget& t = targets[i];
-    if ((t.dtype == DType::float64) != (sizeof(Real) == 8)) continue;
-    launched.push_back({t.data, t.dtype, t.layout, t.key, family.template make<Real>(t.dtype, i)});
+  Latest<Real, Family> dists(family);
+  for (size_t i = 0; i < targets.items.size(); ++i) {
+    const FillTarget& t = targets.items[i];
+    if (!has_width<Real>(t.dtype)) continue;
+    launched.push_back({t.data, t.dtype, targets.layouts[i], t.key, dists(t.dtype, i)});
   }
   check_cuda(
       op, cuda::launch_fill(launched.data(), static_cast<int64_t>(launched.size()), cuda_stream));
@@ -195,7 +253,7 @@ void fill_width_cuda(const std::string& op, const std::vector<FillTarget>& targe
 
 template <class Family>
 void run(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
-         const std::vector<FillTarget>& targets, const Family& family) {
+         const FillTargets& targets, const Family& family) {
   if (tensors.empty()) return;
   const DeviceScope scope(tensors[0]);
   fill_width_cuda<float>(op, targets, family, scope.cuda_stream());
@@ -206,7 +264,7 @@ void run(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
 template <class Device, class Family>
 void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
           const Integers& box, const Family& family) {
-  const std::vector<FillTarget> targets = targets_of(op, tensors, keys, box);
+  const FillTargets targets = targets_of(op, tensors, keys, box);
   run(Device{}, op, tensors, targets, family);
 }
 
@@ -227,9 +285,9 @@ struct Op<Device, Entry, std::index_sequence<J...>> {
   }
 
   // See DirectFill.
-  static void direct(const std::vector<FillTarget>& targets, const std::vector<Numbers>& numbers) {
+  static void direct(const FillTargets& targets, const std::vector<Numbers>& numbers) {
     const Family<Entry> family{
-        {}, {{{Entry::kOp, Entry::kParameters[J], numbers[J], targets.size()}...}}};
+        {}, {{{Entry::kOp, Entry::kParameters[J], numbers[J], targets.items.size()}...}}};
     run(OnCpu{}, Entry::kOp, {}, targets, family);
   }
 };

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <numeric>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "math/stats/buckets.h"
@@ -80,33 +82,34 @@ std::array<Layout, 2> in_memory_order(const Tensor& x, const Tensor& y) {
   return layouts;
 }
 
-// One tensor of the call.
+// One tensor of the call. Its layout is in Work::layouts, that of the second in Call.
 struct Job {
   const void* data;
   ItemType type;
-  Layout layout;
-  Second second;  // its layout is in Call::second_layouts
-  int64_t tiles() const { return (layout.count + kTile - 1) / kTile; }
+  Second second;
 };
 
 // The jobs, and where their records go.
 struct Work {
   std::vector<Job> jobs;
+  Layouts layouts;
   StatsGroups groups;
   double* moments_data;
-  int64_t *counts_data, *histogram_data;
-  double* moments_row(size_t i) { return moments_data + i * kMomentColumns; }
-  int64_t* counts_row(size_t i) { return counts_data + i * kCountColumns; }
-  int64_t* histogram_row(size_t i) {
-    return groups.histogram
-               ? histogram_data + i * static_cast<size_t>(histogram_places(groups.scale))
-               : nullptr;
-  }
+  int64_t* counts_data;
+  double* moments_row(size_t i) const { return moments_data + i * kMomentColumns; }
+  int64_t* counts_row(size_t i) const { return counts_data + i * kCountColumns; }
+  int64_t tiles(size_t i) const { return (layouts.count(i) + kTile - 1) / kTile; }
 };
 
 struct Call : Work {
   std::vector<Layout> second_layouts;
   Tensor moments, counts, histogram;
+  int64_t* histogram_data;
+  int64_t* histogram_row(size_t i) const {
+    return groups.histogram
+               ? histogram_data + i * static_cast<size_t>(histogram_places(groups.scale))
+               : nullptr;
+  }
 };
 
 // The second tensors of a call, and what the messages call them.
@@ -160,18 +163,19 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
   if (seconds.pairing != Pairing::none) check_pairs(tensors, seconds, call.groups, box);
   const Boxes boxes(op, tensors, box);
   call.jobs.reserve(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    call.jobs.push_back({tensors[i].const_data_ptr(),
-                         item_type(op, tensors[i]),
-                         in_memory_order(boxes.layout(i), call.groups.fingerprint),
-                         {}});
-  }
+  call.layouts.reserve(tensors.size());
   call.second_layouts.reserve(seconds.tensors.size());
-  for (size_t i = 0; i < seconds.tensors.size(); ++i) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Layout layout = boxes.layout(i);
+    call.jobs.push_back({tensors[i].const_data_ptr(), item_type(op, tensors[i]), {}});
+    if (seconds.pairing == Pairing::none) {
+      call.layouts.add(in_memory_order(layout, call.groups.fingerprint));
+      continue;
+    }
     const Tensor& y = seconds.tensors[i];
     check_storage(op, y);
     const std::array<Layout, 2> layouts = in_memory_order(tensors[i], y);
-    call.jobs[i].layout = layouts[0];
+    call.layouts.add(layouts[0]);
     call.second_layouts.push_back(layouts[1]);
     const double factor = seconds.pairing == Pairing::square_ratio ? seconds.factors[i] : 1;
     call.jobs[i].second = {y.const_data_ptr(), &call.second_layouts[i], seconds.pairing, factor};
@@ -194,49 +198,85 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
 struct Piece {
   size_t job;
   int64_t begin, end;  // tiles
+  bool is_whole;       // the only piece of its job
 };
 
-void run(OnCpu, Work& call) {
+// Takes the records of all jobs. `histogram_row(job)` is where its histogram goes.
+template <class HistogramRowOf>
+void take_records(const Work& call, const HistogramRowOf& histogram_row) {
   std::vector<Piece> pieces;
   pieces.reserve(call.jobs.size());
-  int64_t cost = 0;  // in elements
+  // A task is so many pieces that it is worth the handing out: those from one number up to the
+  // next.
+  std::vector<size_t> tasks;
+  constexpr int64_t kWorthTask = 1 << 14, kWorthThreads = 1 << 16, kCostOfTensor = 1024;
+  int64_t cost = 0, cost_of_task = kWorthTask;  // in elements
+  bool all_whole = true;
   for (size_t job = 0; job < call.jobs.size(); ++job) {
-    constexpr int64_t kCostOfTensor = 1024;
-    const int64_t tiles = call.jobs[job].tiles();
-    cost += kCostOfTensor + call.jobs[job].layout.count;
-    for (int64_t begin = 0; begin < tiles; begin += cpu::kTilesPerCall) {
-      pieces.push_back({job, begin, std::min(begin + cpu::kTilesPerCall, tiles)});
-    }
+    const int64_t tiles = call.tiles(job);
+    const bool is_whole = tiles <= cpu::kTilesPerCall;
+    all_whole = all_whole && is_whole;
+    int64_t begin = 0;
+    do {
+      if (cost_of_task >= kWorthTask) {
+        tasks.push_back(pieces.size());
+        cost_of_task = 0;
+      }
+      const int64_t end = std::min(begin + cpu::kTilesPerCall, tiles);
+      pieces.push_back({job, begin, end, is_whole});
+      const int64_t elements = std::min(end * kTile, call.layouts.count(job)) - begin * kTile;
+      cost_of_task += kCostOfTensor + elements;
+      cost += kCostOfTensor + elements;
+      begin = end;
+    } while (begin < tiles);
   }
-  std::vector<cpu::StatsPartial> partials(pieces.size());
-  std::atomic<size_t> next{0};
+  tasks.push_back(pieces.size());
+  std::vector<cpu::StatsPartial> partials(all_whole ? 0 : pieces.size());
   const cpu::StatsKernels& kernels = cpu::chosen_stats_kernels();
+  const auto write = [&](size_t job, const Record& record, uint64_t fingerprint) {
+    write_record(record, call.layouts.count(job), fingerprint, call.moments_row(job),
+                 call.counts_row(job));
+  };
+  std::atomic<size_t> next{0};
   const auto work = [&](int64_t, int64_t) {
-    for (size_t i = next++; i < pieces.size(); i = next++) {
-      const Piece& piece = pieces[i];
-      const Job& job = call.jobs[piece.job];
-      const cpu::StatsRange range{job.data,    job.type,  &job.layout,
-                                  piece.begin, piece.end, job.second};
-      kernels.range(range, call.groups, &partials[i], call.histogram_row(piece.job));
+    for (size_t task = next++; task + 1 < tasks.size(); task = next++) {
+      for (size_t i = tasks[task]; i < tasks[task + 1]; ++i) {
+        const Piece& piece = pieces[i];
+        const Job& job = call.jobs[piece.job];
+        cpu::StatsPartial whole;
+        cpu::StatsPartial* const partial = piece.is_whole ? &whole : &partials[i];
+        call.layouts.with(piece.job, [&](const Layout& layout) {
+          const cpu::StatsRange range{job.data,    job.type,  &layout,
+                                      piece.begin, piece.end, job.second};
+          kernels.range(range, call.groups, partial, histogram_row(piece.job));
+        });
+        if (piece.is_whole) write(piece.job, whole.record, whole.fingerprint);
+      }
     }
   };
-  constexpr int64_t kWorthThreads = 1 << 16;
   if (cost < kWorthThreads || pieces.size() == 1) {
     work(0, 1);
   } else {
     torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, work);
   }
-  size_t i = 0;
-  for (size_t job = 0; job < call.jobs.size(); ++job) {
+  for (size_t i = 0; i < pieces.size();) {
+    const size_t job = pieces[i].job;
+    if (pieces[i].is_whole) {
+      ++i;
+      continue;
+    }
     MergeTree tree;
     uint64_t fingerprint = 0;
     for (; i < pieces.size() && pieces[i].job == job; ++i) {
       tree.add(partials[i].record);
       fingerprint += partials[i].fingerprint;
     }
-    write_record(tree.total(), call.jobs[job].layout.count, fingerprint, call.moments_row(job),
-                 call.counts_row(job));
+    write(job, tree.total(), fingerprint);
   }
+}
+
+void run(OnCpu, const Call& call) {
+  take_records(call, [&](size_t job) { return cpu::HistogramRow(call.histogram_row(job)); });
 }
 
 #if defined(INITSTATS_WITH_CUDA)
@@ -246,7 +286,7 @@ void run(OnCuda, Call& call) {
   targets.reserve(call.jobs.size());
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
-    targets.push_back({job.data, job.type, job.layout, call.moments_row(i), call.counts_row(i),
+    targets.push_back({job.data, job.type, call.layouts[i], call.moments_row(i), call.counts_row(i),
                        call.histogram_row(i), job.second});
   }
   const int64_t count = static_cast<int64_t>(targets.size());
@@ -288,14 +328,48 @@ INITSTATS_REGISTER(implement)
 
 }  // namespace
 
-void direct_stats(const std::vector<StatsSource>& sources, const StatsGroups& groups,
-                  double* moments, int64_t* counts, int64_t* histogram) {
-  Work work{{}, groups, moments, counts, histogram};
+namespace {
+
+bool has_few(int64_t count) { return count <= cpu::kFewElements; }
+
+}  // namespace
+
+size_t direct_histogram_bytes(const StatsGroups& groups, int64_t count) {
+  constexpr size_t kAlignment = sizeof(int64_t);
+  if (!groups.histogram) return 0;
+  if (!has_few(count)) return static_cast<size_t>(histogram_places(groups.scale)) * kAlignment;
+  const size_t bytes = static_cast<size_t>(count) * sizeof(uint16_t);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+void direct_stats(const std::vector<StatsSource>& sources, Layouts layouts,
+                  const StatsGroups& groups, double* moments, int64_t* counts, char* histogram) {
+  layouts.change_others(
+      [&](const Layout& layout) { return in_memory_order(layout, groups.fingerprint); });
+  Work work{{}, std::move(layouts), groups, moments, counts};
   work.jobs.reserve(sources.size());
-  for (const StatsSource& source : sources)
-    work.jobs.push_back(
-        {source.data, source.type, in_memory_order(source.layout, groups.fingerprint), {}});
-  run(OnCpu{}, work);
+  for (const StatsSource& source : sources) work.jobs.push_back({source.data, source.type, {}});
+  std::vector<char*> rows;
+  if (groups.histogram) {
+    rows.reserve(sources.size());
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const int64_t count = work.layouts.count(i);
+      const size_t bytes = direct_histogram_bytes(groups, count);
+      if (!has_few(count)) {
+        memset(histogram, 0, bytes);
+      } else if (bytes > 0) {
+        memset(histogram + bytes - sizeof(int64_t), 0, sizeof(int64_t));  // what stays unwritten
+      }
+      rows.push_back(histogram);
+      histogram += bytes;
+    }
+  }
+  take_records(work, [&](size_t job) {
+    if (rows.empty()) return cpu::HistogramRow(static_cast<int64_t*>(nullptr));
+    return has_few(work.layouts.count(job))
+               ? cpu::HistogramRow(reinterpret_cast<uint16_t*>(rows[job]))
+               : cpu::HistogramRow(reinterpret_cast<int64_t*>(rows[job]));
+  });
 }
 
 }  // namespace initstats::ops

@@ -7,8 +7,10 @@ a column `m[M2]` is an array, a tensor or a Python float.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from struct import Struct
 from typing import Any
 
@@ -150,7 +152,8 @@ class RecordRow:
     Args:
         moments: Mean, m2, m3, m4, l1, min, max, min_abs.
         counts: Count, nan, pos_inf, neg_inf, zero, fingerprint, and two more.
-        places: Counts of the histogram, `[2, 256 << scale]` in any shape, or None.
+        places: Counts of the histogram, `[2, 256 << scale]` in any shape, or a function that
+            returns them, called once and late; None without.
         scale: Scale of the histogram.
     """
 
@@ -160,7 +163,7 @@ class RecordRow:
         self,
         moments: Sequence[float],
         counts: Sequence[int],
-        places: Integers | None = None,
+        places: Integers | Callable[[], Integers] | None = None,
         scale: int = 0,
     ) -> None:
         self.moments, self.counts = moments, counts
@@ -178,8 +181,8 @@ class RecordRow:
         if self._histogram is None:
             assert self._places is not None
             _, _, pos_inf, neg_inf, zero = self.counts[: ZERO + 1]
-            places = self._places.reshape(2, -1)
-            self._histogram = Histogram(self._scale, places, zero, pos_inf, neg_inf)
+            places = self._places() if callable(self._places) else self._places
+            self._histogram = Histogram(self._scale, places.reshape(2, -1), zero, pos_inf, neg_inf)
         return self._histogram
 
     def derive(self, name: str) -> float:
@@ -198,18 +201,61 @@ class RecordRow:
         return RecordRow(moments, counts, histogram.counts, histogram.scale)
 
 
+_FEW = 512  # kFewElements of csrc/cpu/stats/stats.h
+
+
+class _PackedHistograms:
+    """The histograms of a direct call, Note [Direct records] of csrc/ops/direct.h.
+
+    Args:
+        packed: A row for each record: of at most `_FEW` elements the uint16 place of each, padded
+            to 8 bytes, otherwise the int64 counts.
+        counts: Counts of each record.
+        scale: Of the histograms.
+    """
+
+    def __init__(self, packed: bytes, counts: Sequence[Sequence[int]], scale: int) -> None:
+        self._packed, self._counts, self._scale = packed, counts, scale
+        self._starts: Sequence[int] = ()
+
+    def row(self, i: int) -> Integers:
+        """Return the counts of histogram i, `[512 << scale]`."""
+        places = 512 << self._scale
+        if not self._starts:
+            sizes = [
+                -(-count[COUNT] // 4) * 8 if count[COUNT] <= _FEW else 8 * places
+                for count in self._counts
+            ]
+            self._starts = [0, *accumulate(sizes)]
+        count, start = self._counts[i][COUNT], self._starts[i]
+        if count > _FEW:
+            return np.frombuffer(self._packed, np.int64, places, start)
+        of_elements = np.frombuffer(self._packed, np.uint16, count, start)
+        return np.bincount(of_elements, minlength=places)[:places]  # beyond are those in no bucket
+
+
 class Batch:
     """The records of one launch, on the device of their tensors until somebody reads one.
 
     Args:
         rows: Moments float64 `[n, 8]`, counts int64 `[n, 8]` and, with that group, histogram int64
-            `[n, 512 << scale]`; as tensors, or as the bytes of a direct call.
+            `[n, 512 << scale]`; as tensors, or as the bytes of a direct call, Note [Direct
+            records].
         groups: Sum of `Groups`.
         scale: Of the histogram.
         spreads: For each record that of its DTensor, None for a plain tensor; empty for all plain.
     """
 
-    __slots__ = ("_counts", "_moments", "_places", "_unread", "groups", "scale", "spreads")
+    __slots__ = (
+        "_counts",
+        "_moments",
+        "_packed",
+        "_places",
+        "_unread",
+        "groups",
+        "scale",
+        "spreads",
+    )
 
     def __init__(
         self,
@@ -225,26 +271,31 @@ class Batch:
         self._moments: Sequence[Sequence[float]] = ()
         self._counts: Sequence[Sequence[int]] = ()
         self._places: Integers | None = None
+        self._packed: _PackedHistograms | None = None
 
     def _read(self, rows: tuple[Any, Any, Any]) -> None:
         moments, counts, places = rows
         if not isinstance(moments, bytes):
-            moments, counts, places = moments.cpu(), counts.cpu(), places.cpu().numpy()
-            self._moments, self._counts = moments.tolist(), counts.tolist()
+            self._moments, self._counts = moments.cpu().tolist(), counts.cpu().tolist()
+            if self.groups & Groups.HISTOGRAM:
+                self._places = places.cpu().numpy()
         else:
             self._moments = list(_MOMENTS.iter_unpack(moments))
             self._counts = list(_COUNTS.iter_unpack(counts))
-            places = np.frombuffer(places, np.int64).reshape(len(self._counts), -1)
-        if self.groups & Groups.HISTOGRAM:
-            self._places = places
+            if self.groups & Groups.HISTOGRAM:
+                self._packed = _PackedHistograms(places, self._counts, self.scale)
         self._unread = None
 
     def row(self, i: int) -> RecordRow:
         """Read row i; the first call transfers all rows."""
         if self._unread is not None:
             self._read(self._unread)
-        places_of_row = None if self._places is None else self._places[i]
-        return RecordRow(self._moments[i], self._counts[i], places_of_row, self.scale)
+        places: Integers | Callable[[], Integers] | None = None
+        if self._packed is not None:
+            places = partial(self._packed.row, i)
+        elif self._places is not None:
+            places = self._places[i]
+        return RecordRow(self._moments[i], self._counts[i], places, self.scale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ import initstats
 from initstats import _ops
 from initstats.init._distributions import DISTRIBUTIONS, NORMAL
 from initstats.statistics.compute import DTYPES
+from initstats.statistics.record_array import Batch, Groups
 
 pytestmark = pytest.mark.backends("cpu")
 FILLS = [(family, numbers) for family in DISTRIBUTIONS for numbers in family.examples.values()]
@@ -92,9 +93,38 @@ def test_direct_records_have_the_bits_of_the_op(
     for given in ([some[0]], some):
         rows = _ops.stats_directly(given if len(given) > 1 else given[0], groups, 1)
         assert rows is not None
-        for direct, row in zip(rows, _ops.stats(given, groups, 1), strict=True):
-            assert direct == row.numpy().tobytes()
+        moments, counts, places = _ops.stats(given, groups, 1)
+        assert rows[:2] == (moments.numpy().tobytes(), counts.numpy().tobytes())
+        if groups & Groups.HISTOGRAM:
+            direct = Batch(rows, groups, 1)
+            for i, expected in enumerate(places.numpy()):
+                assert np.array_equal(direct.row(i).histogram.counts.ravel(), expected)
+        else:
+            assert rows[2] == b""
     assert all(taken)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_histograms_of_few_elements_are_those_of_many(dtype: torch.dtype, scale: int) -> None:
+    odd = torch.tensor([0.0, -0.0, math.nan, math.inf, -math.inf, 1e-40, -1.0, 2.0, 3e38])
+    drawn = torch.randn(2048 - len(odd), generator=torch.Generator().manual_seed(0))
+    x = torch.cat([odd, drawn]).to(dtype)
+    sizes = [511, 0, 512, 1, 513, 511]  # of at most 512 elements, their places are kept
+    table = initstats.stats(list(x.split(sizes)), scale=scale)
+    records = [table[str(i)] for i in range(len(sizes))]
+    assert [record.count for record in records] == sizes
+    merged = initstats.stats(x, scale=scale).histogram
+    assert np.array_equal(sum(r.histogram.counts for r in records), merged.counts)
+    assert sum(r.histogram.total for r in records) == merged.total
+    quantiles = [initstats.stats(piece.clone()).quantile(0.5) for piece in x.split(sizes)]
+    assert all(math.isnan(q) == (size == 0) for q, size in zip(quantiles, sizes, strict=True))
+
+
+def test_a_small_record_takes_less_memory_than_a_histogram() -> None:
+    rows = _ops.stats_directly([torch.ones(64), torch.ones(3)], Groups.HISTOGRAM, 0)
+    assert rows is not None
+    assert list(map(len, rows)) == [2 * 64, 2 * 64, 2 * 64 + 8]
 
 
 def test_a_record_of_a_direct_call_reads_as_that_of_the_op(

@@ -46,14 +46,13 @@ uint64_t fingerprint_of(const StatsRange& r, const void* items, int64_t begin, i
 
 template <class Item>
 void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
-              int64_t* histogram) {
+              HistogramRow histogram) {
   alignas(64) uint64_t gathered[kTile];
   alignas(64) Item buffer[kTile];
   PairValues<Item> pair(r);
   Record records[kTilesPerCall];
   HistogramTables tables;
-  constexpr int64_t kFew = 512;
-  const bool few = r.begin == 0 && r.layout->count <= kFew;
+  const bool few = r.begin == 0 && r.layout->count <= kFewElements;
   if (groups.histogram && !few) clear(tables, groups.scale);
   out->fingerprint = 0;
   int tiles = 0;
@@ -70,8 +69,10 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
       const Ahead ahead(items, others, item_size(r.type), groups.histogram);
       const TileSums<Item> sums = sums_of(r.type, x, n, ahead);
       records[tiles++] = to_record(sums);
-      if (groups.histogram && few) {
-        count_few(x, n, groups.scale, histogram);
+      if (groups.histogram && histogram.places) {
+        write_places(x, n, groups.scale, histogram.places);
+      } else if (groups.histogram && few) {
+        count_few(x, n, groups.scale, histogram.counts);
       } else if (groups.histogram &&
                  (groups.scale != 0 || !count_tile_by_codes(x, sums, ahead, tables))) {
         count_tile(x, padded, groups.scale, ahead, tables);
@@ -81,10 +82,11 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
   }
   out->record = tiles == 1 ? records[0] : merge_tiles(records, tiles);
   if (groups.histogram && !few)
-    add_tables(tables, sizeof(Item) == 8, groups.scale, out->record, histogram);
+    add_tables(tables, sizeof(Item) == 8, groups.scale, out->record, histogram.counts);
 }
 
-void range(const StatsRange& r, const StatsGroups& groups, StatsPartial* out, int64_t* histogram) {
+void range(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
+           HistogramRow histogram) {
   if (is_wide(r.type)) {
     range_of<double>(r, groups, out, histogram);
   } else {

@@ -28,10 +28,23 @@ struct StatsPartial {
   uint64_t fingerprint;
 };
 
+// A tensor of at most so many elements may have their places in the histogram written, which is
+// less than the histogram.
+constexpr int64_t kFewElements = 512;
+
+// Where the histogram of a range goes, Note [Buckets]: one of both.
+struct HistogramRow {
+  HistogramRow(int64_t* to) : counts(to) {}
+  HistogramRow(uint16_t* to) : places(to) {}
+
+  int64_t* counts = nullptr;   // [histogram_places(scale)], to which counts are added atomically
+  uint16_t* places = nullptr;  // [count] of a whole tensor of few elements: of each, or kNoPlace
+};
+
 // The kernels of one capability; equal bits for every capability.
 struct StatsKernels {
-  // histogram is [histogram_places(scale)], Note [Buckets]; counts are added to it atomically.
-  void (*range)(const StatsRange&, const StatsGroups&, StatsPartial*, int64_t* histogram);
+  // The histogram row is not looked at without that group.
+  void (*range)(const StatsRange&, const StatsGroups&, StatsPartial*, HistogramRow);
 };
 
 namespace baseline {

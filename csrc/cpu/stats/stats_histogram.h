@@ -17,7 +17,6 @@ constexpr int kTables = 4;
 struct HistogramTables {
   alignas(64) uint32_t count[kTables][histogram_places(kMaxScale) + 16];
 };
-constexpr uint32_t kNoPlace = histogram_places(kMaxScale);  // counted, never read
 
 INITSTATS_HD void count_places(const uint16_t* places, int n, HistogramTables& tables) {
   for (int i = 0; i < n; i += 4) {
@@ -115,6 +114,18 @@ void count_few(const Item* x, int n, int scale, int64_t* histogram) {
     } else {
       ++histogram[bucket_place(bits, scale)];
     }
+  }
+}
+
+// Writes the places of so few elements; places is [n].
+template <class Item>
+void write_places(const Item* x, int n, int scale, uint16_t* places) {
+  for (int i = 0; i < n; ++i) {
+    const auto bits = bit_cast<ItemBits<Item>>(x[i]);
+    const uint32_t place = sizeof(Item) == 4 && scale == 0
+                               ? bucket_place<Scalar32, 0>(static_cast<uint32_t>(bits))
+                               : bucket_place(bits, scale);
+    places[i] = static_cast<uint16_t>(has_bucket(bits) ? place : kNoPlace);
   }
 }
 

@@ -15,6 +15,7 @@ namespace initstats {
 // s: place >> 1.
 constexpr int kMaxScale = 2;
 INITSTATS_HD constexpr int histogram_places(int scale) { return 2 * (256 << scale); }
+constexpr uint32_t kNoPlace = histogram_places(kMaxScale);  // of what is in no bucket
 
 // floor(2^23 (2^(j/4) - 1)) for j = 1, 2, 3: the last mantissa that is still below the edge
 // 2^(j/4).
