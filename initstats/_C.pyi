@@ -6,13 +6,11 @@ import torch
 def bind_torch(
     tensor: type[torch.Tensor],
     parameter: type[torch.Tensor],
-    storage: type[torch.UntypedStorage],
-    exchange: object,
     seen: tuple[Callable[[], object], ...],
     draw: Callable[[int, torch.Generator | None], torch.Tensor],
     increment_version: Callable[[torch.Tensor | list[torch.Tensor]], None],
     /,
-) -> bool: ...
+) -> None: ...
 def build_info() -> dict[str, str]: ...
 def check_storage(
     op: str,

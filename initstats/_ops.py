@@ -49,14 +49,13 @@ stats_directly = _C.stats_directly
 key_of = _C.key_of
 
 
-def allow_direct_calls(draw: Callable[[int, torch.Generator | None], torch.Tensor]) -> bool:
-    """Let calls go past torch's dispatcher where nobody would notice; return whether any will.
+def allow_direct_calls(draw: Callable[[int, torch.Generator | None], torch.Tensor]) -> None:
+    """Let calls go past torch's dispatcher where nobody would notice.
 
     Args:
         draw: Takes a count and a CPU generator, or None for torch's default one; returns so many
             draws of 64 bits, int64 on the CPU.
     """
-    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # DLPack 1.3
     seen = (  # true where others are to see ops, or torch.func transforms them
         torch._C._len_torch_dispatch_stack,  # noqa: SLF001
         torch._C._len_torch_function_stack,  # noqa: SLF001
@@ -64,8 +63,8 @@ def allow_direct_calls(draw: Callable[[int, torch.Generator | None], torch.Tenso
         torch._C._autograd._profiler_enabled,  # noqa: SLF001
         torch._C._get_tracing_state,  # noqa: SLF001
     )
-    classes = torch.Tensor, torch.nn.Parameter, torch.UntypedStorage
-    return _C.bind_torch(*classes, exchange, seen, draw, torch.autograd.graph.increment_version)
+    classes = torch.Tensor, torch.nn.Parameter
+    _C.bind_torch(*classes, seen, draw, torch.autograd.graph.increment_version)
 
 
 def build_info() -> dict[str, str | list[str]]:

@@ -5,11 +5,14 @@
 // Note [Direct calls]. Plain are dense CPU tensors of the classes torch.Tensor and nn.Parameter, of
 // the dtypes of the op, that are leaves of autograd and not negated views, while no mode sees ops,
 // no profiler records them and nothing is traced. On these the dispatcher would do nothing but call
-// the CPU kernel. Python tells where they lie through DLPack's C exchange API (1.3, of torch since
-// 2.10), the only part of torch that is called from C.
+// the CPU kernel. A handle of torch's C ABI, which tells where elements lie, is the address of an
+// at::Tensor. Every Python tensor holds one, in a place that torch does not promise: it is looked
+// for, by the address that the tensor's `_cdata` tells, and where it is not found nothing is plain.
 #include "ops/direct.h"
 
 #include <Python.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
 #include <cstring>
@@ -26,65 +29,39 @@ namespace initstats::ops {
 
 namespace {
 
-// ---- DLPack 1.3: its names, and as much of its layout as is read here
+// Which dtypes have statistics, by torch's number.
+struct ItemTypes {
+  static constexpr int kNumbers = 128;
+  bool known[kNumbers] = {};
+  ItemType types[kNumbers] = {};
 
-struct DLDataType {
-  uint8_t code, bits;
-  uint16_t lanes;
-};
-
-struct DLTensor {
-  void* data;
-  int32_t device_type, device_id;
-  int32_t ndim;
-  DLDataType dtype;
-  int64_t *shape, *strides;
-  uint64_t byte_offset;
-};
-
-struct DLPackExchangeAPI {
-  uint32_t major, minor;
-  void* prev_api;
-  void* managed_tensor_allocator;
-  void* managed_tensor_from_py_object_no_sync;
-  void* managed_tensor_to_py_object_no_sync;
-  int (*dltensor_from_py_object_no_sync)(void* object, DLTensor* out);
-};
-
-constexpr uint32_t kMajor = 1;
-constexpr int32_t kCpu = 1;
-enum Code : uint8_t { kInt, kUInt, kFloat, kBfloat = 4, kBool = 6, kE4m3fn = 10, kE5m2 = 12 };
-
-constexpr int kind(int code, int bits) { return code << 8 | bits; }
-
-std::optional<ItemType> item_type(const DLDataType& type) {
-  switch (type.lanes == 1 ? kind(type.code, type.bits) : -1) {
-    case kind(kFloat, 32):
-      return ItemType::float32;
-    case kind(kFloat, 16):
-      return ItemType::float16;
-    case kind(kBfloat, 16):
-      return ItemType::bfloat16;
-    case kind(kFloat, 64):
-      return ItemType::float64;
-    case kind(kE4m3fn, 8):
-      return ItemType::float8_e4m3fn;
-    case kind(kE5m2, 8):
-      return ItemType::float8_e5m2;
-    case kind(kBool, 8):
-    case kind(kUInt, 8):
-      return ItemType::uint8;
-    case kind(kInt, 8):
-      return ItemType::int8;
-    case kind(kInt, 16):
-      return ItemType::int16;
-    case kind(kInt, 32):
-      return ItemType::int32;
-    case kind(kInt, 64):
-      return ItemType::int64;
-    default:
-      return std::nullopt;
+  ItemTypes() {
+    add(aoti_torch_dtype_float32(), ItemType::float32);
+    add(aoti_torch_dtype_float16(), ItemType::float16);
+    add(aoti_torch_dtype_bfloat16(), ItemType::bfloat16);
+    add(aoti_torch_dtype_float64(), ItemType::float64);
+    add(aoti_torch_dtype_float8_e4m3fn(), ItemType::float8_e4m3fn);
+    add(aoti_torch_dtype_float8_e5m2(), ItemType::float8_e5m2);
+    add(aoti_torch_dtype_bool(), ItemType::uint8);
+    add(aoti_torch_dtype_uint8(), ItemType::uint8);
+    add(aoti_torch_dtype_int8(), ItemType::int8);
+    add(aoti_torch_dtype_int16(), ItemType::int16);
+    add(aoti_torch_dtype_int32(), ItemType::int32);
+    add(aoti_torch_dtype_int64(), ItemType::int64);
   }
+
+ private:
+  void add(int32_t number, ItemType type) {
+    if (number < 0 || number >= kNumbers) return;
+    known[number] = true;
+    types[number] = type;
+  }
+};
+
+std::optional<ItemType> item_type(int32_t dtype) {
+  static const ItemTypes items;
+  if (dtype < 0 || dtype >= ItemTypes::kNumbers || !items.known[dtype]) return std::nullopt;
+  return items.types[dtype];
 }
 
 std::optional<DType> fill_dtype(ItemType type) {
@@ -124,14 +101,12 @@ struct Raised {};
 // Something is not plain.
 struct NotPlain {};
 
-// What is needed of torch: bound once, at import. Without `exchange` nothing is plain.
+// What is needed of torch: bound once, at import.
 struct Torch {
   PyObject *tensor, *parameter;
-  PyTypeObject* storage;
   PyObject* seen;               // tuple of functions of which one is true where others see ops
   PyObject* draw;               // (count, generator) -> int64 tensor
   PyObject* increment_version;  // (tensor or list)
-  const DLPackExchangeAPI* exchange;
 } torch_of_python;
 
 // Methods without arguments and attributes, as their classes hold them: found by name they take
@@ -147,7 +122,7 @@ struct Attribute {
 };
 
 struct Members {
-  Method is_neg, storage_offset, untyped_storage, nbytes;  // the last one of a storage
+  Method is_neg;
   Attribute is_leaf, is_cpu;
 } members;
 
@@ -159,7 +134,6 @@ Object call(PyObject* function, std::initializer_list<PyObject*> arguments) {
 
 bool nobody_sees_ops() {
   const Torch& torch = torch_of_python;
-  if (torch.exchange == nullptr) return false;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(torch.seen); ++i) {
     const Object seen = call(PyTuple_GET_ITEM(torch.seen, i), {});
     const int truth = PyObject_IsTrue(seen.get());
@@ -194,44 +168,75 @@ Object call(const Method& method, PyObject* object) {
 
 Object attribute(PyObject* object, const Attribute& member) {
   PyObject* const descriptor = member.descriptor;
-  Object result(
-      member.definition != nullptr
-          ? member.definition->get(object, member.definition->closure)
-          : Py_TYPE(descriptor)
-                ->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(Py_TYPE(object))));
+  const descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+  if (get == nullptr) throw NotPlain{};
+  Object result(member.definition != nullptr
+                    ? member.definition->get(object, member.definition->closure)
+                    : get(descriptor, object, reinterpret_cast<PyObject*>(Py_TYPE(object))));
   if (!result) throw Raised{};
   return result;
 }
 
-int64_t integer(const Object& number) {
-  const int64_t value = PyLong_AsLongLong(number.get());
-  if (value == -1 && PyErr_Occurred()) throw Raised{};
-  return value;
-}
+// ---- tensors
 
-struct Plain {
-  void* data;
-  ItemType type;
-};
-
-DLTensor dl_tensor(PyObject* tensor) {
-  DLTensor found;
-  if (torch_of_python.exchange->dltensor_from_py_object_no_sync(tensor, &found) != 0) {
-    PyErr_Clear();  // no memory, or a dtype that DLPack does not know
-    throw NotPlain{};
+// How many bytes after the begin of a Python tensor its at::Tensor begins, which is a pointer to
+// what `_cdata` tells the address of. That of a Parameter begins there too.
+std::optional<size_t> find_tensor_inside(PyObject* tensor) {
+  const Object told(PyObject_GetAttrString(tensor, "_cdata"));
+  void* const address = told ? PyLong_AsVoidPtr(told.get()) : nullptr;
+  PyErr_Clear();
+  const size_t size =
+      static_cast<size_t>(reinterpret_cast<PyTypeObject*>(torch_of_python.tensor)->tp_basicsize);
+  for (size_t at = sizeof(PyObject); at + sizeof(address) <= size; at += sizeof(address)) {
+    void* word;
+    memcpy(&word, reinterpret_cast<char*>(tensor) + at, sizeof(word));
+    if (address != nullptr && word == address) return at;
   }
-  return found;
+  return std::nullopt;
 }
 
-// The number of elements if they are one run in C order, else -1. With a layout's other checks.
-int64_t run_length(const DLTensor& tensor) {
+// For objects of plain classes.
+AtenTensorHandle handle_of(PyObject* tensor) {
+  static const std::optional<size_t> inside = find_tensor_inside(tensor);
+  if (!inside) throw NotPlain{};
+  char* const place = reinterpret_cast<char*>(tensor) + *inside;
+  void* address;
+  memcpy(&address, place, sizeof(address));
+  if (address == nullptr) throw NotPlain{};
+  return reinterpret_cast<AtenTensorHandle>(place);
+}
+
+// What a function of torch's C ABI tells of a tensor; one that it cannot tell of is not plain.
+template <class Told>
+Told told(AOTITorchError (*function)(AtenTensorHandle, Told*), AtenTensorHandle tensor) {
+  Told result;
+  if (function(tensor, &result) != AOTI_TORCH_SUCCESS) throw NotPlain{};
+  return result;
+}
+
+// The number of elements if they are one run in C order, else -1.
+int64_t run_length(int64_t dims, const int64_t* sizes, const int64_t* strides) {
   int64_t count = 1;
-  for (int32_t d = tensor.ndim - 1; d >= 0; --d) {
-    if (tensor.shape[d] == 1) continue;
-    if (tensor.strides[d] != count) return -1;
-    if (__builtin_mul_overflow(count, tensor.shape[d], &count) || count == 0) return -1;
+  for (int64_t d = dims - 1; d >= 0; --d) {
+    if (sizes[d] == 1) continue;
+    if (strides[d] != count) return -1;
+    if (__builtin_mul_overflow(count, sizes[d], &count) || count == 0) return -1;
   }
   return count;
+}
+
+void add_layout(AtenTensorHandle tensor, Layouts& layouts) {
+  const int64_t dims = told(aoti_torch_get_dim, tensor);
+  const int64_t* const sizes = told(aoti_torch_get_sizes, tensor);
+  const int64_t* const strides = told(aoti_torch_get_strides, tensor);
+  if (const int64_t count = run_length(dims, sizes, strides); count >= 0) {
+    return layouts.add_run(count);
+  }
+  try {
+    layouts.add(layout_of("", dims, sizes, strides, nullptr, nullptr));
+  } catch (const std::exception&) {
+    throw NotPlain{};
+  }
 }
 
 // The elements from the first one to the last one in memory, of a layout that is not empty.
@@ -248,12 +253,9 @@ int64_t reach(const Layouts& layouts, size_t i) {
 
 // Whether the storage, which may have been freed or shortened, holds all `items` elements from the
 // first one on.
-bool storage_holds(PyObject* tensor, const Plain& found, int64_t items) {
-  const Object storage = call(members.untyped_storage, tensor);
-  if (Py_TYPE(storage.get()) != torch_of_python.storage) throw NotPlain{};
-  const int64_t bytes = integer(call(members.nbytes, storage.get()));
-  const int64_t end = integer(call(members.storage_offset, tensor)) + items;
-  return found.data != nullptr && end * item_size(found.type) <= bytes;
+bool storage_holds(AtenTensorHandle tensor, ItemType type, int64_t items) {
+  const int64_t end = told(aoti_torch_get_storage_offset, tensor) + items;
+  return end * item_size(type) <= told(aoti_torch_get_storage_size, tensor);
 }
 
 bool of_plain_class(PyObject* tensor) {
@@ -261,31 +263,36 @@ bool of_plain_class(PyObject* tensor) {
   return type == torch_of_python.tensor || type == torch_of_python.parameter;
 }
 
-// Adds the tensor's layout to `layouts`.
-Plain plain(PyObject* tensor, Layouts& layouts) {
+template <class Data>
+struct Plain {
+  Data* data;  // null without elements
+  ItemType type;
+};
+
+// Adds the tensor's layout to `layouts`. `data_of` is the function of the C ABI that tells where
+// elements are to be read or written.
+template <class Data>
+Plain<Data> plain(PyObject* tensor, AOTITorchError (*data_of)(AtenTensorHandle, Data**),
+                  Layouts& layouts) {
   if (!of_plain_class(tensor)) throw NotPlain{};
   if (call(members.is_neg, tensor).get() != Py_False) throw NotPlain{};
-  const DLTensor found = dl_tensor(tensor);
-  const std::optional<ItemType> items = item_type(found.dtype);
-  if (found.device_type != kCpu || !items || found.byte_offset != 0) throw NotPlain{};
-  if (const int64_t count = run_length(found); count >= 0) {
-    layouts.add_run(count);
-  } else {
-    try {
-      layouts.add(layout_of("", found.ndim, found.shape, found.strides, nullptr, nullptr));
-    } catch (const std::exception&) {
-      throw NotPlain{};
-    }
-  }
-  const Plain result{found.data, *items};
+  static const int32_t cpu = aoti_torch_device_type_cpu(), strided = aoti_torch_layout_strided();
+  const AtenTensorHandle handle = handle_of(tensor);
+  if (told(aoti_torch_get_device_type, handle) != cpu) throw NotPlain{};
+  if (told(aoti_torch_get_layout, handle) != strided) throw NotPlain{};
+  const std::optional<ItemType> type = item_type(told(aoti_torch_get_dtype, handle));
+  if (!type) throw NotPlain{};
+  add_layout(handle, layouts);
   const size_t last = layouts.size() - 1;
-  if (layouts.count(last) > 0 && !storage_holds(tensor, result, reach(layouts, last)))
-    throw NotPlain{};
-  return result;
+  if (layouts.count(last) == 0) return {nullptr, *type};
+  if (!storage_holds(handle, *type, reach(layouts, last))) throw NotPlain{};
+  Data* const data = told(data_of, handle);
+  if (data == nullptr) throw NotPlain{};
+  return {data, *type};
 }
 
 void add_target(PyObject* tensor, FillTargets& targets) {
-  const Plain found = plain(tensor, targets.layouts);
+  const Plain<void> found = plain(tensor, torch_get_mutable_data_ptr, targets.layouts);
   const std::optional<DType> dtype = fill_dtype(found.type);
   if (!dtype || attribute(tensor, members.is_leaf).get() != Py_True) throw NotPlain{};
   const size_t i = targets.items.size();
@@ -319,6 +326,9 @@ struct Tensors {
 // Whether the first tensor may be plain. Every call for a GPU or for DTensors ends here, without an
 // exception, which takes longer than all else.
 bool may_be_plain(const Tensors& tensors) {
+#if defined(INITSTATS_CUDA_ON_CPU)
+  return false;  // the dispatcher hands CPU tensors to executed kernels
+#endif
   return tensors.count > 0 && of_plain_class(tensors.items[0]) &&
          attribute(tensors.items[0], members.is_cpu).get() == Py_True;
 }
@@ -487,8 +497,8 @@ void draw_keys(PyObject* generator, std::vector<FillTarget>& targets) {
   const Object count(PyLong_FromSize_t(targets.size()));
   if (!count) throw Raised{};
   const Object draws = call(torch_of_python.draw, {count.get(), generator});
-  const DLTensor found = dl_tensor(draws.get());
-  const uint64_t* const keys = static_cast<const uint64_t*>(found.data);
+  const auto* const keys =
+      static_cast<const uint64_t*>(told(torch_get_const_data_ptr, handle_of(draws.get())));
   for (size_t i = 0; i < targets.size(); ++i) targets[i].key = keys[i];
 }
 
@@ -533,30 +543,17 @@ PyObject* guarded(PyObject* if_not_plain, const Body& body) {
 }
 
 PyObject* bind_torch(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 7 || !PyTuple_CheckExact(arguments[4])) {
-    PyErr_SetString(PyExc_TypeError, "bind_torch: expected seven arguments, the fifth a tuple");
+  if (count != 5 || !PyTuple_CheckExact(arguments[2])) {
+    PyErr_SetString(PyExc_TypeError, "bind_torch: expected five arguments, the third a tuple");
     return nullptr;
   }
   for (Py_ssize_t i = 0; i < count; ++i) Py_INCREF(arguments[i]);  // for good
   PyObject* const tensor = arguments[0];
-  members = {method_of(tensor, "is_neg"),          method_of(tensor, "storage_offset"),
-             method_of(tensor, "untyped_storage"), method_of(arguments[2], "nbytes"),
-             attribute_of(tensor, "is_leaf"),      attribute_of(tensor, "is_cpu")};
+  members = {method_of(tensor, "is_neg"), attribute_of(tensor, "is_leaf"),
+             attribute_of(tensor, "is_cpu")};
   if (PyErr_Occurred()) return nullptr;
-  Torch& torch = torch_of_python;
-  auto* const storage = reinterpret_cast<PyTypeObject*>(arguments[2]);
-  torch = {tensor, arguments[1], storage, arguments[4], arguments[5], arguments[6], nullptr};
-#if !defined(INITSTATS_CUDA_ON_CPU)  // where the dispatcher hands CPU tensors to executed kernels
-  constexpr char kCapsule[] = "dlpack_exchange_api";
-  if (PyCapsule_IsValid(arguments[3], kCapsule)) {
-    auto* const exchange =
-        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(arguments[3], kCapsule));
-    const bool known =
-        exchange->major == kMajor && Py_TYPE(members.is_leaf.descriptor)->tp_descr_get;
-    if (known && exchange->dltensor_from_py_object_no_sync != nullptr) torch.exchange = exchange;
-  }
-#endif
-  return PyBool_FromLong(torch.exchange != nullptr);
+  torch_of_python = {tensor, arguments[1], arguments[2], arguments[3], arguments[4]};
+  Py_RETURN_NONE;
 }
 
 PyObject* fill_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -624,7 +621,7 @@ PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count
     layouts.reserve(tensors.count);
     int64_t elements = 0;
     for (size_t i = 0; i < tensors.count; ++i) {
-      const Plain found = plain(tensors.items[i], layouts);
+      const auto found = plain(tensors.items[i], torch_get_const_data_ptr, layouts);
       sources.push_back({found.data, found.type});
       elements += layouts.count(i);
     }
