@@ -175,10 +175,28 @@ def square_ratio_stats(
     factors: Sequence[float],
     groups: int,
     scale: int,
+    *,
+    with_over: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return as `stats` the records of tensors[i]^2 / max(over[i], 1e-16) * factors[i]."""
+    """Return as `stats` the records of tensors[i]^2 / max(over[i], 1e-16) * factors[i].
+
+    With with_over as many rows more, the records of over, which is then read from memory once.
+    """
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = (
-        torch.ops.initstats.square_ratio_stats(tensors, over, factors, groups, scale)
+        torch.ops.initstats.square_ratio_stats(tensors, over, factors, groups, scale, with_over)
+    )
+    return result
+
+
+def copy_stats_(
+    tensors: Sequence[torch.Tensor],
+    copies: Sequence[torch.Tensor],
+    groups: int,
+    scale: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return as `stats` the records of tensors, and copy these to `copies` of the same strides."""
+    result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.initstats.copy_stats_(
+        tensors, copies, groups, scale
     )
     return result
 
@@ -248,8 +266,16 @@ def _fake_square_ratio_stats(
     factors: Sequence[float],
     groups: int,
     scale: int,
+    with_over: bool = False,  # as the schema has it
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    del over, factors
+    del factors
+    return _fake_records([*tensors, *over] if with_over else tensors, groups, scale)
+
+
+def _fake_copy_stats(
+    tensors: Sequence[torch.Tensor], copies: Sequence[torch.Tensor], groups: int, scale: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    del copies
     return _fake_records(tensors, groups, scale)
 
 
@@ -281,6 +307,7 @@ def _fake_panel_factors(gram: torch.Tensor, squares: torch.Tensor) -> torch.Tens
 
 torch.library.register_fake("initstats::stats", _fake_stats)
 torch.library.register_fake("initstats::square_ratio_stats", _fake_square_ratio_stats)
+torch.library.register_fake("initstats::copy_stats_", _fake_copy_stats)
 torch.library.register_fake("initstats::panel_factors", _fake_panel_factors)
 torch.library.register_fake("initstats::slice_stats", _fake_slice_stats)
 

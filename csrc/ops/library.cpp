@@ -31,10 +31,15 @@ STABLE_TORCH_LIBRARY(initstats, m) {
   m.def(
       "stats(Tensor[] tensors, int groups, int scale, int[] box, Tensor[] minus) -> (Tensor, "
       "Tensor, Tensor)");
-  // The statistics of tensors^2 / max(over, 1e-16) * factors, one tensor and one factor per tensor.
+  // The statistics of tensors^2 / max(over, 1e-16) * factors, one tensor and one factor per tensor;
+  // with_over: then those of over.
   m.def(
-      "square_ratio_stats(Tensor[] tensors, Tensor[] over, float[] factors, int groups, int scale) "
-      "-> (Tensor, Tensor, Tensor)");
+      "square_ratio_stats(Tensor[] tensors, Tensor[] over, float[] factors, int groups, int scale, "
+      "bool with_over=False) -> (Tensor, Tensor, Tensor)");
+  // The statistics of tensors, which are copied to `copies`, one per tensor of the same layout.
+  m.def(
+      "copy_stats_(Tensor[] tensors, Tensor(a!)[] copies, int groups, int scale) -> (Tensor, "
+      "Tensor, Tensor)");
   m.def("slice_stats(Tensor tensor, int kept) -> (Tensor, Tensor)");
   // Orthogonal matrices, csrc/math/orthogonal/reflectors.h. vectors [matrices, rows, at least size
   // - first], squares and diagonal [matrices, rows], of which reflectors 0, ..., count - 1 are

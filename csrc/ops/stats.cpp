@@ -1,5 +1,5 @@
-// The ops stats and square_ratio_stats: one record per tensor or pair of tensors, in one pass, on
-// their device.
+// The ops stats, square_ratio_stats and copy_stats_: one record per tensor or pair of tensors, in
+// one pass, on their device.
 #include "cpu/stats/stats.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ namespace initstats::ops {
 
 namespace {
 
-constexpr char kOp[] = "stats", kRatioOp[] = "square_ratio_stats";
+constexpr char kOp[] = "stats", kRatioOp[] = "square_ratio_stats", kCopyOp[] = "copy_stats_";
 
 // Note [Memory order]. Statistics take the elements of a tensor in the order in which they lie in
 // memory, longest strides first: a transposed matrix or an activation in channels_last is read as
@@ -87,6 +87,7 @@ struct Job {
   const void* data;
   ItemType type;
   Second second;
+  void* copy = nullptr;  // where its items go while they are read
 };
 
 // The jobs, and where their records go.
@@ -96,6 +97,8 @@ struct Work {
   StatsGroups groups;
   double* moments_data;
   int64_t* counts_data;
+  // Where not 0: job beside + i is of what job i reads as its second tensor.
+  size_t beside = 0;
   double* moments_row(size_t i) const { return moments_data + i * kMomentColumns; }
   int64_t* counts_row(size_t i) const { return counts_data + i * kCountColumns; }
   int64_t tiles(size_t i) const { return (layouts.count(i) + kTile - 1) / kTile; }
@@ -118,6 +121,7 @@ struct Seconds {
   const char *op, *name, *to_do;  // for instance "minus", "to subtract"
   Pairing pairing;
   std::vector<double> factors;  // of square ratios
+  bool measured = false;        // their own records follow
 };
 
 void check_pairs(const std::vector<Tensor>& tensors, const Seconds& seconds,
@@ -180,7 +184,16 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
     const double factor = seconds.pairing == Pairing::square_ratio ? seconds.factors[i] : 1;
     call.jobs[i].second = {y.const_data_ptr(), &call.second_layouts[i], seconds.pairing, factor};
   }
-  const int64_t rows = static_cast<int64_t>(tensors.size());
+  if (seconds.measured) {
+    const Boxes second_boxes(op, seconds.tensors, box);
+    call.beside = tensors.size();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const Tensor& y = seconds.tensors[i];
+      call.jobs.push_back({y.const_data_ptr(), item_type(op, y), {}});
+      call.layouts.add(in_memory_order(second_boxes.layout(i), false));
+    }
+  }
+  const int64_t rows = static_cast<int64_t>(call.jobs.size());
   const Tensor& like = tensors[0];
   call.moments = torch::stable::new_empty(like, {rows, kMomentColumns}, ScalarType::Double);
   call.counts = torch::stable::new_empty(like, {rows, kCountColumns}, ScalarType::Long);
@@ -194,12 +207,43 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
   return call;
 }
 
+void check_copies(const std::vector<Tensor>& tensors, const std::vector<Tensor>& copies) {
+  const std::string n = std::to_string(tensors.size());
+  if (copies.size() != tensors.size())
+    fail(kCopyOp, "one copy per tensor, " + n, std::to_string(copies.size()));
+  check_one_device(kCopyOp, copies);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor &x = tensors[i], &copy = copies[i];
+    check_storage(kCopyOp, copy);
+    bool same = copy.scalar_type() == x.scalar_type() && copy.is_cpu() == x.is_cpu() &&
+                copy.get_device_index() == x.get_device_index() && copy.dim() == x.dim();
+    for (int64_t d = 0; same && d < x.dim(); ++d)
+      same = copy.size(d) == x.size(d) && copy.stride(d) == x.stride(d);
+    if (!same) fail(kCopyOp, "copies of the dtype, device, sizes and strides of tensors", "others");
+  }
+}
+
 // A piece of work for one thread: a node of Note [Merge order].
 struct Piece {
   size_t job;
   int64_t begin, end;  // tiles
   bool is_whole;       // the only piece of its job
 };
+
+// The order in which pieces are taken, empty for that of the pieces: what a pair reads second is in
+// the cache when it is read again.
+std::vector<size_t> order_of(const std::vector<Piece>& pieces, size_t beside) {
+  if (beside == 0) return {};
+  std::vector<size_t> order(pieces.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto place = [&](size_t i) {
+    const Piece& piece = pieces[i];
+    const bool second = piece.job >= beside;
+    return std::make_tuple(second ? piece.job - beside : piece.job, piece.begin, !second);
+  };
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return place(a) < place(b); });
+  return order;
+}
 
 // Takes the records of all jobs. `histogram_row(job)` is where its histogram goes.
 template <class HistogramRowOf>
@@ -232,6 +276,7 @@ void take_records(const Work& call, const HistogramRowOf& histogram_row) {
   }
   tasks.push_back(pieces.size());
   std::vector<cpu::StatsPartial> partials(all_whole ? 0 : pieces.size());
+  const std::vector<size_t> order = order_of(pieces, call.beside);
   const cpu::StatsKernels& kernels = cpu::chosen_stats_kernels();
   const auto write = [&](size_t job, const Record& record, uint64_t fingerprint) {
     write_record(record, call.layouts.count(job), fingerprint, call.moments_row(job),
@@ -240,14 +285,15 @@ void take_records(const Work& call, const HistogramRowOf& histogram_row) {
   std::atomic<size_t> next{0};
   const auto work = [&](int64_t, int64_t) {
     for (size_t task = next++; task + 1 < tasks.size(); task = next++) {
-      for (size_t i = tasks[task]; i < tasks[task + 1]; ++i) {
+      for (size_t at = tasks[task]; at < tasks[task + 1]; ++at) {
+        const size_t i = order.empty() ? at : order[at];
         const Piece& piece = pieces[i];
         const Job& job = call.jobs[piece.job];
         cpu::StatsPartial whole;
         cpu::StatsPartial* const partial = piece.is_whole ? &whole : &partials[i];
         call.layouts.with(piece.job, [&](const Layout& layout) {
-          const cpu::StatsRange range{job.data,    job.type,  &layout,
-                                      piece.begin, piece.end, job.second};
+          const cpu::StatsRange range{job.data,  job.type,   &layout, piece.begin,
+                                      piece.end, job.second, job.copy};
           kernels.range(range, call.groups, partial, histogram_row(piece.job));
         });
         if (piece.is_whole) write(piece.job, whole.record, whole.fingerprint);
@@ -311,10 +357,44 @@ template <class Device>
 std::tuple<Tensor, Tensor, Tensor> square_ratio_stats(std::vector<Tensor> tensors,
                                                       std::vector<Tensor> over,
                                                       std::vector<double> factors, int64_t groups,
-                                                      int64_t scale) {
-  Call call = prepare(tensors, groups, scale, {},
-                      {over, kRatioOp, "over", "to divide by", Pairing::square_ratio, factors});
+                                                      int64_t scale, bool with_over) {
+  Call call =
+      prepare(tensors, groups, scale, {},
+              {over, kRatioOp, "over", "to divide by", Pairing::square_ratio, factors, with_over});
   run(Device{}, call);
+  return {call.moments, call.counts, call.histogram};
+}
+
+// Copies while it reads. What has gaps between its elements is copied before.
+void run_copying(OnCpu device, Call& call, const std::vector<Tensor>& tensors,
+                 std::vector<Tensor>& copies) {
+  for (size_t i = 0; i < copies.size(); ++i) {
+    if (call.layouts.with(i, [](const Layout& layout) { return layout.is_dense(); })) {
+      call.jobs[i].copy = copies[i].mutable_data_ptr();
+    } else {
+      torch::stable::copy_(copies[i], tensors[i]);
+    }
+  }
+  run(device, call);
+}
+
+#if defined(INITSTATS_WITH_CUDA)
+// A pass of its own: its kernels would be four more.
+void run_copying(OnCuda device, Call& call, const std::vector<Tensor>& tensors,
+                 std::vector<Tensor>& copies) {
+  for (size_t i = 0; i < copies.size(); ++i) torch::stable::copy_(copies[i], tensors[i]);
+  run(device, call);
+}
+#endif
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> copy_stats_(std::vector<Tensor> tensors,
+                                               std::vector<Tensor> copies, int64_t groups,
+                                               int64_t scale) {
+  const std::vector<Tensor> none;
+  Call call = prepare(tensors, groups, scale, {}, {none, kCopyOp, "", "", Pairing::none, {}});
+  check_copies(tensors, copies);
+  run_copying(Device{}, call, tensors, copies);
   return {call.moments, call.counts, call.histogram};
 }
 
@@ -322,6 +402,7 @@ template <class Device>
 void implement(Library& m) {
   m.impl("stats", TORCH_BOX(&stats<Device>));
   m.impl("square_ratio_stats", TORCH_BOX(&square_ratio_stats<Device>));
+  m.impl("copy_stats_", TORCH_BOX(&copy_stats_<Device>));
 }
 
 INITSTATS_REGISTER(implement)

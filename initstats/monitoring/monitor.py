@@ -508,9 +508,7 @@ class Monitor:
             return None
         self._window.rates.update(self._optimizers.rates(optimizer))
         if not self._taken:
-            self._measure_weights()
-            if "updates" in self.watch:
-                self._parameters.remember()
+            self._measure_weights(remember="updates" in self.watch)
         if "gradients" in self.watch:
             if callable(closure := kwargs.get("closure")):
                 return args, {**kwargs, "closure": self._measured_closure(optimizer, closure)}
@@ -574,17 +572,34 @@ class Monitor:
         step = self._step
         if listed.over:
             self._window.measure_square_ratios(
-                kind, listed.names, listed.tensors, listed.over, listed.factors, step
+                kind,
+                listed.names,
+                listed.tensors,
+                listed.over,
+                listed.factors,
+                step,
+                listed.over_kind,
             )
         else:
             self._window.measure(kind, listed.names, listed.tensors, step, minus=listed.minus)
 
-    def _measure_weights(self) -> None:
-        """Measure the weights, once in a step."""
+    def _measure_weights(self, *, remember: bool = False) -> None:
+        """Measure the weights, once in a step.
+
+        Args:
+            remember: Copy them too, to see later how they changed; in the same pass if possible.
+        """
         self._taken = True
         self._follow()
+        copies: list[Tensor] = []
         if "weights" in self.watch:
-            self._measure("weights", self._parameters.weights_here)
+            weights = self._parameters.weights_here
+            copies = self._parameters.copies_of(weights) if remember else []
+            self._window.measure(
+                "weights", weights.names, weights.tensors, self._step, copies=copies
+            )
+        if remember and not copies:
+            self._parameters.remember()
 
     def _measured_closure(
         self, optimizer: Optimizer, closure: Callable[[], Any]

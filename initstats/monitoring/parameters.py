@@ -45,6 +45,7 @@ class Listed:
         minus: Empty, or what is to be subtracted from each.
         over: Empty, or what the square of each is to be divided by.
         factors: With over, what each of these ratios is to be multiplied by.
+        over_kind: With over, the kind that over is to be measured as in the same pass; or empty.
     """
 
     names: Layout
@@ -52,6 +53,7 @@ class Listed:
     minus: list[Tensor] = field(default_factory=list)
     over: list[Tensor] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
+    over_kind: str = ""
 
 
 class Parameters:
@@ -215,6 +217,30 @@ class Parameters:
 
     def remember(self) -> None:
         """Copy the trained weights, to see later how they changed."""
+        tensors = self._expect_copies()
+        if tensors:
+            torch._foreach_copy_(self._before, tensors)  # one launch
+
+    def copies_of(self, weights: Listed) -> list[Tensor]:
+        """Return where to copy the weights while they are measured, instead of `remember`.
+
+        Args:
+            weights: The weights as `weights_here` lists them.
+
+        Returns:
+            A tensor for each; none where `remember` has to do it: on CUDA devices, where one launch
+            copies them all, and where some weights are frozen or have other strides than a copy.
+        """
+        if self.trained != weights.names or not all(x.is_cpu for x in weights.tensors):
+            return []
+        tensors = self._expect_copies()
+        alike = all(b.stride() == t.stride() for b, t in zip(self._before, tensors, strict=True))
+        if not alike:
+            self._copied = None
+        return list(self._before) if alike else []
+
+    def _expect_copies(self) -> list[Tensor]:
+        """Note what the copies are of, and make room for them; return what is to be copied."""
         pairs = [(n, p) for n, p in zip(*self._pairs(), strict=True) if p.requires_grad]
         names = self._layout([n for n, _ in pairs])
         tensors = [local_tensor(p) if is_dtensor(p) else p.detach() for _, p in pairs]
@@ -224,10 +250,9 @@ class Parameters:
         )
         if not fits:
             self._before = [torch.empty_like(t) for t in tensors]
-        if tensors:
-            torch._foreach_copy_(self._before, tensors)  # one launch
         self._copied = Listed(names, tensors)
         self._copied_ids = [id(p) for _, p in pairs]
+        return tensors
 
     def updates(self, owned: set[int] | None = None) -> Listed | None:
         """Return the weights, and their copy to be subtracted; None where there is none.
@@ -260,6 +285,7 @@ class Parameters:
         Returns:
             Lists by kind: "exp_avg", "exp_avg_sq" as the optimizer keeps them, and
             "square_gradient_ratio", g^2 / v with the bias of v corrected, which is never stored.
+            Where all second moments make ratios as they are, these are measured with them.
         """
         beta = {
             id(p): float(group["betas"][1])
@@ -269,6 +295,7 @@ class Parameters:
         }
         first, second, ratios = Listed((), []), Listed((), []), Listed((), [])
         names: dict[str, list[str]] = {"first": [], "second": [], "ratio": []}
+        as_they_are = True
         for name, parameter in zip(*self._pairs(), strict=True):
             state: dict[str, Any] = _local_state(optimizer.state.get(parameter, {}))
             if "exp_avg" in state:
@@ -285,12 +312,17 @@ class Parameters:
             known = not (isinstance(steps, Tensor) and steps.is_cuda) and id(parameter) in beta
             if known and steps is not None and gradient is not None:
                 names["ratio"].append(name)
-                over, square = _alike(state["exp_avg_sq"].detach(), gradient.detach())
+                kept = state["exp_avg_sq"].detach()
+                over, square = _alike(kept, gradient.detach())
+                as_they_are &= over.dtype is kept.dtype and over.shape == kept.shape
                 ratios.tensors.append(square)
                 ratios.over.append(over)
                 ratios.factors.append(1.0 - beta[id(parameter)] ** float(steps))
         first.names, second.names = self._layout(names["first"]), self._layout(names["second"])
         ratios.names = self._layout(names["ratio"])
+        if as_they_are and ratios.names and ratios.names == second.names:
+            ratios.over_kind = "exp_avg_sq"
+            return {"exp_avg": first, "square_gradient_ratio": ratios}
         return {"exp_avg": first, "exp_avg_sq": second, "square_gradient_ratio": ratios}
 
     def momentum_cosines(

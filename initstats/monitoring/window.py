@@ -122,6 +122,7 @@ class Window:
         step: int,
         factor: Factor = 1.0,
         minus: Sequence[Tensor] = (),
+        copies: Sequence[Tensor] = (),
     ) -> None:
         """Take the records of many tensors: one launch per device, no sync.
 
@@ -132,6 +133,7 @@ class Window:
             step: Step of training.
             factor: What their values are to be multiplied by.
             minus: What is to be subtracted from each, element by element; empty for nothing.
+            copies: Where each is to be copied in the same pass, on one device; empty for nowhere.
         """
         devices = {tensor.device for tensor in tensors}
         if len(devices) > 1:
@@ -146,7 +148,10 @@ class Window:
             groups = Groups.HISTOGRAM if histograms else Groups.MOMENTS
             if kind in self.fingerprints:
                 groups |= Groups.FINGERPRINT
-            rows = _ops.stats(tensors, groups, self.scale, minus=minus)
+            if copies:
+                rows = _ops.copy_stats_(tensors, copies, groups, self.scale)
+            else:
+                rows = _ops.stats(tensors, groups, self.scale, minus=minus)
             self.add(kind, layout, step, rows, factor)
 
     def measure_square_ratios(
@@ -157,6 +162,7 @@ class Window:
         over: Sequence[Tensor],
         factors: Sequence[float],
         step: int,
+        over_kind: str = "",
     ) -> None:
         """Take the records of `tensors**2 / over * factors`, which are never stored.
 
@@ -167,6 +173,7 @@ class Window:
             over: What the square of each is divided by, of the same shapes, dtypes and devices.
             factors: A number for each.
             step: Step of training.
+            over_kind: The kind of records of `over`, to be taken in the same pass; "" for none.
         """
         groups = Groups.HISTOGRAM if self.histograms else Groups.MOMENTS
         for device in {tensor.device for tensor in tensors}:
@@ -177,8 +184,14 @@ class Window:
                 [factors[i] for i in mine],
                 groups,
                 self.scale,
+                with_over=bool(over_kind),
             )
             names = layout if len(mine) == len(layout) else tuple(layout[i] for i in mine)
+            if over_kind:
+                n = len(mine)
+                moments, counts, places = rows
+                self.add(over_kind, names, step, (moments[n:], counts[n:], places[n:]))
+                rows = moments[:n], counts[:n], places[:n]
             self.add(kind, names, step, rows)
 
     def add(

@@ -121,6 +121,11 @@ def other_statistics() -> None:
             )
             for mine, right in zip(ours, expected, strict=True):
                 assert torch.equal(mine.cpu(), right), f"square ratios {dtype}"
+    copy = torch.empty_like(x.to(DEVICE))
+    ours = _ops.copy_stats_([x.to(DEVICE)], [copy], 7, 0)
+    for mine, right in zip(ours, _ops.stats([x], 7, 0), strict=True):
+        assert torch.equal(mine.cpu(), right)
+    assert torch.equal(copy.cpu(), x)
 
 
 def everything() -> None:

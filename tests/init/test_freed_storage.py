@@ -35,6 +35,7 @@ CALLS: dict[str, Callable[[torch.Tensor], object]] = {
     "stats of a list": lambda x: initstats.stats([torch.ones(3), x]),
     "stats of slices": lambda x: initstats.stats(x, dim=1),
     "stats of differences": lambda x: initstats.stats(torch.ones_like(x), minus=x),
+    "copy_stats_": lambda x: _ops.copy_stats_([torch.ones_like(x)], [x], 1, 0),
     "square_ratio_stats": lambda x: _ops.square_ratio_stats([torch.ones_like(x)], [x], [1.0], 1, 0),
 }
 CONVOLUTIONS = {"delta_orthogonal_", "dirac_"}

@@ -34,9 +34,13 @@ def test_fills_pass_opcheck(name: str, device: torch.device) -> None:
 def test_stats_passes_opcheck(groups: int, device: torch.device) -> None:
     tensors = [torch.full((5, 3), 0.5, device=device), torch.ones(3, 5, device=device).t()]
     torch.library.opcheck(torch.ops.initstats.stats.default, (tensors, groups, 1, [], []))
+    copies = [torch.zeros_like(x) for x in tensors]
+    torch.library.opcheck(torch.ops.initstats.copy_stats_.default, (tensors, copies, groups, 1))
     if not groups & 4:
         op = torch.ops.initstats.square_ratio_stats.default
-        torch.library.opcheck(op, (tensors, tensors, [1.0] * len(tensors), groups, 1))
+        arguments = tensors, tensors, [1.0] * len(tensors), groups, 1
+        torch.library.opcheck(op, arguments)
+        torch.library.opcheck(op, (*arguments, True))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -146,10 +146,11 @@ def test_one_launch_per_kind_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
     count("stats")
     count("square_ratio_stats")
+    count("copy_stats_")  # weights, which are copied for updates while they are read
     with Monitor(model, optimizer=optimizer, every=1, watch=ALL, sinks=[]) as monitor:
         train(model, optimizer, monitor, 3)
-    # activations, inputs, weights, gradients, updates, and the three kinds of moments
-    assert calls == [3, 3, 4, 4, 4, 4, 4, 4] * 3
+    # activations, inputs, weights, gradients, updates, first moments, second ones and ratios
+    assert calls == [3, 3, 4, 4, 4, 4, 4] * 3
 
 
 def test_gradients_are_multiplied_by_unscale_and_histograms_move_with_them() -> None:

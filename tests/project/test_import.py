@@ -28,7 +28,7 @@ PACKAGES = ("init", "statistics", *LATE)
 LATER = {"rich", "jinja2", "typer", "matplotlib", "torch.distributed.tensor"}
 NATIVE_OPS = {
     *("uniform_", "normal_", "trunc_normal_", "dirac_", "sparse_", "stats", "slice_stats"),
-    "square_ratio_stats",
+    *("square_ratio_stats", "copy_stats_"),
     *("reflectors_", "panel_factors", "small_orthogonal_"),
 }
 LOADED_AND_OPS = """

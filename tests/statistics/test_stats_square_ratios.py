@@ -79,6 +79,33 @@ def test_each_tensor_has_a_factor_and_a_layout_of_its_own(device: torch.device) 
         )
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_records_of_second_moments_follow_with_their_own_bits(
+    threads: int, device: torch.device
+) -> None:
+    pairs = [pair(n, torch.float32) for n in SIZES]
+    x, y = ([each[i].to(device) for each in pairs] for i in range(2))
+    square = pair(6400, torch.float32)
+    x.append(square[0].to(device).view(80, 80))
+    y.append(square[1].to(device).view(80, 80).t())
+    factors = [FACTOR] * len(x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for groups, scale in ((1, 0), (3, 0), (3, 2)):
+            both = _ops.square_ratio_stats(x, y, factors, groups, scale, with_over=True)
+            ratios, seconds = (tuple(part[half] for part in both) for half in halves(len(x)))
+            alone = _ops.square_ratio_stats(x, y, factors, groups, scale)
+            assert bits(ratios) == bits(alone)
+            assert bits(seconds) == bits(_ops.stats(y, groups, scale))
+    finally:
+        torch.set_num_threads(before)
+
+
+def halves(n: int) -> tuple[slice, slice]:
+    return slice(n), slice(n, None)
+
+
 A = torch.ones(3)
 
 

@@ -2,6 +2,7 @@
 #include "cpu/stats/stats.h"
 
 #include "cpu/stats/stats_codes.h"
+#include "cpu/stats/stats_copy.h"
 #include "cpu/stats/stats_fingerprint.h"
 #include "cpu/stats/stats_histogram.h"
 #include "cpu/stats/stats_items.h"
@@ -13,12 +14,16 @@ namespace initstats::cpu::INITSTATS_CAPABILITY {
 namespace {
 
 template <class Item>
-TileSums<Item> sums_of(ItemType type, const Item* x, int n, const Ahead& ahead) {
+using LanesOf = std::conditional_t<sizeof(Item) == 8, Lanes64, Lanes32>;
+
+// The sums of a tile of n elements at x, whose vectors come from `from` at first.
+template <class Item, class From>
+TileSums<Item> sums_of(ItemType type, const Item* x, int n, const Ahead& ahead, const From& from) {
   if constexpr (sizeof(Item) == 8) {
-    return tile_sums<Lanes64, 4>(x, n, ahead);
+    return tile_sums<Lanes64, 4>(x, n, ahead, from);
   } else {
-    return lane_rows(type) == 16 ? tile_sums<Lanes32, 16>(x, n, ahead)
-                                 : tile_sums<Lanes32, 8>(x, n, ahead);
+    return lane_rows(type) == 16 ? tile_sums<Lanes32, 16>(x, n, ahead, from)
+                                 : tile_sums<Lanes32, 8>(x, n, ahead, from);
   }
 }
 
@@ -63,11 +68,12 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
     if (groups.moments || groups.histogram) {
       const int n = static_cast<int>(end - begin), padded = padded_size(n, lane_rows(r.type));
       const void* const others = is_pair ? pair.items(begin, end) : nullptr;
-      const Item* x = is_pair ? pair.values(items, others, n, padded, buffer)
-                              : tile_values(r.type, items, n, padded, buffer);
+      const Item* x = is_pair ? buffer : tile_values(r.type, items, n, padded, buffer);
       // What follows gathered items is asked for in vain.
       const Ahead ahead(items, others, item_size(r.type), groups.histogram);
-      const TileSums<Item> sums = sums_of(r.type, x, n, ahead);
+      const auto sums_from = [&](const auto& from) { return sums_of(r.type, x, n, ahead, from); };
+      const TileSums<Item> sums = is_pair ? pair.sums(items, others, n, padded, buffer, sums_from)
+                                          : sums_from(FromMemory<LanesOf<Item>, Item>{x});
       records[tiles++] = to_record(sums);
       if (groups.histogram && histogram.places) {
         write_places(x, n, groups.scale, histogram.places);
@@ -79,7 +85,13 @@ void range_of(const StatsRange& r, const StatsGroups& groups, StatsPartial* out,
       }
     }
     if (groups.fingerprint) out->fingerprint += fingerprint_of(r, items, begin, end);
+    if (r.copy != nullptr) {
+      const int64_t item_bytes = item_size(r.type);
+      copy_past_caches(items, (end - begin) * item_bytes,
+                       static_cast<char*>(r.copy) + begin * item_bytes);
+    }
   }
+  if (r.copy != nullptr) end_copies();
   out->record = tiles == 1 ? records[0] : merge_tiles(records, tiles);
   if (groups.histogram && !few)
     add_tables(tables, sizeof(Item) == 8, groups.scale, out->record, histogram.counts);

@@ -16,7 +16,8 @@ struct StatsRange {
   ItemType type;
   const Layout* layout;
   int64_t begin, end;
-  Second second = {};  // Note [Pairs]; then no fingerprint
+  Second second = {};    // Note [Pairs]; then no fingerprint
+  void* copy = nullptr;  // of a dense tensor: where its items go, in the same layout
 };
 
 // The most tiles of one call. A call begins at a multiple of it, so that its record is a node of

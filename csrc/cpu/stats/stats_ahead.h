@@ -16,15 +16,22 @@ namespace {
 struct Ahead {
   const char* next;
   int64_t apart;  // from there to the next tile of the second tensor, 0 where there is none
-  int pass_bytes, count_bytes;
+  int pass_bytes[2], count_bytes;
 
   INITSTATS_HD Ahead(const void* items, const void* second, int item_bytes, bool counted)
       : next(static_cast<const char*>(items) + kTile * item_bytes),
         apart(second == nullptr
                   ? 0
-                  : static_cast<const char*>(second) - static_cast<const char*>(items)),
-        pass_bytes(kTile * item_bytes / (counted ? 4 : 2)),
-        count_bytes(counted ? kTile * item_bytes / 2 : 0) {}
+                  : static_cast<const char*>(second) - static_cast<const char*>(items)) {
+    const int quarter = kTile * item_bytes / 4;
+    pass_bytes[0] = counted && second == nullptr ? quarter : 2 * quarter;
+    pass_bytes[1] = counted ? quarter : 2 * quarter;
+    count_bytes = 4 * quarter - pass_bytes[0] - pass_bytes[1];
+  }
+  // Where pass 0 or 1, or counting as 2, begins to ask.
+  INITSTATS_HD const char* begin(int pass) const {
+    return next + (pass > 0 ? pass_bytes[0] : 0) + (pass > 1 ? pass_bytes[1] : 0);
+  }
 };
 
 constexpr int kLine = 64;
@@ -44,9 +51,9 @@ struct PassAhead {
   int step_bytes;
 
   INITSTATS_HD PassAhead(const Ahead& ahead, int pass)
-      : line(ahead.next + pass * ahead.pass_bytes),
+      : line(ahead.begin(pass)),
         apart(ahead.apart),
-        step_bytes(ahead.pass_bytes / (kTile / (kVectors * L::kWidth))) {}
+        step_bytes(ahead.pass_bytes[pass] / (kTile / (kVectors * L::kWidth))) {}
   INITSTATS_HD void operator()(int i) {
     if (i % kVectors != 0) return;
     ask_for(line);
@@ -62,9 +69,7 @@ struct CountAhead {
   int step_bytes;
 
   INITSTATS_HD CountAhead(const Ahead& ahead, int steps)
-      : line(ahead.next + 2 * ahead.pass_bytes),
-        apart(ahead.apart),
-        step_bytes(ahead.count_bytes / steps) {}
+      : line(ahead.begin(2)), apart(ahead.apart), step_bytes(ahead.count_bytes / steps) {}
   INITSTATS_HD void operator()() {
     ask_for(line);
     ask_for(line + apart);

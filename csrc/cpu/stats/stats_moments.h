@@ -119,12 +119,12 @@ struct Extrema {
   U last_unsigned, last_signed;
   F min, max;
 
-  INITSTATS_HD explicit Extrema(F x)
-      : least(magnitude<L>(x)),
-        last_unsigned(L::bits(x)),
-        last_signed(L::bits(x)),
-        min(x),
-        max(x) {}
+  INITSTATS_HD Extrema()
+      : least(magnitude<L>(L::from_bits(L::splat(0) - 1u))),
+        last_unsigned(L::splat(0)),
+        last_signed(L::bits(L::broadcast(-0.0f))),
+        min(L::broadcast(__builtin_huge_valf())),
+        max(L::broadcast(-__builtin_huge_valf())) {}
   INITSTATS_HD void see(F x) {
     least = L::umin(magnitude<L>(x), least);
     if constexpr (kByBits) {
@@ -169,12 +169,12 @@ template <class L, int R>
 constexpr int kFirstAtOnce = sizeof(typename L::F) == 64 && R >= 8 ? 8 : 4;
 
 // The sums of x and |x|; the extrema too, if the latter is finite.
-template <class L, int R, class Item>
-INITSTATS_HD void first_pass(const Item* x, const Ahead& ahead, Item (&sums)[2],
+template <class L, int R, class From, class Item>
+INITSTATS_HD void first_pass(const From& from, const Ahead& ahead, Item (&sums)[2],
                              TileSums<Item>& t) {
-  Extrema<L> extrema(L::load(x));
+  Extrema<L> extrema;
   PassAhead<L> prefetch(ahead, 0);
-  sum_tile<L, R, kFirstAtOnce<L, R>, true>(x, kTileRows, PlainTerms<L>{}, sums,
+  sum_tile<L, R, kFirstAtOnce<L, R>, true>(from, kTileRows, PlainTerms<L>{}, sums,
                                            [&](typename L::F v, int i) {
                                              prefetch(i);
                                              extrema.see(v);
@@ -188,7 +188,8 @@ INITSTATS_HD void second_pass(const Item* x, const Ahead& ahead, Item size, Tile
   Item sums[4];
   PassAhead<L> prefetch(ahead, 1);
   const PowerTerms<L, kScaled, false> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
-  sum_tile<L, R, 2, true>(x, kTileRows, terms, sums, [&](typename L::F, int i) { prefetch(i); });
+  const FromMemory<L, Item> from{x};
+  sum_tile<L, R, 2, true>(from, kTileRows, terms, sums, [&](typename L::F, int i) { prefetch(i); });
   set_sums(t, sums[0], sums[1], sums[2], sums[3], size * scale);
 }
 
@@ -197,23 +198,25 @@ INITSTATS_HD void masked_passes(const Item* x, int n, TileSums<Item>& t) {
   const int padded = padded_size(n, R), rows = padded / kTileColumns;
   const int counted = (n + kKindsStep - 1) / kKindsStep * kKindsStep;
   const auto ignore = [](typename L::F, int) {};
+  const FromMemory<L, Item> from{x};
   Item sum, sums[5];
   count_kinds<L>(x, counted, counted - n, t);
-  sum_tile<L, R, kFirstAtOnce<L, R>, false>(x, rows, MaskedTerms<L>{}, &sum, ignore);
+  sum_tile<L, R, kFirstAtOnce<L, R>, false>(from, rows, MaskedTerms<L>{}, &sum, ignore);
   set_pivot(t, masked_mean(sum, t.finite));
   const Item scale = tile_scale(t);
   const PowerTerms<L, true, true> terms{L::broadcast(scale), L::broadcast(t.pivot * scale)};
-  sum_tile<L, R, 2, false>(x, rows, terms, sums, ignore);
+  sum_tile<L, R, 2, false>(from, rows, terms, sums, ignore);
   set_sums(t, sums[0], sums[1], sums[2], sums[3], sums[4]);
 }
 
-// The sums of a tile of n elements; x is [padded_size(n, R)].
-template <class L, int R, class Item>
-TileSums<Item> tile_sums(const Item* x, int n, const Ahead& ahead) {
+// The sums of a tile of n elements; x is [padded_size(n, R)]. The vectors of a full one come `from`
+// elsewhere at first, which leaves them at x.
+template <class L, int R, class Item, class From>
+TileSums<Item> tile_sums(const Item* x, int n, const Ahead& ahead, const From& from) {
   TileSums<Item> t;
   if (n == kTile) {
     Item sums[2];
-    first_pass<L, R>(x, ahead, sums, t);
+    first_pass<L, R>(from, ahead, sums, t);
     if (bit_cast<ItemBits<Item>>(sums[1] - sums[1]) == 0) {
       t.finite = kTile;
       t.nan = t.pos_inf = t.neg_inf = t.zero = 0;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cpu/stats/stats_items.h"
+#include "cpu/stats/stats_sums.h"
 
 namespace initstats::cpu::INITSTATS_CAPABILITY {
 
@@ -22,34 +23,44 @@ class PairValues {
     return read_items(second_, begin, end, gathered_);
   }
 
-  // What n elements make, of which these are the items of x and of y; NaN from n to `padded`. In
-  // buffer, [padded].
-  const Item* values(const void* items, const void* others, int64_t n, int64_t padded,
-                     Item* buffer) {
+  // The sums of what n elements make, of which these are the items of x and of y, and that itself
+  // in buffer, [padded], NaN from n on. `sums_from` takes them from where it is told.
+  template <class SumsFrom>
+  TileSums<Item> sums(const void* items, const void* others, int n, int padded, Item* buffer,
+                      SumsFrom sums_from) {
     const Item* const x = tile_values(first_type_, items, n, n, buffer);
     const Item* const y = tile_values(first_type_, others, n, n, others_);
-    if (how_.pairing == Pairing::difference) {
-      combine(x, y, n, buffer, DifferenceOf<L>{}, DifferenceOf<One>{});
-    } else {
-      const double factor = how_.factor;
-      combine(x, y, n, buffer, SquareRatioOf<L>(factor), SquareRatioOf<One>(factor));
-    }
-    std::fill(buffer + n, buffer + padded, static_cast<Item>(__builtin_nanf("")));
-    return buffer;
+    if (how_.pairing == Pairing::difference)
+      return sums(x, y, n, padded, buffer, DifferenceOf<L>{}, DifferenceOf<One>{}, sums_from);
+    const double factor = how_.factor;
+    return sums(x, y, n, padded, buffer, SquareRatioOf<L>(factor), SquareRatioOf<One>(factor),
+                sums_from);
   }
 
  private:
   using L = std::conditional_t<sizeof(Item) == 8, Lanes64, Lanes32>;
   using One = std::conditional_t<sizeof(Item) == 8, Scalar64, Scalar32>;
 
-  // Lanes of both, and one by one what is left.
-  template <class Both, class BothOfOne>
-  static void combine(const Item* x, const Item* y, int64_t n, Item* out, const Both& both,
-                      const BothOfOne& both_of_one) {
-    constexpr int64_t kLanes = L::kWidth;
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) L::store(out + i, both(L::load(x + i), L::load(y + i)));
-    for (; i < n; ++i) out[i] = both_of_one(x[i], y[i]);
+  // A full tile is made while it is summed for the first time.
+  template <class Both>
+  struct FromBoth {
+    const Item *x, *y;
+    Item* made;
+    Both both;
+    INITSTATS_HD typename L::F vector(int element) const {
+      const typename L::F v = both(L::load(x + element), L::load(y + element));
+      L::store(made + element, v);
+      return v;
+    }
+  };
+
+  template <class Both, class BothOfOne, class SumsFrom>
+  static TileSums<Item> sums(const Item* x, const Item* y, int n, int padded, Item* buffer,
+                             const Both& both, const BothOfOne& both_of_one, SumsFrom& sums_from) {
+    if (n == kTile) return sums_from(FromBoth<Both>{x, y, buffer, both});
+    for (int i = 0; i < n; ++i) buffer[i] = both_of_one(x[i], y[i]);
+    std::fill(buffer + n, buffer + padded, static_cast<Item>(__builtin_nanf("")));
+    return sums_from(FromMemory<L, Item>{buffer});
   }
 
   ItemType first_type_;

@@ -99,24 +99,33 @@ struct PowerTerms {
   }
 };
 
-// The sum over kRows lane rows of a quarter, x points at the first of them: the tree of Note [Tile
-// order], kAtOnce lane rows in registers together. `see` is shown every vector once, and a count.
-template <class L, int R, int kRows, int kAtOnce, class Pass, class Item, class See>
-INITSTATS_HD void sum_rows(const Item* x, int steps, const Pass& pass,
+// Where a pass has the vectors of a tile from: memory.
+template <class L, class Item>
+struct FromMemory {
+  const Item* x;
+  INITSTATS_HD typename L::F vector(int element) const { return L::load(x + element); }
+};
+
+// The sum over kRows lane rows of a quarter, the first of which begins at element `first`: the tree
+// of Note [Tile order], kAtOnce lane rows in registers together. `see` is shown every vector once,
+// and a count.
+template <class L, int R, int kRows, int kAtOnce, class Pass, class From, class See>
+INITSTATS_HD void sum_rows(const From& from, int first, int steps, const Pass& pass,
                            typename L::F (&sums)[Pass::kCount], See& see) {
   using F = typename L::F;
   constexpr int kCount = Pass::kCount;
   if constexpr (kRows > kAtOnce) {
     F right[kCount];
-    sum_rows<L, R, kRows / 2, kAtOnce>(x, steps, pass, sums, see);
-    sum_rows<L, R, kRows / 2, kAtOnce>(x + kRows / 2 * kTileColumns, steps, pass, right, see);
+    sum_rows<L, R, kRows / 2, kAtOnce>(from, first, steps, pass, sums, see);
+    sum_rows<L, R, kRows / 2, kAtOnce>(from, first + kRows / 2 * kTileColumns, steps, pass, right,
+                                       see);
 #pragma GCC unroll 5
     for (int c = 0; c < kCount; ++c) sums[c] = sums[c] + right[c];
   } else {
     F rows[kRows][kCount];
 #pragma GCC unroll 8
     for (int k = 0; k < kRows; ++k) {
-      const F v = L::load(x + k * kTileColumns);
+      const F v = from.vector(first + k * kTileColumns);
       see(v, k);
       pass.set(v, rows[k]);
     }
@@ -124,7 +133,7 @@ INITSTATS_HD void sum_rows(const Item* x, int steps, const Pass& pass,
     for (int step = 1; step < steps; ++step) {
 #pragma GCC unroll 8
       for (int k = 0; k < kRows; ++k) {
-        const F v = L::load(x + (step * R + k) * kTileColumns);
+        const F v = from.vector(first + (step * R + k) * kTileColumns);
         see(v, step * kRows + k);
         pass.add(v, rows[k]);
       }
@@ -144,8 +153,8 @@ INITSTATS_HD void sum_rows(const Item* x, int steps, const Pass& pass,
 
 // Adds what a pass takes from the first `rows_present` rows of a tile, a multiple of R, in the
 // order of Note [Tile order]: the rest is missing, and skipping it changes nothing.
-template <class L, int R, int kAtOnce, bool kFull, class Pass, class Item, class See>
-INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, Item* sums,
+template <class L, int R, int kAtOnce, bool kFull, class Pass, class From, class Item, class See>
+INITSTATS_HD void sum_tile(const From& from, int rows_present, const Pass& pass, Item* sums,
                            See&& see) {
   using F = typename L::F;
   constexpr int kCount = Pass::kCount, kSteps = kQuarterRows / R;
@@ -156,7 +165,7 @@ INITSTATS_HD void sum_tile(const Item* x, int rows_present, const Pass& pass, It
     for (int q = 0; q < kTileQuarters; ++q) {
       const int steps = kFull ? kSteps : std::min((rows_present - q * kQuarterRows) / R, kSteps);
       if (steps > 0) {
-        sum_rows<L, R, R, kAtOnce>(x + q * kQuarterRows * kTileColumns + column, steps, pass,
+        sum_rows<L, R, R, kAtOnce>(from, q * kQuarterRows * kTileColumns + column, steps, pass,
                                    quarters[q], see);
       } else {
         for (int c = 0; c < kCount; ++c) quarters[q][c] = L::broadcast(0);
