@@ -127,7 +127,7 @@ def _missing(who: str, why: str) -> Finding:
         where=who,
         value=1.0,
         threshold=0.0,
-        cause=f"{who} adds nothing to this row: it {why}",
+        cause=f"{who} adds nothing to this row, or to a part of it: it {why}",
         fix="call step() once per training step on every rank, and close the monitors together",
         source=RANKS_DIFFER,
     )

@@ -214,6 +214,7 @@ class Part:
         taken: Steps of the optimizer, None where none are counted.
         by_step: Where the row has several measured steps, by kind those of them that have records,
             and the records `[steps, n]`, in the order of the table.
+        without_loss: Measured steps that no loss was given for, where one was for others.
     """
 
     peers: tuple[int, ...] = ()
@@ -228,6 +229,7 @@ class Part:
     prints: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     taken: Taken | None = None
     by_step: Mapping[str, tuple[tuple[int, ...], Records]] = field(default_factory=dict)
+    without_loss: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

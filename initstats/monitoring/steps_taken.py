@@ -11,9 +11,10 @@ from initstats.monitoring.row import Taken
 class StepsTaken:
     """Counts the steps of optimizers between two calls of `Monitor.step`. In the training thread.
 
-    Of several optimizers the one with the most steps counts. A call without any step of an
-    optimizer, which a scaler may have skipped, counts as a usual one, and as idle. Counting begins
-    with the first step of an optimizer.
+    Of several optimizers the one with the most steps counts; of those that take turns, as in
+    adversarial training, all do. A call without any step of an optimizer, which a scaler may have
+    skipped, counts as a usual one, and as idle. Nothing is told before the first step of an
+    optimizer.
 
     Attributes:
         caught_up: Steps by which the number of the step was moved on, because this rank had left
@@ -23,6 +24,8 @@ class StepsTaken:
     def __init__(self) -> None:
         self.caught_up = 0
         self._since: dict[int, int] = {}
+        self._known: set[int] = set()
+        self._one_at_a_time = True
         self._updates = self._idle = self._usual = 0
 
     def note(self, optimizer: object) -> None:
@@ -31,14 +34,28 @@ class StepsTaken:
 
     def end_step(self) -> None:
         """Note that `Monitor.step` was called."""
-        taken = max(self._since.values(), default=0)
+        taken = self._count()
         self._since.clear()
-        if taken:
-            self._usual = min(self._usual or taken, taken)
-        elif self._updates:
+        if not taken:
             taken = self._usual
             self._idle += 1
+        elif not self._updates:  # of idle calls before it, each counts as a usual one too
+            self._usual = taken
+            self._updates = self._idle * taken
+        self._usual = min(self._usual, taken)
         self._updates += taken
+
+    def _count(self) -> int:
+        """Return the steps since the last call: all of optimizers that take turns, else the most.
+
+        They do if no two of them had stepped between two calls when the second one came up.
+        """
+        is_new = bool(self._since.keys() - self._known)
+        if is_new:
+            self._one_at_a_time &= len(self._since) == 1
+            self._known |= self._since.keys()
+        count = sum if self._one_at_a_time else max
+        return count(self._since.values()) if self._since else 0
 
     def taken(self, step: int, behind: int = 0, later: int = 0) -> Taken | None:
         """Return what a row says of it; None without any step of an optimizer.
@@ -80,13 +97,14 @@ def parted(taken: Mapping[int, Taken]) -> Parted:
     """
     if not taken:
         return Parted()
-    usual = min(each.usual for each in taken.values())
+    # Those of a stage or a part of the model may take more than others take of theirs.
+    usual = {rank: each.usual for rank, each in taken.items()}
     # Some may have closed their monitor before the last step of the row.
-    updates = {rank: each.updates - usual * each.step for rank, each in taken.items()}
+    updates = {rank: each.updates - each.usual * each.step for rank, each in taken.items()}
     common = min(updates.values())
     more = {rank: n - common for rank, n in updates.items()}
-    behind = {rank: n // usual for rank, n in more.items() if n}
-    if any(n % usual for n in more.values()):  # single steps of several
+    behind = {rank: n // usual[rank] for rank, n in more.items() if n}
+    if any(n % usual[rank] for rank, n in more.items()):  # single steps of several
         behind = {}
         common = _most_common(list(updates.values()))
     idle = _most_common([each.idle for each in taken.values()])
@@ -95,12 +113,17 @@ def parted(taken: Mapping[int, Taken]) -> Parted:
         for rank, each in taken.items()
     }
     apart = {rank: two for rank, two in apart.items() if any(two)}
-    return Parted(behind, {rank: n - i * usual for rank, (n, i) in apart.items()}, apart)
+    return Parted(behind, {rank: n - i * usual[rank] for rank, (n, i) in apart.items()}, apart)
 
 
 def _most_common(values: Sequence[int]) -> int:
     """Return the value that comes most often, of several the least."""
     return min(set(values), key=lambda value: (-values.count(value), value))
+
+
+def ended(step: int) -> str:
+    """Return in words that a rank has measured only the first steps of a row."""
+    return f"has measured nothing after step {step}"
 
 
 def left_out(steps: int) -> str:

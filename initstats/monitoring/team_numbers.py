@@ -16,19 +16,26 @@ from initstats.statistics.record_array import Floats, Integers
 from initstats.statistics.reduction import Array, Contribution, Message, first_message
 
 _STEPS = 2  # steps of the optimizer, and idle calls
-_SEEN = 5  # number of the row, and the first four fields of `Taken`
+_END = 2  # in the place after them: the last measured step
+_RATES = 3  # the place of the first learning rate
+_SEEN = 6  # number of the row, the first four fields of `Taken`, and the last measured step
 
 
-def numbers_of(team: Team, taken: Taken | None, rates: Mapping[str, float]) -> Floats:
+def numbers_of(
+    team: Team, taken: Taken | None, last: int | None, rates: Mapping[str, float]
+) -> Floats:
     """Return what this rank should have alike with others, `[n]`; infinite where it has none.
 
     Args:
         team: The ranks.
         taken: Steps of the optimizer of this rank.
+        last: Its last measured step.
         rates: Its learning rates.
     """
-    numbers = np.full(_STEPS + len(team.rates), math.inf)
-    numbers[_STEPS:] = [_finite(rates.get(name, math.inf)) for name in team.rates]
+    numbers = np.full(_RATES + len(team.rates), math.inf)
+    if last is not None:
+        numbers[_END] = last
+    numbers[_RATES:] = [_finite(rates.get(name, math.inf)) for name in team.rates]
     if taken is not None:
         steps = taken.updates - taken.usual * taken.step, taken.idle
         numbers[:_STEPS] = np.array(steps) - team.apart
@@ -56,6 +63,11 @@ class Numbers:
         """Whether ranks have taken other steps than the rest."""
         return bool(self.differing[:_STEPS].any())
 
+    @property
+    def differ_in_ends(self) -> bool:
+        """Whether some ranks have not measured the last steps of others."""
+        return bool(self.differing[_END])
+
 
 def agree(
     contribution: Contribution, numbers: Floats, room: int
@@ -81,36 +93,40 @@ def agree(
 
 
 def look(
-    team: Team, row: float, taken: Taken | None
-) -> Generator[Message, Array, tuple[Floats, Parted]]:
+    team: Team, row: float, taken: Taken | None, last: int | None
+) -> Generator[Message, Array, tuple[Floats, Parted, Floats]]:
     """Look at which row every rank is, and who of those at the next one has taken other steps.
 
     Args:
         team: The ranks.
         row: Number of the row of this rank.
         taken: Its steps, None where it counts none.
+        last: Its last measured step, None without any.
 
     Yields:
         One message.
 
     Returns:
-        The number of the row of each rank, and which of those at the least of them have parted.
+        The number of the row of each rank, which of those at the least of them have parted, and the
+        last measured step of each, infinite without any.
     """
     own: Floats = np.full((_SEEN, len(team.ranks)), math.inf)
     own[0, team.ranks.index(team.rank)] = row
+    if last is not None:
+        own[-1, team.ranks.index(team.rank)] = last
     if taken is not None:
         updates, idle = np.array((taken.updates, taken.idle)) - team.apart
-        own[1:, team.ranks.index(team.rank)] = taken.step, updates, idle, taken.usual
+        own[1:-1, team.ranks.index(team.rank)] = taken.step, updates, idle, taken.usual
     seen: Array = (yield Message("min", own.ravel())).reshape(own.shape)
     here: Mapping[int, Taken] = {
         rank: Taken(*map(int, numbers))
-        for rank, its_row, *numbers in zip(team.ranks, *seen.tolist(), strict=True)
+        for rank, its_row, *numbers in zip(team.ranks, *seen[:-1].tolist(), strict=True)
         if its_row == seen[0].min() and not math.isinf(numbers[0])
     }
     found = parted(here)
     updates, idle = found.apart.get(team.rank, (0, 0))
     team.apart = team.apart[0] + updates, team.apart[1] + idle
-    return seen[0], found
+    return seen[0], found, seen[-1]
 
 
 def learning_rates(
@@ -129,9 +145,9 @@ def learning_rates(
     Returns:
         As `common_rates`.
     """
-    alike = dict(zip(team.rates, numbers.low[_STEPS:].tolist(), strict=True))
+    alike = dict(zip(team.rates, numbers.low[_RATES:].tolist(), strict=True))
     rates = {name: rate for name, rate in alike.items() if math.isfinite(rate)}
-    which = np.flatnonzero(numbers.differing[_STEPS:]).tolist()
+    which = np.flatnonzero(numbers.differing[_RATES:]).tolist()
     if not which:
         return rates, {}
     names = [team.rates[i] for i in which]

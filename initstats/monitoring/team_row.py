@@ -18,7 +18,7 @@ from initstats.monitoring.rank_norms import norms_of_peers
 from initstats.monitoring.reader import Measured, gradient_norms, table_of, unclipped
 from initstats.monitoring.row import Part, RankInfo, Row, Table, Taken
 from initstats.monitoring.rules import BACKWARD, IN_A_STEP, holds_not_finite
-from initstats.monitoring.steps_taken import Parted, left_out
+from initstats.monitoring.steps_taken import Parted, ended, left_out
 from initstats.monitoring.team import CLIPPING_NAMES, FLOWS, Kind, Team
 from initstats.monitoring.team_lacks import lacks_of, lacks_text, of_elements, stand_ins
 from initstats.monitoring.team_numbers import (
@@ -73,7 +73,8 @@ class Offer:
         lacks: Measured steps in which this rank lacks what it holds, by tensor of all kinds, int64.
         numbers: What this rank should have alike with the others, `[k]`.
         told: The row of this rank, None for none.
-        again: Makes the same of kinds of which this rank counts others.
+        again: Makes the same of kinds of which this rank counts others, and of a row with steps up
+            to one that this rank may not have measured.
     """
 
     row: int
@@ -84,12 +85,17 @@ class Offer:
     lacks: Integers
     numbers: Floats
     told: Row | None
-    again: Callable[[Mapping[str, Kind]], Offer]
+    again: Callable[[Mapping[str, Kind], int | None], Offer]
 
     @property
     def taken(self) -> Taken | None:
         """Steps of the optimizer of this rank, None where it counts none."""
         return None if self.told is None or self.told.part is None else self.told.part.taken
+
+    @property
+    def last(self) -> int | None:
+        """The last step that this rank has measured, None for no row."""
+        return None if self.told is None else _last_of(self.told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +138,7 @@ def offer(
     row: int,
     told: Row | None = None,
     kinds: Mapping[str, Kind] | None = None,
+    last: int | None = None,
 ) -> Offer:
     """Return what this rank adds to a row: by kind, step and name, as the ranks agreed.
 
@@ -141,11 +148,13 @@ def offer(
         row: Number of the row.
         told: The row of this rank, None for one without anything.
         kinds: What this rank counts, None for what the ranks agreed on.
+        last: The last step that any rank has measured, None for that of this one.
     """
     steps = team.schedule.steps_of(row)
     given, kinds = measured, team.kinds if kinds is None else kinds
     part = (told and told.part) or Part()
-    last = steps[-1] if told is None else told.step
+    if last is None:
+        last = steps[-1] if told is None else told.step
     lacks = lacks_of(kinds, given, [step for step in steps if step <= last])
     moments, counts, places, histogram_of, bad = [], [], [], [], []
     at, checks = 0, np.empty(0, dtype=np.int64)
@@ -195,10 +204,15 @@ def offer(
         order=_order(kinds, len(steps)),
         not_finite=np.concatenate(bad),
     )
-    numbers = numbers_of(team, part.taken, {} if told is None else told.learning_rates)
+    rates = {} if told is None else told.learning_rates
+    numbers = numbers_of(team, part.taken, None if told is None else _last_of(told), rates)
     again = functools.partial(offer, team, given, row, told)
     copied = np.concatenate(copies)
     return Offer(row, contribution, prints, has_weights, copied, lacks, numbers, told, again)
+
+
+def _last_of(row: Row) -> int:
+    return row.steps[-1] if row.steps else row.step
 
 
 def _copies(team: Team, placed: _Placed) -> tuple[Integers, Integers]:
@@ -389,19 +403,25 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
     missing: dict[str, str] = {}
     absent: dict[str, dict[str, str]] = {}
     apart = Parted()
-    row = -1 if own is None else own.row
-    if differs or numbers.differ_in_steps:
-        at, apart = yield from look(team, _CLOSED if own is None else own.row, mine.taken)
+    row, last = -1 if own is None else own.row, None
+    if differs or numbers.differ_in_steps or numbers.differ_in_ends:
+        here = _CLOSED if own is None else own.row
+        at, apart, ends = yield from look(team, here, mine.taken, mine.last)
         row = int(at.min())
         missing = _missing(team, at, row)
         missing |= {f"rank {rank}": left_out(steps) for rank, steps in apart.behind.items()}
         took_own = own is not None and own.row == row and team.rank not in apart.behind
+        pairs = zip(team.ranks, ends.tolist(), strict=True)
+        there = {rank: int(end) for rank, end in pairs if f"rank {rank}" not in missing}
+        last = max(there.values(), default=None)
+        missing |= {f"rank {r}": ended(end) for r, end in there.items() if end != last}
     elif own is None:
         return None
     if differs or missing:
-        mine = own if own is not None and took_own else nothing
-        kinds, absent = yield from stand_ins(team, mine.lacks, takes_part=took_own)
-        mine = mine.again(kinds)
+        mine = own.again(team.kinds, last) if own is not None and took_own else nothing
+        is_whole = took_own and f"rank {team.rank}" not in missing
+        kinds, absent = yield from stand_ins(team, mine.lacks, takes_part=is_whole)
+        mine = mine.again(kinds, last)
         agreed, numbers = yield from agree(mine.contribution, mine.numbers, room)
     if team.has_peers and team.copied is None and not missing:
         _learn(team, (yield Message("sum", mine.copies)))

@@ -160,5 +160,6 @@ class Delivery:
             return replace(row, ranks=self._ranks)
         seconds = self._seconds(window, row.measured)
         part = part_of(measured, self._peers, seconds, window.fingerprints)
-        part = replace(part, taken=window.taken)
+        lost = tuple(s for s in row.steps if window.losses and s not in window.losses)
+        part = replace(part, taken=window.taken, without_loss=lost)
         return replace(row, ranks=self._ranks, shards=self._shards, part=part)

@@ -19,6 +19,7 @@ from initstats.monitoring.rank_rates import common_rates, mean_calls
 from initstats.monitoring.reader import REASON, Measured, gradient_norms
 from initstats.monitoring.row import RankInfo, Row, Shard
 from initstats.monitoring.rules import FirstNotFinite
+from initstats.monitoring.steps_taken import ended
 from initstats.monitoring.team import FLOWS, OF_EACH_RANK, alike_ranks
 from initstats.monitoring.team_lacks import IN_EVERY_STEP, of_elements, on_ranks
 from initstats.monitoring.team_loss import joined_losses
@@ -118,10 +119,15 @@ def _joined(found: Matched, judge: _Judge) -> Row:
     measured = {kind: one for kind, one in every.items() if one is not None}
     _add_products(rows, measured, held)
     norms, before = _norms(rows, measured.get("gradients"), held.get("gradients", {}))
-    missing = _missing(rows, of_ranks, measured, found.missing)
+    cut = {
+        rank_of(row): ended(row.steps[-1])
+        for row in rows
+        if row.steps and row.steps[-1] < steps[-1]
+    }
+    missing = _missing(rows, of_ranks, measured, {**found.missing, **cut})
     rates, other_rates = common_rates({rank_of(row): row.learning_rates for row in rows})
     together = Together(
-        _differing(rows),
+        _differing([row for row in rows if rank_of(row) not in cut]),
         first_not_finite(of_ranks, held),
         _local_norms(rows),
         _alike(rows),

@@ -73,6 +73,7 @@ def _moved(row: Row, by: int) -> Row:
         row.part,
         steps=tuple(step + by for step in row.part.steps),
         product_steps=tuple(step + by for step in row.part.product_steps),
+        without_loss=tuple(step + by for step in row.part.without_loss),
         by_step={
             kind: (tuple(step + by for step in steps), records)
             for kind, (steps, records) in row.part.by_step.items()

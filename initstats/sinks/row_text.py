@@ -178,6 +178,7 @@ def _part(part: Part) -> dict[str, Any]:
         "product_steps": part.product_steps,
         "prints": part.prints,
         **({} if part.taken is None else {"taken": part.taken}),
+        **({"without_loss": part.without_loss} if part.without_loss else {}),
         **(
             {"by_step": {k: _by_step(*each) for k, each in part.by_step.items()}}
             if part.by_step
@@ -289,7 +290,7 @@ def _rows(value: Any) -> Floats:
 
 
 _PART: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("peers", "steps", "product_steps"), listed(integer)),
+    **dict.fromkeys(("peers", "steps", "product_steps", "without_loss"), listed(integer)),
     "products": lambda products: mapping(products, _rows),
     "seconds": number,
     **dict.fromkeys(("squares", "unclipped"), _rows),
@@ -299,7 +300,15 @@ _PART: dict[str, Callable[[Any], Any]] = {
     "taken": lambda taken: _taken(Taken(*sequence(taken, integer))),
     "by_step": lambda kinds: mapping(kinds, _records_by_step),
 }
-_NOT_IN_EVERY_PART = ("unclipped", "local_norm", "products", "product_steps", "taken", "by_step")
+_NOT_IN_EVERY_PART = (
+    "unclipped",
+    "local_norm",
+    "products",
+    "product_steps",
+    "taken",
+    "by_step",
+    "without_loss",
+)
 
 
 def _ranks(value: dict[str, Any]) -> RankInfo:

@@ -98,7 +98,8 @@ def replicas_agree(model_or_table: nn.Module | StatsTable, group: object) -> Rep
         The report, equal on all ranks.
 
     Raises:
-        TypeError: If group is no process group that this rank is in.
+        TypeError: If group is no process group that this rank is in, or the first argument is
+            neither a module nor a table.
         ValueError: On every rank, if a table has no fingerprints, ranks have tensors of different
             shapes by the same name, or the group does not hold every shard as often as every other.
 
@@ -160,11 +161,18 @@ class _Own:
 
 
 def _own(function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
+    given: object = model_or_table
     table: Mapping[str, Stats]
-    if isinstance(model_or_table, nn.Module):
-        table = stats(model_or_table, moments=False, histogram=False, fingerprint=True)
+    if isinstance(given, nn.Module):
+        table = stats(given, moments=False, histogram=False, fingerprint=True)
+    elif isinstance(given, StatsTable):
+        table = given
     else:
-        table = model_or_table
+        msg = (
+            f"initstats.{function}: expected a module or records of stats(), got"
+            f" {type(given).__name__}"
+        )
+        raise TypeError(msg)
     if not all(record.groups & Groups.FINGERPRINT for record in table.values()):
         msg = (
             f"initstats.{function}: expected records taken with fingerprint=True, got some without"

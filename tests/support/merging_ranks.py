@@ -353,6 +353,8 @@ def check_equal_replicas_agree() -> None:
         replicas_agree(stats(plain), world())
     with raising(TypeError, "got NoneType"):
         replicas_agree(plain, None)
+    with raising(TypeError, "a module or records of stats(), got dict"):
+        replicas_agree(dict(plain.named_parameters()), world())  # type: ignore[arg-type]
 
 
 def check_one_changed_bit_in_one_replica_is_found() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -140,6 +141,79 @@ def check_a_rank_that_skips_an_update_is_named_once_and_its_rows_count() -> None
         assert "1 step fewer" in alert.cause
 
 
+def check_a_rank_whose_first_update_is_skipped_is_named_and_its_rows_count() -> None:
+    kept, net = Kept(), plain()
+    optimizer = SGD(net.parameters(), 0.1)
+    with Monitor(
+        net, optimizer=optimizer, every=1, watch=("gradients",), sinks=[kept], group=world()
+    ) as monitor:
+        for number in range(1, 5):
+            filled(net)
+            if (rank(), number) != (1, 1):
+                optimizer.step()
+            monitor.step()
+    if rank() == 0:
+        assert not lacking(kept.rows)
+        assert told(kept.rows) == [(2, "rank-steps", "rank 1")]
+
+
+def check_optimizers_that_take_turns() -> None:
+    kept, nets = Kept(), nn.ModuleList([plain(), plain()])
+    optimizers = [SGD(net.parameters(), 0.1) for net in nets]
+    with Monitor(
+        nets, optimizer=optimizers, every=1, watch=("weights",), sinks=[kept], group=world()
+    ) as monitor:
+        for number in range(1, 11):
+            filled(nets)
+            optimizers[number % 2].step()
+            if (rank(), number) != (2, 4):
+                monitor.step()
+            dist.barrier()
+    if rank() == 0:
+        why = {"rank 2": "has left out 1 monitor.step()"}
+        found = lacking(kept.rows)
+        assert found[4] == why, found
+        assert not told(kept.rows, "replicas-differ", "rank-steps")
+
+
+def check_a_rank_that_ends_within_a_row_is_named_and_others_stand_in() -> None:
+    for reduce in ("merge", "none"):
+        path, kept = shared_folder(), Kept()
+        nets = nn.ModuleList(plain() for _ in range(4))  # so that every rank counts some of them
+        optimizer = SGD(nets.parameters(), 0.1)
+        monitor = Monitor(
+            nets,
+            optimizer=optimizer,
+            every=1,
+            window=4,
+            watch=WATCH,
+            sinks=[kept if reduce == "merge" else JsonLines(path / "run.jsonl")],
+            group=world(),
+            reduce=reduce,  # type: ignore[arg-type]
+        ).attach()
+        for number in range(1, 5):
+            filled(nets)
+            optimizer.step()
+            if number == 4:  # measured, but `step` is never called
+                break
+            monitor.step(loss=None if (rank(), number) == (1, 3) else float(number))
+            if (rank(), number) == (2, 2):
+                monitor.close()
+        monitor.close()
+        dist.barrier()
+        if rank() == 0:
+            rows = kept.rows
+            if reduce == "none":
+                rows = list(join_rows(sorted(path.glob("run.rank*.jsonl"))))
+            (row,) = rows
+            assert lacking(rows) == {row.step: {"rank 2": "has measured nothing after step 2"}}
+            assert row.steps == (1, 2, 3, 4)
+            assert row.loss[:3].tolist() == [1.0, 2.0, 3.0], row.loss
+            assert row.gradient_norm.tolist() == pytest.approx([96**0.5] * 4), reduce
+            assert {record.count for record in row.tables["weights"].values()} == {80, 16}
+            assert not told(rows, "replicas-differ")
+
+
 def check_a_rank_that_calls_step_twice_is_named() -> None:
     kept = Kept()
     trained(6, lambda number: 1 + ((rank(), number) == (1, 3)), kept)
@@ -206,6 +280,9 @@ CHECKS = (
     check_the_rank_that_writes_may_be_the_one,
     check_rows_of_several_steps_and_every_third_step,
     check_a_rank_that_skips_an_update_is_named_once_and_its_rows_count,
+    check_a_rank_whose_first_update_is_skipped_is_named_and_its_rows_count,
+    check_optimizers_that_take_turns,
+    check_a_rank_that_ends_within_a_row_is_named_and_others_stand_in,
     check_a_rank_that_calls_step_twice_is_named,
     check_loops_in_which_all_ranks_do_the_same_are_told_nothing_of,
     check_without_an_optimizer_nothing_is_counted,
