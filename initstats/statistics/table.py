@@ -37,7 +37,7 @@ class StatsTable(Mapping[str, Stats]):
         """Return a table whose records are made when they are asked for.
 
         Args:
-            names: The names in order; values do not count.
+            names: The names in order; the values do not count, and are kept: pass no tensors.
             batches: Records of launches, each with the row of every name that it holds.
         """
         table = cls({})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -36,6 +38,20 @@ def test_many_tensors_come_as_module_mapping_iterable_or_pairs(device: torch.dev
     assert table["layer.weight"].to_dict() == stats(module.layer.weight).to_dict()
     assert len(stats([])) == 0
     assert repr(stats({})) == "StatsTable({})"
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_table_keeps_no_tensor_alive(odd: bool, device: torch.device) -> None:
+    # A list with a negated view goes through the dispatcher.
+    more = torch._neg_view(torch.ones(2)) if odd else torch.ones(2)
+    given = {"a": torch.zeros(100_000, device=device), "b": more.to(device)}
+    given_tensor = weakref.ref(given["a"])
+    table = stats(given)
+    assert len(pickle.dumps(table)) < 50_000
+    del given
+    assert given_tensor() is None
+    assert list(table) == ["a", "b"]
+    assert pickle.loads(pickle.dumps(table))["a"].count == table["a"].count == 100_000
 
 
 def test_a_table_prints_merges_and_converts() -> None:
