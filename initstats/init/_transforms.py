@@ -21,6 +21,11 @@ def transformed() -> bool:
     return transform_level() is not None or forward_ad._current_level >= 0  # noqa: SLF001
 
 
+def traced() -> bool:
+    """Whether `torch.jit.trace` is running."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()  # noqa: SLF001
+
+
 def forget_tangents(function: str, tensors: Iterable[torch.Tensor]) -> None:
     """Set tangents to 0: what is filled does not depend on what was there.
 

@@ -11,6 +11,7 @@ from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from initstats import _ops
+from initstats.init._transforms import traced
 from initstats.sharding import PLAIN_TYPES, engine_loaded, refuse_managed, refuse_subclass
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -23,18 +24,19 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor if a fill can write it.
 
     Raises:
-        TypeError: not a tensor, a subclass that does not own its memory, sparse, quantised, of
-            another dtype, on another device, or managed by an engine (`refuse_managed`).
+        TypeError: not a tensor, a subclass that does not own its memory, sparse, nested, quantised,
+            of another dtype, on another device, or managed by an engine (`refuse_managed`).
         ValueError: in the middle of an autograd graph.
+        RuntimeError: while `torch.jit.trace` runs.
     """
+    refuse_tracing(function)
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(
             f"initstats.{function}: expected a torch.Tensor, got {type(tensor).__name__}"
         )
-    if tensor.layout is not torch.strided:
-        raise TypeError(
-            f"initstats.{function}: expected a dense tensor, got layout={tensor.layout}"
-        )
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        what = "a nested tensor" if tensor.is_nested else f"layout={tensor.layout}"
+        raise TypeError(f"initstats.{function}: expected a dense tensor, got {what}")
     if tensor.dtype not in _DTYPES:
         kind = "a quantized tensor" if tensor.is_quantized else f"dtype={tensor.dtype}"
         raise TypeError(
@@ -57,13 +59,24 @@ def tensor_to_fill(function: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def refuse_tracing(function: str) -> None:
+    """Raise RuntimeError while `torch.jit.trace` runs: it would lose what ops write into lists."""
+    if traced():
+        raise RuntimeError(
+            f"initstats.{function}: expected a call outside of torch.jit.trace, which loses fills,"
+            " got one inside (fill before tracing, or use torch.compile or torch.export)"
+        )
+
+
 def tensors_to_fill(function: str, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return the tensors if a fill can write each: what they have in common is checked at once.
 
     Raises:
         TypeError: as `tensor_to_fill`.
         ValueError: as `tensor_to_fill`.
+        RuntimeError: as `tensor_to_fill`.
     """
+    refuse_tracing(function)
     todo = list(tensors)
     common = set(map(type, todo)) <= PLAIN_TYPES and all(
         dtype in _DTYPES and layout is torch.strided and is_leaf and device in _DEVICES

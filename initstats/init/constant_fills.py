@@ -9,7 +9,7 @@ import torch
 
 from initstats import _ops
 from initstats.init._shards import refuse_in_graph, shards_of, whole_of
-from initstats.init._transforms import transformed
+from initstats.init._transforms import traced, transformed
 from initstats.init._validate import fillable_dtype, has_memory, number
 from initstats.sharding import PLAIN_TYPES, Box, Piece, is_dtensor, refuse_managed, refuse_subclass
 
@@ -257,7 +257,8 @@ def _write_diagonal(view: torch.Tensor, box: Box, value: float, groups: int) -> 
 def _fill_dirac(function: str, tensor: torch.Tensor, value: float, groups: int) -> None:
     """Write the value to (g * out + d, d, centre) for every group g and channel d, else 0."""
     plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
-    plain = plain and (torch.compiler.is_compiling() or not transformed())
+    others_see = not torch.compiler.is_compiling() and (transformed() or traced())
+    plain = plain and not others_see
     known = fillable_dtype(tensor.dtype) and tensor.device.type in {"cpu", "cuda"}
     # torch refuses to round a finite value to infinity.
     fits = known and (math.isinf(value) or not abs(value) > torch.finfo(tensor.dtype).max)

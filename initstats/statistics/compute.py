@@ -274,7 +274,7 @@ def _check_many(tensors: list[Tensor]) -> bool:
         not plain
         or not {tensor.dtype for tensor in tensors} <= DTYPES
         or not {tensor.layout for tensor in tensors} <= {torch.strided}
-        or True in {tensor.is_meta for tensor in tensors}
+        or True in {tensor.is_meta or tensor.is_nested for tensor in tensors}
     ):
         for tensor in tensors:
             _check(tensor)
@@ -286,10 +286,9 @@ def _check(tensor: object) -> None:
     if type(tensor) not in PLAIN_TYPES:
         _check_kind(tensor)
     assert isinstance(tensor, Tensor)
-    if tensor.layout is not torch.strided:
-        msg = (
-            f"initstats.stats: expected a dense tensor, got layout={tensor.layout}; pass x.values()"
-        )
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        what = "a nested tensor" if tensor.is_nested else f"layout={tensor.layout}"
+        msg = f"initstats.stats: expected a dense tensor, got {what}; pass x.values()"
         raise TypeError(msg)
     if tensor.dtype not in DTYPES:
         hint = ""
