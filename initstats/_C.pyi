@@ -1,5 +1,6 @@
 # The compiled module: csrc/ops/module.cpp.
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ def bind_torch(
     seen: tuple[Callable[[], object], ...],
     draw: Callable[[int, torch.Generator | None], torch.Tensor],
     increment_version: Callable[[torch.Tensor | list[torch.Tensor]], None],
+    take_handles: Callable[[list[Any]], list[torch.Tensor]] | None,
     /,
 ) -> None: ...
 def build_info() -> dict[str, str]: ...
@@ -45,4 +47,4 @@ def philox4x32_10(key: int, counter: int, word2: int, word3: int) -> list[int]: 
 def smallest_at_least(dtype: str, x: float) -> float: ...
 def stats_directly(
     tensors: torch.Tensor | list[torch.Tensor], groups: int, scale: int, /
-) -> tuple[bytes, bytes, bytes] | None: ...
+) -> tuple[bytes, bytes, bytes] | tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None: ...

@@ -64,7 +64,10 @@ def allow_direct_calls(draw: Callable[[int, torch.Generator | None], torch.Tenso
         torch._C._get_tracing_state,  # noqa: SLF001
     )
     classes = torch.Tensor, torch.nn.Parameter
-    _C.bind_torch(*classes, seen, draw, torch.autograd.graph.increment_version)
+    increment_version = torch.autograd.graph.increment_version
+    aoti = getattr(torch._C, "_aoti", None)  # noqa: SLF001
+    take_handles = getattr(aoti, "alloc_tensors_by_stealing_from_void_ptrs", None)
+    _C.bind_torch(*classes, seen, draw, increment_version, take_handles)
 
 
 def build_info() -> dict[str, str | list[str]]:

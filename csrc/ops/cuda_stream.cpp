@@ -11,7 +11,7 @@ namespace initstats::ops {
 
 #if defined(INITSTATS_CUDA_ON_CPU)
 
-DeviceScope::DeviceScope(const Tensor& /*tensor*/) {}
+DeviceScope::DeviceScope(int32_t /*device_index*/) {}
 
 void check_cuda(const std::string& op, cudaError_t status) {
   if (status != cudaSuccess)
@@ -24,17 +24,16 @@ void check_cuda(const std::string& op, cudaError_t status) {
 // and which Python loads without making its symbols global: the library that is loaded already is
 // asked by name when the first CUDA tensor arrives. (The id of a torch::stable Stream is not a
 // cudaStream_t, and torch_stream_native_handle exists only from torch 2.13 on.)
-DeviceScope::DeviceScope(const Tensor& tensor) {
+DeviceScope::DeviceScope(int32_t device_index) {
   using Lookup = AOTITorchError (*)(int32_t, void**);
   static void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) fail("ops", "a torch built with CUDA", "one without libtorch_cuda.so");
   static const auto lookup =
       reinterpret_cast<Lookup>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
   if (lookup == nullptr) fail("ops", "torch 2.10 or newer", "a libtorch_cuda.so without streams");
-  const int32_t index = tensor.get_device_index();
-  guard_.emplace(index);
+  guard_.emplace(device_index);
   void* cuda_stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(lookup(index, &cuda_stream));
+  TORCH_ERROR_CODE_CHECK(lookup(device_index, &cuda_stream));
   cuda_stream_ = static_cast<cudaStream_t>(cuda_stream);
 }
 

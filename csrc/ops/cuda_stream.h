@@ -8,16 +8,18 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
 namespace initstats::ops {
 
-// Makes the tensor's device the current one while it lives, and knows torch's current CUDA stream
-// there.
+// Makes a CUDA device the current one while it lives, and knows torch's current CUDA stream there.
 class DeviceScope {
  public:
-  explicit DeviceScope(const torch::stable::Tensor& tensor);
+  explicit DeviceScope(const torch::stable::Tensor& tensor)
+      : DeviceScope(tensor.get_device_index()) {}
+  explicit DeviceScope(int32_t device_index);
   cudaStream_t cuda_stream() const { return cuda_stream_; }
 
  private:

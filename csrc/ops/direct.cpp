@@ -2,12 +2,13 @@
 // plain, and say so where something is not: then nothing has happened, and the caller goes the long
 // way, which knows the rest and has the words for what is wrong.
 //
-// Note [Direct calls]. Plain are dense CPU tensors of the classes torch.Tensor and nn.Parameter, of
-// the dtypes of the op, that are leaves of autograd and not negated views, while no mode sees ops,
-// no profiler records them and nothing is traced. On these the dispatcher would do nothing but call
-// the CPU kernel. A handle of torch's C ABI, which tells where elements lie, is the address of an
-// at::Tensor. Every Python tensor holds one, in a place that torch does not promise: it is looked
-// for, by the address that the tensor's `_cdata` tells, and where it is not found nothing is plain.
+// Note [Direct calls]. Plain are dense tensors of the classes torch.Tensor and nn.Parameter, on one
+// device that this build has kernels for, of the dtypes of the op, that are leaves of autograd and
+// not negated views, while no mode sees ops, no profiler records them and nothing is traced. On
+// these the dispatcher would do nothing but call the op for the device. A handle of torch's C ABI,
+// which tells where elements lie, is the address of an at::Tensor. Every Python tensor holds one,
+// in a place that torch does not promise: it is looked for, by the address that the tensor's
+// `_cdata` tells, and where it is not found nothing is plain.
 #include "ops/direct.h"
 
 #include <Python.h>
@@ -15,6 +16,7 @@
 #include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <exception>
 #include <optional>
@@ -24,6 +26,7 @@
 #include "math/stats/buckets.h"
 #include "ops/checks.h"
 #include "ops/python_methods.h"
+#include "ops/register.h"
 
 namespace initstats::ops {
 
@@ -89,6 +92,7 @@ class Object {
   Object& operator=(Object&&) = delete;
   ~Object() { Py_XDECREF(object_); }
   PyObject* get() const { return object_; }
+  PyObject* release() { return std::exchange(object_, nullptr); }
   explicit operator bool() const { return object_ != nullptr; }
 
  private:
@@ -107,6 +111,7 @@ struct Torch {
   PyObject* seen;               // tuple of functions of which one is true where others see ops
   PyObject* draw;               // (count, generator) -> int64 tensor
   PyObject* increment_version;  // (tensor or list)
+  PyObject* take_handles;       // (list of capsules of owned handles) -> list of tensors, or None
 } torch_of_python;
 
 // Methods without arguments and attributes, as their classes hold them: found by name they take
@@ -123,7 +128,7 @@ struct Attribute {
 
 struct Members {
   Method is_neg;
-  Attribute is_leaf, is_cpu;
+  Attribute is_leaf;
 } members;
 
 Object call(PyObject* function, std::initializer_list<PyObject*> arguments) {
@@ -258,6 +263,12 @@ bool storage_holds(AtenTensorHandle tensor, ItemType type, int64_t items) {
   return end * item_size(type) <= told(aoti_torch_get_storage_size, tensor);
 }
 
+// Where all tensors of a call lie.
+struct Place {
+  int32_t device_type, device_index;
+  Kernels kernels;
+};
+
 bool of_plain_class(PyObject* tensor) {
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
   return type == torch_of_python.tensor || type == torch_of_python.parameter;
@@ -273,12 +284,15 @@ struct Plain {
 // elements are to be read or written.
 template <class Data>
 Plain<Data> plain(PyObject* tensor, AOTITorchError (*data_of)(AtenTensorHandle, Data**),
-                  Layouts& layouts) {
+                  const Place& place, Layouts& layouts) {
   if (!of_plain_class(tensor)) throw NotPlain{};
   if (call(members.is_neg, tensor).get() != Py_False) throw NotPlain{};
-  static const int32_t cpu = aoti_torch_device_type_cpu(), strided = aoti_torch_layout_strided();
+  static const int32_t strided = aoti_torch_layout_strided();
   const AtenTensorHandle handle = handle_of(tensor);
-  if (told(aoti_torch_get_device_type, handle) != cpu) throw NotPlain{};
+  if (told(aoti_torch_get_device_type, handle) != place.device_type) throw NotPlain{};
+  if (place.kernels == Kernels::cuda &&
+      told(aoti_torch_get_device_index, handle) != place.device_index)
+    throw NotPlain{};
   if (told(aoti_torch_get_layout, handle) != strided) throw NotPlain{};
   const std::optional<ItemType> type = item_type(told(aoti_torch_get_dtype, handle));
   if (!type) throw NotPlain{};
@@ -291,8 +305,8 @@ Plain<Data> plain(PyObject* tensor, AOTITorchError (*data_of)(AtenTensorHandle, 
   return {data, *type};
 }
 
-void add_target(PyObject* tensor, FillTargets& targets) {
-  const Plain<void> found = plain(tensor, torch_get_mutable_data_ptr, targets.layouts);
+void add_target(PyObject* tensor, const Place& place, FillTargets& targets) {
+  const Plain<void> found = plain(tensor, torch_get_mutable_data_ptr, place, targets.layouts);
   const std::optional<DType> dtype = fill_dtype(found.type);
   if (!dtype || attribute(tensor, members.is_leaf).get() != Py_True) throw NotPlain{};
   const size_t i = targets.items.size();
@@ -323,14 +337,15 @@ struct Tensors {
   size_t count;
 };
 
-// Whether the first tensor may be plain. Every call for a GPU or for DTensors ends here, without an
-// exception, which takes longer than all else.
-bool may_be_plain(const Tensors& tensors) {
-#if defined(INITSTATS_CUDA_ON_CPU)
-  return false;  // the dispatcher hands CPU tensors to executed kernels
-#endif
-  return tensors.count > 0 && of_plain_class(tensors.items[0]) &&
-         attribute(tensors.items[0], members.is_cpu).get() == Py_True;
+// Where the first tensor lies, and so all of them have to, or nothing if it is not plain. Every
+// call for DTensors ends here, without an exception, which takes longer than all else.
+std::optional<Place> place_of(const Tensors& tensors) {
+  if (tensors.count == 0 || !of_plain_class(tensors.items[0])) return std::nullopt;
+  const AtenTensorHandle first = handle_of(tensors.items[0]);
+  const int32_t type = told(aoti_torch_get_device_type, first);
+  const Kernels kernels = kernels_for(type);
+  if (kernels == Kernels::none) return std::nullopt;
+  return Place{type, told(aoti_torch_get_device_index, first), kernels};
 }
 
 // The first and the last byte of a tensor that is not empty.
@@ -510,12 +525,14 @@ const DirectFill& fill_named(PyObject* name) {
   throw NotPlain{};
 }
 
-// Elements from which on other threads of Python may run meanwhile.
+// Elements on the CPU from which on other threads of Python may run meanwhile.
 constexpr int64_t kWorthRelease = 4096;
 
+// On CUDA they may always: a launch waits where the queue of the device is full, perhaps for
+// something that a thread of Python has to do.
 template <class Run>
-void without_gil(int64_t elements, const Run& run) {
-  if (elements < kWorthRelease) return run();
+void without_gil(Kernels kernels, int64_t elements, const Run& run) {
+  if (kernels == Kernels::cpu && elements < kWorthRelease) return run();
   PyThreadState* const state = PyEval_SaveThread();
   std::exception_ptr thrown;
   try {
@@ -543,16 +560,15 @@ PyObject* guarded(PyObject* if_not_plain, const Body& body) {
 }
 
 PyObject* bind_torch(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 5 || !PyTuple_CheckExact(arguments[2])) {
-    PyErr_SetString(PyExc_TypeError, "bind_torch: expected five arguments, the third a tuple");
+  if (count != 6 || !PyTuple_CheckExact(arguments[2])) {
+    PyErr_SetString(PyExc_TypeError, "bind_torch: expected six arguments, the third a tuple");
     return nullptr;
   }
   for (Py_ssize_t i = 0; i < count; ++i) Py_INCREF(arguments[i]);  // for good
   PyObject* const tensor = arguments[0];
-  members = {method_of(tensor, "is_neg"), attribute_of(tensor, "is_leaf"),
-             attribute_of(tensor, "is_cpu")};
+  members = {method_of(tensor, "is_neg"), attribute_of(tensor, "is_leaf")};
   if (PyErr_Occurred()) return nullptr;
-  torch_of_python = {tensor, arguments[1], arguments[2], arguments[3], arguments[4]};
+  torch_of_python = {tensor, arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]};
   Py_RETURN_NONE;
 }
 
@@ -563,14 +579,16 @@ PyObject* fill_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count)
   }
   return guarded(Py_False, [&]() -> PyObject* {
     const Tensors tensors(arguments[3]);
-    if (!may_be_plain(tensors)) return Py_NewRef(Py_False);
+    const std::optional<Place> place = place_of(tensors);
+    if (!place) return Py_NewRef(Py_False);
     const DirectFill& fill = fill_named(arguments[0]);
     if (!nobody_sees_ops()) throw NotPlain{};
     FillTargets targets;
     targets.reserve(tensors.count);
+    targets.device_index = place->device_index;
     int64_t elements = 0;
     for (size_t i = 0; i < tensors.count; ++i) {
-      add_target(tensors.items[i], targets);
+      add_target(tensors.items[i], *place, targets);
       elements += targets.layouts.count(i);
     }
     const auto numbers = reals(arguments[4], tensors.count);
@@ -583,7 +601,8 @@ PyObject* fill_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count)
       if (arguments[7] != Py_None) throw NotPlain{};
       draw_keys(arguments[5], targets.items);
     }
-    without_gil(elements, [&] { fill.run(targets, numbers); });
+    const auto run = place->kernels == Kernels::cuda ? fill.run_on_cuda : fill.run;
+    without_gil(place->kernels, elements, [&] { run(targets, numbers); });
     call(torch_of_python.increment_version, {arguments[3]});
     return Py_NewRef(Py_True);
   });
@@ -600,6 +619,41 @@ Number* inside(const Object& bytes) {
   return reinterpret_cast<Number*>(PyBytes_AS_STRING(bytes.get()));
 }
 
+// Gives a reference of its own to Python.
+Object capsule_of(const Tensor& tensor) {
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &handle));
+  PyObject* const capsule = PyCapsule_New(handle, nullptr, nullptr);
+  if (capsule == nullptr) {
+    aoti_torch_delete_tensor_object(handle);
+    throw Raised{};
+  }
+  return Object(capsule);
+}
+
+// The records as a list of tensors on the device of `first`, a tensor of the call.
+PyObject* stats_on_cuda(PyObject* first, const std::vector<StatsSource>& sources, Layouts layouts,
+                        const StatsGroups& groups) {
+#if defined(INITSTATS_WITH_CUDA)
+  if (torch_of_python.take_handles == Py_None) throw NotPlain{};
+  AtenTensorHandle own;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle_of(first), &own));
+  const Tensor like(own);
+  std::optional<std::array<Tensor, 3>> records;
+  without_gil(Kernels::cuda, 0,
+              [&] { records = direct_stats_on_cuda(sources, std::move(layouts), groups, like); });
+  const Object capsules(PyList_New(3));
+  if (!capsules) throw Raised{};
+  for (Py_ssize_t i = 0; i < 3; ++i)
+    PyList_SET_ITEM(capsules.get(), i, capsule_of((*records)[static_cast<size_t>(i)]).release());
+  const Object tensors = call(torch_of_python.take_handles, {capsules.get()});
+  return PyList_AsTuple(tensors.get());
+#else
+  (void)first, (void)sources, (void)layouts, (void)groups;
+  throw NotPlain{};
+#endif
+}
+
 PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 3) {
     PyErr_SetString(PyExc_TypeError, "stats_directly: expected three arguments");
@@ -608,7 +662,8 @@ PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count
   return guarded(Py_None, [&]() -> PyObject* {
     constexpr long kMoments = 1, kHistogram = 2, kFingerprintGroup = 4, kAll = 7;
     const Tensors tensors(arguments[0]);
-    if (!may_be_plain(tensors)) return Py_NewRef(Py_None);
+    const std::optional<Place> place = place_of(tensors);
+    if (!place) return Py_NewRef(Py_None);
     if (!nobody_sees_ops()) throw NotPlain{};
     const long groups = PyLong_AsLong(arguments[1]), scale = PyLong_AsLong(arguments[2]);
     if (groups <= 0 || groups > kAll || scale < 0 || scale > kMaxScale) {
@@ -621,12 +676,14 @@ PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count
     layouts.reserve(tensors.count);
     int64_t elements = 0;
     for (size_t i = 0; i < tensors.count; ++i) {
-      const auto found = plain(tensors.items[i], torch_get_const_data_ptr, layouts);
+      const auto found = plain(tensors.items[i], torch_get_const_data_ptr, *place, layouts);
       sources.push_back({found.data, found.type});
       elements += layouts.count(i);
     }
     const StatsGroups wanted{(groups & (kMoments | kHistogram)) != 0, (groups & kHistogram) != 0,
                              (groups & kFingerprintGroup) != 0, static_cast<int>(scale)};
+    if (place->kernels == Kernels::cuda)
+      return stats_on_cuda(tensors.items[0], sources, std::move(layouts), wanted);
     const size_t n = tensors.count;
     size_t histogram_bytes = 0;
     for (size_t i = 0; i < n; ++i)
@@ -634,7 +691,7 @@ PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count
     const Object moments = bytes_of(n * kMomentColumns * sizeof(double));
     const Object counts = bytes_of(n * kCountColumns * sizeof(int64_t));
     const Object histogram = bytes_of(histogram_bytes);
-    without_gil(elements, [&] {
+    without_gil(place->kernels, elements, [&] {
       direct_stats(sources, std::move(layouts), wanted, inside<double>(moments),
                    inside<int64_t>(counts), inside<char>(histogram));
     });
@@ -666,7 +723,8 @@ PyMethodDef* python_methods() {
       {"fill_directly", fast(&fill_directly), METH_FASTCALL,
        "Fills plain tensors and returns True; False, and nothing has happened, if any is not."},
       {"stats_directly", fast(&stats_directly), METH_FASTCALL,
-       "Records of plain tensors as bytes (moments, counts, histogram), or None."},
+       "Records of plain tensors (moments, counts, histogram) as bytes, on CUDA as tensors, or "
+       "None."},
       {"key_of", fast(&key_of), METH_FASTCALL, "The key of a seed and a name."},
       {nullptr, nullptr, 0, nullptr}};
   return methods;

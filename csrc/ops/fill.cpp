@@ -37,6 +37,7 @@ FillTargets targets_of(const std::string& op, const std::vector<Tensor>& tensors
   check_one_device(op, tensors);
   const Boxes boxes(op, tensors, box);
   FillTargets targets;
+  if (!tensors.empty()) targets.device_index = tensors[0].get_device_index();
   targets.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const std::optional<DType> dtype = fill_dtype(tensors[i].scalar_type());
@@ -229,8 +230,7 @@ void fill_width_cpu(const FillTargets& targets, const Family& family) {
 }
 
 template <class Family>
-void run(OnCpu, const std::string& /*op*/, const std::vector<Tensor>& /*tensors*/,
-         const FillTargets& targets, const Family& family) {
+void run(OnCpu, const std::string& /*op*/, const FillTargets& targets, const Family& family) {
   fill_width_cpu<float>(targets, family);
   fill_width_cpu<double>(targets, family);
 }
@@ -252,10 +252,9 @@ void fill_width_cuda(const std::string& op, const FillTargets& targets, const Fa
 }
 
 template <class Family>
-void run(OnCuda, const std::string& op, const std::vector<Tensor>& tensors,
-         const FillTargets& targets, const Family& family) {
-  if (tensors.empty()) return;
-  const DeviceScope scope(tensors[0]);
+void run(OnCuda, const std::string& op, const FillTargets& targets, const Family& family) {
+  if (targets.items.empty()) return;
+  const DeviceScope scope(targets.device_index);
   fill_width_cuda<float>(op, targets, family, scope.cuda_stream());
   fill_width_cuda<double>(op, targets, family, scope.cuda_stream());
 }
@@ -265,7 +264,7 @@ template <class Device, class Family>
 void fill(const std::string& op, const std::vector<Tensor>& tensors, const Integers& keys,
           const Integers& box, const Family& family) {
   const FillTargets targets = targets_of(op, tensors, keys, box);
-  run(Device{}, op, tensors, targets, family);
+  run(Device{}, op, targets, family);
 }
 
 // The op: one list of numbers per parameter.
@@ -288,7 +287,7 @@ struct Op<Device, Entry, std::index_sequence<J...>> {
   static void direct(const FillTargets& targets, const std::vector<Numbers>& numbers) {
     const Family<Entry> family{
         {}, {{{Entry::kOp, Entry::kParameters[J], numbers[J], targets.items.size()}...}}};
-    run(OnCpu{}, Entry::kOp, {}, targets, family);
+    run(Device{}, Entry::kOp, targets, family);
   }
 };
 
@@ -305,10 +304,17 @@ INITSTATS_REGISTER(implement)
 }  // namespace
 
 const std::vector<DirectFill>& direct_fills() {
-#define INITSTATS_DIRECT(name, Dist, ...) \
-  {name##_entry::kOp, std::size(name##_entry::kParameters), &Op<OnCpu, name##_entry>::direct},
+#if defined(INITSTATS_WITH_CUDA)
+#define INITSTATS_DIRECT_ON_CUDA(name) &Op<OnCuda, name##_entry>::direct
+#else
+#define INITSTATS_DIRECT_ON_CUDA(name) nullptr
+#endif
+#define INITSTATS_DIRECT(name, Dist, ...)                                                     \
+  {name##_entry::kOp, std::size(name##_entry::kParameters), &Op<OnCpu, name##_entry>::direct, \
+   INITSTATS_DIRECT_ON_CUDA(name)},
   static const std::vector<DirectFill> fills{INITSTATS_DISTRIBUTIONS(INITSTATS_DIRECT)};
 #undef INITSTATS_DIRECT
+#undef INITSTATS_DIRECT_ON_CUDA
   return fills;
 }
 

@@ -1,7 +1,10 @@
 // On which devices the ops of this build run: the only place that knows, and registers them there.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
+
+#include <cstdint>
 
 namespace initstats::ops {
 
@@ -11,6 +14,23 @@ using Library = torch::stable::detail::StableLibrary;
 // without CUDA kernels has no OnCuda overloads, and never asks for them.
 struct OnCpu {};
 struct OnCuda {};
+
+// The kernels that take tensors of a device.
+enum class Kernels { none, cpu, cuda };
+
+// By torch's number of the type of device. As below: tensors that nothing is registered for have no
+// kernels.
+inline Kernels kernels_for(int32_t device_type) {
+#if defined(INITSTATS_CUDA_ON_CPU)
+  constexpr Kernels kOfCpu = Kernels::cuda, kOfCuda = Kernels::none;
+#elif defined(INITSTATS_WITH_CUDA)
+  constexpr Kernels kOfCpu = Kernels::cpu, kOfCuda = Kernels::cuda;
+#else
+  constexpr Kernels kOfCpu = Kernels::cpu, kOfCuda = Kernels::none;
+#endif
+  if (device_type == aoti_torch_device_type_cpu()) return kOfCpu;
+  return device_type == aoti_torch_device_type_cuda() ? kOfCuda : Kernels::none;
+}
 
 }  // namespace initstats::ops
 

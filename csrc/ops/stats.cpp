@@ -150,6 +150,20 @@ void check_pairs(const std::vector<Tensor>& tensors, const Seconds& seconds,
   }
 }
 
+// Makes the records of all jobs, on the device of `like`.
+void make_room(Call& call, const Tensor& like) {
+  const int64_t rows = static_cast<int64_t>(call.jobs.size());
+  call.moments = torch::stable::new_empty(like, {rows, kMomentColumns}, ScalarType::Double);
+  call.counts = torch::stable::new_empty(like, {rows, kCountColumns}, ScalarType::Long);
+  call.histogram = call.groups.histogram
+                       ? torch::stable::new_zeros(like, {rows, histogram_places(call.groups.scale)},
+                                                  ScalarType::Long)
+                       : torch::stable::new_empty(like, {0, 0}, ScalarType::Long);
+  call.moments_data = call.moments.mutable_data_ptr<double>();
+  call.counts_data = call.counts.mutable_data_ptr<int64_t>();
+  call.histogram_data = call.histogram.mutable_data_ptr<int64_t>();
+}
+
 // Everything is checked before anything is read.
 Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
              const std::vector<int64_t>& box, const Seconds& seconds) {
@@ -193,17 +207,7 @@ Call prepare(const std::vector<Tensor>& tensors, int64_t groups, int64_t scale,
       call.layouts.add(in_memory_order(second_boxes.layout(i), false));
     }
   }
-  const int64_t rows = static_cast<int64_t>(call.jobs.size());
-  const Tensor& like = tensors[0];
-  call.moments = torch::stable::new_empty(like, {rows, kMomentColumns}, ScalarType::Double);
-  call.counts = torch::stable::new_empty(like, {rows, kCountColumns}, ScalarType::Long);
-  call.histogram = call.groups.histogram
-                       ? torch::stable::new_zeros(like, {rows, histogram_places(call.groups.scale)},
-                                                  ScalarType::Long)
-                       : torch::stable::new_empty(like, {0, 0}, ScalarType::Long);
-  call.moments_data = call.moments.mutable_data_ptr<double>();
-  call.counts_data = call.counts.mutable_data_ptr<int64_t>();
-  call.histogram_data = call.histogram.mutable_data_ptr<int64_t>();
+  make_room(call, tensors[0]);
   return call;
 }
 
@@ -413,6 +417,19 @@ namespace {
 
 bool has_few(int64_t count) { return count <= cpu::kFewElements; }
 
+std::vector<Job> jobs_of(const std::vector<StatsSource>& sources) {
+  std::vector<Job> jobs;
+  jobs.reserve(sources.size());
+  for (const StatsSource& source : sources) jobs.push_back({source.data, source.type, {}});
+  return jobs;
+}
+
+Layouts in_memory_order(Layouts layouts, const StatsGroups& groups) {
+  layouts.change_others(
+      [&](const Layout& layout) { return in_memory_order(layout, groups.fingerprint); });
+  return layouts;
+}
+
 }  // namespace
 
 size_t direct_histogram_bytes(const StatsGroups& groups, int64_t count) {
@@ -423,13 +440,23 @@ size_t direct_histogram_bytes(const StatsGroups& groups, int64_t count) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+#if defined(INITSTATS_WITH_CUDA)
+std::array<Tensor, 3> direct_stats_on_cuda(const std::vector<StatsSource>& sources, Layouts layouts,
+                                           const StatsGroups& groups, const Tensor& like) {
+  Call call;
+  call.groups = groups;
+  call.layouts = in_memory_order(std::move(layouts), groups);
+  call.jobs = jobs_of(sources);
+  make_room(call, like);
+  run(OnCuda{}, call);
+  return {call.moments, call.counts, call.histogram};
+}
+#endif
+
 void direct_stats(const std::vector<StatsSource>& sources, Layouts layouts,
                   const StatsGroups& groups, double* moments, int64_t* counts, char* histogram) {
-  layouts.change_others(
-      [&](const Layout& layout) { return in_memory_order(layout, groups.fingerprint); });
-  Work work{{}, std::move(layouts), groups, moments, counts};
-  work.jobs.reserve(sources.size());
-  for (const StatsSource& source : sources) work.jobs.push_back({source.data, source.type, {}});
+  const Work work{jobs_of(sources), in_memory_order(std::move(layouts), groups), groups, moments,
+                  counts};
   std::vector<char*> rows;
   if (groups.histogram) {
     rows.reserve(sources.size());

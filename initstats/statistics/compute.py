@@ -211,7 +211,7 @@ def _launch(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor])
 
 def _directly(
     tensors: Tensor | list[Tensor], groups: int, scale: int
-) -> tuple[bytes, bytes, bytes] | None:
+) -> tuple[bytes, bytes, bytes] | tuple[Tensor, Tensor, Tensor] | None:
     """Take the records of what is plain in one call of the native module; else return None."""
     return None if torch.compiler.is_compiling() else _ops.stats_directly(tensors, groups, scale)
 

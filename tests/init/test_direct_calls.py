@@ -19,7 +19,6 @@ from initstats.init._distributions import DISTRIBUTIONS, NORMAL
 from initstats.statistics.compute import DTYPES
 from initstats.statistics.record_array import Batch, Groups
 
-pytestmark = pytest.mark.backends("cpu")
 FILLS = [(family, numbers) for family in DISTRIBUTIONS for numbers in family.examples.values()]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -42,31 +41,35 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return answers
 
 
-def tensors(dtype: torch.dtype) -> list[torch.Tensor]:
-    return [
-        torch.zeros(3, 5, dtype=dtype),
-        torch.zeros((), dtype=dtype),
-        torch.zeros(0, 4, dtype=dtype),
-        torch.zeros(40, 70, dtype=dtype).t(),
-        torch.zeros(2, 8, 4, 6, dtype=dtype).to(memory_format=torch.channels_last)[:, 1:, ::2],
-        torch.nn.Parameter(torch.zeros(300_000, dtype=dtype)),
-    ]
+def tensors(dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    with device:
+        return [
+            torch.zeros(3, 5, dtype=dtype),
+            torch.zeros((), dtype=dtype),
+            torch.zeros(0, 4, dtype=dtype),
+            torch.zeros(40, 70, dtype=dtype).t(),
+            torch.zeros(2, 8, 4, 6, dtype=dtype).to(memory_format=torch.channels_last)[:, 1:, ::2],
+            torch.nn.Parameter(torch.zeros(300_000, dtype=dtype)),
+        ]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("family", "numbers"), FILLS)
 def test_direct_fills_have_the_bits_of_the_op(
-    family: Any, numbers: tuple[float, ...], dtype: torch.dtype, taken: list[bool]
+    family: Any,
+    numbers: tuple[float, ...],
+    dtype: torch.dtype,
+    taken: list[bool],
+    device: torch.device,
 ) -> None:
     one, many = getattr(initstats, family.name), getattr(initstats, f"foreach_{family.name}")
-    for i, x in enumerate(tensors(dtype)):
-        y = tensors(dtype)[i]
+    for i, x in enumerate(tensors(dtype, device)):
+        y = tensors(dtype, device)[i]
         assert one(x, *numbers, seed=i, name="x") is x
         with torch.no_grad():
             family.op([y], [_signed(initstats.key_of(i, "x"))], *[[number] for number in numbers])
         assert torch.equal(x, y)
-    several, others = [x for x in tensors(dtype) if x.numel()], tensors(dtype)
-    others = [x for x in others if x.numel()]
+    several, others = ([x for x in tensors(dtype, device) if x.numel()] for _ in range(2))
     many(several, *[[number] * len(several) for number in numbers], seed=2**63)
     keys = [_signed(initstats.key_of(2**63, f"#{i}" if i else None)) for i in range(len(others))]
     with torch.no_grad():
@@ -80,20 +83,28 @@ def _signed(key: int) -> int:
     return key - (key >> 63 << 64)
 
 
+def bits(rows: Any) -> list[torch.Tensor]:
+    return [row.cpu().view(torch.int64) for row in rows]
+
+
 @pytest.mark.parametrize("dtype", sorted(DTYPES, key=str))
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 5, 7])
 def test_direct_records_have_the_bits_of_the_op(
-    dtype: torch.dtype, groups: int, taken: list[bool]
+    dtype: torch.dtype, groups: int, taken: list[bool], device: torch.device
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    some = [x.detach() for x in tensors(torch.float32)]
+    some = [x.detach() for x in tensors(torch.float32, device)]
     for x in some:
         x.copy_(torch.randn(x.shape, generator=generator) * 20)
     some = [x.to(dtype) for x in some]
     for given in ([some[0]], some):
         rows = _ops.stats_directly(given if len(given) > 1 else given[0], groups, 1)
         assert rows is not None
-        moments, counts, places = _ops.stats(given, groups, 1)
+        moments, counts, places = (rows.cpu() for rows in _ops.stats(given, groups, 1))
+        if isinstance(rows[0], torch.Tensor):  # of CUDA kernels
+            assert all(row.device == given[0].device for row in rows)
+            assert all(map(torch.equal, bits(rows), bits((moments, counts, places))))
+            continue
         assert rows[:2] == (moments.numpy().tobytes(), counts.numpy().tobytes())
         if groups & Groups.HISTOGRAM:
             direct = Batch(rows, groups, 1)
@@ -128,9 +139,9 @@ def test_a_small_record_takes_less_memory_than_a_histogram() -> None:
 
 
 def test_a_record_of_a_direct_call_reads_as_that_of_the_op(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    x = torch.tensor([[1.0, -2.0, math.nan], [0.0, math.inf, 3.0]])
+    x = torch.tensor([[1.0, -2.0, math.nan], [0.0, math.inf, 3.0]], device=device)
     direct = initstats.stats(x, fingerprint=True), initstats.stats([x, x], fingerprint=True)
     monkeypatch.setattr(_ops, "stats_directly", lambda *_: None)
     long = initstats.stats(x, fingerprint=True), initstats.stats([x, x], fingerprint=True)
@@ -139,9 +150,11 @@ def test_a_record_of_a_direct_call_reads_as_that_of_the_op(
     assert direct[0].merge(long[0]).histogram == long[0].merge(direct[0]).histogram
 
 
-def test_generators_move_as_for_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generators_move_as_for_the_op(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
     def filled(**arguments: Any) -> list[torch.Tensor]:
-        some = [torch.zeros(5), torch.zeros(7, dtype=torch.float64)]
+        some = [torch.zeros(n, dtype=t, device=device) for n, t in ((5, FLOATS[2]), (7, FLOATS[3]))]
         initstats.normal_(some[0], **arguments)
         initstats.foreach_normal_(some, **arguments)
         return [*some, torch.rand(1, generator=arguments.get("generator"))]
@@ -181,17 +194,19 @@ names: list[str] = []
         (Watching, "normal_"),
     ],
 )
-def test_modes_see_what_happens(around: Callable[[], Any], seen: str) -> None:
+def test_modes_see_what_happens(around: Callable[[], Any], seen: str, device: torch.device) -> None:
     names.clear()
+    x = torch.zeros(3, device=device)
     with around():
-        initstats.normal_(torch.zeros(3))
+        initstats.normal_(x)
     assert seen in names
 
 
-def test_a_profiler_sees_the_op() -> None:
+def test_a_profiler_sees_the_op(device: torch.device) -> None:
+    x = torch.zeros(3, device=device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        initstats.normal_(torch.zeros(3))
-        initstats.stats(torch.zeros(3))
+        initstats.normal_(x)
+        initstats.stats(x)
     assert {"initstats::normal_", "initstats::stats"} <= {e.key for e in profile.key_averages()}
 
 
@@ -237,14 +252,15 @@ def direct(given: Any, *values: Any, **keys: Any) -> bool:
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation.*:UserWarning")
 @pytest.mark.parametrize("kind", NOT_FILLABLE)
-def test_nothing_happens_to_what_is_not_plain(kind: str) -> None:
-    given = NOT_FILLABLE[kind]()
+def test_nothing_happens_to_what_is_not_plain(kind: str, device: torch.device) -> None:
+    with device:
+        given = NOT_FILLABLE[kind]()
     state = torch.get_rng_state()
-    assert direct(torch.zeros(2, requires_grad=True))
+    assert direct(torch.zeros(2, requires_grad=True, device=device))
     torch.set_rng_state(state)
     assert not direct(given)
     if not isinstance(given, list):
-        plain = torch.zeros(2)
+        plain = torch.zeros(2, device=device)
         assert not direct([plain, given])
         assert not plain.any()
         if kind in NOT_PLAIN:
@@ -273,8 +289,10 @@ def test_nothing_happens_to_what_is_not_plain(kind: str) -> None:
         ((0.0, 1.0), {"seed": 1, "generator": torch.Generator()}),
     ],
 )
-def test_nothing_happens_for_odd_arguments(values: tuple[Any, ...], keys: dict[str, Any]) -> None:
-    x, state = torch.zeros(3), torch.get_rng_state()
+def test_nothing_happens_for_odd_arguments(
+    values: tuple[Any, ...], keys: dict[str, Any], device: torch.device
+) -> None:
+    x, state = torch.zeros(3, device=device), torch.get_rng_state()
     assert not direct(x, *values, **keys)
     assert not x.any()
     assert torch.equal(torch.get_rng_state(), state)
@@ -290,13 +308,13 @@ def test_nothing_happens_for_odd_arguments(values: tuple[Any, ...], keys: dict[s
     ],
 )
 def test_contexts_that_change_no_fill_stay_plain(
-    around: Callable[[], AbstractContextManager[Any]], taken: list[bool]
+    around: Callable[[], AbstractContextManager[Any]], taken: list[bool], device: torch.device
 ) -> None:
-    x = torch.nn.Parameter(torch.zeros(3))
+    x = torch.nn.Parameter(torch.zeros(3, device=device))
     before = x._version
     with around():
         initstats.normal_(x, 0, 1, seed=0)
-        initstats.foreach_normal_([x, torch.zeros(2)], [0.0, 1.0], seed=0)
+        initstats.foreach_normal_([x, torch.zeros(2, device=device)], [0.0, 1.0], seed=0)
         assert initstats.stats(x).count == 3
     assert taken == [True, True, True]
     assert x._version == before + 2
@@ -314,5 +332,41 @@ def test_nothing_is_direct_while_torch_traces() -> None:
     assert answers[0] is False
 
 
-def test_this_build_makes_direct_calls() -> None:
+def test_this_build_makes_direct_calls(device: torch.device) -> None:
     assert _ops.build_info()["direct_calls"] == "yes"
+    assert _ops.stats_directly(torch.zeros(1, device=device), 1, 0)
+
+
+def test_nobody_keeps_the_records_of_direct_calls(device: torch.device) -> None:
+    rows = _ops.stats_directly(torch.ones(5, device=device), Groups.HISTOGRAM, 0)
+    assert rows is not None
+    uses = torch.ones(5, device=device)._use_count()
+    assert all(isinstance(row, bytes) or row._use_count() == uses for row in rows)
+
+
+@pytest.mark.backends("cuda")
+def test_tensors_of_several_devices_go_the_long_way(device: torch.device) -> None:
+    given = [torch.zeros(3), torch.zeros(3, device=device)]
+    for some in (given, given[::-1]):
+        assert not direct(some)
+        assert _ops.stats_directly(some, 1, 0) is None
+    assert not any(x.any() for x in given)
+    initstats.foreach_normal_(given, seed=0)
+    assert initstats.stats(given)["1"].count == 3
+
+
+@pytest.mark.backends("cuda")
+def test_direct_calls_take_the_current_stream(device: torch.device, taken: list[bool]) -> None:
+    x, y = torch.zeros(100, device=device), torch.zeros(100, device=device)
+    initstats.normal_(y, seed=1)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # on a stream of its own, where nothing runs yet
+        initstats.normal_(x, seed=1)
+        rows = _ops.stats_directly(x, 1, 0)
+    assert not x.any()
+    graph.replay()
+    assert torch.equal(x, y)
+    assert rows is not None
+    assert all(map(torch.equal, rows[:2], _ops.stats([x], 1, 0)[:2]))
+    assert all(taken)
