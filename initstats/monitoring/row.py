@@ -150,7 +150,8 @@ class RankInfo:
         world: Number of ranks: of the group, or of the job.
         run: Name of the run, the same on all ranks.
         restarts: How often the launcher has restarted the run.
-        slowest: The rank with the longest steps of the window, and their mean seconds.
+        slowest: The rank with the longest steps of the window, and their mean seconds; None where
+            none were measured, as in the first row.
         fastest: The rank with the shortest.
         learning_rates: Those of ranks that have others than `Row.learning_rates`, by rank, as
             "rank 3", and name; of 16 ranks at most.

@@ -161,7 +161,8 @@ def _joined(found: Matched, judge: _Judge) -> Row:
 def _info(rows: Sequence[Row]) -> RankInfo:
     """Return whose row it is, with the slowest and the fastest rank where rows tell."""
     assert rows[0].ranks is not None
-    times = [(rank_of(row), row.part.seconds) for row in rows if row.part is not None]
+    # Of the first row nothing tells how long its steps took: 0 seconds.
+    times = [(rank_of(row), row.part.seconds) for row in rows if row.part and row.part.seconds]
     info = replace(rows[0].ranks, scope="merged")
     if not times:
         return info

@@ -87,7 +87,8 @@ class Contribution:
         fingerprint: Tells whether the records have one.
         rank: Number of this rank, to be named; at most 2**20 - 1.
         ranks: How many there are.
-        seconds: What this rank took for something that all ranks do, to name the slowest.
+        seconds: What this rank took for something that all ranks do, to name the slowest; 0 where
+            it has measured none.
         histogram_of: The row of `places` that each record belongs to, int64 `[n]`, where several
             records share one; None for one each.
         checks: More integers to be summed, int64 of a length that all ranks know.
@@ -144,7 +145,8 @@ class Merged:
         places: Histograms `[n, 512 << scale]`, or None.
         first_not_finite: The first tensor with NaN or infinity, and the first rank that has some
             there; None without.
-        slowest: The rank with the most seconds, and they, to the microsecond.
+        slowest: The rank with the most seconds, and they, to the microsecond; None where no rank
+            has measured any.
         fastest: The rank with the fewest.
         capacity: Room to begin with the next time, the same on all ranks.
         checks: Sums of `Contribution.checks`, empty without.
@@ -153,8 +155,8 @@ class Merged:
     records: Records
     places: Integers | None
     first_not_finite: tuple[int, int] | None
-    slowest: tuple[int, float]
-    fastest: tuple[int, float]
+    slowest: tuple[int, float] | None
+    fastest: tuple[int, float] | None
     capacity: int
     checks: Integers
 
@@ -313,8 +315,8 @@ class Header(NamedTuple):
     digest: float
     minus_digest: float
     not_finite: float  # tensor and rank
-    fast: float  # microseconds and rank
-    slow: float  # minus microseconds, and rank
+    fast: float  # microseconds and rank, infinite where none were measured
+    slow: float  # minus microseconds, and rank; the same
     refuses: float  # rank
 
     @classmethod
@@ -329,7 +331,9 @@ class Header(NamedTuple):
         places = bad if own.order is None else own.order[bad]
         first = _ranked(int(places.min()), own.rank) if bad.size else math.inf
         microseconds = min(round(own.seconds * 1e6), _MOST_MICROSECONDS)
-        fast, slow = _ranked(microseconds, own.rank), _ranked(-microseconds, own.rank)
+        fast = slow = math.inf
+        if microseconds:
+            fast, slow = _ranked(microseconds, own.rank), _ranked(-microseconds, own.rank)
         return cls(digest, -digest, first, fast, slow, math.inf)
 
     @classmethod
@@ -348,14 +352,18 @@ class Header(NamedTuple):
         return None if math.isinf(self.not_finite) else _unranked(self.not_finite)
 
     @property
-    def slowest(self) -> tuple[int, float]:
-        """The rank with the most seconds, and they."""
+    def slowest(self) -> tuple[int, float] | None:
+        """The rank with the most seconds, and they; None where no rank has measured any."""
+        if math.isinf(self.slow):
+            return None
         microseconds, rank = _unranked(self.slow)
         return rank, -microseconds / 1e6
 
     @property
-    def fastest(self) -> tuple[int, float]:
-        """The rank with the fewest seconds, and they."""
+    def fastest(self) -> tuple[int, float] | None:
+        """The rank with the fewest seconds, and they; None where no rank has measured any."""
+        if math.isinf(self.fast):
+            return None
         microseconds, rank = _unranked(self.fast)
         return rank, microseconds / 1e6
 

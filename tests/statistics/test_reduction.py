@@ -253,7 +253,16 @@ def test_the_slowest_and_the_fastest_rank_are_named() -> None:
 
 def test_an_absurd_time_still_names_its_rank() -> None:
     ranks = [changed(own, seconds=1e9 * (own.rank == 7)) for own in contributions()]
-    assert merged(ranks)[0].slowest[0] == 7
+    slowest = merged(ranks)[0].slowest
+    assert slowest is not None
+    assert slowest[0] == 7
+
+
+def test_ranks_that_have_measured_no_time_are_not_named() -> None:
+    ranks = [changed(own, seconds=float(own.rank in (3, 7)) * own.rank) for own in contributions()]
+    assert (merged(ranks)[0].slowest, merged(ranks)[0].fastest) == ((7, 7.0), (3, 3.0))
+    result = merged([changed(own, seconds=0.0) for own in contributions()])[0]
+    assert (result.slowest, result.fastest) == (None, None)
 
 
 def test_elements_of_no_known_number_are_counted() -> None:
