@@ -136,8 +136,8 @@ class _Own:
     fingerprints: Integers  # [n]
     replicas: Integers  # [n], ranks of the group that hold the same elements
     pieces: Integers  # [n], the same number on ranks that do; -1 outside of the tensor's mesh
-    counted: Array  # bool [n]
     expected: Array  # bool [n, ranks], ranks of the group that should have each; none of others'
+    spreads: tuple[Spread | None, ...]  # [n], None for tensors of others
 
     def over(self, names: Sequence[str]) -> _Own:
         """Return the same of the tensors of all ranks, by their names."""
@@ -155,9 +155,15 @@ class _Own:
             spread(self.fingerprints, 0),
             spread(self.replicas, 0),
             spread(self.pieces, -1),
-            spread(self.counted, 0),
             spread(self.expected, 0),
+            tuple(self.spreads[index[name]] if name in index else None for name in names),
         )
+
+    def counted(self, ranks: Ranks) -> Array:
+        """Return which this rank counts, bool `[n]`; the order must be that of all ranks."""
+        pairs = enumerate(self.spreads)
+        found = [s is not None and s.is_counted(ranks.rank, ranks.chosen(i)) for i, s in pairs]
+        return np.array(found, dtype=bool)
 
 
 def _own(function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks) -> _Own:
@@ -205,8 +211,8 @@ def _own(function: str, model_or_table: nn.Module | StatsTable, ranks: Ranks) ->
         np.array([row.counts[FINGERPRINT] for row in rows], dtype=np.int64),
         np.array([size * s.replicas // len(s.ranks) for s in spreads], dtype=np.int64),
         np.array([_piece(s, ranks.rank) for s in spreads], dtype=np.int64),
-        np.array([s.is_counted(ranks.rank, ranks.chosen(i)) for i, s in enumerate(spreads)]),
         expected,
+        tuple(spreads),
     )
 
 
@@ -220,7 +226,7 @@ def _compare(
         layouts = yield from exchange(own.layout, ranks.ranks)
         own = own.over(joined(function, layouts).names)
     # R equal fingerprints less R times the one that is counted are 0, modulo 2**64.
-    mine = own.fingerprints - np.where(own.counted, own.replicas * own.fingerprints, 0)
+    mine = own.fingerprints - np.where(own.counted(ranks), own.replicas * own.fingerprints, 0)
     holders = (own.pieces >= 0).astype(np.int64)
     sums, holding = (yield Message("sum", np.concatenate([mine, holders]))).reshape(2, -1)
     held = holding == len(ranks.ranks)

@@ -416,6 +416,24 @@ def check_tensors_that_some_ranks_lack_are_named_and_the_others_compared() -> No
     assert report.lacking == {"x": (0,), "y": (0,)}
     assert str(report) == "replicas differ: x: rank 0 has none; y: rank 0 has none"
 
+    # In an order of its own on every rank: of no tensor all take the same place.
+    mesh = mesh_2d()
+    given = {
+        "a": torch.ones(3),
+        "b": distribute_tensor(whole(8, 3), mesh, [Replicate(), Shard(0)]),
+        "c": torch.full((2,), 5.0),
+        "d": distribute_tensor(whole(4), mesh, [Replicate(), Replicate()]),
+    }
+    names = [*given][rank:] + [*given][:rank]
+    turned = {name: given[name] for name in names}
+    report = replicas_agree(stats(turned, fingerprint=True), world())
+    assert report.ok, str(report)
+    assert report.compared == 4
+    if rank == 2:
+        turned["c"] = torch.full((2,), 6.0)
+    report = replicas_agree(stats(turned, fingerprint=True), world())
+    assert report.differing == {"c": ((0, 1, 3), (2,))}
+
     # A DTensor belongs on the ranks of its mesh, whoever has it.
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("stage", "dp"))["dp"]
     stage = {f"stage {rank // 2}": distribute_tensor(torch.ones(4), mesh, [Replicate()])}
