@@ -1,4 +1,4 @@
-"""Alerts that only several ranks together tell, each when it begins."""
+"""Alerts that only several ranks together tell, each when it begins or what it tells changes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from initstats.monitoring.rank_norms import RankNorms
 RANKS_DIFFER = "ranks whose keys differ hang a reduction: Lightning-AI/pytorch-lightning#19106"
 _DESYNC = "replicas that drift apart: allenai/OLMo-core#319"
 _LOOK = "look at the data and the memory of that rank"
+# Findings of what has changed since the row before: each is new, also in the row after another.
+_OF_ONE_ROW = ("rank-steps",)
 _FIRST = "the first rank with NaN: NVIDIA/Megatron-LM#7076"
 
 
@@ -27,8 +29,8 @@ class Together:
         alike: Ranks that hold the same parameters together, of those that share a batch the first.
         peers: Ranks that share a batch, by the first of them.
         missing: Why a rank is not in the row, by "rank 3".
-        updates: By rank how many more steps its optimizer has taken than that of the others,
-            negative for fewer.
+        updates: By rank how many more steps its optimizer has taken than that of the others since
+            the last row, negative for fewer.
         learning_rates: Those that most ranks have.
         other_rates: Those of ranks that have others, by rank, as "rank 3", and name.
     """
@@ -69,7 +71,7 @@ class RankAlerts:
         for finding in self._check(together):
             found.setdefault((finding.rule, finding.where), finding)
         new = tuple(finding for key, finding in found.items() if key not in self._open)
-        self._open = set(found)
+        self._open = {(rule, where) for rule, where in found if rule not in _OF_ONE_ROW}
         return new
 
     def _check(self, together: Together) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from initstats.monitoring.row import Row
+from initstats.monitoring.row import Row, Taken
 from initstats.monitoring.steps_taken import left_out, parted
 
 NO_ROW = "wrote no row"
@@ -18,8 +18,8 @@ class Matched:
     Attributes:
         rows: By rank.
         missing: Why a rank has none, by rank.
-        updates: By rank how many more steps its optimizer has taken than that of the others,
-            negative for fewer.
+        updates: By rank how many more steps its optimizer has taken than that of the others since
+            the row before, negative for fewer.
     """
 
     rows: dict[int, Row] = field(default_factory=dict)
@@ -42,10 +42,14 @@ def matched(rows: Mapping[int, Mapping[int, Row]]) -> Iterator[Matched]:
     found = {first: Matched() for first in sorted(rows)}
     everyone = sorted({rank for here in rows.values() for rank in here})
     behind = dict.fromkeys(everyone, 0)
+    told = dict.fromkeys(everyone, (0, 0))  # updates and idle calls that a rank has more, so far
     for first, of_step in found.items():
         here = rows[first]
         taken = {r: row.part.taken for r, row in here.items() if row.part and row.part.taken}
+        taken = {rank: _less(each, *told[rank]) for rank, each in taken.items()}
         apart = parted(taken)
+        for rank, (updates, idle) in apart.apart.items():
+            told[rank] = told[rank][0] + updates, told[rank][1] + idle
         of_step.updates.update(apart.updates)
         for rank, row in here.items():
             # Alone it goes on as before: nothing tells more.
@@ -62,6 +66,11 @@ def matched(rows: Mapping[int, Mapping[int, Row]]) -> Iterator[Matched]:
             of_step.missing.pop(rank, None)
         if of_step.rows:
             yield of_step
+
+
+def _less(taken: Taken, updates: int, idle: int) -> Taken:
+    """Return steps without those that were told, so that each is told once."""
+    return taken._replace(updates=taken.updates - updates, idle=taken.idle - idle)
 
 
 def _moved(row: Row, by: int) -> Row:

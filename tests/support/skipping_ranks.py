@@ -13,7 +13,7 @@ from torch.optim import SGD
 
 from initstats.monitoring import Monitor, Row
 from initstats.sinks.joining import join_rows
-from initstats.sinks.jsonl import JsonLines
+from initstats.sinks.jsonl import JsonLines, read_rows
 from monitored import Kept
 from monitoring_ranks import messages, rank, shared_folder, world
 
@@ -139,6 +139,37 @@ def check_a_rank_that_skips_an_update_is_named_once_and_its_rows_count() -> None
         assert told(kept.rows) == [(3, "rank-steps", "rank 1")]
         (alert,) = kept.rows[2].alerts
         assert "1 step fewer" in alert.cause
+
+
+def check_every_update_that_a_rank_skips_is_told() -> None:
+    path = shared_folder()
+    for reduce in ("merge", "none"):
+        net = plain()
+        optimizer = SGD(net.parameters(), 0.1)
+        with Monitor(
+            net,
+            optimizer=optimizer,
+            every=1,
+            watch=("gradients",),
+            sinks=[JsonLines(path / f"{reduce}.jsonl")],
+            group=world(),
+            reduce=reduce,  # type: ignore[arg-type]
+        ) as monitor:
+            for number in range(1, 10):
+                filled(net)
+                if (rank(), number) not in ((1, 3), (1, 4), (1, 7), (2, 4)):
+                    optimizer.step()
+                monitor.step()
+        dist.barrier()
+    if rank() == 0:
+        merged = list(read_rows(path / "merge.jsonl"))
+        joined = list(join_rows(sorted(path.glob("none.rank*.jsonl"))))
+        for rows in (merged, joined):
+            assert [row.step for row in rows] == list(range(1, 10))
+            assert not lacking(rows)
+            steps = [(3, 1), (4, 1), (4, 2), (7, 1)]
+            assert told(rows) == [(n, "rank-steps", f"rank {who}") for n, who in steps]
+            assert all("1 step fewer" in a.cause for row in rows for a in row.alerts)
 
 
 def check_a_rank_whose_first_update_is_skipped_is_named_and_its_rows_count() -> None:
@@ -280,6 +311,7 @@ CHECKS = (
     check_the_rank_that_writes_may_be_the_one,
     check_rows_of_several_steps_and_every_third_step,
     check_a_rank_that_skips_an_update_is_named_once_and_its_rows_count,
+    check_every_update_that_a_rank_skips_is_told,
     check_a_rank_whose_first_update_is_skipped_is_named_and_its_rows_count,
     check_optimizers_that_take_turns,
     check_a_rank_that_ends_within_a_row_is_named_and_others_stand_in,
