@@ -235,9 +235,18 @@ def _learn(team: Team, copies: Integers) -> None:
     team.copied = found
 
 
-def _once(team: Team, contribution: Contribution) -> Contribution:
-    """Leave out what another rank counts: outputs that its peers have alike."""
-    if team.copied is None or team.rank == team.peers[0]:
+def _once(team: Team, contribution: Contribution, there: Mapping[int, int]) -> Contribution:
+    """Leave out what another rank counts: outputs that its peers have alike.
+
+    Args:
+        team: The ranks.
+        contribution: What this rank has.
+        there: The last measured step of ranks in the row, where some are not in all of it. The
+            first of peers that goes furthest counts; empty for the first of all.
+    """
+    peers = [rank for rank in team.peers if rank in there]
+    counting = max(peers, key=there.__getitem__, default=team.peers[0])
+    if team.copied is None or team.rank == counting:
         return contribution
     steps, at, rows = team.schedule.window, 0, 0
     moments, counts = contribution.records.moments.copy(), contribution.records.counts.copy()
@@ -403,6 +412,7 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
     missing: dict[str, str] = {}
     absent: dict[str, dict[str, str]] = {}
     apart = Parted()
+    there: dict[int, int] = {}
     row, last = -1 if own is None else own.row, None
     if differs or numbers.differ_in_steps or numbers.differ_in_ends:
         here = _CLOSED if own is None else own.row
@@ -425,7 +435,7 @@ def _rounds(team: Team, own: Offer | None) -> Generator[Message, Array, Outcome 
         agreed, numbers = yield from agree(mine.contribution, mine.numbers, room)
     if team.has_peers and team.copied is None and not missing:
         _learn(team, (yield Message("sum", mine.copies)))
-    counted = _once(team, mine.contribution)
+    counted = _once(team, mine.contribution, there)
     merged: Merged = yield from finish(_FUNCTION, counted, agreed)
     ends = np.cumsum([len(mine.prints), len(mine.copies), len(team.modules)])
     replicas, copies, calls, norms = np.split(merged.checks, ends)

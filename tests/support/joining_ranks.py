@@ -6,6 +6,7 @@ per rank, which are joined afterwards, and compares the two.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -143,6 +144,48 @@ def check_tensor_parallel_outputs_count_once_and_norms_are_whole() -> None:
             assert counts == {"0": 80, "1": 80, "2": 32, "3": 32, "4": 64}
             assert row.gradient_norm.size == window
             assert row.gradient_norm_before_clipping.size == window * (row.steps != (2,))
+
+
+def check_the_next_of_peers_counts_outputs_where_the_first_is_missing() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    path = shared_folder()
+    for window, reduce in itertools.product((1, 2), ("merge", "none")):
+        net = model()
+        parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        monitor = Monitor(
+            net,
+            every=1,
+            window=window,
+            watch=("activations", "inputs"),
+            sinks=[JsonLines(path / f"{reduce}{window}.jsonl")],
+            group=world(),
+            reduce=reduce,  # type: ignore[arg-type]
+            rank_timeout=30.0,
+        )
+        monitor.attach()
+        for number in range(1, 7):
+            if number == 3 and rank() == 2:
+                monitor.close()
+            net(rows_of(batch(number), 2, rank() // 2))  # all of a mesh compute it together
+            if number < 3 or rank() != 2:
+                monitor.step()
+            dist.barrier()
+        monitor.close()
+        dist.barrier()
+    if rank() != 0:
+        return
+    for window in (1, 2):
+        merged = list(read_rows(path / f"merge{window}.jsonl"))
+        joined = list(join_rows(sorted(path.glob(f"none{window}.rank*.jsonl"))))
+        assert len(merged) == len(joined) == 6 // window
+        for row, one in zip(joined, merged, strict=True):
+            assert ("ranks" in one.missing) == (row.step > 2)
+            for kind, table in one.tables.items():
+                counts = {name: table[name].count // window for name in table}
+                # The cut one lacks a half of a half of the batch, the half of the rank that closed.
+                cut = 80 if row.step <= 2 or kind == "inputs" else 60
+                assert counts["0"] == (48 if kind == "inputs" else cut), (row.step, counts)
+                assert_alike(row.tables[kind], table, "", kind)
 
 
 COSINES = ("momentum_cosine", "gradients")
@@ -335,6 +378,7 @@ CHECKS = (
     check_calls_are_the_mean_over_ranks_and_steps,
     check_windows_in_which_some_ranks_lack_gradients_are_joined,
     check_tensor_parallel_outputs_count_once_and_norms_are_whole,
+    check_the_next_of_peers_counts_outputs_where_the_first_is_missing,
     check_cosines_of_shards_are_those_of_one_process,
     check_cosines_of_shards_and_of_whole_tensors_are_in_one_table,
     check_stages_that_clip_apart_have_one_norm,
