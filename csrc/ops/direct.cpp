@@ -619,6 +619,7 @@ Number* inside(const Object& bytes) {
   return reinterpret_cast<Number*>(PyBytes_AS_STRING(bytes.get()));
 }
 
+#if defined(INITSTATS_WITH_CUDA)
 // Gives a reference of its own to Python.
 Object capsule_of(const Tensor& tensor) {
   AtenTensorHandle handle;
@@ -634,7 +635,6 @@ Object capsule_of(const Tensor& tensor) {
 // The records as a list of tensors on the device of `first`, a tensor of the call.
 PyObject* stats_on_cuda(PyObject* first, const std::vector<StatsSource>& sources, Layouts layouts,
                         const StatsGroups& groups) {
-#if defined(INITSTATS_WITH_CUDA)
   if (torch_of_python.take_handles == Py_None) throw NotPlain{};
   AtenTensorHandle own;
   TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle_of(first), &own));
@@ -648,11 +648,13 @@ PyObject* stats_on_cuda(PyObject* first, const std::vector<StatsSource>& sources
     PyList_SET_ITEM(capsules.get(), i, capsule_of((*records)[static_cast<size_t>(i)]).release());
   const Object tensors = call(torch_of_python.take_handles, {capsules.get()});
   return PyList_AsTuple(tensors.get());
-#else
-  (void)first, (void)sources, (void)layouts, (void)groups;
-  throw NotPlain{};
-#endif
 }
+#else
+PyObject* stats_on_cuda(PyObject*, const std::vector<StatsSource>&, const Layouts&,
+                        const StatsGroups&) {
+  throw NotPlain{};
+}
+#endif
 
 PyObject* stats_directly(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 3) {
