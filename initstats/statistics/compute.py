@@ -145,7 +145,7 @@ def stats(
     every = list(tensors.values())
     if minus is None and (rows := _directly(every, groups, scale)) is not None:
         places = dict(zip(tensors, range(len(tensors)), strict=True))
-        return StatsTable.of_batches(places, [(Batch(rows, groups, scale), places)])
+        return StatsTable.of_batches(tensors, [(Batch(rows, groups, scale), places)])
     launch = _launch if _check_many(every) else _launch_any
     named = None if minus is None else subtrahends(tensors, minus, groups, _named)
     return _stats_of_many(tensors, groups, scale, named, launch)
@@ -201,7 +201,7 @@ def _stats_of_many(
         others = [] if minus is None else [minus[name] for name in here]
         batch = launch([tensors[name] for name in here], groups, scale, others)
         batches.append((batch, dict(zip(here, range(len(here)), strict=True))))
-    return StatsTable.of_batches(dict.fromkeys(tensors), batches)
+    return StatsTable.of_batches(tensors, batches)
 
 
 def _launch(tensors: list[Tensor], groups: int, scale: int, minus: list[Tensor]) -> Batch:

@@ -32,16 +32,17 @@ class StatsTable(Mapping[str, Stats]):
 
     @classmethod
     def of_batches(
-        cls, names: Mapping[str, object], batches: Iterable[tuple[Batch, Mapping[str, int]]]
+        cls, names: Iterable[str], batches: Iterable[tuple[Batch, Mapping[str, int]]]
     ) -> StatsTable:
         """Return a table whose records are made when they are asked for.
 
         Args:
-            names: The names in order; the values do not count, and are kept: pass no tensors.
+            names: The names in order.
             batches: Records of launches, each with the row of every name that it holds.
         """
         table = cls({})
-        table._names, table._batches = names, tuple(batches)
+        # Of a mapping the names alone: a table keeps no tensor alive.
+        table._names, table._batches = dict.fromkeys(names), tuple(batches)
         return table
 
     def __getitem__(self, name: str) -> Stats:
