@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,6 +154,28 @@ def test_each_layer_is_compiled_with_the_includes_that_it_may_use(
     assert all("-DTORCH_TARGET_VERSION=0x020a" in unit.flags for unit in ops)
     names = [unit.object for unit in [*cpu, *kernels, *ops]]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        path.name
+        for path in sorted((ROOT / "csrc/ops").glob("*.cpp"))
+        if "INITSTATS_WITH_CUDA" in path.read_text()
+    ],
+)
+def test_the_ops_compile_without_cuda_kernels_too(
+    source: str, compile_: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("INITSTATS_CUDA", "0")
+    units = {unit.source.name: unit for unit in compile_.Description("").ops()}
+    unit = units[source]
+    assert "INITSTATS_WITH_CUDA" not in unit.flags
+    command = f"{os.environ.get('CXX', 'g++')} {unit.flags} -O0 -S -o {os.devnull} {unit.source}"
+    done = subprocess.run(
+        shlex.split(command), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_builds_in_one_folder_share_the_cpu_kernels_and_overwrite_nothing_of_each_other(
